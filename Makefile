@@ -1,0 +1,44 @@
+# Two commands do everything on a machine that has only Python >= 3.11:
+#   make study   install, run the built-in study, print where the report is
+#   make test    install with the dev extra, then lint, types, import order, tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= robustlens-out/quickstart
+
+.PHONY: study test lint types imports tests browser bench clean
+
+study: $(VENV)/.installed
+	$(BIN)/robustlens study quickstart --out $(OUT)
+
+test: lint types imports tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+tests: $(VENV)/.installed-dev browser
+	$(BIN)/python -m pytest
+
+# The report is opened in a headless Chromium by the tests.
+browser: $(VENV)/.installed-dev
+	$(BIN)/python tools/ensure_browser.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

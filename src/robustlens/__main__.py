@@ -1,0 +1,5 @@
+"""`python -m robustlens` is the `robustlens` command."""
+
+from robustlens.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""Attacks: each is one file, a frozen recipe for adversarial images.
+
+To add one, write it against `Attack` and add a line to `ATTACKS`; the contract tests take it from there.
+"""
+
+import re
+from collections.abc import Callable
+
+from robustlens.attacks.base import Attack, held_still
+from robustlens.attacks.pgd import FGSM, PGD
+from robustlens.errors import ConfigError
+from robustlens.threat import ThreatModel
+
+__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "get", "held_still", "suite"]
+
+ATTACKS: dict[str, Callable[[ThreatModel, int, int, int], Attack]] = {
+    # name: (threat, steps, restarts, seed) -> the attack as an evaluation uses it
+    "fgsm": lambda threat, steps, restarts, seed: FGSM(threat, seed=seed),
+    "pgd": lambda threat, steps, restarts, seed: PGD(
+        threat, steps, restarts=restarts, stop_at_success=True, seed=seed
+    ),
+    "cw": lambda threat, steps, restarts, seed: PGD(
+        threat, steps, restarts=restarts, loss="margin", stop_at_success=True, seed=seed
+    ),
+}
+"""Attacks by name. "pgd-20" is `pgd` with 20 steps; "cw" is PGD on the margin loss."""
+
+SUITES: dict[str, tuple[str, ...]] = {"fast": ("fgsm", "pgd-20", "cw-20")}
+"""Attacks by purpose, in the order in which they run."""
+
+
+def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> Attack:
+    """The attack `name`, e.g. "fgsm", "pgd-20" or "cw-20", as an evaluation uses it.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    match = re.fullmatch(r"([a-z_]+)(?:-(\d+))?", name)
+    if match is None or match[1] not in ATTACKS or match[2] == "0":
+        known = ", ".join(ATTACKS)
+        raise ConfigError(f"attacks: found {name!r}, expected one of {known}, with -STEPS where it has steps")
+    return ATTACKS[match[1]](threat, int(match[2] or 20), restarts, seed)
+
+
+def suite(attacks: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """Names of the attacks of a suite ("fast"), or the given names; `ConfigError` if unknown."""
+    if isinstance(attacks, str):
+        if attacks in SUITES:
+            return SUITES[attacks]
+        attacks = (attacks,)
+    if not attacks:
+        raise ConfigError(f"attacks: found none, expected names or one of the suites {', '.join(SUITES)}")
+    for name in attacks:
+        get(name, ThreatModel("Linf", 0.0))
+    return tuple(attacks)

@@ -1,0 +1,123 @@
+"""What every attack shares: its signature, a model held still while it is attacked, the input gradient."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from robustlens import losses
+from robustlens.errors import ConfigError, ModelError
+
+ModelMode = Literal["eval", "train"]
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A frozen recipe for adversarial images: always feasible, and the model is left as it was found."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Int64[Tensor, " n"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """Adversarial images for `x`; `y` are the true labels (the wanted ones if targeted)."""
+
+
+@contextlib.contextmanager
+def held_still(model: nn.Module, mode: ModelMode = "eval") -> Iterator[None]:
+    """Attack `model` in `mode` without leaving a trace.
+
+    Parameters ask for no gradient inside, so a backward pass costs the input gradient only. Training flags
+    of every submodule, `requires_grad` of every parameter, BatchNorm buffers and the global random state
+    (which dropout would advance in train mode) are put back at the end, whatever happens.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = mode == "train"
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    try:
+        model.train(training)
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        with torch.random.fork_rng(devices=devices, enabled=training):
+            yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, flag in flags:
+            module.training = flag
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack climbs on a batch: a surrogate loss with its targets, and when it has won.
+
+    A targeted goal descends the loss towards `y`, and has won where the prediction *is* `y`.
+    """
+
+    loss: losses.Loss
+    y: Int64[Tensor, " n"]
+    clean_logits: Float[Tensor, "n c"] | None = None
+    targeted: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Tensor, y: Tensor, loss: str, *, targeted: bool) -> "Goal":
+        """The goal for a batch; asks the model for clean logits only where the loss needs them."""
+        chosen = losses.get(loss)
+        if chosen.against == "label":
+            return cls(chosen, y, None, targeted)
+        if targeted:
+            raise ConfigError(
+                f"attack.targeted: loss {loss!r} compares with the clean image and has no target"
+            )
+        with torch.no_grad():
+            return cls(chosen, y, model(x).detach())
+
+    def value(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """What to increase, per example."""
+        target = self.y if self.clean_logits is None else self.clean_logits
+        value = self.loss(logits, target)
+        return -value if self.targeted else value
+
+    def won(self, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+        """Whether the attack has what it wants, per example."""
+        wrong = losses.is_wrong(logits, self.y)
+        return ~wrong if self.targeted else wrong
+
+    def __getitem__(self, rows: Tensor) -> "Goal":
+        clean_logits = None if self.clean_logits is None else self.clean_logits[rows]
+        return Goal(self.loss, self.y[rows], clean_logits, self.targeted)
+
+
+def input_gradient(
+    model: nn.Module, x_adv: Float[Tensor, "n ..."], goal: Goal
+) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Gradient of the goal's value at `x_adv`, the value, and where the goal is reached.
+
+    Entries of the gradient that are not finite become zero, so that an image stays an image.
+
+    Raises:
+        ModelError: the logits do not depend on the input through autograd.
+    """
+    leaf = x_adv.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(leaf)
+        value = goal.value(logits)
+        if not value.requires_grad:
+            raise ModelError(
+                "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
+                "run; remove the no_grad, detach or rounding inside its forward pass"
+            )
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return gradient.nan_to_num(0.0, 0.0, 0.0), value.detach(), goal.won(logits.detach())

@@ -1,0 +1,175 @@
+"""Projected gradient descent, and the one-step attack that it generalises."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from robustlens import losses, noise
+from robustlens.attacks.base import Goal, ModelMode, held_still, input_gradient
+from robustlens.errors import ConfigError
+from robustlens.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on a surrogate loss (Madry et al. 2018, section 2.1), for any norm.
+
+    Args:
+        threat: what may be changed, and how far.
+        steps: gradient steps for each restart.
+        step_size: length of a step in the threat's norm, in pixel units; None for the field's default
+            (`ThreatModel.default_step_size`).
+        restarts: independent tries; each goes on only with the images that no try has broken yet.
+        random_start: begin at a random point of the ball (uniform, then clipped to the box) or at x.
+        loss: "ce", "margin" (with it, this is the PGD form of Carlini-Wagner), "dlr" or "kl".
+        targeted: `y` holds the wanted classes, and the attack moves towards them.
+        model_mode: "eval", or "train" to reproduce training code that crafts in train mode.
+        keep: "best" returns, for each image, the iterate with the highest loss, where an iterate that
+            fools the model outranks one that does not; "last" returns the last iterate, as published
+            training code does, and saves the forward pass that would judge it.
+        stop_at_success: drop an image from the batch once it is broken. Verdicts are the same, only
+            sooner; the image returned is the first that fools the model rather than the worst.
+        seed: base of the random starts where no generator is given.
+
+    Raises:
+        ConfigError: an argument out of range, or a loss that does not fit.
+
+    Differs from the paper: L2 projections are exact on ball and pixel box together (see `threat`).
+    """
+
+    threat: ThreatModel
+    steps: int = 20
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    loss: str = "ce"
+    targeted: bool = False
+    model_mode: ModelMode = "eval"
+    keep: Literal["best", "last"] = "best"
+    stop_at_success: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        losses.get(self.loss)
+        if self.steps < 1 or self.restarts < 1:
+            raise ConfigError(f"attack: found steps {self.steps}, restarts {self.restarts}; expected >= 1")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
+        if self.keep == "last" and (self.restarts > 1 or self.stop_at_success):
+            raise ConfigError("attack.keep: 'last' does not compare iterates; use 'best' with restarts")
+        if self.restarts > 1 and not self.random_start:
+            raise ConfigError("attack.restarts: without a random start every restart is the same; use 1")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Int64[Tensor, " n"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
+        key = noise.keys(x, noise.seed_from(generator, self.seed))
+        x = x.detach()
+        with held_still(model, self.model_mode):
+            goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
+            if self.keep == "last":
+                return self._climb(model, x, goal, key, None)
+            best = _Best(x)
+            for restart in range(self.restarts):
+                rows = torch.nonzero(~best.won).squeeze(1)
+                if len(rows) == 0:
+                    break
+                here = best.at(rows)
+                self._climb(model, x[rows], goal[rows], noise.fold(key[rows], restart), here)
+                best.merge(rows, here)
+            return best.x_adv
+
+    def _climb(self, model: nn.Module, x: Tensor, goal: Goal, key: Tensor, best: "_Best | None") -> Tensor:
+        """One try. Every iterate is offered to `best`, if any; the last iterate is returned."""
+        step_size = self.threat.default_step_size if self.step_size is None else self.step_size
+        rows = torch.arange(len(x), device=x.device)
+        x_adv = self.threat.start_from(key, x) if self.random_start else x
+        for _ in range(self.steps):
+            if len(x_adv) == 0:
+                return x_adv
+            gradient, value, won = input_gradient(model, x_adv, goal)
+            if best is not None:
+                best.offer(rows, x_adv, value, won)
+            if self.stop_at_success and bool(won.any()):
+                standing = ~won
+                rows, x, x_adv, gradient = rows[standing], x[standing], x_adv[standing], gradient[standing]
+                goal = goal[standing]
+            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, step_size), x)
+        if best is not None and len(x_adv):
+            with torch.no_grad():
+                logits = model(x_adv)
+                best.offer(rows, x_adv, goal.value(logits), goal.won(logits))
+        return x_adv
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """The fast gradient sign method (Goodfellow, Shlens and Szegedy 2015), for any norm.
+
+    One step of steepest ascent of length `step_size` (None: eps) from x, or from a random point
+    of the ball with `random_start` (Wong, Rice and Kolter 2020, who step 1.25 eps), then projected.
+    Arguments otherwise as `PGD`.
+    """
+
+    threat: ThreatModel
+    step_size: float | None = None
+    random_start: bool = False
+    loss: str = "ce"
+    targeted: bool = False
+    model_mode: ModelMode = "eval"
+    seed: int = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Int64[Tensor, " n"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
+        one_step = PGD(
+            self.threat,
+            steps=1,
+            step_size=self.step_size or self.threat.eps or None,
+            random_start=self.random_start,
+            loss=self.loss,
+            targeted=self.targeted,
+            model_mode=self.model_mode,
+            keep="last",
+            seed=self.seed,
+        )
+        return one_step(model, x, y, generator=generator)
+
+
+class _Best:
+    """The best iterate of each image so far: one that fools the model, then the highest loss."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x_adv = x.clone()
+        self.value = torch.full((len(x),), -torch.inf, device=x.device)
+        self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def at(self, rows: Tensor) -> "_Best":
+        part = _Best(self.x_adv[rows])
+        part.value, part.won = self.value[rows], self.won[rows]
+        return part
+
+    def merge(self, rows: Tensor, part: "_Best") -> None:
+        self.x_adv[rows], self.value[rows], self.won[rows] = part.x_adv, part.value, part.won
+
+    def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
+        held = self.won[rows]
+        value = value.to(self.value.dtype)
+        better = torch.where(held == won, value > self.value[rows], won)
+        chosen = rows[better]
+        self.x_adv[chosen], self.value[chosen], self.won[chosen] = x_adv[better], value[better], won[better]

@@ -1,0 +1,249 @@
+"""Reading the runs of a study as evidence: arrays by image, with every gap in them named.
+
+Nothing here raises for one bad run. What cannot be read becomes `Missing` or `Unusable`, whose message ends
+in the claim's `why`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robustlens.claims.findings import Missing, Unusable
+from robustlens.claims.statistics import Array, Bootstrap, Examples, Quantity
+from robustlens.errors import StateError
+from robustlens.runs import Run, StudyFolder
+
+LEAST_EXAMPLES = 50
+"""Below this many images, or errors, resampling says too little about another draw of images."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run, as the quantities of claims read it."""
+
+    run: Run
+    bootstrap: Bootstrap
+    peers: tuple[Run, ...] = field(default=(), repr=False)
+    """All runs of the study, for what has to be chosen alike for all (the landscape's alpha)."""
+
+    @property
+    def label(self) -> str:
+        """Method and strength, as the study shows them."""
+        return str(self.run.entry.get("label", self.run.folder.name))
+
+    @property
+    def eps(self) -> float:
+        """Training strength; standard training has none, whatever its recipe says."""
+        return 0.0 if self.objective == "standard" else float(self.run.entry["eps"])
+
+    @property
+    def seed(self) -> int:
+        """Training seed."""
+        return int(self.run.entry["seed"])
+
+    @property
+    def objective(self) -> str:
+        """Registered name of the training objective."""
+        return str(self.run.entry["objective"])
+
+    @property
+    def awp(self) -> bool:
+        """Whether weights were perturbed in training."""
+        return bool(self.run.entry["awp"])
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.label} (seed {self.seed})"
+
+    def array(self, file: str, key: str) -> np.ndarray:
+        """One array of this run; raises `Missing` where it is not there."""
+        if not (self.run.folder / f"{file}.safetensors").exists():
+            raise Missing(f"{self.name} {self._state()} and has no {file}")
+        try:
+            return self.run.array(file, key)
+        except KeyError:
+            raise Missing(f"{self.name} has no {key} in its {file}") from None
+        except StateError as error:
+            raise Missing(str(error)) from None
+
+    def json(self, file: str) -> dict[str, Any]:
+        """`<file>.json` of this run; raises `Missing` where it is not there."""
+        try:
+            found = self.run.read_json(file)
+        except StateError as error:
+            raise Missing(str(error)) from None
+        if found is None:
+            raise Missing(f"{self.name} {self._state()} and has no {file}")
+        return found
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """`value` of one measure of `explanation.json`."""
+        measure = self.json("explanation").get("measures", {}).get(name)
+        if measure is None:
+            raise Missing(f"{self.name} has no measure {name} in its explanation")
+        return dict(measure["value"])
+
+    def examples(self, file: str, index: str, *keys: str) -> tuple[Examples, list[Array]]:
+        """Arrays over the same images (the last axis), in the order of the image index.
+
+        Runs measured on the same images get the same `Examples`, and so are resampled in pairs. Where no
+        index is saved, rows are taken for the same images if the plan of the measurement is the same.
+
+        Raises:
+            Missing: an array is not there.
+            Unusable: a value is not finite, or there are fewer than 50 images.
+        """
+        arrays = [self.array(file, key).astype(np.float64) for key in keys]
+        n = arrays[0].shape[-1]
+        for key, array in zip(keys, arrays, strict=True):
+            if array.shape[-1] != n:
+                raise Unusable(f"{self.name}: {key} has {array.shape[-1]} images, {keys[0]} has {n}")
+            if not np.isfinite(array).all():
+                raise Unusable(f"{self.name}: {key} holds values that are not finite")
+        if n < LEAST_EXAMPLES:
+            raise Unusable(f"{self.name} was measured on {n} images; at least {LEAST_EXAMPLES} are needed")
+        split = "train" if "train" in index else "test"
+        try:
+            position = self.array(file, index)
+        except Missing:
+            plan = json.dumps(self.json(file).get("plan"), sort_keys=True)
+            return Examples(_key(split, n, plan.encode()), n), arrays
+        if position.shape != (n,):
+            raise Unusable(f"{self.name}: {index} has shape {position.shape}, {keys[0]} has {n} images")
+        order = np.argsort(position, kind="stable")
+        key = _key(split, n, position[order].astype(np.int64).tobytes())
+        return Examples(key, n), [array[..., order] for array in arrays]
+
+    def layers(self, prefix: str) -> list[str]:
+        """Names of the layers that `explanation.safetensors` holds under `prefix`, in its order."""
+        try:
+            names = self.run.array_names("explanation", f"{prefix}/")
+        except StateError as error:
+            raise Missing(str(error)) from None
+        found = [name.removeprefix(f"{prefix}/") for name in names if not name.endswith("/index")]
+        if not found:
+            raise Missing(f"{self.name} {self._state()} and has no {prefix}")
+        return found
+
+    def _state(self) -> str:
+        """What `run.json` says, for a message that ends in "and has no ..."."""
+        try:
+            status = self.run.status
+        except StateError:
+            return "has a damaged run.json"
+        if status.get("status") == "failed":
+            error = status.get("error") or {}
+            return f"failed ({error.get('message') or error.get('type') or 'no reason saved'})"
+        return f"is {status.get('status', 'new')}"
+
+
+def _key(split: str, n: int, content: bytes) -> str:
+    return f"{split} {n} {hashlib.sha256(content).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A quantity of one run, and its value."""
+
+    source: Source
+    quantity: Quantity
+    value: Array
+
+    def entry(self) -> dict[str, Any]:
+        """For `values` of the claim; a number per layer is summed up by its median."""
+        value = float(np.median(self.value))
+        return {
+            "label": self.source.label,
+            "eps": self.source.eps,
+            "seed": self.source.seed,
+            "value": value,
+        }
+
+
+class Evidence:
+    """The runs of one study, and the resamples that every claim on it shares."""
+
+    def __init__(self, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> None:
+        self.bootstrap = bootstrap or Bootstrap()
+        runs = tuple(folder.runs())
+        self.sources = [Source(run, self.bootstrap, runs) for run in runs]
+
+    def ladder(self) -> list[Source]:
+        """Standard training and plain adversarial training, one run for each strength and seed, ascending.
+
+        Where a study trains one strength and seed in two ways, the method with more runs is taken.
+        """
+        steps = [
+            source
+            for source in self.sources
+            if not source.awp
+            and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
+        ]
+        methods = [str(source.run.entry.get("method", "")) for source in steps]
+        ranked = sorted(range(len(steps)), key=lambda row: -methods.count(methods[row]))
+        chosen: dict[tuple[float, int], Source] = {}
+        for row in ranked:
+            chosen.setdefault((steps[row].eps, steps[row].seed), steps[row])
+        return [chosen[key] for key in sorted(chosen)]
+
+    def pairs(self) -> list[tuple[Source, Source | None]]:
+        """Every adversarially trained run with AWP, after its twin without (None where there is none)."""
+        plain = {}
+        for source in reversed(self.sources):
+            if not source.awp:
+                plain[source.objective, source.eps, source.seed] = source
+        return [
+            (source, plain.get((source.objective, source.eps, source.seed)))
+            for source in self.adversarial()
+            if source.awp
+        ]
+
+    def adversarial(self) -> list[Source]:
+        """Every adversarially trained run."""
+        return [source for source in self.sources if source.objective != "standard" and source.eps > 0]
+
+
+Measure = Callable[[Source], Quantity]
+
+
+def read(measure: Measure, sources: Iterable[Source]) -> tuple[list[Reading], list[str]]:
+    """The quantity of each run that has it, and what is missing of the others.
+
+    Raises:
+        Unusable: a value is not finite, or the runs were measured under different conditions.
+    """
+    readings, missing = [], []
+    for source in sources:
+        try:
+            quantity = measure(source)
+        except Missing as reason:
+            missing.append(str(reason))
+            continue
+        value = quantity.value()
+        if not np.isfinite(value).all():
+            raise Unusable(f"{source.name}: the value is not finite")
+        readings.append(Reading(source, quantity, value))
+    _alike(readings, "under different conditions", lambda reading: reading.quantity.conditions)
+    _alike(readings, "on different layers", lambda reading: ", ".join(reading.quantity.layers))
+    return readings, missing
+
+
+def _alike(readings: Sequence[Reading], how: str, of: Callable[[Reading], str]) -> None:
+    for reading in readings[1:]:
+        if of(reading) != of(readings[0]):
+            one, other = readings[0], reading
+            raise Unusable(
+                f"{one.source.name} and {other.source.name} were measured {how} "
+                f"({of(one) or 'none'}; {of(other) or 'none'})"
+            )
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """The first two reasons, and how many more there are."""
+    more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return "; ".join(reasons[:2]) + more

@@ -1,0 +1,72 @@
+"""What Wu, Xia and Wang (NeurIPS 2020, arXiv 2004.05884) speak of, as functions of a run.
+
+Each function takes a `Source` (one run) and returns a `Quantity`. The claims made of them are registered in
+`robustlens.claims`.
+"""
+
+import json
+
+import numpy as np
+
+from robustlens.claims import statistics as st
+from robustlens.claims.evidence import Source
+from robustlens.claims.findings import Missing, Unusable
+from robustlens.claims.statistics import Quantity
+
+ALPHA = 0.5
+"""Where on the landscape flatness is read, if every run was measured there."""
+
+
+def robust_gap(source: Source) -> Quantity:
+    """Training minus test robust accuracy, under the same attacks."""
+    train, (right_train,) = source.examples("evaluation", "train/index", "train/robust")
+    test, (right_test,) = source.examples("evaluation", "test/index", "test/robust")
+    found = source.json("evaluation")
+    how = json.dumps([found.get("threat"), found.get("attacks")], sort_keys=True)
+    return st.difference((train, right_train), (test, right_test), conditions=how)
+
+
+def rise(source: Source) -> Quantity:
+    """Mean rise of the adversarial test loss from alpha 0 to +-alpha, over directions and images, in nats."""
+    return _rise(source, "loss")
+
+
+def matched_rise(source: Source) -> Quantity:
+    """As `rise`, of the cross entropy at the temperature that fits each network best."""
+    return _rise(source, "matched")
+
+
+def error_rise(source: Source) -> Quantity:
+    """As `rise`, of the adversarial error."""
+    return _rise(source, "error")
+
+
+def _rise(source: Source, name: str) -> Quantity:
+    key = f"landscape/test_{name}"
+    examples, (values,) = source.examples("explanation", "landscape/test_index", key)
+    alpha = source.array("explanation", "landscape/alpha")
+    if values.ndim != 3 or values.shape[0] != len(alpha):
+        raise Unusable(
+            f"{source.name}: {key} has shape {values.shape}, expected ({len(alpha)}, draws, images)"
+        )
+    chosen = _common_alpha(source)
+    here = np.isclose(alpha, 0.0)
+    if not here.any():
+        raise Unusable(f"{source.name}: the landscape was not measured at alpha 0")
+    per_image = values[np.isclose(np.abs(alpha), chosen)].mean((0, 1)) - values[here].mean((0, 1))
+    return st.mean(examples, per_image, conditions=f"|alpha| {chosen:g}")
+
+
+def _common_alpha(source: Source) -> float:
+    """|alpha| = 0.5, or else the largest up to 1 at which every landscape of the study was measured."""
+    grids = []
+    for peer in source.peers:
+        try:
+            alpha = Source(peer, source.bootstrap).array("explanation", "landscape/alpha")
+        except Missing:
+            continue
+        grids.append({round(abs(float(value)), 9) for value in alpha})
+    common = {value for value in set.intersection(*grids) if 0 < value <= 1} if grids else set()
+    if not common:
+        raise Unusable("the landscapes of this study have no alpha up to 1 in common")
+    return ALPHA if ALPHA in common else max(common)

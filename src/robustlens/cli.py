@@ -1,0 +1,482 @@
+"""The command line: `robustlens study|train|evaluate|explain|report|methods|doctor`."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from robustlens.display import console, shown
+from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError
+from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe, ThreatSpec, checked
+from robustlens.runs import Run, StudyFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustlens.data import Splits
+
+app = typer.Typer(
+    help="Train robust networks, attack them honestly, and see what robustness did to them.",
+    epilog="Start with: robustlens study quickstart. Every command has its own --help.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+output = Console(highlight=False)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),
+]
+Eps = Annotated[str, typer.Option(help="Radius in pixel units of [0, 1]: 8/255 and 0.1 are fine, 8 is not.")]
+NormName = Annotated[str, typer.Option("--norm", help="Linf, L2 or L1.")]
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["ROBUSTLENS_DEBUG"] = "1"
+
+
+@app.command()
+def study(
+    source: Annotated[str, typer.Argument(help="A study file (YAML), or a built-in study: quickstart.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study. Default: robustlens-out/<name>.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time. Default: one per core, with one thread each.")
+    ] = None,
+    data_dir: DataDir = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, attack and explain every run of a study, check the papers' claims, write the report.
+
+    The same command goes on after a stop and skips what is finished. One failed run does not stop the others.
+
+    Example: robustlens study examples/cifar10.yaml --data-dir ~/data
+    """
+    from robustlens import report, study
+    from robustlens.executors import LocalProcesses
+
+    _use_data_dir(data_dir)
+    spec = study.read(source)
+    planned = study.plan(spec)
+    if plan_only:
+        _print_plan(planned)
+        return
+    folder = out or Path("robustlens-out") / spec.name
+    with shown(quiet) as listen:
+        result = study.run(spec, folder, executor=LocalProcesses(workers), listen=listen)
+    page = report.write(folder)
+    _print_headline(result.folder)
+    _print_claims(result.folder)
+    for failure in result.failures:
+        console.print(f"[bold red]failed[/] {failure.name}: ", end="")
+        console.print(failure.error, markup=False, soft_wrap=True)
+    output.print(f"report: {page}", soft_wrap=True)
+    if result.failures:
+        raise typer.Exit(result.failures[0].exit_code)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file (YAML); the options below change it.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set: fashion-mnist-10k, cifar10, folder:PATH ...")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture, or package.module:factory.")] = None,
+    objective: Annotated[str | None, typer.Option(help="standard, fgsm, at, trades, mart.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Linf, L2 or L1.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Training radius, e.g. 8/255.")] = None,
+    awp: Annotated[
+        str | None, typer.Option(help="Weight perturbation: gamma, e.g. 0.01. Off by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order, augmentation and attacks.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any recipe field, e.g. --set optimizer.lr=0.05. Repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: robustlens-out/<recipe hash>.")
+    ] = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train one network; the same command resumes at the last finished epoch.
+
+    Example: robustlens train --data cifar10 --model resnet20 --objective trades --eps 8/255 --out runs/trades
+    """
+    import yaml
+
+    from robustlens.train import train
+
+    _use_data_dir(data_dir)
+    values = _read_yaml(recipe) if recipe else {}
+    given = {
+        "data.name": data,
+        "model.name": model,
+        "objective": objective,
+        "threat.norm": norm,
+        "threat.eps": eps,
+        "awp.gamma": awp,
+        "optimizer.epochs": epochs,
+        "seed": seed,
+    }
+    for key, value in given.items():
+        if value is not None:
+            _put(values, key, value)
+    for item in set_ or []:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
+        _put(values, key, yaml.safe_load(text))
+    with shown(quiet) as listen:
+        run = train(checked(Recipe, values, "recipe"), out, progress=lambda event: listen("train", event))
+    last = run.metrics()[-1]
+    for split in ("train", "validation"):
+        if last[split]:
+            found = last[split]
+            output.print(
+                f"{split}: clean {found['clean']:.1%}, robust {found['robust']:.1%} ({found['n']} images)"
+            )
+    output.print(f"run: {run.folder}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
+    ],
+    data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
+    norm: NormName = "Linf",
+    eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
+    attacks: Annotated[
+        str, typer.Option(help="A suite (fast), or names with commas: fgsm,pgd-50,cw-20.")
+    ] = "fast",
+    restarts: Annotated[int, typer.Option(min=1, help="Random restarts of each attack.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Images of each split. Default: all.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json and masks. Default: the run.")
+    ] = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Attack a model on training and test images, with intervals, gaps and reliability flags.
+
+    Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --out evaluation
+    """
+    from robustlens import attacks as attack_room
+    from robustlens.evaluate import evaluate_run, evaluate_splits
+
+    _use_data_dir(data_dir)
+    network, splits, threat, run = _subject(model, data, norm, eps, checkpoint)
+    values = {
+        "threat": threat.model_dump(),
+        "attacks": attack_room.suite(attacks if attacks in attack_room.SUITES else attacks.split(",")),
+        "restarts": restarts,
+        "checkpoint": checkpoint,
+        "test_examples": limit,
+        "train_examples": limit,
+    }
+    plan: EvaluationPlan = checked(EvaluationPlan, values, "evaluate")
+    with shown(quiet) as listen:
+        if run is not None and out is None and data is None:
+            content = evaluate_run(run, plan, splits=splits, progress=lambda event: listen("evaluate", event))
+        else:
+            content, arrays = evaluate_splits(
+                network, splits, plan, progress=lambda event: listen("evaluate", event)
+            )
+            if out is not None:
+                Run(out).write_arrays("evaluation", arrays)
+                Run(out).write_json("evaluation", content)
+    _print_evaluation(content)
+
+
+@app.command()
+def explain(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
+    ],
+    data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
+    norm: NormName = "Linf",
+    eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
+    measures: Annotated[str | None, typer.Option(help="Names with commas. Default: all.")] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
+    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what robustness did: spectra, activations, margins, smoothness, loss landscape.
+
+    Example: robustlens explain runs/trades --measures margins,landscape
+    """
+    from robustlens import explain as room
+    from robustlens.threat import ThreatModel
+
+    _use_data_dir(data_dir)
+    network, splits, threat_spec, run = _subject(model, data, norm, eps, checkpoint)
+    values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
+    if measures is not None:
+        values["measures"] = measures.split(",")
+    plan: ExplanationPlan = checked(ExplanationPlan, values, "explain")
+    for name in plan.measures:
+        room.get(name)
+    threat = ThreatModel(threat_spec.norm, threat_spec.eps)
+    with shown(quiet) as listen:
+        if run is not None and out is None and data is None:
+            content = room.explain_run(
+                run, plan, threat, splits=splits, progress=lambda event: listen("explain", event)
+            )
+        else:
+            found = room.explain(
+                network, splits, threat, plan, progress=lambda event: listen("explain", event)
+            )
+            content = room.as_json(found)
+            if out is not None:
+                Run(out).write_arrays("explanation", room.arrays_of(found))
+                Run(out).write_json("explanation", content)
+    for name, measurement in content["measures"].items():
+        output.print(f"[bold]{name}[/] ({measurement['unit']}): {measurement['what']}")
+        for key, value in _leaves(measurement["value"]):
+            output.print(
+                f"  {key}  {value:.4g}" if isinstance(value, float) else f"  {key}  {value}", markup=False
+            )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: <folder>/report.")] = None,
+) -> None:
+    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured."""
+    from robustlens import report
+
+    is_study = (folder / "study.json").exists()
+    page = report.write(folder, out) if is_study else report.write_run(folder, out)
+    output.print(f"report: {page}", soft_wrap=True)
+
+
+@app.command()
+def methods() -> None:
+    """List objectives, attacks, losses, measures, claims, models, data sets and studies."""
+    from robustlens import attacks, claims, data, explain, losses, models, objectives, study
+
+    rooms = {
+        "objectives": [
+            f"{name} ({', '.join(objectives.options_of(name))})" for name in objectives.OBJECTIVES
+        ],
+        "attacks": list(attacks.ATTACKS),
+        "attack suites": [f"{name} = {', '.join(parts)}" for name, parts in attacks.SUITES.items()],
+        "attack losses": list(losses.LOSSES),
+        "measures": list(explain.MEASURES),
+        "claims": list(claims.CLAIMS),
+        "models": [*models.MODELS, "package.module:factory"],
+        "data": data.names(),
+        "studies": study.built_in(),
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for room, names in rooms.items():
+        table.add_row(f"[bold]{room}[/]", ", ".join(names))
+    output.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine offers, and check that the installation computes right."""
+    from robustlens.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.fine else "[red]bad[/] "
+        output.print(f"{mark} {finding.name}: ", end="")
+        output.print(finding.text, markup=False, soft_wrap=True)
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(4)
+
+
+# -- what the commands share ---------------------------------------------------------------------------
+
+
+def _use_data_dir(data_dir: Path | None) -> None:
+    """Make the folder known to this process and its workers."""
+    if data_dir is None:
+        return
+    if not data_dir.is_dir():
+        raise ConfigError(
+            f"--data-dir: found no folder {str(data_dir)!r}; give the folder that holds the data files"
+        )
+    os.environ["ROBUSTLENS_DATA"] = str(data_dir.resolve())
+
+
+def _subject(
+    model: str, data_name: str | None, norm: str, eps: str | None, checkpoint: str
+) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
+    """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
+    from robustlens import data, models
+    from robustlens.train import load_data
+
+    run = Run(model) if (Path(model) / "recipe.json").exists() else None
+    if run is None and (data_name is None or eps is None):
+        raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
+    values: dict[str, Any] = {"norm": norm, "eps": eps}
+    if run is not None and eps is None:
+        values = run.recipe.threat.model_dump()
+        if values["eps"] == 0:
+            raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
+    threat: ThreatSpec = checked(ThreatSpec, values, "threat")
+    network = models.load(model, checkpoint=checkpoint) if run else models.load(model)
+    if data_name is None and run is not None:
+        return network, load_data(run.recipe), threat, run
+    return network, data.load(str(data_name)), threat, run
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of recipe fields")
+    return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings."""
+    *path, last = key.split(".")
+    for part in path:
+        inside = values.get(part)
+        values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
+        values = inside
+    values[last] = value
+
+
+def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{prefix}.{key}".strip("."))]
+
+
+# -- what the commands print ---------------------------------------------------------------------------
+
+
+def _percent(interval: dict[str, Any]) -> str:
+    return f"{100 * interval['value']:.1f} [dim]{100 * interval['low']:.1f}-{100 * interval['high']:.1f}[/]"
+
+
+def _print_plan(planned: list[Any]) -> None:
+    table = Table("run", "method", "objective", "eps", "AWP", "epochs", "seed", "recipe", box=None)
+    for run in planned:
+        recipe = run.recipe
+        gamma = f"{recipe.awp.gamma:g}" if recipe.awp else "-"
+        row = (run.id, run.method, recipe.objective, f"{recipe.threat.eps:.4g}", gamma)
+        table.add_row(*row, str(recipe.optimizer.epochs), str(recipe.seed), recipe.hash())
+    output.print(table)
+
+
+def _print_headline(folder: StudyFolder) -> None:
+    evaluated = [(run, run.evaluation) for run in folder.runs()]
+    names = next((found["attacks"] for _, found in evaluated if found), [])
+    table = Table("method", "clean %", *[f"{name} %" for name in names], "robust gap", box=None)
+    for run, found in evaluated:
+        label = run.entry["label"]
+        if found is None:
+            table.add_row(label, run.status["status"])
+            continue
+        test = found["splits"]["test"]
+        cells = [_percent(test["clean"]), *[_percent(test["by_attack"][name]) for name in names]]
+        table.add_row(label, *cells, _percent(found["gaps"]["robust"]))
+    output.print(table)
+
+
+def _print_claims(folder: StudyFolder) -> None:
+    styles = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
+    table = Table("claim", "verdict", box=None)
+    for claim in folder.claims:
+        table.add_row(claim["statement"], f"[{styles[claim['verdict']]}]{claim['verdict']}[/]")
+    output.print(table)
+
+
+def _print_evaluation(content: dict[str, Any]) -> None:
+    table = Table("split", "n", "clean %", *[f"{name} %" for name in content["attacks"]], box=None)
+    for name, split in content["splits"].items():
+        cells = [_percent(split["clean"]), *[_percent(found) for found in split["by_attack"].values()]]
+        table.add_row(name, str(split["n"]), *cells)
+    output.print(table)
+    output.print("each attack ran on the survivors of those before it; intervals are 95 %")
+    for name, gap in content["gaps"].items():
+        output.print(f"{name} gap: {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})")
+    for flag in content["splits"]["test"]["flags"]:
+        console.print(f"[bold yellow]flag {flag['name']}[/]: ", end="")
+        console.print(flag["message"], markup=False, soft_wrap=True)
+
+
+# -- errors and signals --------------------------------------------------------------------------------
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise StoppedError(f"stopped by {signal.Signals(number).name}; the same command goes on where it stopped")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code (see `robustlens.errors`)."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _stop)
+    try:
+        return int(app(args=arguments, prog_name="robustlens", standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(StoppedError("stopped; the same command goes on where it stopped"))
+    except RobustlensError as error:
+        return _fail(error)
+    except MemoryError:
+        return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _fail(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
+
+
+def _fail(error: RobustlensError) -> int:
+    if os.environ.get("ROBUSTLENS_DEBUG"):
+        traceback.print_exception(error)
+    console.print("[bold red]error:[/] ", end="")
+    console.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
+    return error.exit_code
+
+
+def main() -> None:
+    """Entry point of the `robustlens` command."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

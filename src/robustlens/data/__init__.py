@@ -1,0 +1,86 @@
+"""Data: any of many sources to uint8 tensors in memory, split into train, validation and test.
+
+    splits = robustlens.data.load("cifar10", data_dir="~/data", train_limit=10_000)
+    x, y = splits.train.x(), splits.train.labels      # float32 NCHW in [0, 1], int64
+
+A new data set on the Hub is one row of `hub.DATASETS`; a new kind of source is one row of `READERS`.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from robustlens.data import arrays, augment, embedded, folder, hub
+from robustlens.data.arrays import from_tensors
+from robustlens.data.splits import Source, Sources, Split, Splits, assemble
+from robustlens.errors import ConfigError
+
+__all__ = ["Source", "Sources", "Split", "Splits", "augment", "from_tensors", "load", "names"]
+
+EMBEDDED = "fashion-mnist-10k"
+
+READERS: dict[str, Callable[[str, Path | None], Sources]] = {
+    "hf:owner/name": hub.load_any,
+    "folder:PATH": lambda path, _: folder.load(Path(path).expanduser()),
+    "idx:PATH": lambda path, _: arrays.load_idx(Path(path).expanduser()),
+    "npz:PATH": lambda path, _: arrays.load_npz(Path(path).expanduser()),
+}
+"""What may follow a prefix, and how it is read: (text after the colon, data_dir) -> Sources."""
+
+
+def names() -> tuple[str, ...]:
+    """Everything that `load` understands, as it is written."""
+    return (EMBEDDED, *hub.DATASETS, *READERS)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+) -> Splits:
+    """Load a data set into memory.
+
+    Args:
+        name: "fashion-mnist-10k" (comes with the package); "cifar10", "cifar100", "svhn", "mnist",
+            "fashion_mnist", "tiny_imagenet" or any "hf:owner/name" (extra `hub`); "folder:PATH" with
+            train/<class>/*.png and test/<class>/*.png; "idx:PATH" with the four IDX files; "npz:PATH" with
+            x_train, y_train, x_test, y_test (see `from_tensors` for shapes and types).
+        data_dir: for names of the Hub, a folder that holds the data set's folder (DIR/cifar10/*.parquet) or
+            its files; $ROBUSTLENS_DATA if absent, and if that is absent too, the Hub.
+        validation: share of the training images held out, stratified; 0 for none.
+        seed: of the subsets and of the validation split.
+        train_limit: use that many training images, counted before the validation split is taken out. Subsets
+            are stratified and, for one seed, nested; only their images are decoded.
+        test_limit: use that many test images, likewise.
+
+    Raises:
+        ConfigError: an unknown name, or a limit or a share that cannot be met.
+        DataError: files that are missing, damaged or not what they should be, or an extra that is absent.
+
+    >>> splits = load("fashion-mnist-10k", train_limit=100, test_limit=10)
+    >>> len(splits.train), len(splits.validation), len(splits.test), splits.shape
+    (90, 10, 10, (1, 28, 28))
+    """
+    sources = _read(name, None if data_dir is None else Path(data_dir))
+    return assemble(
+        sources, name, validation=validation, seed=seed, train_limit=train_limit, test_limit=test_limit
+    )
+
+
+def _read(name: str, data_dir: Path | None) -> Sources:
+    if name == EMBEDDED:
+        return embedded.load()
+    if name in hub.DATASETS:
+        return hub.load(name, data_dir)
+    prefix, colon, rest = name.partition(":")
+    for form, reader in READERS.items():
+        if colon and rest and form.startswith(f"{prefix}:"):
+            return reader(rest, data_dir)
+    close = difflib.get_close_matches(name, names(), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"data.name: found {name!r}, expected one of {', '.join(names())}{hint}")

@@ -1,0 +1,82 @@
+"""Image files to uint8 pixels, with Pillow, once."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustlens.data.splits import one_line
+from robustlens.errors import DataError
+
+_GREY = {"1", "L", "LA", "La"}
+_DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+# What Pillow raises for files that are cut short, damaged, or no image at all.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(
+    files: Iterable[bytes | Path], count: int, name: Callable[[int], str]
+) -> UInt8[Tensor, "count c h w"]:
+    """Decode `count` images of one size.
+
+    Grey images give one channel if all of them are grey; otherwise every image becomes RGB. Palettes are
+    looked up, and an alpha channel is dropped without blending.
+
+    Args:
+        files: the encoded images, as bytes or paths; read one at a time.
+        count: how many there are, at least one.
+        name: what an error message calls image i.
+
+    Raises:
+        DataError: an image that cannot be read, has more than 8 bits a channel, or another size than the
+            first.
+    """
+    pixels: NDArray[np.uint8] | None = None  # NHWC while it fills: Pillow's own order
+    for i, file in enumerate(files):
+        image = _read(file, i, name)
+        if pixels is None:
+            pixels = np.empty((count, *image.shape), dtype=np.uint8)
+        if image.shape[:2] != pixels.shape[1:3]:
+            raise DataError(
+                f"{name(i)}: image of {_size(image.shape)} pixels, expected {_size(pixels.shape[1:])} as in "
+                f"{name(0)}; resize the images to one size"
+            )
+        if image.shape[2] > pixels.shape[3]:
+            pixels = np.repeat(pixels, 3, axis=3)
+        pixels[i] = image  # a grey image is broadcast over three channels
+    assert pixels is not None, "decode is called with at least one image"
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.uint8]:
+    """One image as (h, w, 1) or (h, w, 3)."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            if image.mode in _DEEP:
+                raise DataError(f"{name(i)}: image mode {image.mode}, expected 8 bits a channel; convert it")
+            image.info.pop("transparency", None)  # Pillow warns about some palettes; we drop alpha anyway
+            wanted = "L" if image.mode in _GREY else "RGB"
+            array = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    except _UNREADABLE as error:
+        raise DataError(f"{name(i)}: cannot be read as an image ({one_line(error)}); replace it") from error
+    return array[:, :, None] if wanted == "L" else array
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

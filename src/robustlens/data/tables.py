@@ -1,0 +1,232 @@
+"""Image tables read with the `datasets` library (extra `hub`): parquet files and repositories of the Hub.
+
+Only the labels are read at first. Images stay encoded until their rows are chosen; then `pixels` decodes
+them, so that tables and image folders go through the same checks.
+"""
+
+import contextlib
+import glob
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from robustlens.data.arrays import class_names
+from robustlens.data.pixels import decode
+from robustlens.data.splits import Source, Sources, one_line
+from robustlens.errors import DataError
+
+ONLINE = "check the name and the network, or give a folder that holds the files as data_dir"
+_BATCH = 1000  # encoded images held at a time while decoding
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are called; an empty name is found from the features."""
+
+    image: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message."""
+
+    rows: Any
+    where: str
+    place: Callable[[int], str]
+
+    def labels(self, column: str) -> Int64[Tensor, " n"]:
+        """The label of every row; raises `DataError` where one is missing or no integer."""
+        values = self.rows.select_columns([column]).with_format("arrow")[:].column(0)
+        if values.null_count:
+            without = f"{values.null_count} of {len(values)} rows have no {column}"
+            raise DataError(f"{self.where}: {without}, expected one in each; remove those rows")
+        try:
+            return torch.from_numpy(values.to_numpy().astype(np.int64, casting="safe"))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.where}: column {column} holds {values.type}, expected integers"
+            ) from error
+
+    def images(self, column: str, rows: Int64[Tensor, " m"]) -> UInt8[Tensor, "m c h w"]:
+        """The decoded images of `rows`; raises `DataError` naming the row that cannot be decoded."""
+        chosen = rows.tolist()
+        return decode(self._encoded(column, chosen), len(chosen), lambda i: self.place(chosen[i]))
+
+    def _encoded(self, column: str, rows: list[int]) -> Iterator[bytes | Path]:
+        table = self.rows.select_columns([column]).with_format("arrow")
+        for start in range(0, len(rows), _BATCH):
+            some = rows[start : start + _BATCH]
+            for row, cell in zip(some, table[some].column(0).to_pylist(), strict=True):
+                if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
+                    raise DataError(f"{self.place(row)}: column {column} is empty, expected an image")
+                yield cell["bytes"] or Path(cell["path"])
+
+
+def from_files(
+    files: dict[str, list[Path]], columns: Columns, where: str, classes: tuple[str, ...] = ()
+) -> Sources:
+    """Sources from the parquet files of "train" and "test".
+
+    Raises:
+        DataError: a file that cannot be read, columns that cannot be told, or the extra is absent.
+    """
+    with library(where, "download the files again") as datasets, _naming_the_bad_file(files):
+        # The library's working copy is as large as the data: it goes at once, and never lies beside the data.
+        with tempfile.TemporaryDirectory() as cache:
+            splits = datasets.load_dataset(
+                "parquet",
+                data_files={
+                    split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()
+                },
+                cache_dir=cache,
+                keep_in_memory=True,
+            )
+        train, test = (
+            Table(splits[split], f"{where}: {split}", partial(_place, files[split]))
+            for split in ("train", "test")
+        )
+        return _sources(train, test, columns, classes, datasets)
+
+
+def from_repository(repo: str, config: str, columns: Columns, choose_test: Callable[[Any], str]) -> Sources:
+    """Sources from a repository of the Hub in any form that the library knows; it is cached by the library.
+
+    Raises:
+        DataError: it cannot be reached or read, lacks a split, or its columns cannot be told.
+    """
+    where = f"hf:{repo}"
+    with library(where, ONLINE) as datasets:
+        splits = datasets.load_dataset(repo, name=config or None)
+        test = choose_test(splits)
+        for split in ("train", test):
+            if split not in splits:
+                found = ", ".join(splits)
+                raise DataError(
+                    f"{where}: no split {split!r}, found {found}; name the test split: {where}?test=NAME"
+                )
+        train_table, test_table = (
+            Table(splits[split], f"{where}: {split}", f"{where}: {split}, row {{}}".format)
+            for split in ("train", test)
+        )
+        return _sources(train_table, test_table, columns, (), datasets)
+
+
+@contextlib.contextmanager
+def library(where: str, fix: str) -> Iterator[Any]:
+    """The `datasets` library, kept quiet; what it raises becomes one line about `where`, with the `fix`."""
+    try:
+        datasets, hub = (importlib.import_module(name) for name in ("datasets", "huggingface_hub"))
+    except ImportError as error:
+        raise DataError(f"{where}: needs the package {error.name}; pip install 'robustlens[hub]'") from error
+    # Reading is silent; only a download may show itself, and only on a terminal.
+    chatty = [datasets] if sys.stderr.isatty() else [datasets, hub.utils]
+    chatty = [part for part in chatty if not part.are_progress_bars_disabled()]
+    loggers = [datasets.logging, hub.utils.logging]
+    levels = [logger.get_verbosity() for logger in loggers]
+    try:
+        for part in chatty:
+            part.disable_progress_bars()
+        for logger in loggers:
+            logger.set_verbosity(logger.CRITICAL)
+        yield datasets
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # it raises a dozen unrelated types for bad or unreachable data
+        raise DataError(
+            f"{where}: cannot be read ({type(error).__name__}: {one_line(error)}); {fix}"
+        ) from error
+    finally:
+        for part in chatty:
+            part.enable_progress_bars()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
+
+
+def _sources(train: Table, test: Table, columns: Columns, classes: tuple[str, ...], datasets: Any) -> Sources:
+    """One image and one label column of both tables."""
+    features = train.rows.features
+    images = [name for name, feature in features.items() if _is_image(feature, datasets)]
+    named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    whole = [name for name, feature in features.items() if "int" in str(getattr(feature, "dtype", ""))]
+    image = _column("image", columns.image, images, train.where, list(features))
+    label = _column("label", columns.label, named or whole, train.where, list(features))
+    train_labels, test_labels = train.labels(label), test.labels(label)
+    names = tuple(getattr(features[label], "names", None) or classes) or class_names(
+        train_labels, train.where
+    )
+    return Sources(
+        Source(train_labels, partial(train.images, image), train.where),
+        Source(test_labels, partial(test.images, image), test.where),
+        names,
+    )
+
+
+def _is_image(feature: Any, datasets: Any) -> bool:
+    """An image feature, or its bare storage in a file that does not say what it holds."""
+    return isinstance(feature, datasets.Image) or (
+        isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+    )
+
+
+def _column(kind: str, chosen: str, candidates: list[str], where: str, every: list[str]) -> str:
+    """The chosen column, or the only candidate."""
+    if chosen and chosen not in every:
+        raise DataError(
+            f"{where}: no {kind} column {chosen!r}, found {', '.join(every)}; is it another data set?"
+        )
+    if not chosen and len(candidates) != 1:
+        found = f"{len(candidates)} ({', '.join(candidates)})" if candidates else "none"
+        raise DataError(
+            f"{where}: expected one {kind} column, found {found} among {', '.join(every)}; name it: "
+            f"hf:owner/name?{kind}=COLUMN"
+        )
+    return chosen or candidates[0]
+
+
+def _place(files: list[Path], row: int) -> str:
+    """The file and the row in it, for a row of the split that `files` make up."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    for path in files:
+        count = parquet.read_metadata(path).num_rows
+        if row < count:
+            return f"{path}: row {row}"
+        row -= count
+    raise IndexError(row)
+
+
+@contextlib.contextmanager
+def _naming_the_bad_file(files: dict[str, list[Path]]) -> Iterator[None]:
+    """Where reading fails, find the file that is to blame: the library's own error does not name it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception:
+        for paths in files.values():
+            if not sum(_count_rows(path) for path in paths):
+                raise DataError(
+                    f"{paths[0]}: holds no images, expected at least one; download it again"
+                ) from None
+        raise
+
+
+def _count_rows(path: Path) -> int:
+    """Read a whole parquet file."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    try:
+        return int(parquet.read_table(path).num_rows)
+    except (OSError, ValueError) as error:  # every error of pyarrow is one of them
+        raise DataError(
+            f"{path}: is no complete parquet file ({one_line(error)}); download it again"
+        ) from error

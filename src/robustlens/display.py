@@ -1,0 +1,66 @@
+"""Progress on the screen: bars on a terminal, plain lines otherwise, nothing with --quiet."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from robustlens.progress import Event
+
+NamedListener = Callable[[str, Event], None]
+_LINE_EVERY = 15.0  # seconds between plain lines of one piece of work
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def shown(quiet: bool = False) -> Iterator[NamedListener]:
+    """A listener for (name, event) that shows progress while the context is open."""
+    if quiet:
+        yield lambda name, event: None
+    elif console.is_terminal:
+        with _bars() as listener:
+            yield listener
+    else:
+        yield _lines()
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[NamedListener]:
+    columns = (
+        TextColumn("{task.fields[name]}", style="bold"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks = {}
+
+        def listen(name: str, event: Event) -> None:
+            known = tasks.get(name)
+            if known is None or known[1] != event.phase:
+                if known is not None:
+                    progress.remove_task(known[0])
+                task = progress.add_task(event.phase, total=event.total, name=name, note="")
+                tasks[name] = (task, event.phase)
+            progress.update(tasks[name][0], completed=event.done, total=event.total, note=event.note)
+
+        yield listen
+
+
+def _lines() -> NamedListener:
+    told: dict[str, tuple[str, float]] = {}
+
+    def listen(name: str, event: Event) -> None:
+        phase, when = told.get(name, ("", 0.0))
+        now = time.monotonic()
+        if event.phase != phase or now - when >= _LINE_EVERY:
+            told[name] = (event.phase, now)
+            note = f" ({event.note})" if event.note else ""
+            console.print(f"{name}: {event.phase} {event.done}/{event.total}{note}", soft_wrap=True)
+
+    return listen

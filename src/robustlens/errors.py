@@ -1,0 +1,59 @@
+"""Errors a user can act on: one line each, and the exit code the command line ends with.
+
+A message names what failed, where (field or file), what was found, what was expected, and the fix.
+Anything that is not a `RobustlensError` is a bug of ours and keeps its traceback.
+"""
+
+
+class RobustlensError(Exception):
+    """Base of every expected failure; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(RobustlensError):
+    """A recipe, study file, option or argument is wrong (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(RobustlensError):
+    """Data cannot be read or is not what it claims to be (exit 3)."""
+
+    exit_code = 3
+
+
+class ModelError(RobustlensError):
+    """A model cannot be loaded, or does not return logits of shape (n, classes) (exit 3)."""
+
+    exit_code = 3
+
+
+class NumericsError(RobustlensError):
+    """A loss, weight or logit became NaN or infinite, or an evaluation is not valid (exit 4)."""
+
+    exit_code = 4
+
+
+class ResourceError(RobustlensError):
+    """Disk or memory ran out (exit 5)."""
+
+    exit_code = 5
+
+
+class LockedError(RobustlensError):
+    """Another process is writing to this run folder (exit 6)."""
+
+    exit_code = 6
+
+
+class StateError(RobustlensError):
+    """Saved state is corrupt or belongs to another recipe (exit 7)."""
+
+    exit_code = 7
+
+
+class StoppedError(RobustlensError):
+    """A signal stopped the work; the same command goes on where it stopped (exit 75)."""
+
+    exit_code = 75

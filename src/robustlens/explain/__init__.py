@@ -1,0 +1,27 @@
+"""What robustness did to a network: spectra, activations, margins, smoothness, landscapes.
+
+Each room offers plain functions on a model and tensors, and a measure built on them.
+"""
+
+from robustlens.explain.activations import activations
+from robustlens.explain.explanation import MEASURES, explain, explain_run, get
+from robustlens.explain.landscape import landscape
+from robustlens.explain.margins import margins
+from robustlens.explain.measure import Measure, Measurement, Subject
+from robustlens.explain.smoothness import smoothness
+from robustlens.explain.spectrum import spectrum
+
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "Measurement",
+    "Subject",
+    "activations",
+    "explain",
+    "explain_run",
+    "get",
+    "landscape",
+    "margins",
+    "smoothness",
+    "spectrum",
+]

@@ -1,0 +1,113 @@
+"""Norms of the activations that each layer works on."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ConfigError, ModelError
+from robustlens.explain.measure import Measurement, Subject
+from robustlens.models import as_logits, device_of, forward, undisturbed
+
+INPUT = ".input"
+"""Ends the keys that name what a layer reads."""
+LOGITS = "logits"
+
+
+def activations(
+    model: nn.Module, x: Float[Tensor, "n ..."], *, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """L2 norm of every activation of the network, for each image.
+
+    The activation *after* a layer (Wen et al. 2020) is what the next layer *reads*: after BatchNorm, ReLU,
+    pooling and shortcuts, however the model's code writes these. (Hooks on ReLU modules would miss functional
+    ones.) So every Conv2d and Linear layer but the first one called, which reads the image, gives the norm of
+    its input, under the key "<layer>.input": the singular values that `spectrum` gives for "<layer>" act on
+    that very vector. The last activation is "logits".
+
+    An activation that two layers read, such as a convolution and its block's shortcut, is there under both
+    names. A layer that is called several times gives the norm of all that it reads together.
+
+    Args:
+        model: evaluated in eval mode without gradients, and left as it was.
+        x: images; moved to the model's device batch by batch, and left as they are.
+        batch_size: changes speed and memory, not results (but for rounding).
+
+    Returns:
+        Norms (n,), float32, in the order in which the layers are called.
+
+    Raises:
+        ModelError: the model does not take these images or return logits (n, classes), or a layer reads a
+            tensor whose first dimension is not the images.
+    """
+    norms: dict[str, Tensor] = {}  # of the batch at hand
+    found: dict[str, list[np.ndarray]] = {}
+    named = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    handles = [module.register_forward_pre_hook(_note(name + INPUT, norms)) for name, module in named.items()]
+    try:
+        with undisturbed(model):
+            for images in x.split(batch_size):
+                norms.clear()
+                output = forward(model, images.clone().to(device_of(model)))
+                norms[LOGITS] = _norm(as_logits(output, len(images)))
+                for key, values in list(norms.items())[1:]:  # the first layer reads the image
+                    if len(values) != len(images):
+                        rows = f"{len(values)} rows for {len(images)} images"
+                        raise ModelError(f"activations: {key!r} has {rows}, expected one row for each image")
+                    found.setdefault(key, []).append(values.cpu().numpy())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {key: np.concatenate(values) for key, values in found.items()}
+
+
+def summarize(norms: np.ndarray) -> dict[str, float]:
+    """Mean, standard deviation and coefficient of variation of an activation's norms over images."""
+    mean, std = float(norms.mean(dtype=np.float64)), float(norms.std(dtype=np.float64))
+    return {"mean": mean, "std": std, "std_over_mean": coefficient_of_variation(norms)}
+
+
+def coefficient_of_variation(values: np.ndarray) -> float:
+    """Standard deviation (divided by n) over mean: the spread, free of the scale. 0 where all values are 0.
+
+    Raises:
+        ConfigError: there are no values.
+
+    >>> coefficient_of_variation(np.array([1.0, 3.0]))
+    0.5
+    """
+    if values.size == 0:
+        raise ConfigError("activations: found no values, expected those of at least 1 image")
+    mean = float(values.mean(dtype=np.float64))
+    return float(values.std(dtype=np.float64)) / mean if mean else 0.0
+
+
+def measure_activations(subject: Subject) -> Measurement:
+    """Norms of the activations on test images, and how much they vary from image to image."""
+    found = activations(subject.model, subject.test.x(), batch_size=subject.batch_size)
+    return Measurement(
+        {"layers": {key: summarize(norms) for key, norms in found.items()}},
+        unit="L2 norm",
+        what="Norm of what each layer reads (<layer>.input), and of the logits, for every test image.",
+        source="Wen, Li and Jia 2020 (norms of activations); read at the next layer's input",
+        arrays=found,
+    )
+
+
+def _note(key: str, norms: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A forward pre-hook that adds the norm of a layer's input to `norms`."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read = _norm(inputs[0])
+        norms[key] = torch.hypot(norms[key], read) if key in norms else read
+
+    return hook
+
+
+def _norm(values: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """L2 norm over all dimensions but the first."""
+    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), dtype=torch.float32)

@@ -1,0 +1,111 @@
+"""The measures by name, and the explanation of a run: all of them on the same images."""
+
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from robustlens import models
+from robustlens.data import Splits
+from robustlens.errors import ConfigError
+from robustlens.evaluate import is_current, provenance
+from robustlens.explain.activations import measure_activations
+from robustlens.explain.landscape import measure_landscape
+from robustlens.explain.margins import measure_margins
+from robustlens.explain.measure import Measure, Measurement, Subject
+from robustlens.explain.smoothness import measure_smoothness
+from robustlens.explain.spectrum import measure_spectrum
+from robustlens.progress import Event, Listener, silent
+from robustlens.recipe import ExplanationPlan
+from robustlens.runs import FORMAT, Run
+from robustlens.threat import ThreatModel
+from robustlens.train import load_data
+
+MEASURES: dict[str, Measure] = {
+    "spectrum": measure_spectrum,
+    "activations": measure_activations,
+    "margins": measure_margins,
+    "smoothness": measure_smoothness,
+    "landscape": measure_landscape,
+}
+"""Every measure. To add one: write `(subject, **options) -> Measurement` and a line here."""
+
+
+def get(name: str) -> Measure:
+    """The measure `name`; raises `ConfigError` with the known names otherwise."""
+    if name not in MEASURES:
+        raise ConfigError(f"measures: found {name!r}, expected one of {', '.join(MEASURES)}")
+    return MEASURES[name]
+
+
+def explain(
+    model: nn.Module,
+    splits: Splits,
+    threat: ThreatModel,
+    plan: ExplanationPlan | None = None,
+    *,
+    progress: Listener = silent,
+) -> dict[str, tuple[Measurement, float]]:
+    """Apply every measure of the plan; returns each measurement with the seconds it took.
+
+    Raises:
+        ConfigError: unknown measure, or an option that the measure does not have.
+    """
+    plan = plan or ExplanationPlan()
+    parts = [split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)]
+    subject = Subject(model, *parts, threat, plan.seed, plan.batch_size, progress)
+    chosen = {name: get(name) for name in plan.measures}
+    found = {}
+    for number, (name, measure) in enumerate(chosen.items()):
+        progress(Event("explain", number, len(chosen), name))
+        began = perf_counter()
+        try:
+            measurement = measure(subject, **plan.options.get(name, {}))
+        except TypeError as error:
+            if "unexpected keyword argument" in str(error):
+                raise ConfigError(f"explanation.options.{name}: {error}") from error
+            raise
+        found[name] = (measurement, perf_counter() - began)
+    progress(Event("explain", len(chosen), len(chosen)))
+    return found
+
+
+def explain_run(
+    run: Run,
+    plan: ExplanationPlan,
+    threat: ThreatModel,
+    *,
+    splits: Splits | None = None,
+    progress: Listener = silent,
+) -> dict[str, Any]:
+    """Explain a run's checkpoint and save the result; one that is current already is returned as it is.
+
+    Writes `explanation.json` and `explanation.safetensors`; returns the former.
+    """
+    known = {**provenance(run, plan), "threat": asdict(threat)}
+    saved = run.explanation
+    if is_current(saved, known):
+        return saved
+    model = models.load(str(run.folder), checkpoint=plan.checkpoint)
+    found = explain(model, splits or load_data(run.recipe), threat, plan, progress=progress)
+    content = {"format": FORMAT, **known, **as_json(found)}
+    run.write_arrays("explanation", arrays_of(found))
+    run.write_json("explanation", content)
+    return content
+
+
+def as_json(found: dict[str, tuple[Measurement, float]]) -> dict[str, Any]:
+    """The numbers of an explanation, as `explanation.json` keeps them."""
+    return {
+        "measures": {
+            name: {"value": m.value, "unit": m.unit, "what": m.what, "source": m.source, "seconds": seconds}
+            for name, (m, seconds) in found.items()
+        }
+    }
+
+
+def arrays_of(found: dict[str, tuple[Measurement, float]]) -> dict[str, np.ndarray]:
+    """The arrays of an explanation, as `explanation.safetensors` keeps them: "<measure>/<array>"."""
+    return {f"{name}/{key}": array for name, (m, _) in found.items() for key, array in m.arrays.items()}

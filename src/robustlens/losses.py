@@ -1,0 +1,108 @@
+"""Surrogate losses: what an attack climbs, one number per example, no reduction.
+
+Every loss is larger the more wrong the model is. Most compare logits with labels; `kl` compares them with
+the logits of the clean image, so each loss says what it is measured `against` and an attack hands it that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from robustlens.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A named surrogate `(logits, target) -> (n,)`; `against` says what `target` is.
+
+    `"label"`: integer labels (n,). `"clean"`: the clean image's logits (n, classes).
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], Tensor]
+    against: Literal["label", "clean"] = "label"
+
+    def __call__(self, logits: Float[Tensor, "n c"], target: Tensor) -> Float[Tensor, " n"]:
+        """Evaluate the loss; shapes as the class says."""
+        return self.function(logits, target)
+
+
+def cross_entropy(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Cross entropy in nats."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """`max_{i != y} f_i - f_y`: positive exactly where the prediction is wrong.
+
+    The untargeted Carlini-Wagner surrogate (Carlini and Wagner 2017, f_6) without its clamp at
+    zero, so that an attack keeps a gradient after it has succeeded. The *margin of an example* in
+    `explain.margins` is minus this.
+    """
+    return _best_other(logits, y) - _at(logits, y)
+
+
+def dlr(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Difference of logits ratio (Croce and Hein 2020, eq. 6): margin over `f_(1) - f_(3)`.
+
+    Invariant under shift and positive scale of the logits. Raises `ConfigError` below three classes,
+    where the third largest logit does not exist.
+    """
+    if logits.shape[1] < 3:
+        raise ConfigError(f"loss 'dlr' needs at least 3 classes, found {logits.shape[1]}; use 'margin'")
+    ranked = logits.topk(3, dim=1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def kl(logits: Float[Tensor, "n c"], clean_logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """KL(p(x) || p(x_adv)) in nats: the inner loss of TRADES (Zhang et al. 2019, eq. 5).
+
+    Its gradient at x_adv = x is exactly zero, so an attack on it needs a random start.
+    """
+    log_p, log_q = clean_logits.log_softmax(1), logits.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def smoothed_cross_entropy(
+    logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], label_smoothing: float
+) -> Float[Tensor, " n"]:
+    """Cross entropy against (1 - s) one-hot + s uniform (Szegedy et al. 2016, section 7)."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+
+
+def is_wrong(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Whether the prediction is not `y`. A row with a NaN is wrong: a NaN is never robust."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
+def _at(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
+def _best_other(logits: Tensor, y: Tensor) -> Tensor:
+    """The largest logit of a class other than `y`; minus infinity where there is no other class."""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1)
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("ce", cross_entropy),
+        Loss("margin", margin),
+        Loss("dlr", dlr),
+        Loss("kl", kl, against="clean"),
+    )
+}
+
+
+def get(name: str) -> Loss:
+    """The registered loss `name`; raises `ConfigError` with the known names otherwise."""
+    if name not in LOSSES:
+        raise ConfigError(f"loss: found {name!r}, expected one of {', '.join(LOSSES)}")
+    return LOSSES[name]

@@ -1,0 +1,26 @@
+"""Networks: images (n, c, h, w) in [0, 1] in, logits (n, classes) out, normalisation inside.
+
+Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of yours as
+"package.module:factory"; weights in safetensors.
+"""
+
+from robustlens.models.loading import load, load_weights, to_bytes
+from robustlens.models.normalize import Normalize
+from robustlens.models.probe import as_logits, check_logits, device_of, forward, undisturbed
+from robustlens.models.registry import MODELS, build_from, describe, get
+
+__all__ = [
+    "MODELS",
+    "Normalize",
+    "as_logits",
+    "build_from",
+    "check_logits",
+    "describe",
+    "device_of",
+    "forward",
+    "get",
+    "load",
+    "load_weights",
+    "to_bytes",
+    "undisturbed",
+]

@@ -1,0 +1,179 @@
+"""Networks from elsewhere: a factory of the user's, transformers ("hf:") and timm ("timm:")."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ModelError, RobustlensError
+from robustlens.models.normalize import Normalize
+
+
+class Adapter(nn.Module):
+    """Normalisation before a foreign network, and its logits after it.
+
+    The network may return a tensor or an object with `.logits` (transformers). Images are not
+    resized: give them in the size that the network was trained on.
+    """
+
+    def __init__(self, normalize: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.model = model
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits of images in [0, 1]."""
+        output = self.model(self.normalize(x))
+        return getattr(output, "logits", output)
+
+
+def is_factory(name: str) -> bool:
+    """Whether `name` has the form "package.module:factory"."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) is not None and not name.startswith(
+        ("hf:", "timm:")
+    )
+
+
+def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    """Call the factory "package.module:factory" with `options`, and those of `optional` that it takes.
+
+    The module is imported as by `import`, with the working directory as the last place to look.
+
+    Raises:
+        ModelError: the module or the factory does not exist, does not take the options, raises, or does not
+            return an `nn.Module`.
+    """
+    factory = _find(name)
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise ModelError(
+            f"model {name!r}: found {type(factory).__name__}, expected a function that returns an nn.Module"
+        )
+    parameters = _parameters(factory)
+    accepted = set(parameters) | ({"num_classes"} if _takes_any(parameters) else set())  # as torchvision's do
+    arguments = {key: value for key, value in optional.items() if key in accepted} | dict(options)
+    model = call(f"model {name!r}", factory, arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {name!r}: the factory returned {type(model).__name__}, expected an nn.Module"
+        )
+    return model
+
+
+def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call `function(**arguments)`; what goes wrong is one `ModelError` line that starts with `where`."""
+    parameters = _parameters(function)
+    unknown = [key for key in arguments if key not in parameters]
+    if unknown and not _takes_any(parameters):
+        known = [key for key in parameters if key not in ("num_classes", "in_channels")]
+        raise ModelError(
+            f"{where}: unknown option {unknown[0]!r}, expected {', '.join(known) or 'no option'}"
+        )
+    try:
+        return function(**arguments)
+    except RobustlensError:
+        raise
+    except Exception as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ModelError(f"{where}: cannot be built with ({shown}): {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Type and first line of a foreign error."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def hugging_face(name: str, **options: Any) -> nn.Module:
+    """An image classifier of transformers, by hub name or local folder, normalised as in its training.
+
+    Raises:
+        ModelError: transformers is absent, or the model or its `preprocessor_config.json` cannot be read.
+    """
+    transformers = _library("transformers", f"hf:{name}", "pip install -c constraints.txt transformers")
+    where = f"model 'hf:{name}'"
+    try:
+        model = transformers.AutoModelForImageClassification.from_pretrained(name, **options)
+        # The plain dict, because transformers' own image processors may import torchvision.
+        processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
+    except Exception as error:
+        raise ModelError(f"{where}: transformers cannot load it: {one_line(error)}") from error
+    if not processor.get("do_normalize", True):
+        return Adapter(nn.Identity(), model)
+    return Adapter(_normalize(where, processor.get("image_mean"), processor.get("image_std")), model)
+
+
+def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
+    """A network of timm by name, normalised as in its training.
+
+    Raises:
+        ModelError: timm, or the torchvision that it imports, is absent or broken; the name is unknown.
+    """
+    where = f"model 'timm:{name}'"
+    library = _library("timm", f"timm:{name}", "pip install timm and the torchvision that fits your torch")
+    try:
+        model = library.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        raise ModelError(f"{where}: timm cannot build it: {one_line(error)}") from error
+    statistics = getattr(model, "pretrained_cfg", {})
+    return Adapter(_normalize(where, statistics.get("mean"), statistics.get("std")), model)
+
+
+def _normalize(where: str, mean: Any, std: Any) -> Normalize:
+    if mean is None or std is None:
+        raise ModelError(
+            f"{where}: found no mean and std for the images; load it in a function of yours that normalises, "
+            "and name that as package.module:factory"
+        )
+    return Normalize(mean, std)
+
+
+def _library(name: str, spec: str, fix: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError, not ImportError
+        raise ModelError(f"model {spec!r}: cannot import {name} ({one_line(error)}); {fix}") from error
+
+
+def _find(name: str) -> Any:
+    """The object that "package.module:factory" names."""
+    module_name, _, path = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last, so that it shadows nothing
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ModelError(f"model {name!r}: cannot import {module_name!r}: {one_line(error)}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ModelError(
+                f"model {name!r}: {module_name!r} has no {path!r}; expected package.module:factory"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Parameters that can be given by name (and a `**` one); empty where Python cannot tell."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    by_name = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+    return {key: parameter for key, parameter in parameters.items() if parameter.kind in by_name}
+
+
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -1,0 +1,36 @@
+"""What the architectures share: how layers start, and the head of a residual network."""
+
+from typing import Literal
+
+from torch import nn
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias (a BatchNorm follows) that keeps the size, or divides it by `stride`."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def head(features: int, num_classes: int) -> dict[str, nn.Module]:
+    """Global average pooling and a linear classifier: any input size will do."""
+    return {
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "linear": nn.Linear(features, num_classes),
+    }
+
+
+def kaiming(layers: dict[str, nn.Module], mode: Literal["fan_in", "fan_out"]) -> dict[str, nn.Module]:
+    """Start all weights as He et al. 2015 ("Delving deep into rectifiers", eq. 10 and 14); returns `layers`.
+
+    Weights of a convolution are normal with variance 2 / fan, where the fan counts inputs (which keeps the
+    scale of activations) or outputs (which keeps that of gradients). Linear layers always count inputs: with
+    the few outputs of a classifier the other choice gives huge logits. Biases start at zero.
+    """
+    for layer in layers.values():
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fan = mode if isinstance(module, nn.Conv2d) else "fan_in"
+                nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return layers

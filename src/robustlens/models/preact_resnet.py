@@ -1,0 +1,51 @@
+"""PreActResNet-18, the field's workhorse: He et al. 2016 ("Identity mappings in deep residual networks")."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.models.layers import conv, head, kaiming
+
+
+class Block(nn.Module):
+    """BatchNorm and ReLU before each of two 3x3 convolutions.
+
+    Where size or channels change, the shortcut is a 1x1 convolution of the *activated* input.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = conv(outputs, outputs, 3)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = None if same else conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d p q"]:
+        """Residual plus shortcut; nothing follows the sum."""
+        activated = self.relu1(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return self.conv2(self.relu2(self.bn2(self.conv1(activated)))) + shortcut
+
+
+def preact_resnet18(*, num_classes: int, in_channels: int, final_norm: bool = False) -> dict[str, nn.Module]:
+    """PreActResNet-18 for 32x32 images: 11,171,146 parameters for 3 channels and 10 classes.
+
+    Four stages of two blocks with 64, 128, 256, 512 channels. Weights start as in He et al. 2015 by fan-out.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: channels of the image.
+        final_norm: BatchNorm and ReLU after the last block, as in He et al. 2016 and the AWP authors' code
+            (11,172,170 parameters). Off by default, as in the network that most robust-training code shares.
+    """
+    layers: dict[str, nn.Module] = {"conv1": conv(in_channels, 64, 3)}
+    inputs = 64
+    for stage, (outputs, stride) in enumerate([(64, 1), (128, 2), (256, 2), (512, 2)], start=1):
+        layers[f"layer{stage}"] = nn.Sequential(Block(inputs, outputs, stride), Block(outputs, outputs, 1))
+        inputs = outputs
+    if final_norm:
+        layers |= {"bn": nn.BatchNorm2d(inputs), "relu": nn.ReLU(inplace=True)}
+    return kaiming(layers | head(inputs, num_classes), "fan_out")

@@ -1,0 +1,120 @@
+"""Looking at a network without leaving a trace, and checking that it returns logits."""
+
+import contextlib
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ModelError, NumericsError, RobustlensError
+from robustlens.models.external import one_line
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run `model` in eval mode without gradients; afterwards it is as it was, whatever happened.
+
+    Training flags of every submodule, buffers (some networks write to them in eval mode too) and the global
+    random state (which a randomised network draws from) are put back.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        with torch.no_grad():
+            for module, name, buffer, saved in buffers:
+                setattr(module, name, buffer.copy_(saved))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's tensors are (the first one's place); the CPU for a model without any."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def forward(model: nn.Module, x: Float[Tensor, "n ..."]) -> object:
+    """`model(x)`, whatever that is; what the model raises becomes one `ModelError` line."""
+    try:
+        return model(x)
+    except RobustlensError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model: fails on images of shape {tuple(x.shape)}: {one_line(error)}") from error
+
+
+def check_logits(
+    model: nn.Module, x: Float[Tensor, "n ..."], num_classes: int | None = None, *, at_least: int = 2
+) -> Float[Tensor, "n c"]:
+    """Run `model` once on `x`, in eval mode, leaving it as it was; returns its logits if they are sound.
+
+    Args:
+        model: takes (n, ...), should return (n, classes).
+        x: images on the model's device.
+        num_classes: expected number of logits; None for any number of `at_least` or more.
+        at_least: smallest number of logits, e.g. the largest label plus 1.
+
+    Raises:
+        ModelError: `model` fails on `x`, or returns something other than float logits of that shape.
+        NumericsError: a logit is NaN or infinite.
+    """
+    with undisturbed(model):
+        output = forward(model, x)
+    logits = as_logits(output, len(x), num_classes, at_least=at_least)
+    bad = int((~logits.isfinite()).any(1).sum())
+    if bad:
+        raise NumericsError(
+            f"model: found NaN or infinite logits for {bad} of {len(x)} images, expected finite numbers; "
+            "its weights are broken, or the images are not in [0, 1]"
+        )
+    return logits
+
+
+def as_logits(
+    output: object, examples: int, num_classes: int | None = None, *, at_least: int = 2
+) -> Float[Tensor, "n c"]:
+    """`output` itself if it is a float tensor (examples, classes); one `ModelError` line otherwise."""
+    wanted = f"({examples}, {num_classes if num_classes is not None else 'classes'})"
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"model: returned {_kind(output)}, expected a tensor of logits {wanted}; {_fix(output)}"
+        )
+    shape = tuple(output.shape)
+    if not output.is_floating_point():
+        raise ModelError(f"model: returned {output.dtype} of shape {shape}, expected float logits {wanted}")
+    if len(shape) != 2 or shape[0] != examples:
+        squeezed = len(shape) > 2 and shape[0] == examples and all(size == 1 for size in shape[2:])
+        fix = "; flatten the trailing dimensions in its forward" if squeezed else ""
+        raise ModelError(f"model: returned shape {shape}, expected logits {wanted}{fix}")
+    if shape[1] < at_least or (num_classes is not None and shape[1] != num_classes):
+        expected = num_classes if num_classes is not None else f"at least {at_least}"
+        raise ModelError(
+            f"model: returned {shape[1]} logits an image, expected {expected}, the classes of the data"
+        )
+    return output
+
+
+def _kind(output: object) -> str:
+    """What a model returned, in words."""
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    if isinstance(output, dict):
+        return f"{type(output).__name__} with {', '.join(map(str, list(output)[:4]))}"
+    return type(output).__name__
+
+
+def _fix(output: object) -> str:
+    if hasattr(output, "logits"):
+        return "wrap it in a module whose forward returns model(x).logits"
+    return "wrap it in a module whose forward returns the logits only"

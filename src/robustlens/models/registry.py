@@ -1,0 +1,135 @@
+"""Architectures by name. To add one: a function that returns its named layers, and a line in `MODELS`."""
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from robustlens.errors import ModelError
+from robustlens.models import external
+from robustlens.models.normalize import Normalize
+from robustlens.models.preact_resnet import preact_resnet18
+from robustlens.models.resnet import resnet
+from robustlens.models.small import small_cnn
+from robustlens.models.wide_resnet import wide_resnet
+
+Architecture = Callable[..., dict[str, nn.Module]]
+"""`(*, num_classes, in_channels, **options) -> layers`, applied in order; normalisation goes before them."""
+
+MODELS: dict[str, Architecture] = {
+    "small-cnn": small_cnn,
+    "small-cnn-bn": partial(small_cnn, batch_norm=True),
+    "resnet8": partial(resnet, 8),
+    "resnet20": partial(resnet, 20),
+    "resnet56": partial(resnet, 56),
+    "resnet110": partial(resnet, 110),
+    "preactresnet18": preact_resnet18,
+    "wrn-28-10": partial(wide_resnet, 28, 10),
+    "wrn-34-10": partial(wide_resnet, 34, 10),
+}
+
+_FIELDS = ("name", "options", "num_classes", "in_channels", "mean", "std")
+
+
+def get(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's global random state; in train mode.
+
+    It takes float images (n, in_channels, h, w) in [0, 1] and returns logits (n, num_classes). Its first
+    layer is `normalize`, a `Normalize`.
+
+    Args:
+        name: one of `MODELS`, or "package.module:factory", a function of yours that returns an `nn.Module`.
+            The factory gets the options, and of `num_classes` and `in_channels` what its signature takes.
+        num_classes: number of logits, at least 2.
+        in_channels: channels of the images.
+        mean: per-channel mean for the normalisation; None for 0. Beside a factory, None for both statistics
+            leaves its model as it is.
+        std: per-channel standard deviation; None for 1.
+        options: options of the architecture, e.g. `width=32`.
+
+    Raises:
+        ModelError: unknown name or option, or values that no network can be built with.
+
+    >>> model = get("small-cnn", num_classes=10, in_channels=1, width=4)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    41726
+    """
+    if num_classes < 2 or in_channels < 1:
+        found = f"num_classes={num_classes}, in_channels={in_channels}"
+        raise ModelError(f"model {name!r}: found {found}, expected at least 2 classes and 1 channel")
+    if external.is_factory(name):
+        shape = {"num_classes": num_classes, "in_channels": in_channels}
+        model = external.build(name, optional=shape, options=options)
+        if mean is None and std is None:
+            return model
+        layers: dict[str, nn.Module] = {"model": model}
+    else:
+        layers = _layers(name, num_classes, in_channels, options)
+    centre = [0.0] * in_channels if mean is None else mean
+    scale = [1.0] * in_channels if std is None else std
+    if not len(centre) == len(scale) == in_channels:
+        found = f"{len(centre)} means and {len(scale)} stds"
+        raise ModelError(f"model {name!r}: found {found}, expected {in_channels} of each, one a channel")
+    return nn.Sequential(OrderedDict({"normalize": Normalize(centre, scale)} | layers))
+
+
+def describe(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The call `get(...)` as plain values for JSON: what a weights file keeps, and `build_from` builds."""
+    statistics = {"mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
+    return {
+        "name": name,
+        "options": options,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+    } | statistics
+
+
+def build_from(description: Mapping[str, Any]) -> nn.Module:
+    """Build the network that `describe` described, with fresh weights; raises `ModelError` as `get` does.
+
+    >>> sorted(build_from(describe("resnet8", num_classes=2)).state_dict())[:3]
+    ['bn1.bias', 'bn1.num_batches_tracked', 'bn1.running_mean']
+    """
+    unknown = sorted(set(description) - set(_FIELDS))
+    missing = sorted({"name", "num_classes"} - set(description))
+    if unknown or missing:
+        found = f"missing {missing}" if missing else f"unknown {unknown}"
+        raise ModelError(f"model description: {found}, expected the fields {', '.join(_FIELDS)}")
+    values = dict(description)
+    name, options = values.pop("name"), values.pop("options", {})
+    twice = sorted(set(options) & set(_FIELDS))
+    if twice:
+        raise ModelError(f"model {name!r}: found {twice[0]!r} among the options, expected it outside them")
+    return get(name, **values, **options)
+
+
+def _layers(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> dict[str, nn.Module]:
+    """The layers of a registered architecture."""
+    architecture = MODELS.get(name)
+    if architecture is None:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ModelError(
+            f"model: found {name!r}; {hint}expected one of {', '.join(MODELS)}, or package.module:factory"
+        )
+    arguments = {"num_classes": num_classes, "in_channels": in_channels} | options
+    return external.call(f"model {name!r}", architecture, arguments)

@@ -1,0 +1,61 @@
+"""The CIFAR ResNets of He et al. 2016 ("Deep residual learning for image recognition", section 4.2)."""
+
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ModelError
+from robustlens.models.layers import conv, head, kaiming
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut without parameters (the paper's option A).
+
+    Where the size halves and the channels double, the shortcut takes every second pixel and fills the new
+    channels with zeros.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = outputs - inputs
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d p q"]:
+        """Residual plus shortcut, rectified."""
+        residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        if self.stride != 1 or self.new_channels:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return self.relu2(residual + x)
+
+
+def resnet(depth: int, *, num_classes: int, in_channels: int, width: int = 16) -> dict[str, nn.Module]:
+    """A CIFAR ResNet of `depth` = 6 n + 2 layers: three stages of n blocks at 1, 2, 4 times `width` channels.
+
+    Parameters for 3 channels and 10 classes: ResNet-20 269,722, ResNet-56 853,018, ResNet-110 1,727,962.
+    Weights start as in He et al. 2015 by fan-out.
+
+    Raises:
+        ModelError: `depth` is not 6 n + 2.
+    """
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        raise ModelError(f"resnet: found depth {depth}, expected 6 n + 2 (8, 14, 20, ...)")
+    layers: dict[str, nn.Module] = {
+        "conv1": conv(in_channels, width, 3),
+        "bn1": nn.BatchNorm2d(width),
+        "relu": nn.ReLU(inplace=True),
+    }
+    inputs = width
+    for stage, (outputs, stride) in enumerate([(width, 1), (2 * width, 2), (4 * width, 2)], start=1):
+        first = Block(inputs, outputs, stride)
+        layers[f"layer{stage}"] = nn.Sequential(
+            first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1))
+        )
+        inputs = outputs
+    return kaiming(layers | head(inputs, num_classes), "fan_out")

@@ -1,0 +1,65 @@
+"""Wide residual networks: Zagoruyko and Komodakis 2016 ("Wide residual networks")."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ModelError
+from robustlens.models.layers import conv, head, kaiming
+
+
+class Block(nn.Module):
+    """BatchNorm and ReLU before each of two 3x3 convolutions, dropout between them.
+
+    As in the authors' code, a block that changes the channels activates its input before the 1x1
+    shortcut too.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.conv2 = conv(outputs, outputs, 3)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = None if same else conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d p q"]:
+        """Residual plus shortcut; nothing follows the sum."""
+        activated = self.relu1(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return self.conv2(self.dropout(self.relu2(self.bn2(self.conv1(activated))))) + shortcut
+
+
+def wide_resnet(
+    depth: int, widen: int, *, num_classes: int, in_channels: int, dropout: float = 0.0
+) -> dict[str, nn.Module]:
+    """WRN-`depth`-`widen`: three stages of (depth - 4) / 6 blocks with 16, 32, 64 times `widen` channels.
+
+    Parameters for 3 channels and 10 classes: WRN-28-10 36,479,194, WRN-34-10 46,160,474. Weights start as
+    in He et al. 2015 by fan-out.
+
+    Args:
+        depth: number of convolutions on the longest path, 6 n + 4.
+        widen: factor on the channels.
+        num_classes: number of logits.
+        in_channels: channels of the image.
+        dropout: probability between the two convolutions of a block (0: none).
+
+    Raises:
+        ModelError: `depth` is not 6 n + 4.
+    """
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        raise ModelError(f"wide_resnet: found depth {depth}, expected 6 n + 4 (10, 16, 22, 28, 34, ...)")
+    layers: dict[str, nn.Module] = {"conv1": conv(in_channels, 16, 3)}
+    inputs = 16
+    for stage, (outputs, stride) in enumerate([(16 * widen, 1), (32 * widen, 2), (64 * widen, 2)], start=1):
+        first = Block(inputs, outputs, stride, dropout)
+        others = (Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1))
+        layers[f"block{stage}"] = nn.Sequential(first, *others)
+        inputs = outputs
+    layers |= {"bn": nn.BatchNorm2d(inputs), "relu": nn.ReLU(inplace=True)}
+    return kaiming(layers | head(inputs, num_classes), "fan_out")

@@ -1,0 +1,251 @@
+"""Recipes: frozen values that determine a result. Unknown keys are refused, and a recipe has a hash.
+
+A number may be written as a fraction, `eps: 8/255`, in YAML, in Python and on the command line alike.
+No torch here: a recipe can be read, compared and printed anywhere.
+"""
+
+import hashlib
+import json
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from robustlens.errors import ConfigError
+
+
+def norm_name(text: str) -> str:
+    """The norm's one name here ("Linf", "L2", "L1") for any usual spelling; `ConfigError` otherwise.
+
+    >>> norm_name("l_inf"), norm_name("l2")
+    ('Linf', 'L2')
+    """
+    known = {"linf": "Linf", "inf": "Linf", "l2": "L2", "2": "L2", "l1": "L1", "1": "L1"}
+    found = known.get(re.sub(r"[_\-\s]", "", str(text)).lower())
+    if found is None:
+        raise ConfigError(f"norm: found {text!r}, expected Linf, L2 or L1")
+    return found
+
+
+def number(text: Any) -> Any:
+    """A float from a number or a fraction such as "8/255"; anything else is passed on for pydantic to refuse.
+
+    >>> number("8/255") == 8 / 255
+    True
+    """
+    if isinstance(text, str) and re.fullmatch(r"\s*[-+.\deE]+\s*(/\s*[.\d]+\s*)?", text):
+        top, _, bottom = text.partition("/")
+        try:
+            return float(Fraction(top.strip()) / Fraction(bottom.strip() or "1"))
+        except (ValueError, ZeroDivisionError):
+            return text
+    return text
+
+
+Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+
+
+def radius_problem(norm: str, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> str | None:
+    """What is wrong with this radius, in words, or None.
+
+    An Linf ball wider than the pixel box almost always is a radius written in 0..255 units.
+    """
+    width = bounds[1] - bounds[0]
+    if not 0 <= eps < float("inf"):
+        return f"found {eps}, expected a finite number >= 0"
+    if norm == "Linf" and eps > width:
+        likely = f"{eps:g}/255 = {eps / 255 * width:.4g}"
+        return f"found {eps:g}, which reaches any image on pixels in {list(bounds)}; did you mean {likely}?"
+    return None
+
+
+class Values(BaseModel):
+    """Base of every part of a recipe: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(Values):
+    """Which images. `augment: auto` is the field's choice for the data set (crop and flip on CIFAR)."""
+
+    name: str = "fashion-mnist-10k"
+    data_dir: str | None = Field(default=None, exclude=True)
+    """Where the files lie; not part of the hash, since the same data may lie elsewhere."""
+    train_limit: int | None = Field(default=None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0)
+    validation: Number = Field(default=0.1, ge=0, lt=1)
+    augment: str = "auto"
+    seed: int = 0
+    """Seed of the subset and of the validation split, apart from the training seed."""
+
+
+class ModelSpec(Values):
+    """Which architecture: a registered name or "package.module:factory", with its options."""
+
+    name: str = "small-cnn"
+    options: dict[str, Any] = {}
+
+
+class ThreatSpec(Values):
+    """The threat model that training defends against. eps 0 is standard training."""
+
+    norm: Annotated[str, BeforeValidator(norm_name)] = "Linf"
+    eps: Number = 0.1
+
+    @model_validator(mode="after")
+    def _eps_fits_the_box(self) -> "ThreatSpec":
+        problem = radius_problem(self.norm, self.eps)
+        if problem:
+            raise ValueError(f"eps: {problem}")
+        return self
+
+
+class AttackSpec(Values):
+    """The inner attack of training (PGD-10, the field's default)."""
+
+    steps: int = Field(default=10, ge=1)
+    step_size: Number | None = Field(default=None, gt=0)
+    """None: eps/4 for Linf (2/255 at 8/255), 15/128 eps for L2."""
+    random_start: bool = True
+    model_mode: Literal["eval", "train"] = "eval"
+
+
+class AWPSpec(Values):
+    """Adversarial weight perturbation (Wu, Xia and Wang 2020)."""
+
+    gamma: Number = Field(default=0.01, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
+
+
+class OptimizerSpec(Values):
+    """SGD with momentum and a schedule over steps."""
+
+    lr: Number = Field(default=0.1, gt=0)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: Number = Field(default=5e-4, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    epochs: int = Field(default=30, ge=1)
+    schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
+    milestones: tuple[Number, ...] = (0.5, 0.75)
+    """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""
+    warmup: Number = Field(default=0.3, ge=0, lt=1)
+    """One-cycle: share of the steps that climb to `lr`."""
+
+
+class MonitorSpec(Values):
+    """What is measured after every epoch, on fixed images, at w, in eval mode, without augmentation."""
+
+    examples: int = Field(default=512, ge=1)
+    steps: int = Field(default=10, ge=1)
+
+
+class Recipe(Values):
+    """Everything that determines one training run."""
+
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    threat: ThreatSpec = ThreatSpec()
+    objective: str = "at"
+    objective_options: dict[str, Any] = {}
+    attack: AttackSpec = AttackSpec()
+    awp: AWPSpec | None = None
+    ema: Number | None = Field(default=None, gt=0, lt=1)
+    """Decay of the weight average that is evaluated and saved; None for none."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    monitor: MonitorSpec = MonitorSpec()
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this recipe.
+
+        Fields at their default are left out, so that a field added later changes no hash. A default must
+        therefore never change: a better value becomes a new name.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def difference(self, other: "Recipe") -> str:
+        """The fields in which two recipes differ, as "field: theirs -> mine"; empty if they agree."""
+        mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (self, other))
+        missing = object()
+        changed = [key for key in {**theirs, **mine} if mine.get(key, missing) != theirs.get(key, missing)]
+        return ", ".join(f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}" for key in changed)
+
+
+class EvaluationPlan(Values):
+    """How models are attacked: the same on training and test images."""
+
+    threat: ThreatSpec = ThreatSpec()
+    attacks: tuple[str, ...] = ("fgsm", "pgd-20", "cw-20")
+    restarts: int = Field(default=1, ge=1)
+    checkpoint: Literal["best", "last"] = "best"
+    test_examples: int | None = Field(default=None, gt=0)
+    train_examples: int | None = Field(default=None, gt=0)
+    curve: tuple[Number, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
+    batch_size: int = Field(default=256, ge=1)
+    seed: int = 0
+
+
+class ExplanationPlan(Values):
+    """What is measured of a trained network, and on how many images."""
+
+    measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "landscape")
+    examples: int = Field(default=1000, ge=1)
+    checkpoint: Literal["best", "last"] = "best"
+    options: dict[str, dict[str, Any]] = {}
+    """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""
+    batch_size: int = Field(default=256, ge=1)
+    seed: int = 0
+
+
+def checked(kind: type[Values], values: Any, where: str) -> Any:
+    """Build `kind` from untrusted `values`; pydantic's report becomes one `ConfigError` line.
+
+    >>> checked(AWPSpec, {"gama": 1}, "awp")
+    Traceback (most recent call last):
+    ...
+    robustlens.errors.ConfigError: awp.gama: unknown key, found 1; expected one of gamma, warmup_epochs
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: found {type(values).__name__}, expected a mapping")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, where, kind)) from error
+
+
+def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+    """The first problem that pydantic found, as field, value found and value expected."""
+    problem = error.errors()[0]
+    place = ".".join([where, *(str(part) for part in problem["loc"])]).strip(".")
+    if problem["type"] == "extra_forbidden":
+        names = ", ".join(_fields(kind, problem["loc"][:-1]))
+        return f"{place}: unknown key, found {problem['input']!r}; expected one of {names}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "value_error":  # one of our own checks, which says what it found
+        return f"{place}.{problem['ctx']['error']}"
+    message = problem["msg"]
+    return f"{place}: found {problem['input']!r}; {message[:1].lower() + message[1:]}{more}"
+
+
+def _fields(kind: Any, place: tuple[Any, ...]) -> list[str]:
+    """Field names of the part of `kind` at `place`."""
+    for part in place:
+        field = kind.model_fields.get(part) if hasattr(kind, "model_fields") else None
+        if field is None:
+            return ["the documented keys"]
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(kind.model_fields) if kind is not None else ["the documented keys"]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inside = isinstance(value, dict)
+        flat.update(_flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value})
+    return flat

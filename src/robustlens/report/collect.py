@@ -1,0 +1,295 @@
+"""Reads the runs of a study, or one run alone, into what the figures and the tables draw from.
+
+A run that failed, is unfinished or lost a file stays in the report with its status; nothing that is missing
+or damaged in one run hides another.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from robustlens.errors import RobustlensError, StateError
+from robustlens.report.palette import Style, styles
+from robustlens.runs import Run, StudyFolder
+
+DISPLAY = {"standard": "Standard", "at": "AT", "trades": "TRADES", "mart": "MART", "fgsm": "FGSM"}
+"""Names of the objectives in the papers."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval (over two seeds: their range); no interval where the ends are None."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class Record:
+    """One run, read once. `problems` are files that could not be read, one line each."""
+
+    run: Run
+    name: str
+    label: str
+    method: str
+    eps: float
+    seed: int
+    status: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    explanation: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """The run's status in one word."""
+        return str(self.status.get("status", "new"))
+
+    @property
+    def error(self) -> str:
+        """Why the run failed, in one line; empty if it did not."""
+        error = self.status.get("error")
+        return str(dig(error, "message") or error) if error else ""
+
+    def array(self, key: str) -> np.ndarray | None:
+        """An array of the explanation, or None where it is absent, empty or cannot be read."""
+        try:
+            found = self.run.array("explanation", key)
+        except (KeyError, StateError) as error:
+            if isinstance(error, StateError) and self.explanation:
+                self._problem(error)
+            return None
+        return found if found.size else None
+
+    def _problem(self, error: Exception) -> None:
+        if str(error) not in self.problems:
+            self.problems.append(str(error))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that differ in nothing but their seed: one row of the table, one line of a plot."""
+
+    label: str
+    method: str
+    eps: float
+    records: tuple[Record, ...]
+    style: Style
+
+    def arrays(self, key: str) -> list[np.ndarray]:
+        """The array `key` of every seed that has it."""
+        return [found for record in self.records if (found := record.array(key)) is not None]
+
+    def values(self, *path: str) -> list[Any]:
+        """What lies at `path` of the evaluation of every seed that has it."""
+        found = (dig(record.evaluation, *path) for record in self.records)
+        return [value for value in found if value is not None]
+
+    def interval(self, *path: str) -> Interval | None:
+        """The interval at `path` of the evaluation, over seeds."""
+        return combined(as_interval(value) for value in self.values(*path))
+
+    def measured(self, measure: str, *path: str) -> list[Any]:
+        """What lies at `path` of a measure of every seed that has it."""
+        found = (dig(record.explanation, "measures", measure, "value", *path) for record in self.records)
+        return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that the report shows."""
+
+    name: str
+    folder: Path
+    groups: tuple[Group, ...]
+    claims: tuple[dict[str, Any], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def records(self) -> list[Record]:
+        """Every run."""
+        return [record for group in self.groups for record in group.records]
+
+    def first(self, *path: str) -> Any:
+        """What lies at `path` of the first evaluation that has it: things that all runs of a study share."""
+        return next((value for group in self.groups for value in group.values(*path)), None)
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks in their order, of all runs together."""
+        names = [str(name) for group in self.groups for found in group.values("attacks") for name in found]
+        return list(dict.fromkeys(names))
+
+    def layers(self, measure: str) -> list[str]:
+        """Layers of a measure, in network order, of all runs together."""
+        found = (value for group in self.groups for value in group.measured(measure, "layers"))
+        return list(dict.fromkeys(str(layer) for layers in found for layer in layers))
+
+
+def study(folder: Path) -> Collected:
+    """Read a study folder; raises `StateError` where `study.json` is missing or damaged."""
+    source = StudyFolder(folder)
+    meta = source.meta
+    if not isinstance(meta.get("runs"), list):
+        raise StateError(f"{folder}/study.json: no list of runs; run the study again to write it")
+    problems, claims = [], []
+    try:
+        claims = source.claims
+    except (RobustlensError, KeyError) as error:
+        problems.append(f"claims.json cannot be read: {error}")
+    return _collected(str(meta.get("name") or folder.name), folder, source.runs(), claims, meta, problems)
+
+
+def single(folder: Path) -> Collected:
+    """Read one run folder that need not belong to a study."""
+    if not folder.is_dir():
+        raise StateError(f"{folder}: no such folder; name the folder of a run")
+    return _collected(folder.name, folder, [Run(folder)], [], {}, [])
+
+
+def dig(found: Any, *path: str) -> Any:
+    """What lies at `path` of nested mappings, or None.
+
+    >>> dig({"a": {"b": 1}}, "a", "b"), dig({"a": None}, "a", "b")
+    (1, None)
+    """
+    for key in path:
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(key)
+    return found
+
+
+def as_interval(found: Any) -> Interval | None:
+    """An `Interval` from its JSON form, or None."""
+    value, low, high = (dig(found, key) for key in ("value", "low", "high"))
+    if not isinstance(value, int | float):
+        return None
+    bounded = isinstance(low, int | float) and isinstance(high, int | float)
+    return Interval(float(value), float(low), float(high)) if bounded else Interval(float(value))
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A rate and its 95 % interval (Wilson 1927).
+
+    >>> rate = wilson(8, 10)
+    >>> rate.value, round(rate.low, 3), round(rate.high, 3)
+    (0.8, 0.49, 0.943)
+    """
+    z = 1.959963984540054
+    rate = successes / n
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(rate, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+
+
+def mean_of(values: np.ndarray) -> Interval:
+    """A mean over examples and its normal 95 % interval (none from a single value)."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if len(values) < 2:
+        return Interval(mean)
+    half = 1.959963984540054 * float(values.std(ddof=1)) / np.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def combined(intervals: Iterable[Interval | None]) -> Interval | None:
+    """One interval over seeds.
+
+    One seed keeps its own interval (over examples). Two give their mean and range, three or more their mean
+    and Student's 95 % interval of the mean; both speak of training again, not of the examples.
+
+    >>> combined([Interval(0.2), Interval(0.4)])
+    Interval(value=0.30000000000000004, low=0.2, high=0.4)
+    """
+    found = [interval for interval in intervals if interval is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    values = np.array([interval.value for interval in found])
+    mean = float(values.mean())
+    if len(values) == 2:
+        return Interval(mean, float(values.min()), float(values.max()))
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _collected(
+    name: str,
+    folder: Path,
+    runs: Iterable[Run],
+    claims: list[dict[str, Any]],
+    meta: Mapping[str, Any],
+    problems: list[str],
+) -> Collected:
+    together: dict[tuple[str, str, float], list[Record]] = {}
+    for run in runs:
+        record = _record(run)
+        together.setdefault((record.label, record.method, record.eps), []).append(record)
+    looks = styles([(method, eps) for _, method, eps in together])
+    names = _unique([label for label, _, _ in together])
+    groups = tuple(
+        Group(label, method, eps, tuple(records), look)
+        for label, ((_, method, eps), records), look in zip(names, together.items(), looks, strict=True)
+    )
+    return Collected(name, folder, groups, tuple(claims), meta, tuple(problems))
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """The labels, numbered where two networks share one."""
+    seen: dict[str, int] = {}
+    names = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        names.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return names
+
+
+def _record(run: Run) -> Record:
+    problems: list[str] = []
+    read: dict[str, Any] = {}
+    for name in ("run", "recipe", "evaluation", "explanation"):
+        try:
+            read[name] = run.read_json(name) or {}
+        except RobustlensError as error:
+            read[name] = {}
+            problems.append(str(error))
+    try:
+        metrics = run.metrics()
+    except RobustlensError as error:
+        metrics = []
+        problems.append(str(error))
+    recipe, entry = read["recipe"], run.entry
+    method = str(entry.get("method") or _method(recipe) or run.folder.name)
+    eps = _number(entry.get("eps"), dig(recipe, "threat", "eps"))
+    return Record(
+        run=run,
+        name=str(entry.get("id") or run.folder.name),
+        label=str(entry.get("label") or (method if eps == 0 else f"{method} {eps:g}")),
+        method=method,
+        eps=eps,
+        seed=int(_number(entry.get("seed"), recipe.get("seed"))),
+        status=read["run"],
+        recipe=recipe,
+        evaluation=read["evaluation"],
+        explanation=read["explanation"],
+        metrics=metrics,
+        problems=problems,
+    )
+
+
+def _method(recipe: Mapping[str, Any]) -> str:
+    if dig(recipe, "threat", "eps") == 0:
+        return DISPLAY["standard"]
+    objective = str(recipe.get("objective") or "")
+    return DISPLAY.get(objective, objective) + ("+AWP" if recipe.get("awp") else "")
+
+
+def _number(*candidates: Any) -> float:
+    return next((float(found) for found in candidates if isinstance(found, int | float)), 0.0)

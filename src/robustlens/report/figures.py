@@ -1,0 +1,30 @@
+"""Every figure of the report, in the order of the page.
+
+A new plot is one function, from the collected study to a `Figure`, and one line here.
+"""
+
+from collections.abc import Callable
+
+from robustlens.report import plots_accuracy, plots_margins, plots_network
+from robustlens.report.collect import Collected
+from robustlens.report.spec import Figure
+
+FIGURES: tuple[Callable[[Collected], Figure], ...] = (
+    plots_accuracy.robust_accuracy,
+    plots_accuracy.strength,
+    plots_accuracy.training,
+    plots_network.spectrum,
+    plots_network.spectrum_spread,
+    plots_network.activations,
+    plots_network.activation_spread,
+    plots_margins.margins,
+    plots_margins.confidence,
+    plots_margins.indecisive,
+    plots_margins.smoothness,
+    plots_network.landscape,
+)
+
+
+def figures(study: Collected) -> list[Figure]:
+    """Every figure; one without views says what is missing."""
+    return [draw(study) for draw in FIGURES]

@@ -1,0 +1,241 @@
+"""Figures of accuracy, gaps and training. Each function turns a study into one `Figure`."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from robustlens.report.collect import Collected, Group, Interval, Record, as_interval, combined, dig
+from robustlens.report.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
+
+Reader = Callable[[dict[str, Any]], float | None]
+"""Takes one number out of an epoch of `metrics.jsonl`."""
+
+
+def robust_accuracy(study: Collected) -> Figure:
+    """Robust accuracy against the radius of the attack, on test and training images."""
+    eps = study.first("threat", "eps")
+    rules = ((float(eps), "eps of the table"),) if isinstance(eps, int | float) else ()
+    norm = study.first("threat", "norm") or "norm"
+    panels = [
+        Panel(
+            title,
+            Axis(f"attack radius eps ({norm})"),
+            Axis("robust accuracy", percent=True),
+            tuple(found for group in study.groups if (found := _curve(group, split))),
+            rules,
+        )
+        for title, split in (("Test images", "test"), ("Training images", "train"))
+    ]
+    return Figure(
+        "robust-accuracy",
+        "Accuracy",
+        "Robust accuracy against the radius of the attack",
+        "A robust network keeps its height to the right; the curve should fall smoothly and, for a large "
+        "radius, towards zero, since one that does not points at an attack that failed.",
+        views(view("", aligned(panels))),
+        note="Bands are 95 % intervals.",
+    )
+
+
+def strength(study: Collected) -> Figure:
+    """Accuracies and gaps against the strength of training."""
+    quantities = (
+        ("Clean accuracy, test", "accuracy", True, ("splits", "test", "clean")),
+        ("Robust accuracy, test", "accuracy", True, ("splits", "test", "robust")),
+        ("Error gap", "test error - train error", True, ("gaps", "error")),
+        ("Loss gap", "test loss - train loss (nats)", False, ("gaps", "loss")),
+        ("Robust gap", "train - test robust accuracy", True, ("gaps", "robust")),
+    )
+    panels = [
+        against_strength(study, title, unit, percent, partial(_at, path))
+        for title, unit, percent, path in quantities
+    ]
+    return Figure(
+        "strength",
+        "Accuracy",
+        "Accuracy and gaps against training strength",
+        "Look for the trade: clean accuracy falls to the right while robust accuracy rises; Wen et al. "
+        "expect the error gap to grow while the loss gap shrinks.",
+        views(view("", panels)),
+        note="Whiskers are 95 % intervals. Lines only join one method's strengths; eps 0 is the "
+        "standard network.",
+    )
+
+
+def training(study: Collected) -> Figure:
+    """Clean and robust accuracy over the epochs, on fixed training and validation images."""
+    every = [_training_view(study, title, key) for title, key in (("Robust", "robust"), ("Clean", "clean"))]
+    loss = _epochs_panel(study.groups, "Training objective", Axis("mean objective"), lambda e: dig(e, "loss"))
+    rate = _epochs_panel(study.groups, "Learning rate", Axis("learning rate"), lambda e: dig(e, "lr"))
+    return Figure(
+        "training",
+        "Training",
+        "Training curves",
+        "Robust overfitting shows as a training curve that still climbs while validation falls; the dot "
+        "marks the epoch that was kept, chosen on validation images.",
+        views(*every, view("Objective", [loss, rate])),
+        note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is at each "
+        "network's own training eps, so standard training has none. Bands span the seeds.",
+        selector="Curve",
+        paper=2,
+        missing="No epochs were logged.",
+    )
+
+
+# -- shared by the other figures -----------------------------------------------------------------------
+
+
+def against_strength(
+    study: Collected, title: str, unit: str, percent: bool, quantity: Callable[[Group], Interval | None]
+) -> Panel:
+    """One quantity against training strength: a marker with whiskers per network, a thread per method."""
+    found = [(group, value) for group in study.groups if (value := quantity(group)) is not None]
+    standard = [(group, value) for group, value in found if group.eps == 0]
+    shifts = _shifts(found)
+    threads = []
+    for method in dict.fromkeys(group.method for group, _ in found):
+        own = sorted(
+            ((group.eps, value.value) for group, value in found if group.method == method),
+            key=lambda point: point[0],
+        )
+        if len({eps for eps, _ in own}) > 1:
+            # eps 0 is standard training for every method, so its line starts there.
+            start = [(0.0, standard[0][1].value)] if len(standard) == 1 and own[0][0] > 0 else []
+            x, y = zip(*start, *own, strict=True)
+            aside = floats([shifts.get((method, eps), 0.0) for eps in x])
+            threads.append(Series(method, floats(x), floats(y), mark="thread", shift=aside))
+    markers = [
+        replace(
+            interval_series(group.label, (group.eps,), [value], "points"),
+            shift=(shifts[group.method, group.eps],),
+        )
+        for group, value in found
+    ]
+    ticks = tuple((eps, eps_text(eps)) for eps in sorted({group.eps for group, _ in found}))
+    axis = Axis("training strength eps", ticks=ticks)
+    return Panel(title, axis, Axis(unit, percent=percent), (*threads, *markers))
+
+
+def interval_series(label: str, x: Iterable[float | str], intervals: list[Interval], mark: str) -> Series:
+    """A series from intervals; it has a band or whiskers only if every point has an interval."""
+    bounded = [(i.low, i.high) for i in intervals if i.low is not None and i.high is not None]
+    low, high = zip(*bounded, strict=True) if bounded and len(bounded) == len(intervals) else ((), ())
+    y = floats([interval.value for interval in intervals])
+    return Series(label, tuple(x), y, floats(low), floats(high), mark)  # type: ignore[arg-type]  # a mark's name
+
+
+def views(*found: View | None) -> tuple[View, ...]:
+    """The views that exist."""
+    return tuple(view for view in found if view is not None)
+
+
+def eps_text(eps: float) -> str:
+    """A radius as people write it: 0.1, or 8/255.
+
+    >>> eps_text(0.1), eps_text(8 / 255), eps_text(0.123456)
+    ('0.1', '8/255', '0.1235')
+    """
+    if abs(eps - round(eps, 3)) < 1e-9:
+        return f"{eps:g}"
+    if abs(eps * 255 - round(eps * 255)) < 1e-6:
+        return f"{round(eps * 255)}/255"
+    return f"{eps:.4g}"
+
+
+# -- pieces --------------------------------------------------------------------------------------------
+
+
+def _at(path: tuple[str, ...], group: Group) -> Interval | None:
+    return group.interval(*path)
+
+
+def _shifts(found: list[tuple[Group, Interval]]) -> dict[tuple[str, float], float]:
+    """How far the markers of each (method, eps) step aside where several methods share a strength."""
+    strengths = sorted({group.eps for group, _ in found})
+    shifts = {}
+    for eps in strengths:
+        methods = list(dict.fromkeys(group.method for group, _ in found if group.eps == eps))
+        step = 0.0
+        if len(strengths) > 1:
+            widest = 0.6 * float(np.diff(strengths).min()) / len(methods)
+            step = min(0.02 * (strengths[-1] - strengths[0]), widest)
+        for place, method in enumerate(methods):
+            shifts[method, eps] = step * (place - (len(methods) - 1) / 2)
+    return shifts
+
+
+def _curve(group: Group, split: str) -> Series | None:
+    by_eps: dict[float, list[Interval | None]] = {}
+    for curve in group.values("splits", split, "curve"):
+        for point in curve:
+            if isinstance(eps := dig(point, "eps"), int | float):
+                by_eps.setdefault(float(eps), []).append(as_interval(point))
+    points = [(eps, value) for eps in sorted(by_eps) if (value := combined(by_eps[eps]))]
+    if not points:
+        return None
+    return interval_series(group.label, [eps for eps, _ in points], [value for _, value in points], "both")
+
+
+def _training_view(study: Collected, title: str, key: str) -> View | None:
+    def gap(epoch: dict[str, Any]) -> float | None:
+        train, validation = dig(epoch, "train", key), dig(epoch, "validation", key)
+        return None if train is None or validation is None else train - validation
+
+    # Under an attack of radius 0, standard training would show its clean accuracy as robust.
+    groups = [group for group in study.groups if key == "clean" or group.eps > 0]
+    axis = Axis("accuracy", percent=True)
+    panels = [
+        _epochs_panel(groups, "Validation images", axis, lambda e: dig(e, "validation", key), dots=True),
+        _epochs_panel(groups, "Training images", axis, lambda e: dig(e, "train", key)),
+        _epochs_panel(groups, "Gap", Axis("training - validation", percent=True), gap),
+    ]
+    return view(f"{title} accuracy", aligned(panels))
+
+
+def _epochs_panel(
+    groups: Iterable[Group], title: str, axis: Axis, read: Reader, *, dots: bool = False
+) -> Panel:
+    found = list(groups)
+    series = [line for group in found if (line := _epochs(group, read))]
+    best = [dot for group in found for dot in _best(group, read)] if dots else []
+    return Panel(title, Axis("epoch"), axis, (*series, *best))
+
+
+def _logged(record: Record, read: Reader) -> Iterator[tuple[int, float]]:
+    for epoch in record.metrics:
+        number, value = dig(epoch, "epoch"), read(epoch)
+        if isinstance(number, int) and isinstance(value, int | float):
+            yield number, float(value)
+
+
+def _epochs(group: Group, read: Reader) -> Series | None:
+    """The mean over seeds, with their range as a band."""
+    by_epoch: dict[int, list[float]] = {}
+    for record in group.records:
+        for number, value in _logged(record, read):
+            by_epoch.setdefault(number, []).append(value)
+    if not by_epoch:
+        return None
+    epochs = np.array(sorted(by_epoch))
+    epochs = epochs[thinned(len(epochs))]
+    values = [by_epoch[int(epoch)] for epoch in epochs]
+    band = max(map(len, values)) > 1
+    return Series(
+        group.label,
+        floats(epochs),
+        floats([float(np.mean(value)) for value in values]),
+        floats([min(value) for value in values]) if band else (),
+        floats([max(value) for value in values]) if band else (),
+    )
+
+
+def _best(group: Group, read: Reader) -> Iterator[Series]:
+    """A dot at the epoch whose weights were kept: the last that was the best so far."""
+    for record in group.records:
+        kept = [dig(epoch, "epoch") for epoch in record.metrics if dig(epoch, "best")]
+        value = dict(_logged(record, read)).get(kept[-1]) if kept else None
+        if value is not None:
+            yield Series(group.label, (float(kept[-1]),), (value,), mark="points")

@@ -1,0 +1,198 @@
+"""What a figure says, whichever library draws it: panels of series on two axes.
+
+The page's plots, the PDF and SVG files and the CSV are renderings of one `Figure`: they cannot disagree.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+Values = tuple[float | str, ...]
+POINTS = 240
+"""The most points that one series keeps; more cannot be seen and would weigh the page down."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis. `percent`: values are shares and shown in %. `ticks`: (value, text) where they are given."""
+
+    title: str
+    kind: Literal["linear", "log", "category"] = "linear"
+    percent: bool = False
+    ticks: tuple[tuple[float, str], ...] = ()
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One network's values (or one method's, for a line through its strengths).
+
+    Args:
+        label: the network (its colour, dash and marker) or the method.
+        x, y: the points.
+        low, high: the interval around each y; a band around a line, a whisker on a marker. Empty for none.
+        mark: "line"; "steps", a histogram's outline, where each y holds until the next x; "points"; "both";
+            "thread", a faint line that only guides the eye from marker to marker.
+        shift: added to x where it is drawn, so that networks of one strength do not hide one another.
+            Empty for none.
+    """
+
+    label: str
+    x: Values
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    mark: Literal["line", "steps", "points", "both", "thread"] = "line"
+    shift: tuple[float, ...] = ()
+
+    def drawn_x(self) -> Values:
+        """The x at which the points are drawn."""
+        if not self.shift:
+            return self.x
+        return tuple(float(x) + by for x, by in zip(self.x, self.shift, strict=True))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. `rules`: (x, text) of thin upright lines that mark a value of interest."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    rules: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """One choice of a figure's selector: a layer, a split, a kind of margin."""
+
+    name: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: what it is called, what to look for, and its views (none where nothing was measured).
+
+    `paper` is how many of the views, from the first, are also drawn as PDF and SVG.
+    """
+
+    name: str
+    section: str
+    title: str
+    look_for: str
+    views: tuple[View, ...] = ()
+    note: str = ""
+    selector: str = "Show"
+    paper: int = 1
+    missing: str = field(default="Not measured in these runs.", kw_only=True)
+
+    def file_of(self, view: View) -> str | None:
+        """Name of the drawing of `view`, without its ending; None where none is made."""
+        place = self.views.index(view)
+        if place >= self.paper:
+            return None
+        return self.name if place == 0 else f"{self.name}-{slug(view.name)}"
+
+    def labels(self) -> list[str]:
+        """Labels in the order in which they first appear."""
+        series = (s for view in self.views for panel in view.panels for s in panel.series)
+        return list(dict.fromkeys(s.label for s in series))
+
+    def rows(self) -> list[dict[str, float | str | None]]:
+        """The tidy data, one row a point, in full precision: the CSV beside the figure."""
+        return [
+            {"view": view.name, "panel": panel.title, "label": series.label, "mark": series.mark, **point}
+            for view in self.views
+            for panel in view.panels
+            for series in panel.series
+            for point in _points(series)
+        ]
+
+
+def aligned(panels: Sequence[Panel]) -> list[Panel]:
+    """The panels with one range for every axis that they share, so that the eye may compare across them."""
+    return [
+        replace(panel, x=_same_range("x", panel.x, panels), y=_same_range("y", panel.y, panels))
+        for panel in panels
+    ]
+
+
+def fitted(axis: Axis, values: Iterable[float]) -> Axis:
+    """The axis with the range of `values`, and a little room."""
+    found = [value for value in values if np.isfinite(value)]
+    if not found or axis.range or axis.kind == "category":
+        return axis
+    room = 0.04 * (max(found) - min(found)) or 0.5
+    return replace(axis, range=(min(found) - room, max(found) + room))
+
+
+def _same_range(which: str, axis: Axis, panels: Sequence[Panel]) -> Axis:
+    like = [panel for panel in panels if getattr(panel, which) == axis]
+    if len(like) < 2:
+        return axis
+    parts = ("x",) if which == "x" else ("y", "low", "high")
+    series = [s for panel in like for s in panel.series]
+    return fitted(axis, (v for s in series for part in parts for v in getattr(s, part)))
+
+
+def slug(text: str) -> str:
+    """A part of a file name.
+
+    >>> slug("Logit margin, cumulative")
+    'logit-margin-cumulative'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def view(name: str, panels: Iterable[Panel]) -> View | None:
+    """A view of the panels that have something to show; None where none has."""
+    kept = tuple(panel for panel in panels if panel.series)
+    return View(name, kept) if kept else None
+
+
+def ecdf(values: np.ndarray, points: int = POINTS) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Values and the share of `values` at or below them: the empirical distribution, thinned to `points`.
+
+    >>> ecdf(np.array([3.0, 1.0]))
+    ((1.0, 3.0), (0.5, 1.0))
+    """
+    ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
+    kept = thinned(len(ordered), points)
+    return floats(ordered[kept]), floats((kept + 1) / max(len(ordered), 1))
+
+
+def histogram(values: np.ndarray, edges: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower edges of the bins and the share of all `values` in each; a last 0 closes the outline.
+
+    >>> histogram(np.array([0.1, 0.2, 0.9, 7.0]), np.array([0.0, 0.5, 1.0]))
+    ((0.0, 0.5, 1.0), (0.5, 0.25, 0.0))
+    """
+    counts, _ = np.histogram(values, edges)
+    return floats(edges), (*floats(counts / max(len(values), 1)), 0.0)
+
+
+def points_for(series: int, budget: int = 24_000) -> int:
+    """Points for each of `series` series of one figure, so that a study of any size stays a page."""
+    return int(np.clip(budget // max(series, 1), 30, POINTS))
+
+
+def floats(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    """Plain floats."""
+    return tuple(float(value) for value in values)
+
+
+def thinned(count: int, most: int = POINTS) -> np.ndarray:
+    """At most `most` positions of `count`, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _points(series: Series) -> Iterable[dict[str, float | str | None]]:
+    for place, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
+        low = series.low[place] if series.low else None
+        high = series.high[place] if series.high else None
+        yield {"x": x, "y": y, "low": low, "high": high}

@@ -1,0 +1,285 @@
+"""Studies: methods x strengths x seeds, carried out, checked against the papers' claims.
+
+A study is a YAML file (see `studies/quickstart.yaml` and `examples/`). Every run is a folder of its own;
+a second call skips what is finished and goes on with what is not; a run that fails is recorded and does
+not stop the others.
+"""
+
+import importlib.resources
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from robustlens import claims, objectives
+from robustlens.errors import ConfigError
+from robustlens.evaluate import evaluate_run
+from robustlens.executors import Job, LocalProcesses, Outcome
+from robustlens.explain import explain_run
+from robustlens.progress import Event, Listener
+from robustlens.recipe import (
+    DataSpec,
+    EvaluationPlan,
+    ExplanationPlan,
+    ModelSpec,
+    Recipe,
+    ThreatSpec,
+    Values,
+    checked,
+)
+from robustlens.runs import FORMAT, Run, StudyFolder, locked, write_json
+from robustlens.threat import ThreatModel
+from robustlens.train import load_data, train
+
+
+class StudySpec(Values):
+    """What a study file holds.
+
+    `threat` is the evaluation's threat model and the default strength of every method. `defaults` and each
+    method hold fields of a recipe; a method also has a `label` and may list several `eps`.
+    """
+
+    name: str
+    description: str = ""
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    threat: ThreatSpec = ThreatSpec()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    methods: tuple[dict[str, Any], ...] = Field(min_length=1)
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    explanation: ExplanationPlan = ExplanationPlan()
+
+    @property
+    def evaluation_plan(self) -> EvaluationPlan:
+        """The evaluation, at the study's threat unless it names its own."""
+        values = {"threat": self.threat.model_dump(), **self.evaluation}
+        plan: EvaluationPlan = checked(EvaluationPlan, values, "evaluation")
+        return plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a study: its folder's name, its recipe, and how reports call it."""
+
+    id: str
+    recipe: Recipe
+    label: str
+    method: str
+
+    def entry(self) -> dict[str, Any]:
+        """This run in `study.json`."""
+        recipe = self.recipe
+        return {
+            "id": self.id,
+            "folder": f"runs/{self.id}",
+            "method": self.method,
+            "label": self.label,
+            "objective": recipe.objective,
+            "awp": recipe.awp is not None,
+            "eps": recipe.threat.eps,
+            "seed": recipe.seed,
+        }
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The folder of a study, and how the runs ended that were carried out in this call."""
+
+    folder: StudyFolder
+    skipped: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The runs that failed."""
+        return tuple(outcome for outcome in self.outcomes if outcome.error)
+
+
+def built_in() -> list[str]:
+    """Names of the studies that come with the package."""
+    folder = importlib.resources.files("robustlens") / "studies"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def read(source: str | Path) -> StudySpec:
+    """A study from a YAML file or by the name of a built-in one.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a field is wrong (it is named).
+    """
+    path = Path(source)
+    if str(source) in built_in():
+        text = (importlib.resources.files("robustlens") / "studies" / f"{source}.yaml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise ConfigError(
+            f"study: found no file {str(source)!r}; give a YAML file or one of {', '.join(built_in())}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    spec: StudySpec = checked(StudySpec, values, path.name)
+    return spec
+
+
+def plan(spec: StudySpec) -> list[Planned]:
+    """Every run of the study, methods in order, then strengths, then seeds.
+
+    Raises:
+        ConfigError: a method is wrong, or two runs would share a name.
+    """
+    planned = [
+        _planned(spec, method, eps, seed)
+        for method in spec.methods
+        for eps in _strengths(spec, method)
+        for seed in spec.seeds
+    ]
+    names = [run.id for run in planned]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{spec.name}: two runs are called {twice[0]!r}; give the methods different labels")
+    return planned
+
+
+def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
+    if objectives.get(method.get("objective", "at")).inner_attack is None:
+        return [0.0]
+    eps = method.get("eps", spec.threat.eps)
+    return eps if isinstance(eps, list | tuple) else [eps]
+
+
+def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> Planned:
+    own = {key: value for key, value in method.items() if key not in ("label", "eps")}
+    values = _merged(
+        {
+            "data": {**spec.data.model_dump(), "data_dir": spec.data.data_dir},
+            "model": spec.model.model_dump(),
+        },
+        _merged(spec.defaults, own),
+    )
+    values["threat"] = {"norm": spec.threat.norm, "eps": eps}
+    values["seed"] = seed
+    name = str(method.get("label") or own.get("objective", "at"))
+    recipe: Recipe = checked(Recipe, values, f"{spec.name}: method {name!r}")
+    objectives.get(recipe.objective, **recipe.objective_options)
+    strength = pixels(recipe.threat.eps)
+    several = len(_strengths(spec, method)) > 1
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return Planned(
+        id=f"{slug}-{strength.replace('/', '_')}-s{seed}",
+        recipe=recipe,
+        label=f"{name} {strength}" if several else name,
+        method=name,
+    )
+
+
+def pixels(eps: float) -> str:
+    """A radius as people write it: in 255ths where that is a whole number, else as a decimal.
+
+    >>> pixels(8 / 255), pixels(0.1), pixels(0.0)
+    ('8/255', '0.1', '0')
+    """
+    levels = eps * 255
+    return f"{round(levels)}/255" if levels >= 0.5 and abs(levels - round(levels)) < 1e-6 else f"{eps:g}"
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mappings inside merged in turn."""
+    merged = dict(base)
+    for key, value in over.items():
+        inside = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if inside else value
+    return merged
+
+
+def run(
+    spec: StudySpec,
+    out: Path | str,
+    *,
+    executor: Any = None,
+    listen: Callable[[str, Event], None] = lambda name, event: None,
+) -> StudyResult:
+    """Carry out what is left of a study and check the claims on all that is there.
+
+    Args:
+        spec: the study.
+        out: its folder.
+        executor: `LocalProcesses()` by default; anything with its `run`.
+        listen: hears (run, event).
+
+    Raises:
+        ConfigError: the study is wrong; nothing has been started. StateError: `out` holds runs of other
+        recipes. LockedError: another process works in `out`.
+    """
+    planned, evaluation = plan(spec), spec.evaluation_plan
+    folder = StudyFolder(out)
+    with locked(folder.folder):
+        for run_ in planned:
+            Run(folder.folder / "runs" / run_.id).check(run_.recipe)
+        write_json(folder.folder / "study.json", _meta(spec, planned, evaluation))
+        left = [p for p in planned if not _is_done(Run(folder.folder / "runs" / p.id), spec, evaluation)]
+        jobs = [
+            Job(p.id, carry_out, (folder.folder / "runs" / p.id, p.recipe, evaluation, spec.explanation))
+            for p in left
+        ]
+        outcomes = tuple((executor or LocalProcesses()).run(jobs, listen))
+        for outcome in outcomes:
+            if outcome.error:
+                _record(Run(folder.folder / "runs" / outcome.name), outcome)
+        claims.write(folder.folder)
+    names = {p.id for p in left}
+    return StudyResult(folder, tuple(p.id for p in planned if p.id not in names), outcomes)
+
+
+def carry_out(
+    listen: Listener,
+    folder: Path,
+    recipe: Recipe,
+    evaluation: EvaluationPlan,
+    explanation: ExplanationPlan,
+) -> None:
+    """One run from data to explanation; each step is skipped where its result is there already."""
+    splits = load_data(recipe)
+    run_ = train(recipe, folder, splits=splits, progress=listen)
+    evaluate_run(run_, evaluation, splits=splits, progress=listen)
+    threat = ThreatModel(evaluation.threat.norm, evaluation.threat.eps)
+    explain_run(run_, explanation, threat, splits=splits, progress=listen)
+    run_.update_status(status="done", error=None)
+
+
+def _is_done(run_: Run, spec: StudySpec, evaluation: EvaluationPlan) -> bool:
+    plans = {"evaluation": evaluation, "explanation": spec.explanation}
+    return run_.status["status"] == "done" and all(
+        (run_.read_json(name) or {}).get("plan") == wanted.model_dump(mode="json")
+        for name, wanted in plans.items()
+    )
+
+
+def _record(run_: Run, outcome: Outcome) -> None:
+    """Note a failure that the worker could not note itself, a kill for instance."""
+    if run_.status["status"] != "failed":
+        error = {"type": "Failure", "message": outcome.error, "exit_code": outcome.exit_code}
+        run_.update_status(status="failed", error=error)
+
+
+def _meta(spec: StudySpec, planned: Sequence[Planned], evaluation: EvaluationPlan) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": spec.name,
+        "description": spec.description,
+        "data": spec.data.model_dump(mode="json"),
+        "model": spec.model.model_dump(mode="json"),
+        "threat": spec.threat.model_dump(mode="json"),
+        "seeds": list(spec.seeds),
+        "strengths": sorted({p.recipe.threat.eps for p in planned}),
+        "evaluation": evaluation.model_dump(mode="json"),
+        "explanation": spec.explanation.model_dump(mode="json"),
+        "runs": [p.entry() for p in planned],
+    }

@@ -1,0 +1,364 @@
+"""Training: recipe -> data -> batch -> attack -> objective at w (or w + v) -> step -> checkpoint.
+
+A run can be killed at any moment and goes on at its last finished epoch with the same numbers: the order of
+the images, the augmentation and the random starts are functions of (seed, epoch, step), not of a generator
+that would have to be saved. `state.safetensors` is written last in every epoch and is the only file that a
+resumed run believes.
+"""
+
+import contextlib
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from robustlens import attacks, data, losses, models, noise, objectives
+from robustlens.data import Split, Splits, augment
+from robustlens.errors import NumericsError, RobustlensError, StateError
+from robustlens.progress import Event, Listener, silent
+from robustlens.recipe import OptimizerSpec, Recipe, checked
+from robustlens.runs import Run, locked
+from robustlens.threat import ThreatModel
+from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
+
+_MEASURED = "at w, in eval mode, without augmentation, on a fixed subset"
+_CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+
+
+def train(
+    recipe: Recipe | dict[str, Any],
+    out: Path | str | None = None,
+    *,
+    splits: Splits | None = None,
+    progress: Listener = silent,
+) -> Run:
+    """Train one network, or go on with it, and return its run folder.
+
+    Args:
+        recipe: everything that determines the result, as a `Recipe` or the mapping of one.
+        out: the run folder; None for `robustlens-out/<hash of the recipe>`. A finished run is returned
+            as it is; an unfinished one goes on after its last saved epoch.
+        splits: the data of the recipe where the caller has loaded it already.
+        progress: hears an event at every step.
+
+    Raises:
+        ConfigError: the recipe is wrong. DataError: the data cannot be read.
+        NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
+        LockedError: another process trains in `out`. StateError: `out` belongs to another recipe.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = checked(Recipe, recipe, "recipe")
+    run = Run(out if out is not None else Path("robustlens-out") / recipe.hash())
+    objectives.get(recipe.objective, **recipe.objective_options)  # a wrong recipe leaves no file behind
+    with locked(run.folder):
+        run.claim(recipe)
+        if run.status["status"] in ("trained", "done"):
+            return run
+        try:
+            _Training(recipe, run, splits or load_data(recipe), progress).to_the_end()
+        except RobustlensError as error:
+            run.update_status(status="failed", error=describe(error))
+            raise
+    return run
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error as run files keep it."""
+    code = getattr(error, "exit_code", 1)
+    return {"type": type(error).__name__, "message": str(error).splitlines()[0][:500], "exit_code": code}
+
+
+def load_data(recipe: Recipe) -> Splits:
+    """The data that a recipe names."""
+    spec = recipe.data
+    return data.load(
+        spec.name,
+        data_dir=spec.data_dir,
+        validation=spec.validation,
+        seed=spec.seed,
+        train_limit=spec.train_limit,
+        test_limit=spec.test_limit,
+    )
+
+
+def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What `models.build_from` needs; the normalisation is that of the training images."""
+    images = splits.train.images
+    counts = torch.stack(
+        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
+    )
+    share = counts.double() / counts.sum(1, keepdim=True)
+    level = torch.arange(256).double() / 255
+    mean = share @ level
+    std = (share @ level.square() - mean.square()).clamp_min(0).sqrt()
+    return {
+        "name": recipe.model.name,
+        "options": recipe.model.options,
+        "num_classes": splits.num_classes,
+        "in_channels": images.shape[1],
+        "mean": [round(value, 6) for value in mean.tolist()],
+        "std": [round(max(value, 1e-3), 6) for value in std.tolist()],
+    }
+
+
+def learning_rate(spec: OptimizerSpec, done: float) -> float:
+    """The rate at share `done` in [0, 1) of all steps.
+
+    piecewise: divided by 10 at each milestone. cosine: half a cosine down to zero. one-cycle: a line up to
+    `lr` over the `warmup` share, then a line down to zero (Smith 2018, in the linear form of fast AT).
+    """
+    if spec.schedule == "piecewise":
+        return spec.lr * 0.1 ** sum(done >= milestone for milestone in spec.milestones)
+    if spec.schedule == "cosine":
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if spec.schedule == "one-cycle":
+        rising = done < spec.warmup
+        return spec.lr * (done / spec.warmup if rising else (1 - done) / (1 - spec.warmup))
+    return spec.lr
+
+
+def accuracy(
+    network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
+) -> dict[str, Any]:
+    """Clean and PGD accuracy on all of `x`, in eval mode, in float32."""
+    attack = attacks.PGD(threat, steps=steps, stop_at_success=True)
+    clean = robust = 0
+    with attacks.held_still(network), torch.no_grad():
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            right = ~losses.is_wrong(network(images), labels)
+            clean += int(right.sum())
+            standing, wanted = images[right], labels[right]
+            if threat.eps > 0 and len(standing):
+                standing = attack(network, standing, wanted)
+                robust += int((~losses.is_wrong(network(standing), wanted)).sum())
+            else:
+                robust += len(standing)
+    return {"n": len(x), "clean": clean / len(x), "robust": robust / len(x), "measured": _MEASURED}
+
+
+@dataclass
+class _Progress:
+    """How far a run has come; saved with the weights."""
+
+    epochs_done: int = 0
+    seconds: float = 0.0
+    best_score: tuple[float, float] = (-1.0, -1.0)
+
+
+class _Training:
+    """One run in memory: the network, its optimizer, and what a saved state needs."""
+
+    def __init__(self, recipe: Recipe, run: Run, splits: Splits, listen: Listener) -> None:
+        self.recipe, self.run, self.splits, self.listen = recipe, run, splits, listen
+        self.fabric = Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+        self.description = describe_model(recipe, splits)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = models.build_from(self.description)
+        self.model = model.to(self.fabric.device, memory_format=torch.channels_last)
+        self.objective = objectives.get(recipe.objective, **recipe.objective_options)
+        self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
+        crafts = self.objective.inner_attack is not None and self.threat.eps > 0
+        self.attack = self.objective.inner_attack(self.threat, recipe.attack) if crafts else None
+        self.augment = augment.get(_augmentation(recipe))
+        spec = recipe.optimizer
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=spec.lr,
+            momentum=spec.momentum,
+            nesterov=spec.nesterov,
+            weight_decay=spec.weight_decay,
+        )
+        self.awp = AdversarialWeightPerturbation(self.model, recipe.awp.gamma) if recipe.awp else None
+        self.ema = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
+        self.progress = _Progress()
+        self.steps = max(1, len(splits.train) // spec.batch_size)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def to_the_end(self) -> None:
+        """Train the epochs that are left."""
+        self._resume()
+        self.run.update_status(
+            status="training", error=None, environment=environment(self.fabric.device), model=self.description
+        )
+        for epoch in range(self.progress.epochs_done, self.recipe.optimizer.epochs):
+            began = time.perf_counter()
+            loss = self._epoch(epoch)
+            self.progress.seconds += time.perf_counter() - began
+            self._finish_epoch(epoch, loss, time.perf_counter() - began)
+        self.run.update_status(
+            status="trained", epochs_done=self.progress.epochs_done, train_seconds=self.progress.seconds
+        )
+
+    def _epoch(self, epoch: int) -> float:
+        """All steps of one epoch; returns the mean training loss."""
+        recipe, images = self.recipe, self.splits.train
+        shuffled = torch.randperm(len(images), generator=noise.generator_for(recipe.seed, epoch))
+        total = torch.zeros((), device=self.fabric.device)
+        self.model.train()
+        for step, rows in enumerate(shuffled.split(recipe.optimizer.batch_size)[: self.steps]):
+            done = (epoch + step / self.steps) / recipe.optimizer.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe.optimizer, done)
+            total += self._step(epoch, step, rows)
+            if step % _CHECK_EVERY == 0 or step == self.steps - 1:
+                mean = self._finite(total.item() / (step + 1), epoch, step)
+                at = epoch * self.steps + step + 1
+                note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
+                self.listen(Event("train", at, self.steps * recipe.optimizer.epochs, note))
+        return mean
+
+    def _step(self, epoch: int, step: int, rows: Tensor) -> Tensor:
+        """One gradient step on one batch; returns its loss."""
+        x = self.splits.train.x(rows).to(self.fabric.device)
+        y = self.splits.train.labels[rows].to(self.fabric.device)
+        x = self.augment(x, noise.generator_for(self.recipe.seed, epoch, step, 1))
+        x_adv = x
+        if self.attack is not None:
+            with self.fabric.autocast():
+                x_adv = self.attack(
+                    self.model, x, y, generator=noise.generator_for(self.recipe.seed, epoch, step, 2)
+                )
+
+        def loss_fn() -> Tensor:
+            with self.fabric.autocast():
+                return self.objective(self.model, x, x_adv, y).mean()
+
+        self.optimizer.zero_grad()
+        with self._weights(loss_fn, epoch):
+            loss = loss_fn()
+            self.fabric.backward(loss)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update()
+        return loss.detach()
+
+    def _weights(self, loss_fn: Any, epoch: int) -> contextlib.AbstractContextManager[None]:
+        """Where the gradient is taken: at w, or at w + v once AWP's warm-up is over."""
+        if self.awp is None or not self._awp_acts(epoch):
+            return contextlib.nullcontext()
+        return self.awp.perturbed(loss_fn)
+
+    def _awp_acts(self, epoch: int) -> bool:
+        return self.recipe.awp is not None and epoch >= self.recipe.awp.warmup_epochs
+
+    def _finite(self, loss: float, epoch: int, step: int) -> float:
+        if not math.isfinite(loss):
+            spec = self.recipe.optimizer
+            raise NumericsError(
+                f"{self.run.folder}: the loss became {loss} in epoch {epoch + 1}, by step {step + 1}; "
+                f"epoch {self.progress.epochs_done} is kept; lower optimizer.lr ({spec.lr:g})"
+            )
+        return loss
+
+    # -- epoch ends, checkpoints, resume ---------------------------------------------------------
+
+    @property
+    def network(self) -> nn.Module:
+        """What is evaluated and saved: the running average where there is one."""
+        return self.model if self.ema is None else self.ema.average
+
+    def _finish_epoch(self, epoch: int, loss: float, seconds: float) -> None:
+        train = self._monitor(self.splits.train)
+        validation = self._monitor(self.splits.validation)
+        score = (validation["robust"], validation["clean"]) if validation else (float(epoch), 0.0)
+        best = score > self.progress.best_score
+        weights = models.to_bytes(self.network, self.description)
+        if any(not torch.isfinite(p).all() for p in self.network.parameters()):
+            raise NumericsError(
+                f"{self.run.folder}: a weight is not finite after epoch {epoch + 1}; lower optimizer.lr"
+            )
+        if best:
+            self.progress.best_score = score
+            self.run.write_bytes("best.safetensors", weights)
+        self.run.write_bytes("last.safetensors", weights)
+        self.progress.epochs_done = epoch + 1
+        self.run.append_metrics(
+            {
+                "epoch": epoch + 1,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "seconds": seconds,
+                "loss": loss,
+                "awp": self._awp_acts(epoch),
+                "train": train,
+                "validation": validation,
+                "best": best,
+            }
+        )
+        self.run.write_bytes("state.safetensors", self._state())
+        self.run.update_status(epochs_done=epoch + 1, train_seconds=self.progress.seconds)
+
+    def _monitor(self, split: Split) -> dict[str, Any] | None:
+        """Accuracies on a fixed subset of `split`, or None if it is empty."""
+        if len(split) == 0:
+            return None
+        spec = self.recipe.monitor
+        part = split.take(min(spec.examples, len(split)), seed=self.recipe.data.seed)
+        device = self.fabric.device
+        x, y = part.x().to(device), part.labels.to(device)
+        return accuracy(self.network, x, y, self.threat, spec.steps, 2 * self.recipe.optimizer.batch_size)
+
+    def _state(self) -> bytes:
+        """Everything that training needs to go on, in one file."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for key, value in self.optimizer.state_dict()["state"].items():
+            if value.get("momentum_buffer") is not None:
+                tensors[f"momentum.{key}"] = value["momentum_buffer"]
+        header: dict[str, Any] = {"recipe": self.recipe.hash(), **vars(self.progress)}
+        if self.ema is not None:
+            tensors |= {f"average.{key}": value for key, value in self.ema.average.state_dict().items()}
+            header["average_steps"] = self.ema.steps
+        dense = {key: value.contiguous() for key, value in tensors.items()}
+        return save_tensors(dense, {"robustlens": json.dumps(header)})
+
+    def _resume(self) -> None:
+        """Take up the saved state, if there is one, and drop metrics that were logged after it."""
+        path = self.run.folder / "state.safetensors"
+        if path.exists():
+            header, tensors = _read_state(path)
+            if header.get("recipe") != self.recipe.hash():
+                raise StateError(f"{path}: belongs to recipe {header.get('recipe')}; choose another --out")
+            self.model.load_state_dict(_part(tensors, "model."))
+            optimizer = self.optimizer.state_dict()
+            momenta = _part(tensors, "momentum.")
+            optimizer["state"] = {int(key): {"momentum_buffer": value} for key, value in momenta.items()}
+            self.optimizer.load_state_dict(optimizer)
+            if self.ema is not None:
+                self.ema.average.load_state_dict(_part(tensors, "average."))
+                self.ema.steps = header["average_steps"]
+            self.progress = _Progress(header["epochs_done"], header["seconds"], tuple(header["best_score"]))
+        self.run.truncate_metrics(self.progress.epochs_done)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a result was computed with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return {"torch": torch.__version__, "python": platform.python_version(), "device": name}
+
+
+def _augmentation(recipe: Recipe) -> str:
+    chosen = recipe.data.augment
+    return augment.default_for(recipe.data.name) if chosen == "auto" else chosen
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["robustlens"])
+            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path}: damaged ({error}); delete the run folder to start again") from error

@@ -1,0 +1,61 @@
+"""Small models with known properties, shared by the tests."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Everything(nn.Module):
+    """A network with all that an attack must leave alone: BatchNorm, dropout, submodules in mixed modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(8 * 4 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(torch.relu(self.norm(self.conv(x)))).flatten(1))
+
+
+def everything(dtype: torch.dtype = torch.float32) -> nn.Module:
+    """An `Everything` with warm BatchNorm statistics, a frozen BatchNorm inside a training network."""
+    torch.manual_seed(1)
+    model = Everything().to(dtype)
+    model.train()
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.rand(16, 3, 4, 4, dtype=dtype))
+    model.norm.eval()
+    model.conv.bias.requires_grad_(False)
+    return model
+
+
+def images(n: int = 12, dtype: torch.dtype = torch.float32, classes: int = 5) -> tuple[Tensor, Tensor]:
+    """Images that reach the bounds of the box here and there, and labels."""
+    generator = torch.Generator().manual_seed(2)
+    x = (torch.rand(n, 3, 4, 4, generator=generator, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+    return x, torch.randint(0, classes, (n,), generator=generator)
+
+
+class Snapshot:
+    """All state of a model, and the global random state, to compare before and after."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.state = {name: value.clone() for name, value in model.state_dict().items()}
+        self.flags = [module.training for module in model.modules()]
+        self.wants = [p.requires_grad for p in model.parameters()]
+        self.gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        self.random = torch.random.get_rng_state()
+
+    def assert_unchanged(self) -> None:
+        """Fail with the name of what changed."""
+        for name, value in self.model.state_dict().items():
+            assert torch.equal(value, self.state[name]), f"{name} changed"
+        assert [module.training for module in self.model.modules()] == self.flags
+        assert [p.requires_grad for p in self.model.parameters()] == self.wants
+        for p, before in zip(self.model.parameters(), self.gradients, strict=True):
+            assert (p.grad is None) == (before is None)
+            assert before is None or torch.equal(p.grad, before)
+        assert torch.equal(torch.random.get_rng_state(), self.random), "the global random state moved"

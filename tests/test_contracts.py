@@ -1,0 +1,269 @@
+"""The contracts that every attack, every objective and every measure keeps.
+
+Adding one costs one row here: `test_every_*_has_a_row` fails until it is there.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import robustlens as rl
+from robustlens.data import from_tensors
+from robustlens.explain import MEASURES, Subject
+from robustlens.objectives import OBJECTIVES
+from robustlens.recipe import AttackSpec
+from robustlens.weights import AdversarialWeightPerturbation
+from small_models import Snapshot, everything, images
+
+EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
+
+# One row per registered attack: how an evaluation builds it, and variants worth a row of their own.
+ATTACK_ROWS = {
+    "fgsm": lambda threat: rl.attacks.get("fgsm", threat),
+    "pgd": lambda threat: rl.attacks.get("pgd-5", threat, restarts=2),
+    "cw": lambda threat: rl.attacks.get("cw-5", threat),
+    "pgd in train mode": lambda threat: rl.attacks.PGD(threat, steps=3, model_mode="train"),
+    "pgd, last iterate": lambda threat: rl.attacks.PGD(threat, steps=3, keep="last"),
+    "pgd on kl": lambda threat: rl.attacks.PGD(threat, steps=3, loss="kl"),
+    "pgd on dlr": lambda threat: rl.attacks.PGD(threat, steps=3, loss="dlr", random_start=False),
+    "pgd, targeted": lambda threat: rl.attacks.PGD(threat, steps=3, targeted=True),
+    "fgsm, random start": lambda threat: rl.attacks.FGSM(
+        threat, step_size=1.25 * threat.eps or None, random_start=True
+    ),
+}
+
+# One row per registered objective: its options.
+OBJECTIVE_ROWS = {
+    "standard": {"label_smoothing": 0.1},
+    "fgsm": {},
+    "at": {},
+    "trades": {"beta": 3.0},
+    "mart": {"beta": 2.0},
+}
+
+# One row per registered measure: options that make it quick.
+MEASURE_ROWS = {
+    "spectrum": {},
+    "activations": {},
+    "margins": {},
+    "smoothness": {"steps": 2},
+    "landscape": {"alphas": (0.0, 0.5), "steps": 2, "examples": 8},
+}
+
+
+def test_every_attack_has_a_row():
+    assert set(rl.attacks.ATTACKS) <= set(ATTACK_ROWS)
+
+
+def test_every_objective_has_a_row():
+    assert set(OBJECTIVES) == set(OBJECTIVE_ROWS)
+
+
+def test_every_measure_has_a_row():
+    assert set(MEASURES) == set(MEASURE_ROWS)
+
+
+attacks = pytest.mark.parametrize("attack_name", ATTACK_ROWS)
+norms = pytest.mark.parametrize("norm", EPS)
+
+
+@attacks
+@norms
+class TestAttack:
+    def test_is_feasible_in_float64(self, attack_name, norm):
+        threat = rl.ThreatModel(norm, EPS[norm])
+        x, y = images(24)
+        x_adv = ATTACK_ROWS[attack_name](threat)(everything(), x, y)
+        assert x_adv.shape == x.shape
+        assert x_adv.dtype == x.dtype
+        assert not x_adv.requires_grad
+        assert threat.distance(x_adv.double(), x.double()).max() <= threat.eps + 1e-6
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+        assert not torch.equal(x_adv, x)
+
+    def test_respects_other_bounds(self, attack_name, norm):
+        threat = rl.ThreatModel(norm, 4 * EPS[norm], bounds=(-1.0, 3.0))
+        x, y = images()
+        x = x * 4 - 1
+        x_adv = ATTACK_ROWS[attack_name](threat)(everything(), x, y)
+        assert threat.distance(x_adv.double(), x.double()).max() <= threat.eps + 4e-6
+        assert x_adv.min() >= -1
+        assert x_adv.max() <= 3
+
+    def test_gives_x_at_eps_zero(self, attack_name, norm):
+        x, y = images()
+        x_adv = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, 0.0))(everything(), x, y)
+        assert torch.equal(x_adv, x)
+
+    def test_is_reproducible_from_a_seed(self, attack_name, norm):
+        attack, (x, y) = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm])), images()
+
+        def run(seed):
+            return attack(everything().eval(), x, y, generator=torch.Generator().manual_seed(seed))
+
+        assert torch.equal(run(3), run(3))
+        assert torch.equal(attack(everything(), x, y), attack(everything(), x, y))
+        if getattr(attack, "random_start", False):
+            assert not torch.equal(run(3), run(4))
+
+    def test_does_not_depend_on_batch_or_order(self, attack_name, norm):
+        if "train mode" in attack_name:
+            pytest.skip("in train mode BatchNorm itself mixes the batch")
+        attack, model = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm])), everything(torch.float64)
+        x, y = images(dtype=torch.float64)
+        whole = attack(model, x, y)
+        parts = torch.cat([attack(model, *pair) for pair in zip(x.split(5), y.split(5), strict=True)])
+        order = torch.randperm(len(x))
+        shuffled = torch.empty_like(x)
+        shuffled[order] = attack(model, x[order], y[order])
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-9)
+        torch.testing.assert_close(shuffled, whole, rtol=0, atol=1e-9)
+
+    def test_leaves_the_model_and_the_caller_alone(self, attack_name, norm):
+        model, (x, y) = everything(), images()
+        model(x).sum().backward()
+        model.conv.weight.grad.fill_(7.0)
+        x_before = x.clone()
+        before = Snapshot(model)
+        ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm]))(model, x, y)
+        before.assert_unchanged()
+        assert torch.equal(x, x_before)
+
+    def test_leaves_the_model_alone_when_it_raises(self, attack_name, norm):
+        model, (x, y) = everything(), images()
+        before = Snapshot(model)
+        handle = model.fc.register_forward_hook(_fail)
+        attack = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm]))
+        with pytest.raises(RuntimeError, match="on purpose"):
+            attack(model, x, y)
+        handle.remove()
+        before.assert_unchanged()
+
+    def test_works_on_any_shape_and_on_no_images(self, attack_name, norm):
+        model = nn.Sequential(nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 4))
+        attack = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm]))
+        assert attack(model, torch.rand(3, 7), torch.tensor([0, 1, 3])).shape == (3, 7)
+        assert attack(model, torch.rand(0, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 7)
+
+
+def _fail(module, inputs, output):
+    raise RuntimeError("on purpose")
+
+
+objectives = pytest.mark.parametrize("objective_name", OBJECTIVE_ROWS)
+
+
+@objectives
+class TestObjective:
+    def objective(self, name):
+        return rl.objectives.get(name, **OBJECTIVE_ROWS[name])
+
+    def test_gives_one_finite_number_per_example(self, objective_name):
+        x, y = images()
+        loss = self.objective(objective_name)(everything(), x, x.flip(0), y)
+        assert loss.shape == (len(x),)
+        assert torch.isfinite(loss).all()
+
+    def test_does_not_mix_examples(self, objective_name):
+        model, (x, y) = everything(torch.float64).eval(), images(dtype=torch.float64)
+        x_adv = (x + 0.05).clamp(0, 1)
+        whole = self.objective(objective_name)(model, x, x_adv, y)
+        parts = [
+            self.objective(objective_name)(model, x[i : i + 1], x_adv[i : i + 1], y[i : i + 1])
+            for i in range(12)
+        ]
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+    def test_never_crafts_and_never_changes_its_inputs(self, objective_name):
+        model, (x, y) = everything().eval(), images()
+        x_adv = (x + 0.05).clamp(0, 1)
+        saved, before = x_adv.clone(), Snapshot(model)
+        self.objective(objective_name)(model, x, x_adv, y)
+        before.assert_unchanged()
+        assert torch.equal(x_adv, saved)
+        assert not x_adv.requires_grad
+
+    def test_falls_under_gradient_descent(self, objective_name):
+        model, (x, y) = everything().eval(), images()
+        objective = self.objective(objective_name)
+        first = objective(model, x, x, y).mean()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        for _ in range(10):
+            optimizer.zero_grad()
+            objective(model, x, x, y).mean().backward()
+            optimizer.step()
+        assert objective(model, x, x, y).mean() < first
+
+    def test_takes_weight_perturbation_around_it(self, objective_name):
+        model, (x, y) = everything().eval(), images()
+        objective, x_adv = self.objective(objective_name), (x + 0.05).clamp(0, 1)
+
+        def loss_fn():
+            return objective(model, x, x_adv, y).mean()
+
+        at_w = loss_fn().item()
+        with AdversarialWeightPerturbation(model, gamma=0.02).perturbed(loss_fn):
+            assert loss_fn().item() > at_w
+        assert loss_fn().item() == at_w
+
+    def test_names_an_attack_that_keeps_the_contract_or_none(self, objective_name):
+        build = self.objective(objective_name).inner_attack
+        if build is None:
+            assert objective_name == "standard"
+            return
+        x, y = images()
+        attack = build(rl.ThreatModel("Linf", 0.1), AttackSpec(steps=2))
+        model = everything()
+        before = Snapshot(model)
+        x_adv = attack(model, x, y)
+        before.assert_unchanged()
+        assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+
+
+measures = pytest.mark.parametrize("measure_name", MEASURE_ROWS)
+
+
+def _subject(batch_size=16):
+    (x, y), (x_test, y_test) = images(40), images(24)
+    splits = from_tensors(
+        (x * 255).round().to(torch.uint8),
+        y,
+        (x_test * 255).round().to(torch.uint8),
+        y_test,
+        classes=tuple("abcde"),
+    )
+    model = everything().eval()
+    return Subject(model, splits.train, splits.test, rl.ThreatModel("Linf", 0.05), 0, batch_size)
+
+
+@measures
+class TestMeasure:
+    def test_says_what_it_is_in_finite_numbers(self, measure_name):
+        found = MEASURES[measure_name](_subject(), **MEASURE_ROWS[measure_name])
+        assert found.unit
+        assert found.source
+        assert found.what
+        json.dumps(found.value, allow_nan=False)
+        for name, array in found.arrays.items():
+            assert array.size, name
+            assert math.isfinite(float(array.sum())), name
+
+    def test_is_reproducible_and_independent_of_batch_size(self, measure_name):
+        first = MEASURES[measure_name](_subject(), **MEASURE_ROWS[measure_name])
+        again = MEASURES[measure_name](_subject(batch_size=5), **MEASURE_ROWS[measure_name])
+        assert first.arrays.keys() == again.arrays.keys()
+        for name, array in first.arrays.items():
+            torch.testing.assert_close(
+                torch.from_numpy(again.arrays[name]), torch.from_numpy(array), rtol=1e-4, atol=1e-4
+            )
+
+    def test_leaves_the_model_and_the_caller_alone(self, measure_name):
+        subject = _subject()
+        subject.model.train()
+        before = Snapshot(subject.model)
+        MEASURES[measure_name](subject, **MEASURE_ROWS[measure_name])
+        before.assert_unchanged()

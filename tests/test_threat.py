@@ -1,0 +1,126 @@
+"""Threat models: projections against an independent solver, starts, steps, errors."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+import robustlens as rl
+from robustlens.errors import ConfigError
+
+RADII = {"Linf": 0.2, "L2": 0.7, "L1": 1.5}
+
+
+@pytest.mark.parametrize("norm", RADII)
+@pytest.mark.parametrize("seed", range(6))
+def test_projection_is_the_nearest_feasible_point(norm, seed):
+    """Against SLSQP on the same problem, written down independently."""
+    rng = np.random.default_rng(seed)
+    x = (rng.random(8) * 1.4 - 0.2).clip(0, 1)
+    z = x + rng.normal(size=8) * rng.choice([0.1, 0.5, 2.0])
+    eps = RADII[norm]
+    if norm == "L1":  # split into positive and negative parts to make the constraint smooth
+        start = np.zeros(16)
+        found = minimize(
+            lambda p: ((x + p[:8] - p[8:] - z) ** 2).sum(),
+            start,
+            bounds=[(0, 1 - v) for v in x] + [(0, v) for v in x],
+            constraints={"type": "ineq", "fun": lambda p: eps - p.sum()},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        exact = x + found.x[:8] - found.x[8:]
+    else:
+        box = [(max(-v, -eps), min(1 - v, eps)) if norm == "Linf" else (-v, 1 - v) for v in x]
+        ball = {"type": "ineq", "fun": lambda d: eps**2 - (d**2).sum()}
+        found = minimize(
+            lambda d: ((x + d - z) ** 2).sum(),
+            np.zeros(8),
+            bounds=box,
+            constraints=[ball] if norm == "L2" else [],
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        exact = x + found.x
+    ours = rl.ThreatModel(norm, eps).project(torch.from_numpy(z)[None], torch.from_numpy(x)[None])[0].numpy()
+    assert ((ours - z) ** 2).sum() <= ((exact - z) ** 2).sum() + 1e-7
+    np.testing.assert_allclose(ours, exact, atol=2e-4)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    norm=st.sampled_from(sorted(RADII)),
+    scale=st.floats(1e-3, 30),
+    eps=st.floats(0, 1),
+)
+@settings(max_examples=120, deadline=None)
+def test_projection_is_feasible_idempotent_and_leaves_feasible_points(seed, norm, scale, eps):
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.rand(5, 3, 4, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+    threat = rl.ThreatModel(norm, eps)
+    once = threat.project(x + scale * torch.randn(5, 3, 4, generator=generator), x)
+    assert threat.distance(once.double(), x.double()).max() <= eps + 1e-6
+    assert once.min() >= 0
+    assert once.max() <= 1
+    torch.testing.assert_close(threat.project(once, x), once, rtol=0, atol=2e-6)
+    assert torch.equal(threat.project(x, x), x)
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_steepest_ascent_has_unit_length_and_the_best_slope(norm):
+    threat = rl.ThreatModel(norm, RADII[norm])
+    x, g = torch.full((4, 50), 0.5), torch.randn(4, 50)
+    step = threat.ascend(x, g, 0.3) - x
+    torch.testing.assert_close(threat.distance(x + step, x), torch.full((4,), 0.3), rtol=1e-4, atol=1e-6)
+    dual = {"Linf": g.abs().sum(1), "L2": g.norm(dim=1)}
+    if norm in dual:
+        torch.testing.assert_close((g * step).sum(1), 0.3 * dual[norm], rtol=1e-4, atol=1e-5)
+
+
+def test_the_l1_step_does_not_push_against_the_box():
+    x = torch.tensor([[1.0, 0.5, 0.5]])
+    step = rl.ThreatModel("L1", 1.0).ascend(x, torch.tensor([[9.0, 1.0, 0.1]]), 0.2) - x
+    torch.testing.assert_close(step, torch.tensor([[0.0, 0.2, 0.0]]))
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_random_starts_fill_the_ball(norm):
+    threat = rl.ThreatModel(norm, RADII[norm] * 0.2)
+    x = (
+        torch.full((4000, 6), 0.5) + 1e-4 * torch.arange(4000)[:, None] / 4000
+    )  # distinct images, far from the box
+    distance = threat.distance(threat.random_start(x), x) / threat.eps
+    assert distance.max() <= 1 + 1e-5
+    # Uniform in a d-dimensional ball: P(size <= r) = r^d.
+    for r in (0.7, 0.9):
+        assert abs((distance <= r).float().mean() - r**6) < 0.03
+
+
+def test_random_starts_differ_between_restarts_and_generators():
+    threat, x = rl.ThreatModel("Linf", 0.1), torch.rand(3, 8)
+    starts = [threat.random_start(x), threat.random_start(x, restart=1)]
+    starts.append(threat.random_start(x, torch.Generator().manual_seed(1)))
+    assert not any(torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
+    assert torch.equal(starts[0], threat.random_start(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("Linf", 8), r"did you mean 8/255 = 0.03137\?"),
+        (("Linf", -0.1), "expected a finite number >= 0"),
+        (("Linf", float("nan")), "expected a finite number >= 0"),
+        (("L3", 0.1), "expected Linf, L2 or L1"),
+        (("L2", 0.1, (1.0, 0.0)), "low < high"),
+    ],
+)
+def test_wrong_threats_are_refused_in_one_line(arguments, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        rl.ThreatModel(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_and_defaults():
+    assert rl.ThreatModel("l_inf", 8 / 255).default_step_size == pytest.approx(2 / 255)
+    assert rl.ThreatModel("l2", 128 / 255).default_step_size == pytest.approx(15 / 255)
+    assert rl.ThreatModel("Linf", 200, bounds=(0, 255)).eps == 200
