@@ -131,6 +131,7 @@ def _write_run(run: Run, net: Net) -> None:
     spectra = {name: {**spread, "std": spread["std"] * (i + 1)} for i, name in enumerate(LAYERS)}
     measures = {
         "smoothness": {"value": {"eps": how["eps"], "steps": 10}},
+        "landscape": {"value": {"eps": how["eps"], "steps": 10}},
         "spectrum": {"value": {"layers": spectra}},
     }
     measures = {name: measure for name, measure in measures.items() if name not in net.drop}
@@ -222,8 +223,7 @@ EVERY = [*LADDERS, *PAIRS, ASSOCIATION]
 def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
     """One claim on a study of these runs, without paying for the others."""
     write(folder, nets)
-    hypothesis = next(entry for entry in claims.CLAIMS if entry.id == name)
-    return hypothesis.check(Evidence(StudyFolder(folder), Bootstrap(500)))
+    return claims.CLAIMS[name].check(Evidence(StudyFolder(folder), Bootstrap(500)))
 
 
 def story(name: str, how: str, seeds: int = 1) -> list[Net]:

@@ -45,6 +45,11 @@ def test_seeds_that_disagree_widen_the_interval_until_it_holds_zero(tmp_path):
     assert several.effect.low < -0.15
 
 
+def test_directions_that_were_not_resampled_are_said_to_be_so(tmp_path):
+    found = check_one(tmp_path, "awp-flatter", story("awp-flatter", "holds"))
+    assert "does not cover training randomness; 2 random directions are not resampled" in found.note
+
+
 def test_the_same_images_are_paired_whatever_their_order(tmp_path):
     order = np.random.default_rng(0).permutation(N)
     right, lost = np.arange(N) < 320, np.arange(N) < 300
@@ -206,6 +211,7 @@ def test_a_damaged_file_makes_claims_inconclusive_and_is_named(tmp_path):
 def test_runs_measured_under_different_conditions_are_not_compared(tmp_path):
     for name, how in (
         ("smoother-under-attack", {"eps": 0.3}),
+        ("awp-flatter", {"eps": 0.3}),
         ("awp-smaller-robust-gap", {"attacks": ["fgsm"]}),
     ):
         nets = story(name, "holds")

@@ -210,10 +210,20 @@ def test_where_only_seeds_vary_the_interval_is_students():
     draws = np.broadcast_to(values[:, None], (3, 20_000))
     found = st.interval_over_seeds(values, draws, st.identity, np.random.default_rng(0))
     half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
-    assert (found.low, found.high) == (
-        pytest.approx(0.2 - half, rel=0.2),
-        pytest.approx(0.2 + half, rel=0.02),
-    )
+    assert found.low == pytest.approx(0.2 - half, abs=0.005)
+    assert found.high == pytest.approx(0.2 + half, abs=0.005)
+
+
+def test_where_seeds_and_images_vary_their_variances_add_up():
+    # Two seeds: variance of the mean 0.1^2 from seeds, 0.1^2 from images, which both share. Satterthwaite's
+    # degrees of freedom are 1 * (0.02 / 0.01)^2 = 4.
+    images = np.random.default_rng(1).normal(0, 0.1, 50_000)
+    images -= images.mean()
+    values = np.array([0.1, 0.3])
+    found = st.interval_over_seeds(values, values[:, None] + images, st.identity, np.random.default_rng(0))
+    half = stats.t.ppf(0.975, 4) * math.sqrt(0.02)
+    assert found.low == pytest.approx(0.2 - half, abs=0.01)
+    assert found.high == pytest.approx(0.2 + half, abs=0.01)
 
 
 def test_where_seeds_agree_the_interval_is_the_one_over_examples():

@@ -23,7 +23,7 @@ from study_files import write_study
 
 
 def test_every_registered_claim_is_tested_here():
-    assert [claim.id for claim in claims.CLAIMS] == EVERY
+    assert list(claims.CLAIMS) == EVERY
 
 
 # -- verdicts come from data ---------------------------------------------------------------------------
@@ -62,6 +62,31 @@ def test_the_effect_is_the_difference_that_was_put_in(tmp_path, name):
     assert effect.value == pytest.approx(expected, abs=1e-5)
     if name != "singular-spread-falls":  # all layers fall by as much here
         assert effect.low < effect.value < effect.high
+
+
+@pytest.mark.parametrize("name", list(LADDERS))
+def test_the_values_are_those_that_were_put_in(tmp_path, name):
+    _, values, _ = LADDERS[name]
+    if name == "margins-concentrate":  # half of the images are right; of the wrong ones 20 % are near as well
+        values = [(value + 0.2) / 2 for value in values]
+    if name == "singular-spread-falls":  # layer i has i times the spread, and there are 8
+        values = [4.5 * value for value in values]
+    found = only_values(check_one(tmp_path, name, story(name, "holds")))
+    assert found == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*PAIRS, ASSOCIATION])
+def test_the_values_of_awp_claims_are_those_that_were_put_in(tmp_path, name):
+    found = check_one(tmp_path, name, story(name, "holds"))
+    if name == ASSOCIATION:
+        assert only_values(found) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
+        assert [value["against"] for value in found.values] == pytest.approx([0.5, 0.7, 0.9, 1.1, 1.3, 1.5])
+    else:
+        assert only_values(found) == pytest.approx(PAIRS[name][1], abs=1e-5)
+
+
+def only_values(found: claims.Claim) -> list[float]:
+    return [value["value"] for value in found.values]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -137,6 +162,17 @@ def test_ends_that_differ_are_not_enough_where_the_ladder_does_not_follow(tmp_pa
     assert found.effect.high < 0
     assert found.verdict == "inconclusive"
     assert "support needs 0.5" in found.why
+
+
+def test_a_trend_against_the_claim_is_no_support_however_strong(tmp_path):
+    # Twelve strengths: accuracy rises all the way, and falls below its start at the last. Every rank is off
+    # by 1, but the last by 11: rho = 1 - 6 * (11 + 121) / (12 * 143).
+    values = [0.6 + 0.02 * step for step in range(11)] + [0.4]
+    nets = ladder({0.01 * step: {"accuracy": value} for step, value in enumerate(values)})
+    found = check_one(tmp_path, "accuracy-falls", nets)
+    assert found.statistic.value == pytest.approx(1 - 6 * 132 / (12 * 143))
+    assert found.effect.high < 0
+    assert found.verdict == "inconclusive"
 
 
 def test_a_quantity_that_falls_in_half_of_the_layers_only_is_inconclusive(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from browser import find_chromium
+from browser import find_chromium  # type: ignore[import-not-found]  # in tests/, put on the path above
 
 APT = (("apt-get", "update"), ("apt-get", "install", "-y", "--no-install-recommends", "chromium"))
 PLAYWRIGHT = ((sys.executable, "-m", "playwright", "install", "chromium"),)

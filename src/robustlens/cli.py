@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from robustlens.allocator import keep_memory
 from robustlens.display import console, shown
 from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError
 from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe, ThreatSpec, checked
@@ -79,6 +80,8 @@ def study(
         _print_plan(planned)
         return
     folder = out or Path("robustlens-out") / spec.name
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with shown(quiet) as listen:
         result = study.run(spec, folder, executor=LocalProcesses(workers), listen=listen)
     page = report.write(folder)
@@ -198,7 +201,7 @@ def evaluate(
         "test_examples": limit,
         "train_examples": limit,
     }
-    plan: EvaluationPlan = checked(EvaluationPlan, values, "evaluate")
+    plan = checked(EvaluationPlan, values, "evaluate")
     with shown(quiet) as listen:
         if run is not None and out is None and data is None:
             content = evaluate_run(run, plan, splits=splits, progress=lambda event: listen("evaluate", event))
@@ -239,7 +242,7 @@ def explain(
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
     if measures is not None:
         values["measures"] = measures.split(",")
-    plan: ExplanationPlan = checked(ExplanationPlan, values, "explain")
+    plan = checked(ExplanationPlan, values, "explain")
     for name in plan.measures:
         room.get(name)
     threat = ThreatModel(threat_spec.norm, threat_spec.eps)
@@ -344,7 +347,7 @@ def _subject(
         values = run.recipe.threat.model_dump()
         if values["eps"] == 0:
             raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
-    threat: ThreatSpec = checked(ThreatSpec, values, "threat")
+    threat = checked(ThreatSpec, values, "threat")
     network = models.load(model, checkpoint=checkpoint) if run else models.load(model)
     if data_name is None and run is not None:
         return network, load_data(run.recipe), threat, run
@@ -400,7 +403,7 @@ def _print_plan(planned: list[Any]) -> None:
 
 def _print_headline(folder: StudyFolder) -> None:
     evaluated = [(run, run.evaluation) for run in folder.runs()]
-    names = next((found["attacks"] for _, found in evaluated if found), [])
+    names: list[str] = next((found["attacks"] for _, found in evaluated if found), [])
     table = Table("method", "clean %", *[f"{name} %" for name in names], "robust gap", box=None)
     for run, found in evaluated:
         label = run.entry["label"]
@@ -444,6 +447,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code (see `robustlens.errors`)."""
+    keep_memory()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _stop)
     try:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from robustlens.progress import Event
 
@@ -38,7 +38,7 @@ def _bars() -> Iterator[NamedListener]:
         TextColumn("{task.fields[note]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        tasks = {}
+        tasks: dict[str, tuple[TaskID, str]] = {}
 
         def listen(name: str, event: Event) -> None:
             known = tasks.get(name)

@@ -285,7 +285,8 @@ def evaluate_splits(
     began = perf_counter()
     threat = ThreatModel(plan.threat.norm, plan.threat.eps)
     parts = {"test": (splits.test, plan.test_examples), "train": (splits.train, plan.train_examples)}
-    found, arrays = {}, {}
+    found: dict[str, Evaluation] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, (split, examples) in parts.items():
         part = split.take(min(examples or len(split), len(split)), plan.seed)
         found[name] = evaluate(

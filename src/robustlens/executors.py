@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from robustlens.allocator import keep_memory
 from robustlens.errors import RobustlensError, StoppedError
 from robustlens.progress import Event, Listener
 
@@ -110,6 +111,7 @@ def _environment(**values: str) -> Iterator[None]:
 def _work(job: Job, pipe: Connection) -> None:
     """What a worker process does: the job, with its events and its error sent home."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    keep_memory()
     try:
         job.work(_Sender(pipe), *job.arguments)
     except RobustlensError as error:

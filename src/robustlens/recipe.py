@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -202,7 +202,10 @@ class ExplanationPlan(Values):
     seed: int = 0
 
 
-def checked(kind: type[Values], values: Any, where: str) -> Any:
+Kind = TypeVar("Kind", bound=Values)
+
+
+def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     """Build `kind` from untrusted `values`; pydantic's report becomes one `ConfigError` line.
 
     >>> checked(AWPSpec, {"gama": 1}, "awp")
@@ -210,6 +213,8 @@ def checked(kind: type[Values], values: Any, where: str) -> Any:
     ...
     robustlens.errors.ConfigError: awp.gama: unknown key, found 1; expected one of gamma, warmup_epochs
     """
+    if isinstance(values, kind):
+        return values
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: found {type(values).__name__}, expected a mapping")
     try:

@@ -25,7 +25,7 @@ class Flag:
 def randomised(model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> str | None:
     """Raised if two identical passes in eval mode give different logits."""
     with torch.no_grad():
-        gap = (model(x) - model(x)).abs().max().item()
+        gap = (model(x) - model(x)).nan_to_num(0.0).abs().max().item()
     if gap == 0:
         return None
     return (
@@ -47,8 +47,9 @@ def not_finite(model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n
 
 def vanishing_gradient(model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> str | None:
     """Raised if the input gradient of the margin is exactly zero for 5 % of the images or more."""
-    gradient, _, _ = input_gradient(model, x, Goal.of(model, x, y, "margin", targeted=False))
-    dead = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
+    gradient, value, _ = input_gradient(model, x, Goal.of(model, x, y, "margin", targeted=False))
+    zero = gradient.flatten(1).abs().amax(1) == 0
+    dead = (zero & value.isfinite()).float().mean().item()
     if dead < 0.05:
         return None
     return (

@@ -58,8 +58,7 @@ class StudySpec(Values):
     def evaluation_plan(self) -> EvaluationPlan:
         """The evaluation, at the study's threat unless it names its own."""
         values = {"threat": self.threat.model_dump(), **self.evaluation}
-        plan: EvaluationPlan = checked(EvaluationPlan, values, "evaluation")
-        return plan
+        return checked(EvaluationPlan, values, "evaluation")
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def read(source: str | Path) -> StudySpec:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    spec: StudySpec = checked(StudySpec, values, path.name)
-    return spec
+    return checked(StudySpec, values, path.name)
 
 
 def plan(spec: StudySpec) -> list[Planned]:
@@ -167,7 +165,7 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     values["threat"] = {"norm": spec.threat.norm, "eps": eps}
     values["seed"] = seed
     name = str(method.get("label") or own.get("objective", "at"))
-    recipe: Recipe = checked(Recipe, values, f"{spec.name}: method {name!r}")
+    recipe = checked(Recipe, values, f"{spec.name}: method {name!r}")
     objectives.get(recipe.objective, **recipe.objective_options)
     strength = pixels(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1

@@ -8,9 +8,11 @@ resumed run believes.
 
 import contextlib
 import json
+import logging
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from robustlens.recipe import OptimizerSpec, Recipe, checked
 from robustlens.runs import Run, locked
 from robustlens.threat import ThreatModel
 from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
 _MEASURED = "at w, in eval mode, without augmentation, on a fixed subset"
 _CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
@@ -55,8 +59,7 @@ def train(
         NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
         LockedError: another process trains in `out`. StateError: `out` belongs to another recipe.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = checked(Recipe, recipe, "recipe")
+    recipe = checked(Recipe, recipe, "recipe")
     run = Run(out if out is not None else Path("robustlens-out") / recipe.hash())
     objectives.get(recipe.objective, **recipe.objective_options)  # a wrong recipe leaves no file behind
     with locked(run.folder):
@@ -164,11 +167,13 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = models.build_from(self.description)
-        self.model = model.to(self.fabric.device, memory_format=torch.channels_last)
+        # nn.Module.to takes a memory format, although its type stubs leave it out
+        to_device: Callable[..., nn.Module] = model.to
+        self.model = to_device(self.fabric.device, memory_format=torch.channels_last)
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
-        crafts = self.objective.inner_attack is not None and self.threat.eps > 0
-        self.attack = self.objective.inner_attack(self.threat, recipe.attack) if crafts else None
+        build = self.objective.inner_attack if self.threat.eps > 0 else None
+        self.attack = None if build is None else build(self.threat, recipe.attack)
         self.augment = augment.get(_augmentation(recipe))
         spec = recipe.optimizer
         self.optimizer = torch.optim.SGD(

@@ -40,206 +40,210 @@ __all__ = ["CLAIMS", "Claim", "Effect", "Hypothesis", "Statistic", "Verdict", "c
 WEN = "Wen et al. 2020"
 WU = "Wu et al. 2020"
 
-CLAIMS: tuple[Hypothesis, ...] = (
-    Hypothesis(
-        id="accuracy-falls",
-        paper=WEN,
-        statement="Accuracy falls as adversarial training gets stronger.",
-        quantity="share of test images classified right, unattacked",
-        noun="test accuracy",
-        unit="",
-        measure=wen2020.accuracy,
-        direction=-1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="less-confident",
-        paper=WEN,
-        statement="Stronger adversarial training gives less confident networks.",
-        quantity="mean of the largest class probability p_max on test images",
-        noun="mean confidence",
-        unit="",
-        measure=wen2020.confidence,
-        direction=-1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="margins-concentrate",
-        paper=WEN,
-        statement="Stronger adversarial training concentrates samples around the decision boundaries.",
-        quantity=(
-            "share of test images whose probability margin p_y - max p_i is within 0.2 of zero: the paper"
-            " speaks of concentration around the boundary, and a spread (std, in the note; interquartile "
-            "range, in the report) is small as well where a sure network has all its margins near 1; "
-            "logit margins depend on the scale of the logits"
+CLAIMS: dict[str, Hypothesis] = {
+    hypothesis.id: hypothesis
+    for hypothesis in (
+        Hypothesis(
+            id="accuracy-falls",
+            paper=WEN,
+            statement="Accuracy falls as adversarial training gets stronger.",
+            quantity="share of test images classified right, unattacked",
+            noun="test accuracy",
+            unit="",
+            measure=wen2020.accuracy,
+            direction=-1,
+            design=ladder,
         ),
-        noun="share of images near the boundary",
-        unit="",
-        measure=wen2020.near_boundary,
-        direction=1,
-        design=ladder,
-        also=(
-            Also(
-                "std of the probability margin",
-                wen2020.margin_spread,
-                -1,
-                "margins gather near the boundary without growing narrower as a whole",
+        Hypothesis(
+            id="less-confident",
+            paper=WEN,
+            statement="Stronger adversarial training gives less confident networks.",
+            quantity="mean of the largest class probability p_max on test images",
+            noun="mean confidence",
+            unit="",
+            measure=wen2020.confidence,
+            direction=-1,
+            design=ladder,
+        ),
+        Hypothesis(
+            id="margins-concentrate",
+            paper=WEN,
+            statement="Stronger adversarial training concentrates samples around the decision boundaries.",
+            quantity=(
+                "share of test images whose probability margin p_y - max p_i is within 0.2 of zero: the"
+                " paper speaks of concentration around the boundary, and a spread (std, in the note; "
+                "interquartile range, in the report) is small as well where a sure network has all its "
+                "margins near 1; logit margins depend on the scale of the logits"
+            ),
+            noun="share of images near the boundary",
+            unit="",
+            measure=wen2020.near_boundary,
+            direction=1,
+            design=ladder,
+            also=(
+                Also(
+                    "std of the probability margin",
+                    wen2020.margin_spread,
+                    -1,
+                    "margins gather near the boundary without growing narrower as a whole",
+                ),
             ),
         ),
-    ),
-    Hypothesis(
-        id="smoother-under-attack",
-        paper=WEN,
-        statement="Stronger adversarial training makes sudden changes under perturbation smaller.",
-        quantity="mean fall of the probability margin of test images under one fixed PGD attack",
-        noun="change under attack",
-        unit="",
-        measure=wen2020.change_under_attack,
-        direction=-1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="errors-indecisive",
-        paper=WEN,
-        statement="Stronger adversarial training makes misclassifications indecisive.",
-        quantity=(
-            "share of the errors on test images with p_max - p_y < 0.2; the rate among all test images is"
-            " in the note"
+        Hypothesis(
+            id="smoother-under-attack",
+            paper=WEN,
+            statement="Stronger adversarial training makes sudden changes under perturbation smaller.",
+            quantity="mean fall of the probability margin of test images under one fixed PGD attack",
+            noun="change under attack",
+            unit="",
+            measure=wen2020.change_under_attack,
+            direction=-1,
+            design=ladder,
         ),
-        noun="share of errors that are indecisive",
-        unit="",
-        measure=wen2020.indecisive_share,
-        direction=1,
-        design=ladder,
-        also=(Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),),
-    ),
-    Hypothesis(
-        id="train-test-margins-closer",
-        paper=WEN,
-        statement="Stronger adversarial training brings the margins of training and test images closer.",
-        quantity="Wasserstein-1 distance between the probability margins of training and of test images",
-        noun="train-test margin distance",
-        unit="",
-        measure=wen2020.margin_distance,
-        direction=-1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="loss-gap-shrinks",
-        paper=WEN,
-        statement="The loss gap shrinks as adversarial training gets stronger.",
-        quantity="test minus training cross entropy, unattacked",
-        noun="loss gap",
-        unit="nats",
-        measure=wen2020.loss_gap,
-        direction=-1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="error-gap-grows",
-        paper=WEN,
-        statement="The error gap grows as adversarial training gets stronger.",
-        quantity="test minus training error, unattacked",
-        noun="error gap",
-        unit="",
-        measure=wen2020.error_gap,
-        direction=1,
-        design=ladder,
-    ),
-    Hypothesis(
-        id="activation-variation-falls",
-        paper=WEN,
-        statement="Stronger adversarial training lowers the variation of activation norms in most layers.",
-        quantity=(
-            "for each layer, std over mean of the norms of its output over test images (free of the "
-            "layer's scale; the raw std is in the note); values are medians over layers"
+        Hypothesis(
+            id="errors-indecisive",
+            paper=WEN,
+            statement="Stronger adversarial training makes misclassifications indecisive.",
+            quantity=(
+                "share of the errors on test images with p_max - p_y < 0.2; the rate among all test "
+                "images is in the note"
+            ),
+            noun="share of errors that are indecisive",
+            unit="",
+            measure=wen2020.indecisive_share,
+            direction=1,
+            design=ladder,
+            also=(Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),),
         ),
-        noun="variation of activation norms",
-        unit="%",
-        measure=wen2020.activation_variation,
-        direction=-1,
-        design=ladder,
-        also=(
-            Also(
-                "raw std of activation norms",
-                wen2020.activation_spread,
-                -1,
-                "it depends on the scale of the layers",
+        Hypothesis(
+            id="train-test-margins-closer",
+            paper=WEN,
+            statement="Stronger adversarial training brings the margins of training and test images closer.",
+            quantity="Wasserstein-1 distance between the probability margins of training and of test images",
+            noun="train-test margin distance",
+            unit="",
+            measure=wen2020.margin_distance,
+            direction=-1,
+            design=ladder,
+        ),
+        Hypothesis(
+            id="loss-gap-shrinks",
+            paper=WEN,
+            statement="The loss gap shrinks as adversarial training gets stronger.",
+            quantity="test minus training cross entropy, unattacked",
+            noun="loss gap",
+            unit="nats",
+            measure=wen2020.loss_gap,
+            direction=-1,
+            design=ladder,
+        ),
+        Hypothesis(
+            id="error-gap-grows",
+            paper=WEN,
+            statement="The error gap grows as adversarial training gets stronger.",
+            quantity="test minus training error, unattacked",
+            noun="error gap",
+            unit="",
+            measure=wen2020.error_gap,
+            direction=1,
+            design=ladder,
+        ),
+        Hypothesis(
+            id="activation-variation-falls",
+            paper=WEN,
+            statement="Stronger adversarial training makes activation norms vary less in most layers.",
+            quantity=(
+                "for each layer, std over mean of the norms of its output over test images (free of the"
+                " layer's scale; the raw std is in the note); values are medians over layers"
+            ),
+            noun="variation of activation norms",
+            unit="%",
+            measure=wen2020.activation_variation,
+            direction=-1,
+            design=ladder,
+            also=(
+                Also(
+                    "raw std of activation norms",
+                    wen2020.activation_spread,
+                    -1,
+                    "it depends on the scale of the layers",
+                ),
             ),
         ),
-    ),
-    Hypothesis(
-        id="singular-spread-falls",
-        paper=WEN,
-        statement="Stronger adversarial training lowers the spread of the singular values in most layers.",
-        quantity=(
-            "for each layer, the standard deviation of its singular values, as the paper has it; it "
-            "depends on the scale of the weights, so std over mean is in the note; values are medians "
-            "over layers"
-        ),
-        noun="std of singular values",
-        unit="%",
-        measure=wen2020.spectrum_spread,
-        direction=-1,
-        design=ladder,
-        also=(
-            Also(
-                "std over mean of singular values",
-                wen2020.spectrum_relative_spread,
-                -1,
-                "the raw spread moves with the scale of the weights, not with the shape of the spectrum",
+        Hypothesis(
+            id="singular-spread-falls",
+            paper=WEN,
+            statement="Stronger adversarial training lowers the spread of singular values in most layers.",
+            quantity=(
+                "for each layer, the standard deviation of its singular values, as the paper has it; it"
+                " depends on the scale of the weights, so std over mean is in the note; values are "
+                "medians over layers"
+            ),
+            noun="std of singular values",
+            unit="%",
+            measure=wen2020.spectrum_spread,
+            direction=-1,
+            design=ladder,
+            also=(
+                Also(
+                    "std over mean of singular values",
+                    wen2020.spectrum_relative_spread,
+                    -1,
+                    "the raw spread moves with the scale of the weights, not with the shape of the spectrum",
+                ),
             ),
         ),
-    ),
-    Hypothesis(
-        id="awp-smaller-robust-gap",
-        paper=WU,
-        statement="AWP makes the robust generalization gap smaller.",
-        quantity=(
-            "training minus test robust accuracy under the same attacks, with AWP against without, at the"
-            " same objective, strength and seed"
+        Hypothesis(
+            id="awp-smaller-robust-gap",
+            paper=WU,
+            statement="AWP makes the robust generalization gap smaller.",
+            quantity=(
+                "training minus test robust accuracy under the same attacks, with AWP against without, "
+                "at the same objective, strength and seed"
+            ),
+            noun="robust gap",
+            unit="",
+            measure=wu2020.robust_gap,
+            direction=-1,
+            design=pairs,
         ),
-        noun="robust gap",
-        unit="",
-        measure=wu2020.robust_gap,
-        direction=-1,
-        design=pairs,
-    ),
-    Hypothesis(
-        id="awp-flatter",
-        paper=WU,
-        statement="AWP flattens the adversarial weight-loss landscape.",
-        quantity=(
-            "mean rise of the adversarial test loss at |alpha| = 0.5 (or the largest alpha up to 1 that "
-            "all runs share) over filter-normalised directions, attacked anew at every point; low "
-            "confidence alone looks flat, so the rise at matched temperature is in the note"
+        Hypothesis(
+            id="awp-flatter",
+            paper=WU,
+            statement="AWP flattens the adversarial weight-loss landscape.",
+            quantity=(
+                "mean rise of the adversarial test loss at |alpha| = 0.5 (or the largest alpha up to 1 "
+                "that all runs share) over filter-normalised directions, attacked anew at every point; "
+                "low confidence alone looks flat, so the rise at matched temperature is in the note"
+            ),
+            noun="rise of the adversarial loss",
+            unit="nats",
+            measure=wu2020.rise,
+            direction=-1,
+            design=pairs,
+            also=(
+                Also("temperature-matched rise", wu2020.matched_rise, -1, "low confidence alone looks flat"),
+                Also("rise of the adversarial error", wu2020.error_rise, -1),
+            ),
         ),
-        noun="rise of the adversarial loss",
-        unit="nats",
-        measure=wu2020.rise,
-        direction=-1,
-        design=pairs,
-        also=(
-            Also("temperature-matched rise", wu2020.matched_rise, -1, "low confidence alone looks flat"),
-            Also("rise of the adversarial error", wu2020.error_rise, -1),
+        Hypothesis(
+            id="flatter-smaller-gap",
+            paper=WU,
+            statement="The flatter the adversarial weight-loss landscape, the smaller the robust gap.",
+            quantity=(
+                "rank correlation, over all adversarially trained methods and strengths (means over "
+                "seeds), between the rise of the adversarial loss along random directions and the "
+                "robust gap"
+            ),
+            noun="robust gap",
+            unit="",
+            measure=wu2020.robust_gap,
+            direction=1,
+            design=association(wu2020.rise, "landscape rise"),
         ),
-    ),
-    Hypothesis(
-        id="flatter-smaller-gap",
-        paper=WU,
-        statement="The flatter the adversarial weight-loss landscape, the smaller the robust gap.",
-        quantity=(
-            "rank correlation, over all adversarially trained methods and strengths (means over seeds), "
-            "between the rise of the adversarial loss along random directions and the robust gap"
-        ),
-        noun="robust gap",
-        unit="",
-        measure=wu2020.robust_gap,
-        direction=1,
-        design=association(wu2020.rise, "landscape rise"),
-    ),
-)
-"""Every claim, in the order of the report."""
+    )
+}
+"""Every claim by its id, in the order of the report."""
 
 
 def check(study_folder: Path | str) -> list[Claim]:
@@ -253,7 +257,7 @@ def check(study_folder: Path | str) -> list[Claim]:
             damaged raises nothing: the claims that need it are inconclusive and name it.
     """
     evidence = Evidence(StudyFolder(study_folder))
-    return [hypothesis.check(evidence) for hypothesis in CLAIMS]
+    return [hypothesis.check(evidence) for hypothesis in CLAIMS.values()]
 
 
 def write(study_folder: Path | str) -> list[Claim]:

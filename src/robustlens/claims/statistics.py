@@ -46,6 +46,7 @@ class Quantity:
             is nothing to resample, such as the spectrum of a weight matrix.
         layers: names, where there is a number per layer.
         conditions: how it was measured; runs are compared under equal conditions only.
+        caveat: what else an interval of it does not cover.
         floor: what the value reaches by sampling alone in 95 % of cases where there is nothing to see; for
             distances, which are never negative.
     """
@@ -54,6 +55,7 @@ class Quantity:
     examples: tuple[Examples, ...] = ()
     layers: tuple[str, ...] = ()
     conditions: str = ""
+    caveat: str = ""
     floor: Callable[[], float] | None = None
 
     def value(self) -> Array:
@@ -257,9 +259,9 @@ def sign_test_p(positive: int, negative: int) -> float:
 # -- quantities ----------------------------------------------------------------------------------------
 
 
-def mean(examples: Examples, values: Array, conditions: str = "") -> Quantity:
+def mean(examples: Examples, values: Array, conditions: str = "", caveat: str = "") -> Quantity:
     """The mean over examples of `values` (n,)."""
-    return Quantity(lambda w: w @ values, (examples,), conditions=conditions)
+    return Quantity(lambda w: w @ values, (examples,), conditions=conditions, caveat=caveat)
 
 
 def difference(one: tuple[Examples, Array], other: tuple[Examples, Array], conditions: str = "") -> Quantity:

@@ -142,11 +142,18 @@ def _covers(twins: Sequence[Twin]) -> str:
     seeds = len({seed for seed, *_ in twins})
     over = "examples" if twins[0][1].quantity.examples else "layers"
     apart = any(before.quantity.examples != after.quantity.examples for _, before, after in twins)
-    unpaired = "; the runs were measured on different images, which are resampled apart" if apart else ""
-    if seeds == 1:
-        return f"one seed: the interval is over {over} and does not cover training randomness{unpaired}"
-    few = "; an unqualified verdict takes at least 3 seeds" if seeds < 3 else ""
-    return f"{seeds} seeds: the interval covers training randomness and {over}{few}{unpaired}"
+    covered = (
+        f"one seed: the interval is over {over} and does not cover training randomness"
+        if seeds == 1
+        else f"{seeds} seeds: the interval covers training randomness and {over}"
+    )
+    parts = [
+        covered,
+        "an unqualified verdict takes at least 3 seeds" if seeds == 2 else "",
+        twins[0][1].quantity.caveat,
+        "the runs were measured on different images, which are resampled apart" if apart else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _second_look(look: Also, twins: Sequence[Twin], towards: float) -> str:

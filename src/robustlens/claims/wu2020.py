@@ -54,7 +54,12 @@ def _rise(source: Source, name: str) -> Quantity:
     if not here.any():
         raise Unusable(f"{source.name}: the landscape was not measured at alpha 0")
     per_image = values[np.isclose(np.abs(alpha), chosen)].mean((0, 1)) - values[here].mean((0, 1))
-    return st.mean(examples, per_image, conditions=f"|alpha| {chosen:g}")
+    how = source.measure("landscape")
+    conditions = f"|alpha| {chosen:g}, eps {how.get('eps')}, {how.get('steps')} steps"
+    draws = values.shape[1]
+    lines = "one random direction is" if draws == 1 else f"{draws} random directions are"
+    caveat = f"{lines} not resampled"
+    return st.mean(examples, per_image, conditions=conditions, caveat=caveat)
 
 
 def _common_alpha(source: Source) -> float:

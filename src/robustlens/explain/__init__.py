@@ -4,7 +4,7 @@ Each room offers plain functions on a model and tensors, and a measure built on 
 """
 
 from robustlens.explain.activations import activations
-from robustlens.explain.explanation import MEASURES, explain, explain_run, get
+from robustlens.explain.explanation import MEASURES, arrays_of, as_json, explain, explain_run, get
 from robustlens.explain.landscape import landscape
 from robustlens.explain.margins import margins
 from robustlens.explain.measure import Measure, Measurement, Subject
@@ -17,6 +17,8 @@ __all__ = [
     "Measurement",
     "Subject",
     "activations",
+    "arrays_of",
+    "as_json",
     "explain",
     "explain_run",
     "get",

@@ -54,8 +54,10 @@ def explain(
         ConfigError: unknown measure, or an option that the measure does not have.
     """
     plan = plan or ExplanationPlan()
-    parts = [split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)]
-    subject = Subject(model, *parts, threat, plan.seed, plan.batch_size, progress)
+    train, test = (
+        split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
+    )
+    subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress)
     chosen = {name: get(name) for name in plan.measures}
     found = {}
     for number, (name, measure) in enumerate(chosen.items()):

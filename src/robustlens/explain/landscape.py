@@ -106,7 +106,8 @@ def landscape(
     Returns:
         alpha: (k,) ascending. loss, error, matched: (k, draws, n) for each image the adversarial cross
         entropy in nats, whether it is broken, and the cross entropy at the temperature that is best for
-        the adversarial logits at alpha = 0, which does not change if all logits are scaled.
+        the adversarial logits at alpha = 0: a constant factor on all logits leaves no trace in it but through
+        the attack.
         temperature: (1,).
     """
     if draws < 1 or not len(x):

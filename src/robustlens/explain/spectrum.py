@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,9 +28,10 @@ from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.models import device_of, forward, undisturbed
 
-Operator = Literal["circular", "zero"]
 Pair = tuple[int, int]
 
+OPERATORS = {"circular": "wrap-around", "zero": "zero-padded"}
+"""The matrices that a convolution may stand for, and what its borders then are."""
 MAX_ELEMENTS = 2**24
 """Largest dense matrix that is built unasked: 128 MB, and about a minute for its singular values."""
 _CHUNK_BYTES = 2**26  # of frequency blocks that a worker holds at a time
@@ -65,7 +65,7 @@ def spectrum(
     model: nn.Module,
     input_shape: Sequence[int],
     *,
-    operator: Operator = "circular",
+    operator: str = "circular",
     layers: Iterable[str] | None = None,
     max_elements: int = MAX_ELEMENTS,
 ) -> dict[str, np.ndarray]:
@@ -76,7 +76,7 @@ def spectrum(
     Args:
         model: takes images (n, *input_shape).
         input_shape: of one image, (c, h, w): it decides the size of every feature map.
-        operator: which matrix a convolution stands for; see the module's text.
+        operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
         layers: names of the layers wanted, as in `model.named_modules()`; None for all.
         max_elements: largest dense matrix to build: for "zero", and for "circular" where the stride does
             not divide the feature map.
@@ -92,8 +92,7 @@ def spectrum(
         ModelError: the model does not take images of that shape.
         NumericsError: a weight is not finite.
     """
-    if operator not in ("circular", "zero"):
-        raise ConfigError(f"spectrum.operator: found {operator!r}, expected 'circular' or 'zero'")
+    _check_operator(operator)
     with undisturbed(model):
         found = trace(model, input_shape)
         wanted = list(found) if layers is None else list(layers)
@@ -195,7 +194,7 @@ def circular_singular_values(
 
 
 def dense_operator(
-    layer: nn.Conv2d, size: Pair, padding: Operator = "circular", *, max_elements: int = MAX_ELEMENTS
+    layer: nn.Conv2d, size: Pair, padding: str = "circular", *, max_elements: int = MAX_ELEMENTS
 ) -> Float64[Tensor, "rows columns"]:
     """The matrix of a convolution on an (h, w) map, found by applying it to every basis image.
 
@@ -209,8 +208,10 @@ def dense_operator(
         max_elements: refuse to build a larger matrix.
 
     Raises:
-        ConfigError: the matrix is larger than `max_elements`; "zero", where the layer pads otherwise.
+        ConfigError: unknown padding; the matrix is larger than `max_elements`; "zero", where the layer pads
+            otherwise.
     """
+    _check_operator(padding)
     if padding == "zero" and layer.padding_mode != "zeros":
         mode = repr(layer.padding_mode)
         raise ConfigError(f"spectrum.operator: 'zero' needs padding_mode 'zeros', found {mode} in {layer}")
@@ -261,22 +262,21 @@ def summarize(singular_values: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure_spectrum(subject: Subject, *, operator: Operator = "circular") -> Measurement:
+def measure_spectrum(subject: Subject, *, operator: str = "circular") -> Measurement:
     """Singular values of every layer, at the feature-map sizes of the test images."""
     shape = tuple(subject.test.images.shape[1:])
     shown = {name: {"shape": str(layer)} for name, layer in trace(subject.model, shape).items()}
     found = spectrum(subject.model, shape, operator=operator)
-    borders = {"circular": "wrap-around", "zero": "zero-padded"}[operator]
     return Measurement(
         {"operator": operator, "layers": {name: summarize(found[name]) | shown[name] for name in found}},
         unit="singular value",
-        what=f"Singular values of each layer as a linear map, with {borders} borders, BatchNorm not folded.",
+        what=f"Singular values of each layer as a linear map, {OPERATORS[operator]} borders, no BatchNorm.",
         source="Wen, Li and Jia 2020 (variance of singular values); Sedghi, Gupta and Long 2019 (circular)",
         arrays=found,
     )
 
 
-def _values(name: str, layer: Layer, operator: Operator, max_elements: int) -> np.ndarray:
+def _values(name: str, layer: Layer, operator: str, max_elements: int) -> np.ndarray:
     """All singular values of one layer."""
     module, size = layer.module, layer.size
     weight = module.weight.detach().cpu().double()
@@ -293,6 +293,11 @@ def _values(name: str, layer: Layer, operator: Operator, max_elements: int) -> n
     except ConfigError as error:
         why = "" if operator == "zero" else ", whose stride does not divide its feature map"
         raise ConfigError(f"layer {name!r}{why}: {error}") from error
+
+
+def _check_operator(operator: str) -> None:
+    if operator not in OPERATORS:
+        raise ConfigError(f"spectrum.operator: found {operator!r}, expected 'circular' or 'zero'")
 
 
 def _dense_values(matrix: Float64[Tensor, "rows columns"]) -> np.ndarray:

@@ -7,7 +7,7 @@ so that a bare file can be loaded too.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ _ACCEPTED = "a run folder, weights.safetensors, package.module:factory, hf:NAME 
 def load(
     spec: str | Path,
     *,
-    checkpoint: Literal["best", "last"] | None = None,
+    checkpoint: str | None = None,
     trust_code: bool = False,
     **options: Any,
 ) -> nn.Module:
@@ -101,6 +101,8 @@ def _what_is(path: Path) -> str:
 
 def _checkpoint(folder: Path, checkpoint: str | None) -> Path:
     """The weights file of a run folder."""
+    if checkpoint not in ("best", "last", None):
+        raise ModelError(f"checkpoint: found {checkpoint!r}, expected 'best' or 'last'")
     names = ("best", "last") if checkpoint is None else (checkpoint,)
     for name in names:
         file = folder / f"{name}.safetensors"

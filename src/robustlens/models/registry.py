@@ -63,7 +63,7 @@ def get(
 
     >>> model = get("small-cnn", num_classes=10, in_channels=1, width=4)
     >>> sum(parameter.numel() for parameter in model.parameters())
-    41726
+    41630
     """
     if num_classes < 2 or in_channels < 1:
         found = f"num_classes={num_classes}, in_channels={in_channels}"

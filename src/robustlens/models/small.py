@@ -19,10 +19,8 @@ class FlattenMap(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Vectors of c * size^2 features."""
-        if x.shape[-2:] != (
-            self.size,
-            self.size,
-        ):  # pooling 7x7 to 7x7 would cost a seventh of a training step
+        # Where the size is right already, pooling would change nothing and cost a seventh of a training step.
+        if x.shape[-2:] != (self.size, self.size):
             x = F.adaptive_avg_pool2d(x, self.size)
         return x.flatten(1)
 

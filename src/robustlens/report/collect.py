@@ -68,8 +68,9 @@ class Record:
         return found if found.size else None
 
     def _problem(self, error: Exception) -> None:
-        if str(error) not in self.problems:
-            self.problems.append(str(error))
+        told = _told(error, self.run)
+        if told not in self.problems:
+            self.problems.append(told)
 
 
 @dataclass(frozen=True)
@@ -259,12 +260,12 @@ def _record(run: Run) -> Record:
             read[name] = run.read_json(name) or {}
         except RobustlensError as error:
             read[name] = {}
-            problems.append(str(error))
+            problems.append(_told(error, run))
     try:
         metrics = run.metrics()
     except RobustlensError as error:
         metrics = []
-        problems.append(str(error))
+        problems.append(_told(error, run))
     recipe, entry = read["recipe"], run.entry
     method = str(entry.get("method") or _method(recipe) or run.folder.name)
     eps = _number(entry.get("eps"), dig(recipe, "threat", "eps"))
@@ -282,6 +283,11 @@ def _record(run: Run) -> Record:
         metrics=metrics,
         problems=problems,
     )
+
+
+def _told(error: Exception, run: Run) -> str:
+    """The error without the folders above the run: a report travels to other machines."""
+    return str(error).replace(f"{run.folder.parent}/", "")
 
 
 def _method(recipe: Mapping[str, Any]) -> str:

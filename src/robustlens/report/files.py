@@ -34,8 +34,7 @@ SETTINGS: Any = {
     "svg.hashsalt": "robustlens",  # the same data, the same bytes
     "text.parse_math": False,  # a label with a dollar sign is a label
     "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,

@@ -27,7 +27,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "trian
 DASHES = ("solid", "dash", "dot", "dashdot")
 """The strongest network of a method is drawn solid, weaker ones broken."""
 
-_LIGHT = (0.66, 0.40)  # OKLab lightness, weakest to strongest, on a white page
+_LIGHT = (0.64, 0.40)  # OKLab lightness, weakest to strongest, on a white page
 _DARK = (0.62, 0.88)
 
 

@@ -75,7 +75,7 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Group]) -> list[dict[
     if series.mark == "steps":
         trace["line"]["shape"] = "hv"
     if series.mark in ("points", "both"):
-        size = 9 if series.mark == "points" else 6
+        size = 9 if series.mark == "points" else 7
         trace["marker"] = {"color": look.light, "symbol": look.symbol, "size": size}
     if not series.low:
         return [trace]
@@ -145,7 +145,7 @@ def _see_through(look: Style) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=False)
+    return text
 
 
 def _numbers(values: Sequence[float | str]) -> list[float | str | None]:

@@ -62,6 +62,7 @@ def strength(study: Collected) -> Figure:
         views(view("", panels)),
         note="Whiskers are 95 % intervals. Lines only join one method's strengths; eps 0 is the "
         "standard network.",
+        missing="It takes two evaluated networks.",
     )
 
 
@@ -74,8 +75,8 @@ def training(study: Collected) -> Figure:
         "training",
         "Training",
         "Training curves",
-        "Robust overfitting shows as a training curve that still climbs while validation falls; the dot "
-        "marks the epoch that was kept, chosen on validation images.",
+        "Robust overfitting shows as a training curve that still climbs while validation falls; the marker "
+        "shows the epoch that was kept, chosen on validation images.",
         views(*every, view("Objective", [loss, rate])),
         note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is at each "
         "network's own training eps, so standard training has none. Bands span the seeds.",
@@ -91,8 +92,13 @@ def training(study: Collected) -> Figure:
 def against_strength(
     study: Collected, title: str, unit: str, percent: bool, quantity: Callable[[Group], Interval | None]
 ) -> Panel:
-    """One quantity against training strength: a marker with whiskers per network, a thread per method."""
+    """One quantity against training strength: a marker with whiskers per network, a thread per method.
+
+    Empty for a network alone, which has nothing to be compared with.
+    """
     found = [(group, value) for group in study.groups if (value := quantity(group)) is not None]
+    if len(found) < 2:
+        return Panel(title, Axis(""), Axis(""), ())
     standard = [(group, value) for group, value in found if group.eps == 0]
     shifts = _shifts(found)
     threads = []

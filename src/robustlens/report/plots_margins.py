@@ -116,7 +116,7 @@ def indecisive(study: Collected) -> Figure:
             [
                 Panel(
                     heading,
-                    Axis("tau, how close the error was (p_max - p_y)"),
+                    Axis("tau (p_max - p_y < tau)"),
                     Axis(unit, percent=True),
                     tuple(found for group in study.groups if (found := line(group, split, of_errors))),
                 )

@@ -37,6 +37,15 @@ class Dots:
     places: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Fact:
+    """A number of a claim. `bar` places its interval on a bar with zero in the middle (%)."""
+
+    name: str
+    text: str
+    bar: Mapping[str, float]
+
+
 def claims_by_paper(study: Collected) -> list[tuple[str, list[dict[str, Any]]]]:
     """Claims grouped by paper, with texts for their effect, statistic and values."""
     papers: dict[str, list[dict[str, Any]]] = {}
@@ -48,26 +57,29 @@ def claims_by_paper(study: Collected) -> list[tuple[str, list[dict[str, Any]]]]:
             "verdict": verdict(claim),
             "why": sentence(str(claim.get("why", ""))),
             "note": str(claim.get("note") or ""),
-            "effect": _finding(claim.get("effect")),
-            "statistic": _finding(claim.get("statistic")),
+            "facts": [fact for key in ("effect", "statistic") if (fact := _fact(claim.get(key)))],
             "dots": _dots(claim.get("values") or (), study),
         }
         papers.setdefault(str(claim.get("paper", "")), []).append(shown)
     return list(papers.items())
 
 
-def _finding(found: Any) -> tuple[str, str] | None:
-    """Name and text of an effect or a statistic, e.g. ("strongest - standard", "-3.1 points [-5, -1.2]")."""
+def _fact(found: Any) -> Fact | None:
+    """An effect or a statistic in words, with its interval drawn around zero in the middle."""
     value, low, high, p = (dig(found, key) for key in ("value", "low", "high", "p"))
     if not isinstance(value, int | float):
         return None
     unit = str(dig(found, "unit") or "")
     text = f"{number(value)} {unit}".strip()
+    bar: dict[str, float] = {}
     if isinstance(low, int | float) and isinstance(high, int | float):
         text += f" [{number(low)}, {number(high)}]"
+        reach = 1.15 * max(abs(low), abs(high), abs(value)) or 1.0
+        bar = {"low": 50 + 50 * low / reach, "value": 50 + 50 * value / reach, "high": 50 + 50 * high / reach}
     if isinstance(p, int | float):
         text += f", p = {number(p, 2)}"
-    return str(dig(found, "name") or ""), text
+    name = str(dig(found, "name") or "")
+    return Fact(f"{name[:1].upper()}{name[1:]}", text, bar)
 
 
 def _dots(values: Iterable[Any], study: Collected) -> list[Dots]:

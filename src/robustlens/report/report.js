@@ -213,7 +213,7 @@
 
   function key(row, column) {
     const cell = row.querySelector(`[data-column="${CSS.escape(column)}"]`);
-    return cell && cell.dataset.value !== "" ? cell.dataset.value : null;
+    return cell && cell.dataset.value !== "" ? cell.dataset.order || cell.dataset.value : null;
   }
 
   function sort(head) {
@@ -227,7 +227,7 @@
       if (one === null || other === null) {
         return (one === null) - (other === null); // missing numbers stay at the end
       }
-      return sign * (numeric ? one - other : one.localeCompare(other, "en", { numeric: true }));
+      return sign * (numeric ? one - other : one.localeCompare(other, "en"));
     });
     heads.forEach((other) => other.setAttribute("aria-sort", other === head ? next : "none"));
     table.tBodies[0].append(...rows.map(([, row]) => row));

@@ -43,8 +43,14 @@ def points(value: float) -> str:
 
 
 def minus(text: str) -> str:
-    """The text with a real minus sign."""
-    return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text
+    """A number with a real minus sign, and none before a zero.
+
+    >>> minus("-0.0"), minus("-0.1")
+    ('0.0', '\N{MINUS SIGN}0.1')
+    """
+    if text.startswith("-"):
+        return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}", 1)
+    return text
 
 
 def duration(seconds: Any) -> str:

@@ -1,0 +1,208 @@
+"""Evaluation: intervals by hand, exact verdicts on linear models, survivors, curves, flags, errors."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import robustlens as rl
+from robustlens import reliability
+from robustlens.errors import ConfigError, DataError, ModelError
+from robustlens.evaluate import Interval, difference, evaluate_run, gaps, mean_interval, wilson
+from robustlens.recipe import EvaluationPlan, checked
+
+
+def linear(dim=40, n=300, seed=0):
+    """A binary linear model whose exact Linf margin is |f| / ||w||_1 while no pixel meets the box."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Linear(dim, 2).double().requires_grad_(False)
+    model.weight.copy_(torch.randn(2, dim, generator=generator) * 0.3)
+    model.bias.zero_()
+    x = torch.rand(n, dim, generator=generator, dtype=torch.float64) * 0.2 + 0.4
+    gap = model.weight[0] - model.weight[1]
+    mislabelled = torch.rand(n, generator=generator) < 0.2
+    y = (mislabelled ^ (x @ gap <= 0)).long()
+    return model, x, y, (x @ gap).abs() / gap.abs().sum()
+
+
+def test_masks_are_exact_on_a_linear_model():
+    model, x, y, margin = linear()
+    eps = margin.quantile(0.5).item()
+    found = rl.evaluate(model, x, y, rl.ThreatModel("Linf", eps))
+    clean = model(x).argmax(1) == y
+    assert torch.equal(found.clean, clean)
+    assert torch.equal(found.robust, clean & (margin > eps))
+    assert list(found.by_attack) == ["fgsm", "pgd-20", "cw-20"]
+    assert found.flags == ()
+
+
+def test_the_curve_is_exact_on_a_linear_model_and_falls():
+    model, x, y, margin = linear()
+    eps = margin.quantile(0.5).item()
+    found = rl.evaluate(model, x, y, rl.ThreatModel("Linf", eps), "fgsm", curve=(0.25, 0.5, 1.5, 2))
+    clean = model(x).argmax(1) == y
+    assert list(found.curve) == pytest.approx([0, 0.25 * eps, 0.5 * eps, eps, 1.5 * eps, 2 * eps])
+    for radius, mask in found.curve.items():
+        assert torch.equal(mask, clean & (margin > radius)), radius
+
+
+def test_a_radius_beyond_the_box_is_the_box():
+    model, x, y, _ = linear(n=20)
+    found = rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.7), "fgsm", curve=(2.0,))
+    assert list(found.curve)[-1] == pytest.approx(1.4)
+
+
+def test_later_attacks_see_survivors_only():
+    model, x, y, margin = linear()
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    rl.evaluate(model, x, y, rl.ThreatModel("Linf", margin.quantile(0.5).item()), ["fgsm"], batch_size=1000)
+    right = int((model(x).argmax(1) == y).sum())
+    assert sizes[1] == len(x)  # clean accuracy
+    assert sizes[2] == right  # the attack: what was right
+    sizes.clear()
+    rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.9), ["fgsm", "pgd-3"], batch_size=1000)
+    assert sizes[2] == right
+    assert right not in sizes[4:]  # everything fell to FGSM, PGD had nothing to do
+
+
+def test_verdicts_do_not_depend_on_batch_size_or_order():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 40), nn.Tanh(), nn.Linear(40, 4)).double()
+    x, y = torch.rand(101, 12, dtype=torch.float64), torch.randint(0, 4, (101,))
+    threat = rl.ThreatModel("L2", 0.3)
+    whole = rl.evaluate(model, x, y, threat, restarts=2)
+    parts = rl.evaluate(model, x, y, threat, restarts=2, batch_size=7)
+    order = torch.randperm(101)
+    shuffled = rl.evaluate(model, x[order], y[order], threat, restarts=2)
+    assert torch.equal(whole.robust, parts.robust)
+    assert torch.equal(whole.robust[order], shuffled.robust)
+    assert 0 < whole.robust.sum() < whole.clean.sum()
+
+
+def test_wilson_by_hand():
+    found = wilson(0, 10)
+    assert (found.value, found.low) == pytest.approx((0.0, 0.0))
+    assert found.high == pytest.approx(1.959964**2 / (10 + 1.959964**2), rel=1e-5)  # z^2 / (n + z^2) at k = 0
+    mirrored = wilson(10, 10)
+    assert mirrored.low == pytest.approx(1 - found.high)
+
+
+def test_wilson_covers_at_its_rate():
+    generator = torch.Generator().manual_seed(0)
+    for p in (0.05, 0.3, 0.9):
+        draws = (torch.rand(2000, 80, generator=generator) < p).sum(1)
+        inside = [wilson(int(k), 80).low <= p <= wilson(int(k), 80).high for k in draws]
+        assert 0.92 < sum(inside) / len(inside) < 0.98
+
+
+def test_differences_by_hand():
+    # Newcombe 1998, table II(a): 56/70 against 48/80, method 10 gives 0.0524 to 0.3339.
+    found = difference(wilson(56, 70), wilson(48, 80))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_mean_interval_by_hand():
+    found = mean_interval(torch.tensor([1.0, 2.0, 3.0, 6.0]).numpy())
+    half = 1.959964 * math.sqrt(14 / 3) / 2
+    assert (found.value, found.low, found.high) == pytest.approx((3.0, 3 - half, 3 + half))
+    assert mean_interval(torch.tensor([1.0]).numpy()).high == float("inf")
+
+
+def test_gaps_are_positive_where_training_looks_better():
+    model, x, y, margin = linear()
+    right = model(x).argmax(1) == y
+    threat = rl.ThreatModel("Linf", margin.quantile(0.5).item())
+    train = rl.evaluate(model, x[right], y[right], threat)
+    test = rl.evaluate(model, x, y, threat)
+    found = gaps(train, test)
+    assert found["error"]["value"] == pytest.approx(1 - right.double().mean().item())
+    assert found["loss"]["value"] == pytest.approx(test.loss.mean().item() - train.loss.mean().item())
+    robust = (right & (margin > threat.eps)).double()
+    assert found["robust"]["value"] == pytest.approx(robust[right].mean().item() - robust.mean().item())
+    for gap in found.values():
+        assert gap["low"] < gap["value"] < gap["high"]
+
+
+def test_a_stored_evaluation_says_the_same_as_its_masks(tmp_path):
+    from robustlens.data import from_tensors
+    from test_train import blobs, recipe
+
+    splits = from_tensors(*blobs(), *blobs(60, seed=1))
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "run", splits=splits)
+    plan = checked(
+        EvaluationPlan, {"threat": {"eps": 0.05}, "attacks": ["fgsm", "pgd-5"], "curve": [0.5, 1]}, "plan"
+    )
+    content = evaluate_run(run, plan, splits=splits)
+    for split in ("train", "test"):
+        for name, interval in content["splits"][split]["by_attack"].items():
+            mask = run.array("evaluation", f"{split}/{name}")
+            assert interval["value"] == pytest.approx(mask.mean())
+    assert run.array("evaluation", "train/index").tolist() == splits.train.index.tolist()
+    stamp = (run.folder / "evaluation.json").stat().st_mtime_ns
+    assert evaluate_run(run, plan, splits=splits) == run.evaluation  # current: not computed again
+    assert (run.folder / "evaluation.json").stat().st_mtime_ns == stamp
+    evaluate_run(run, plan.model_copy(update={"seed": 1}), splits=splits)
+    assert (run.folder / "evaluation.json").stat().st_mtime_ns != stamp
+
+
+class _Noisy(nn.Module):
+    def forward(self, x):
+        return x[:, :3] + 0.1 * torch.rand(len(x), 3)
+
+
+class _Rounded(nn.Module):
+    def forward(self, x):
+        return torch.relu(x[:, :3] - 10) + torch.tensor([1.0, 0.5, 0.0])
+
+
+class _Broken(nn.Module):
+    def forward(self, x):
+        return x[:, :3] * torch.where(x[:, :1].detach() > 0.5, float("nan"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"),
+    [
+        (_Noisy(), "randomised"),
+        (_Rounded(), "vanishing-gradient"),
+        (_Broken(), "not-finite"),
+        (nn.Linear(5, 3), None),
+    ],
+)
+def test_flags_name_what_is_wrong_and_nothing_else(model, flag):
+    x, y = torch.rand(32, 5), torch.randint(0, 3, (32,))
+    names = [found.name for found in reliability.check(model, x, y)]
+    assert names == ([flag] if flag else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"attacks": "pdg"}, ConfigError, "expected one of"),
+        ({"attacks": "standard"}, ConfigError, "expected one of"),
+        ({"x": torch.rand(4, 40) * 255}, DataError, "divide by 255"),
+        ({"x": torch.rand(0, 40), "y": torch.zeros(0, dtype=torch.int64)}, DataError, "at least 1"),
+        ({"y": torch.tensor([0, 1, 2, 7])}, ModelError, "8"),
+        ({"curve": (-1.0,)}, ConfigError, "multiples of eps"),
+    ],
+)
+def test_wrong_input_is_one_line(change, error, said):
+    arguments = {
+        "model": nn.Linear(40, 2),
+        "x": torch.rand(4, 40),
+        "y": torch.tensor([0, 1, 0, 1]),
+        "threat": rl.ThreatModel("Linf", 0.1),
+    }
+    with pytest.raises(error, match=said) as caught:
+        rl.evaluate(**{**arguments, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interval_of_each_mask():
+    model, x, y, margin = linear()
+    found = rl.evaluate(model, x, y, rl.ThreatModel("Linf", margin.quantile(0.5).item()))
+    assert isinstance(found.interval(), Interval)
+    assert found.interval("clean").value == pytest.approx(found.clean.double().mean().item())
+    assert found.interval("cw-20") == found.interval("robust")

@@ -1,0 +1,267 @@
+"""Training: schedules, resume bit for bit, what a kill leaves, and errors that keep the last good state."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import robustlens as rl
+from robustlens.data import from_tensors
+from robustlens.errors import ConfigError, LockedError, NumericsError, StateError
+from robustlens.recipe import OptimizerSpec, Recipe, checked
+from robustlens.runs import Run, locked
+from robustlens.train import accuracy, describe_model, learning_rate
+
+
+def blobs(n=160, classes=3, seed=0):
+    """Images of three noisy patterns: easy, so that a few epochs show learning."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(classes, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    y = torch.arange(n) % classes
+    x = (patterns[y] + 0.15 * torch.randn(n, 1, 8, 8, generator=generator)).clamp(0, 1)
+    return (x * 255).to(torch.uint8), y
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return from_tensors(*blobs(), *blobs(60, seed=1))
+
+
+def recipe(**changes):
+    values = {
+        "model": {"name": "small-cnn-bn", "options": {"width": 4, "hidden": 8}},
+        "threat": {"norm": "Linf", "eps": 0.03},
+        "objective": "at",
+        "attack": {"steps": 2},
+        "optimizer": {"lr": 0.05, "epochs": 3, "batch_size": 32, "schedule": "one-cycle"},
+        "monitor": {"examples": 40, "steps": 3},
+        "data": {"name": "arrays", "augment": "none"},
+    }
+    for key, value in changes.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
+    return checked(Recipe, values, "recipe")
+
+
+def weights(run, name="last"):
+    return load_file(run.folder / f"{name}.safetensors")
+
+
+def test_a_network_learns_and_its_folder_says_how(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 8, "lr": 0.2}), tmp_path / "run", splits=splits)
+    epochs = run.metrics()
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, 9))
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    last = epochs[-1]
+    for split in ("train", "validation"):
+        assert last[split]["clean"] >= last[split]["robust"] > 0.5
+        assert "at w" in last[split]["measured"]
+    assert run.status["status"] == "trained"
+    assert run.status["epochs_done"] == 8
+    best = max(epochs, key=lambda e: (e["validation"]["robust"], e["validation"]["clean"]))
+    assert [e["epoch"] for e in epochs if e["best"]][-1] == best["epoch"]
+    model = rl.models.load(str(run.folder), checkpoint="best")
+    x, y = splits.validation.take(min(40, len(splits.validation)), 0).x(), splits.validation.labels
+    found = accuracy(model, x, y, rl.ThreatModel("Linf", 0.03), 3, 64)
+    assert found["robust"] == pytest.approx(best["validation"]["robust"])
+
+
+VARIANTS = {
+    "at": {"data": {"augment": "crop-flip"}},
+    "awp after warm-up": {"awp": {"gamma": 0.01, "warmup_epochs": 1}},
+    "ema": {"ema": 0.9},
+    "trades in train mode": {"objective": "trades", "attack": {"steps": 2, "model_mode": "train"}},
+    "standard": {"objective": "standard"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stopped_run_resumes_bit_for_bit(variant, tmp_path, splits):
+    whole = rl.train(recipe(**VARIANTS[variant]), tmp_path / "whole", splits=splits)
+
+    class Stop(Exception):  # noqa: N818 - stands for a signal
+        pass
+
+    def stop_in_the_middle_of_epoch_two(event):
+        if event.done > event.total / 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        rl.train(
+            recipe(**VARIANTS[variant]),
+            tmp_path / "parts",
+            splits=splits,
+            progress=stop_in_the_middle_of_epoch_two,
+        )
+    stopped = Run(tmp_path / "parts")
+    assert stopped.status["epochs_done"] == 1
+    parts = rl.train(recipe(**VARIANTS[variant]), tmp_path / "parts", splits=splits)
+    for name in ("best", "last", "state"):
+        a, b = weights(whole, name), weights(parts, name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    drop_time = [{k: v for k, v in e.items() if k != "seconds"} for e in whole.metrics()]
+    assert drop_time == [{k: v for k, v in e.items() if k != "seconds"} for e in parts.metrics()]
+
+
+def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(tmp_path, splits):
+    a = rl.train(recipe(), tmp_path / "a", splits=splits)
+    torch.manual_seed(123)  # the caller's random state must not matter
+    b = rl.train(recipe(), tmp_path / "b", splits=splits)
+    c = rl.train(recipe(seed=1), tmp_path / "c", splits=splits)
+    assert all(torch.equal(weights(a)[key], weights(b)[key]) for key in weights(a))
+    assert not torch.equal(weights(a)["linear2.weight"], weights(c)["linear2.weight"])
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path, splits):
+    before = torch.random.get_rng_state()
+    rl.train(recipe(optimizer={"epochs": 1}), tmp_path / "a", splits=splits)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_finished_run_is_returned_untouched(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 1}), tmp_path / "a", splits=splits)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != "lock"}
+    rl.train(recipe(optimizer={"epochs": 1}), tmp_path / "a", splits=splits)
+    assert before == {path: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != "lock"}
+
+
+def test_metrics_after_the_saved_state_are_dropped_on_resume(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 3, "loss": 0.0}) + "\n" + '{"epoch": 4, "lo')  # cut by a kill
+    run.update_status(status="training")
+    rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    assert [epoch["epoch"] for epoch in run.metrics()] == [1, 2]
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_epoch(tmp_path, splits):
+    good = rl.train(recipe(objective="standard", optimizer={"epochs": 2}), tmp_path / "good", splits=splits)
+    wild = recipe(
+        objective="standard",
+        model={"name": "small-cnn", "options": {"width": 4, "hidden": 8}},
+        optimizer={"epochs": 6, "lr": 1e12, "schedule": "one-cycle", "warmup": 0.9},
+    )
+    with pytest.raises(NumericsError, match=r"lower optimizer\.lr") as caught:
+        rl.train(wild, tmp_path / "wild", splits=splits)
+    assert caught.value.exit_code == 4
+    run = Run(tmp_path / "wild")
+    assert run.status["status"] == "failed"
+    assert run.status["error"]["exit_code"] == 4
+    for path in run.folder.glob("*.safetensors"):
+        assert all(torch.isfinite(value).all() for value in load_file(path).values()), path
+    assert good.status["status"] == "trained"
+
+
+def test_another_recipe_is_refused_and_nothing_is_altered(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 1}), tmp_path / "a", splits=splits)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(StateError, match=r"objective: 'at' -> 'trades'"):
+        rl.train(recipe(optimizer={"epochs": 1}, objective="trades"), tmp_path / "a", splits=splits)
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
+
+
+def test_a_locked_run_is_refused(tmp_path, splits):
+    with locked(tmp_path / "a"), pytest.raises(LockedError, match="another process"):
+        rl.train(recipe(), tmp_path / "a", splits=splits)
+
+
+def test_a_damaged_state_is_one_line(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update_status(status="training")
+    state = run.folder / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(StateError, match="damaged") as caught:
+        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_another_recipe_is_refused(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update_status(status="training")
+    save_file({"x": torch.zeros(1)}, run.folder / "state.safetensors", {"robustlens": '{"recipe": "other"}'})
+    with pytest.raises(StateError, match="belongs to recipe other"):
+        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+
+
+def test_a_wrong_recipe_leaves_no_folder(tmp_path):
+    with pytest.raises(ConfigError):
+        rl.train({"objective": "at", "objective_options": {"betta": 1}}, tmp_path / "a")
+    with pytest.raises(ConfigError):
+        rl.train({"optimiser": {}}, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_killed_process_loses_at_most_its_epoch(tmp_path):
+    """A real SIGKILL in the middle, then the same command: the bits are those of an undisturbed run."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import torch; torch.set_num_threads(1)\n"
+        "import test_train as t, robustlens as rl\n"
+        "splits = t.from_tensors(*t.blobs(), *t.blobs(60, seed=1))\n"
+        "rl.train(t.recipe(optimizer={'epochs': 6}), sys.argv[2], splits=splits)\n"
+    )
+    tests = os.path.dirname(__file__)  # noqa: PTH120 - handed to another process
+    command = [sys.executable, "-c", program, tests, str(tmp_path / "killed")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    run = Run(tmp_path / "killed")
+    while run.status.get("epochs_done", 0) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= run.status["epochs_done"] <= 6
+    subprocess.run(command, check=True)
+    subprocess.run([*command[:-1], str(tmp_path / "whole")], check=True)
+    whole = Run(tmp_path / "whole")
+    assert all(torch.equal(weights(run)[key], weights(whole)[key]) for key in weights(whole))
+    assert len(run.metrics()) == 6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "expected"),
+    [
+        ("piecewise", 0.0, 1.0),
+        ("piecewise", 0.5, 0.1),
+        ("piecewise", 0.74, 0.1),
+        ("piecewise", 0.75, 0.01),
+        ("cosine", 0.0, 1.0),
+        ("cosine", 0.5, 0.5),
+        ("cosine", 1.0, 0.0),
+        ("one-cycle", 0.0, 0.0),
+        ("one-cycle", 0.15, 0.5),
+        ("one-cycle", 0.3, 1.0),
+        ("one-cycle", 0.65, 0.5),
+        ("constant", 0.9, 1.0),
+    ],
+)
+def test_learning_rates_by_hand(schedule, done, expected):
+    spec = OptimizerSpec(lr=1.0, schedule=schedule)
+    assert math.isclose(learning_rate(spec, done), expected, rel_tol=1e-12, abs_tol=1e-12)
+
+
+def test_normalisation_is_that_of_the_training_images(splits):
+    description = describe_model(recipe(), splits)
+    x = splits.train.x().double()
+    assert description["mean"] == pytest.approx([x.mean().item()], abs=1e-5)
+    assert description["std"] == pytest.approx([x.std(unbiased=False).item()], abs=1e-5)
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
+    splits = from_tensors(*blobs(), *blobs(60, seed=1), validation=0)
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    assert run.metrics()[-1]["validation"] is None
+    assert all(torch.equal(weights(run)[key], weights(run, "best")[key]) for key in weights(run))
+
+
+def test_bf16_trains_too_and_saves_float32(tmp_path, splits):
+    run = rl.train(
+        recipe(precision="bf16-mixed", optimizer={"epochs": 8, "lr": 0.2}), tmp_path / "a", splits=splits
+    )
+    assert run.metrics()[-1]["train"]["clean"] > 0.5
+    assert {value.dtype for key, value in weights(run).items() if "weight" in key} == {torch.float32}
