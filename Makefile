@@ -40,5 +40,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
+bench: $(VENV)/.installed
+	$(BIN)/python bench/training_step.py
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -177,7 +177,7 @@ def test_a_trend_against_the_claim_is_no_support_however_strong(tmp_path):
 
 def test_a_quantity_that_falls_in_half_of_the_layers_only_is_inconclusive(tmp_path):
     weak, strong = ladder({0.0: {"variation": 0.4}, 0.2: {"variation": 0.38}})
-    rising = {f"activations/{name}": _norms(0.41) for name in LAYERS[:3]}
+    rising = {f"activations/{name}": scale * _norms(0.41) for scale, name in enumerate(LAYERS[:3], start=1)}
     found = check_one(tmp_path, "activation-variation-falls", [weak, replace(strong, arrays=rising)])
     assert found.statistic.value == pytest.approx(5 / 8)
     assert found.effect.high < 0
@@ -187,6 +187,15 @@ def test_a_quantity_that_falls_in_half_of_the_layers_only_is_inconclusive(tmp_pa
 def _norms(variation: float) -> np.ndarray:
     noise = np.random.default_rng(9).standard_normal(N)
     return (10 * (1 + variation * (noise - noise.mean()) / noise.std())).astype(np.float32)
+
+
+def test_an_activation_saved_under_two_names_counts_once(tmp_path):
+    nets = [
+        replace(net, arrays={f"activations/{name}": _norms(0.4 - 0.1 * bool(net.eps)) for name in LAYERS[:3]})
+        for net in ladder({0.0: {"variation": 0.4}, 0.2: {"variation": 0.5}})
+    ]
+    # Of eight names three are one activation, which varies less; the other five vary more.
+    assert check_one(tmp_path, "activation-variation-falls", nets).statistic.value == pytest.approx(1 / 6)
 
 
 def test_two_strengths_need_no_correlation(tmp_path):

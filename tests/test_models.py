@@ -109,14 +109,21 @@ def test_a_preact_block_projects_its_activated_input_but_passes_on_the_raw_one(
     torch.testing.assert_close(block(x), expected)
 
 
-def test_convolutions_start_with_the_variance_of_he_et_al() -> None:
-    residual = models.get("preactresnet18", num_classes=10)
-    fan_out = residual.layer4[0].conv1.weight  # 512 outputs, 256 inputs
-    assert fan_out.std().item() == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.01)
-    small = models.get("small-cnn", num_classes=10, in_channels=1, width=64)
-    fan_in = small.conv4.weight  # 128 inputs
-    assert fan_in.std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.02)
-    assert not small.conv4.bias.any()
+@pytest.mark.parametrize(
+    ("name", "options", "layer", "fan"),
+    [
+        ("small-cnn", {"width": 64}, "conv3", 64 * 16),  # inputs
+        ("resnet8", {"width": 64}, "layer3.0.conv1", 256 * 9),  # outputs
+        ("preactresnet18", {}, "layer4.0.conv1", 512 * 9),
+        ("wrn-28-10", {}, "block2.0.conv1", 320 * 9),
+    ],
+)
+def test_convolutions_start_with_the_variance_of_he_et_al(
+    name: str, options: dict[str, Any], layer: str, fan: int
+) -> None:
+    weight = models.get(name, num_classes=10, **options).get_submodule(layer).weight
+    assert weight.shape[0] != weight.shape[1]
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=0.02)
 
 
 def test_activations_keep_their_scale_through_the_small_network_but_its_first_logits_are_small() -> None:

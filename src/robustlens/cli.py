@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -451,14 +450,9 @@ def run(arguments: list[str] | None = None) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _stop)
     try:
-        return int(app(args=arguments, prog_name="robustlens", standalone_mode=False) or 0)
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        return _fail(StoppedError("stopped; the same command goes on where it stopped"))
+        app(args=arguments, prog_name="robustlens")
+    except SystemExit as done:  # how the parser ends: help, a usage error, or the end of a command
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except RobustlensError as error:
         return _fail(error)
     except MemoryError:
@@ -467,6 +461,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.errno is None:
             raise
         return _fail(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
+    return 0
 
 
 def _fail(error: RobustlensError) -> int:

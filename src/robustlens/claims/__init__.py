@@ -71,8 +71,8 @@ CLAIMS: dict[str, Hypothesis] = {
             statement="Stronger adversarial training concentrates samples around the decision boundaries.",
             quantity=(
                 "share of test images whose probability margin p_y - max p_i is within 0.2 of zero: the"
-                " paper speaks of concentration around the boundary, and a spread (std, in the note; "
-                "interquartile range, in the report) is small as well where a sure network has all its "
+                " paper speaks of concentration around the boundary, and a spread (the std, in the "
+                "note, or the interquartile range) is small as well where a sure network has all its "
                 "margins near 1; logit margins depend on the scale of the logits"
             ),
             noun="share of images near the boundary",

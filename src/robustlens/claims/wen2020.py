@@ -123,11 +123,17 @@ def _evaluated(source: Source, split: str, name: str) -> tuple[Examples, Array]:
 
 
 def _activations(source: Source) -> tuple[Examples, Array, tuple[str, ...]]:
-    """Test images, norms (n, layers), names of the layers."""
+    """Test images, norms (n, layers), names of the layers.
+
+    An activation that two layers read (a convolution and its block's shortcut) is saved under both names; it
+    counts once.
+    """
     layers = source.layers("activations")
     keys = (f"activations/{layer}" for layer in layers)
     examples, norms = source.examples("explanation", "activations/index", *keys)
-    return examples, np.stack(norms, axis=1), tuple(layers)
+    once = {column.tobytes(): place for place, column in reversed(list(enumerate(norms)))}
+    kept = sorted(once.values())
+    return examples, np.stack([norms[place] for place in kept], axis=1), tuple(layers[p] for p in kept)
 
 
 def _spectrum(source: Source, key: str) -> Quantity:

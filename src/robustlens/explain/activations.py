@@ -88,13 +88,13 @@ def coefficient_of_variation(values: np.ndarray) -> float:
 
 def measure_activations(subject: Subject) -> Measurement:
     """Norms of the activations on test images, and how much they vary from image to image."""
-    found = activations(subject.model, subject.test.x(), batch_size=subject.batch_size)
+    found = activations(subject.model, subject.images("test")[0], batch_size=subject.batch_size)
     return Measurement(
         {"layers": {key: summarize(norms) for key, norms in found.items()}},
         unit="L2 norm",
         what="Norm of what each layer reads (<layer>.input), and of the logits, for every test image.",
         source="Wen, Li and Jia 2020 (norms of activations); read at the next layer's input",
-        arrays=found,
+        arrays={**found, "index": subject.test.index.numpy()},
     )
 
 

@@ -181,6 +181,7 @@ def measure_landscape(
             progress=subject.listen,
         )
         arrays["alpha"] = found.pop("alpha")
+        arrays[f"{split}_index"] = getattr(subject, split).index[: found["loss"].shape[2]].numpy()
         arrays |= {f"{split}_{name}": array for name, array in found.items()}
     kinds = {"rise": "loss", "matched_rise": "matched", "error_rise": "error"}
     first = splits[0]

@@ -145,7 +145,7 @@ def _see_through(look: Style) -> str:
 
 
 def _text(text: str) -> str:
-    return text
+    return html.escape(text, quote=False)
 
 
 def _numbers(values: Sequence[float | str]) -> list[float | str | None]:

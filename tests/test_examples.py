@@ -1,0 +1,62 @@
+"""The examples and the README's code run as they stand."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlens import study
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_awp_in_your_loop(capsys):
+    assert load("awp_in_your_loop").main() > 0.3  # chance is 0.1
+    assert "robust" in capsys.readouterr().out
+
+
+def test_evaluate_and_explain(capsys):
+    found = load("evaluate_and_explain").main(examples=60)
+    assert 0 <= found["robust"] <= 0.5
+    assert "landscape" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_example_studies_are_plans_that_can_start(path):
+    planned = study.plan(study.read(path))
+    assert len(planned) >= 2
+    assert len({run.id for run in planned}) == len(planned)
+
+
+def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar10, tmp_path, monkeypatch):
+    import robustlens as rl
+    from robustlens.recipe import Recipe, checked
+
+    monkeypatch.setenv("ROBUSTLENS_DATA", str(real_cifar10.parent))
+    (awp,) = [run for run in study.plan(study.read(ROOT / "examples" / "cifar10.yaml")) if "awp" in run.id]
+    values = awp.recipe.model_dump()
+    values["data"] |= {"train_limit": 400, "test_limit": 50}
+    values["optimizer"] |= {"epochs": 1}
+    values["attack"] |= {"steps": 2}
+    values["awp"] |= {"warmup_epochs": 0}
+    values["monitor"] |= {"examples": 20, "steps": 1}
+    run = rl.train(checked(Recipe, values, "recipe"), tmp_path / "run")
+    assert run.metrics()[0]["awp"] is True
+    assert rl.models.load(str(run.folder))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_readmes_python_runs():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
