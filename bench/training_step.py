@@ -2,9 +2,9 @@
 
     python bench/training_step.py [--model small-cnn] [--rounds 7]
 
-The plain loop is written as public training scripts are: parameters differentiated while attacking, one forward pass
-per step and one more at the end, default memory layout. Both do the same work: uniform start, 10 steps, one update.
-Rounds alternate, and the ratio is of medians.
+The plain loop is written as public training scripts are: parameters differentiated while attacking, one
+forward pass per step and one more at the end, default memory layout. Both do the same work: uniform start, 10
+steps, one update. Rounds alternate, and the ratio is of medians.
 """
 
 import argparse
@@ -57,21 +57,21 @@ def our_step(
 
 def contestants(name: str, device: torch.device) -> dict[str, Callable[[Tensor, Tensor], None]]:
     """Each way to do one step, on a model and an optimizer of its own."""
+    channels = SHAPES.get(name, (3, 32, 32))[0]
 
     def prepared(
-        step: Callable[..., None], *extra: str, **to: torch.memory_format
+        step: Callable[..., None], layout: torch.memory_format, *extra: str
     ) -> Callable[[Tensor, Tensor], None]:
         torch.manual_seed(0)
-        model = rl.models.get(name, num_classes=10, in_channels=SHAPES.get(name, (3, 32, 32))[0]).to(
-            device, **to
-        )
+        model = rl.models.get(name, num_classes=10, in_channels=channels)
+        model = model.to(device, memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         return lambda x, y: step(model, optimizer, x, y, *extra)
 
     return {
-        "plain": prepared(plain_step),
-        "ours fp32": prepared(our_step, "fp32", memory_format=torch.channels_last),
-        "ours bf16": prepared(our_step, "bf16", memory_format=torch.channels_last),
+        "plain": prepared(plain_step, torch.contiguous_format),
+        "ours fp32": prepared(our_step, torch.channels_last, "fp32"),
+        "ours bf16": prepared(our_step, torch.channels_last, "bf16"),
     }
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 import robustlens as rl
 
 
-def main(images: int = 2000, epochs: int = 1) -> float:
+def main(images: int = 4000, epochs: int = 2) -> float:
     """Train a small CNN with AT and AWP; returns its robust accuracy on 200 test images."""
     torch.manual_seed(0)
     splits = rl.data.load("fashion-mnist-10k", train_limit=images, test_limit=200)
     model = rl.models.get("small-cnn", num_classes=10, in_channels=1, mean=[0.29], std=[0.35])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     threat = rl.ThreatModel("Linf", eps=0.05)
     attack = rl.attacks.PGD(threat, steps=5, keep="last")
 

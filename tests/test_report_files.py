@@ -16,7 +16,7 @@ from robustlens.report.collect import Collected
 from robustlens.report.spec import Figure
 from robustlens.runs import write_json
 from study_files import ATTACKS, QUICKSTART, example_claims, write_study
-from troubled_study import NASTY, NASTY_IMAGE, write_troubled_study
+from troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_drawings_take_any_label_as_plain_text(troubled_folder: Path) -> None:
     found = figure(study, "robust-accuracy")
     svg = files.drawings(found, found.views[0], study.groups)["svg"].decode()
     assert NASTY not in svg
-    assert "$\\alpha$ _x 0.1" in found.labels()
+    assert f"{MARKUP} 0.1" in found.labels()
 
 
 def test_a_csv_cell_is_never_a_formula() -> None:
@@ -149,7 +149,7 @@ def test_every_problem_of_a_run_is_told_and_none_hides_another_run(troubled_fold
         "AT 0.05",
         "AT 0.1",
         f"{NASTY} 0.1",
-        "$\\alpha$ _x 0.1",
+        f"{MARKUP} 0.1",
     ]
     figures_told = {what for _, what in headline.notices(study)}  # reading arrays finds damaged ones
     assert any("explanation.safetensors: damaged" in what for what in figures_told)

@@ -11,7 +11,7 @@ from browser import REASON, chromium, find_chromium
 from robustlens.report import collect, figures, files, write
 from robustlens.report.collect import Collected
 from study_files import example_claims, write_study
-from troubled_study import NASTY, NASTY_IMAGE, write_troubled_study
+from troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
 
 
 def _reported(folder: Path) -> Path:
@@ -46,6 +46,7 @@ class Visit:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        page.set_default_timeout(120_000)  # a busy machine draws slowly, and that is no failure
         self.said: list[str] = []
         self.asked: list[str] = []
         page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
@@ -211,7 +212,8 @@ def test_the_theme_follows_the_system_and_the_button_and_printing_is_light(
     dark.page.locator("#theme").click()
     dark.js("dispatchEvent(new Event('beforeprint'))")
     assert dark.js(theme) == "light"
-    assert dark.js("document.querySelectorAll('details:not([open])').length") == 0
+    assert dark.js("document.querySelectorAll('.claim details:not([open])').length") == 0
+    assert all(abs(plot["width"] - plot["room"]) < 2 and plot["room"] <= 700 for plot in dark.js(DRAWN))
     dark.js("dispatchEvent(new Event('afterprint'))")
     assert dark.js(theme) == "dark"
     assert dark.js("document.querySelectorAll('details[open]').length") == 0
@@ -256,11 +258,11 @@ def test_hostile_texts_are_shown_as_they_are_and_nothing_runs(troubled: Visit) -
     troubled.js(
         """() => {
             const plot = document.querySelector('.plot');
-            const found = trace => trace.name.includes('script') && trace.meta.role === 'line';
+            const found = trace => trace.name.includes('alpha') && trace.meta.role === 'line';
             Plotly.Fx.hover(plot, [{curveNumber: plot.data.findIndex(found), pointNumber: 1}]);
         }"""
     )
-    assert NASTY in troubled.js("document.querySelector('.plot .hoverlayer').textContent")
+    assert f"{MARKUP} 0.1" in troubled.js("document.querySelector('.plot .hoverlayer').textContent")
     assert troubled.js("window.attacked") is None
     assert troubled.js("document.querySelectorAll('img, .plot a').length") == 0
     assert all(plot["drawn"] == plot["wanted"] for plot in troubled.js(DRAWN))

@@ -7,6 +7,8 @@ from robustlens.runs import Run
 from study_files import QUICKSTART, Member, example_claims, write_study
 
 NASTY = "<script>alert(1)</script>"
+MARKUP = "$\\alpha$ <b>x</b>"
+"""What matplotlib, and what plotly, would set in another font."""
 NASTY_IMAGE = '<img src=x onerror="alert(2)">'
 
 
@@ -15,7 +17,7 @@ def write_troubled_study(folder: Path) -> Path:
     members = [
         *QUICKSTART[:3],
         Member(NASTY, "at", 0.1),
-        Member("$\\alpha$ _x", "at", 0.1),
+        Member(MARKUP, "at", 0.1),
         Member("Failed", "at", 0.1),
         Member("New", "at", 0.1),
         Member("Damaged", "at", 0.1),
@@ -39,8 +41,9 @@ def write_troubled_study(folder: Path) -> Path:
     flag = {"name": "masking", "message": f"gradients vanish {NASTY_IMAGE}"}
     evaluation["splits"]["test"]["flags"] = [flag]
     Run(runs / "bare-0.1-s0").write_json("evaluation", evaluation)
-    explanation = json.loads((runs / "at-0.1-s0" / "explanation.json").read_text())
-    layers = explanation["measures"]["spectrum"]["value"]["layers"]
-    layers[NASTY] = layers["conv1"]
-    Run(runs / "at-0.1-s0").write_json("explanation", explanation)
+    for name in ("at-0.05-s0", "at-0.1-s0"):
+        explanation = json.loads((runs / name / "explanation.json").read_text())
+        layers = explanation["measures"]["spectrum"]["value"]["layers"]
+        layers[NASTY] = layers["conv1"]
+        Run(runs / name).write_json("explanation", explanation)
     return folder

@@ -164,7 +164,7 @@ def evaluate(
     names = attack_room.suite(attacks if isinstance(attacks, str) else tuple(attacks))
     _check_images(x, y, threat)
     work = _Work(model, x, y, batch_size, progress)
-    with attack_room.held_still(model):
+    with models.held_still(model):
         models.check_logits(model, work.take(torch.arange(min(2, len(x))))[0], int(y.max()) + 1)
         logits = work.logits()
         clean = ~losses.is_wrong(logits, y)

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from robustlens.attacks.base import Goal, held_still, input_gradient
+from robustlens.attacks.base import Goal, input_gradient
+from robustlens.models import held_still
 
 
 @dataclass(frozen=True)

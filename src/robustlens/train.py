@@ -135,7 +135,7 @@ def accuracy(
     """Clean and PGD accuracy on all of `x`, in eval mode, in float32."""
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True)
     clean = robust = 0
-    with attacks.held_still(network), torch.no_grad():
+    with models.undisturbed(network):
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             right = ~losses.is_wrong(network(images), labels)
             clean += int(right.sum())

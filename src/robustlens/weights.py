@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlens.errors import ConfigError, NumericsError
+from robustlens.models import state_kept
 
 _TINY = 1e-20
 
@@ -71,7 +72,7 @@ class AdversarialWeightPerturbation:
 
     def _ascent(self, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
         """The perturbation v, one tensor for each weight."""
-        with _undisturbed(self.model), torch.enable_grad():
+        with state_kept(self.model), torch.enable_grad():
             loss = loss_fn()
             found = torch.autograd.grad(loss, weights, allow_unused=True)
         gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
@@ -84,20 +85,6 @@ class AdversarialWeightPerturbation:
             gradient * (self.gamma * weight.detach().norm() / (size + _TINY))
             for weight, gradient, size in zip(weights, gradients, sizes, strict=True)
         ]
-
-
-@contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put buffers (running statistics) and the random state back after an extra forward pass."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
 
 
 class ExponentialMovingAverage:

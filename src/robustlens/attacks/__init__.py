@@ -6,12 +6,12 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 import re
 from collections.abc import Callable
 
-from robustlens.attacks.base import Attack, held_still
+from robustlens.attacks.base import Attack
 from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "get", "held_still", "suite"]
+__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "get", "suite"]
 
 ATTACKS: dict[str, Callable[[ThreatModel, int, int, int], Attack]] = {
     # name: (threat, steps, restarts, seed) -> the attack as an evaluation uses it

@@ -1,9 +1,7 @@
-"""What every attack shares: its signature, a model held still while it is attacked, the input gradient."""
+"""What every attack shares: its signature, what it climbs, the input gradient."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -11,8 +9,6 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
-
-ModelMode = Literal["eval", "train"]
 
 
 @runtime_checkable
@@ -28,35 +24,6 @@ class Attack(Protocol):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images for `x`; `y` are the true labels (the wanted ones if targeted)."""
-
-
-@contextlib.contextmanager
-def held_still(model: nn.Module, mode: ModelMode = "eval") -> Iterator[None]:
-    """Attack `model` in `mode` without leaving a trace.
-
-    Parameters ask for no gradient inside, so a backward pass costs the input gradient only. Training flags
-    of every submodule, `requires_grad` of every parameter, BatchNorm buffers and the global random state
-    (which dropout would advance in train mode) are put back at the end, whatever happens.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = mode == "train"
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        model.train(training)
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=devices, enabled=training):
-            yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for module, flag in flags:
-            module.training = flag
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, noise
-from robustlens.attacks.base import Goal, ModelMode, held_still, input_gradient
+from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ConfigError
+from robustlens.models import ModelMode, held_still
 from robustlens.threat import ThreatModel
 
 

@@ -10,8 +10,8 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from robustlens import losses
-from robustlens.attacks import held_still
 from robustlens.explain.measure import Measurement, Subject
+from robustlens.models import undisturbed
 
 TAUS = (0.1, 0.2, 0.3)
 """How near to the boundary counts as near: differences of probability."""
@@ -19,7 +19,7 @@ TAUS = (0.1, 0.2, 0.3)
 
 def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256) -> Float[Tensor, "n c"]:
     """Logits in eval mode, in batches, on the CPU; the model is left as it was."""
-    with held_still(model), torch.no_grad():
+    with undisturbed(model):
         return torch.cat([model(batch).float().cpu() for batch in x.split(batch_size)])
 
 

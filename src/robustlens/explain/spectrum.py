@@ -270,7 +270,7 @@ def measure_spectrum(subject: Subject, *, operator: str = "circular") -> Measure
     return Measurement(
         {"operator": operator, "layers": {name: summarize(found[name]) | shown[name] for name in found}},
         unit="singular value",
-        what=f"Singular values of each layer as a linear map, {OPERATORS[operator]} borders, no BatchNorm.",
+        what=f"Singular values of each layer, {OPERATORS[operator]} at its borders, BatchNorm not folded.",
         source="Wen, Li and Jia 2020 (variance of singular values); Sedghi, Gupta and Long 2019 (circular)",
         arrays=found,
     )

@@ -6,11 +6,13 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
-from robustlens.models.probe import as_logits, check_logits, device_of, forward, undisturbed
+from robustlens.models.probe import as_logits, check_logits, device_of, forward
 from robustlens.models.registry import MODELS, build_from, describe, get
+from robustlens.models.still import ModelMode, held_still, state_kept, undisturbed
 
 __all__ = [
     "MODELS",
+    "ModelMode",
     "Normalize",
     "as_logits",
     "build_from",
@@ -19,8 +21,10 @@ __all__ = [
     "device_of",
     "forward",
     "get",
+    "held_still",
     "load",
     "load_weights",
+    "state_kept",
     "to_bytes",
     "undisturbed",
 ]

@@ -1,7 +1,5 @@
-"""Looking at a network without leaving a trace, and checking that it returns logits."""
+"""Where a network is, and whether it returns logits."""
 
-import contextlib
-from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -10,32 +8,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, NumericsError, RobustlensError
 from robustlens.models.external import one_line
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run `model` in eval mode without gradients; afterwards it is as it was, whatever happened.
-
-    Training flags of every submodule, buffers (some networks write to them in eval mode too) and the global
-    random state (which a randomised network draws from) are put back.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        with torch.no_grad():
-            for module, name, buffer, saved in buffers:
-                setattr(module, name, buffer.copy_(saved))
+from robustlens.models.still import undisturbed
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -169,15 +169,18 @@
     }
   });
 
+  // Paper is light and narrow: the page takes that form first, so that the plots are drawn to fit.
   let before = null; // what printing changed
   addEventListener("beforeprint", () => {
-    const closed = [...document.querySelectorAll("details:not([open])")];
+    const closed = [...document.querySelectorAll("details:not([open]):not(.run)")];
     before = { theme: root.dataset.theme, closed };
     closed.forEach((details) => (details.open = true));
+    root.dataset.printing = "yes";
     setTheme("light");
   });
   addEventListener("afterprint", () => {
     before.closed.forEach((details) => (details.open = false));
+    delete root.dataset.printing;
     setTheme(before.theme);
   });
 

@@ -1,0 +1,58 @@
+"""Using a network without leaving a trace: what every attack, measure and extra pass goes through."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+ModelMode = Literal["eval", "train"]
+
+
+@contextlib.contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Put buffers (running statistics) and the global random state (dropout) back at the end."""
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, saved in buffers:
+                setattr(module, name, buffer.copy_(saved))
+
+
+@contextlib.contextmanager
+def held_still(model: nn.Module, mode: ModelMode = "eval") -> Iterator[None]:
+    """Use `model` in `mode` without leaving a trace, whatever happens inside.
+
+    Parameters ask for no gradient inside, so a backward pass costs the input gradient only. Training flags
+    of every submodule, `requires_grad` of every parameter, buffers (BatchNorm writes them in train mode, some
+    networks in eval mode too) and the global random state are put back at the end.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        with state_kept(model):
+            model.train(mode == "train")
+            for parameter in wanted:
+                parameter.requires_grad_(False)
+            yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Look at `model` in eval mode, without gradients, and leave it as it was."""
+    with held_still(model), torch.no_grad():
+        yield
