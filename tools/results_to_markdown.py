@@ -22,9 +22,7 @@ def main(folder: Path, command: str) -> None:
     threat, n = plan["threat"], {name: split["n"] for name, split in splits.items()}
     strength = f"{threat['norm']} eps {eps(threat['eps'])}"
     print(f"Evaluated at {strength} on {n['test']} test and {n['train']} training images, checkpoint")
-    print(
-        f"`{plan['checkpoint']}` by validation. Attacks run one after another on the survivors, so columns are"
-    )
+    print(f"`{plan['checkpoint']}` by validation. Attacks run one after another, on survivors: columns are")
     print("cumulative. Intervals are 95 %.")
     print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
     headline(runs)
