@@ -105,8 +105,8 @@ def test_a_csv_cell_is_never_a_formula() -> None:
 def test_a_folder_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"study\.json: no such file"):
         write(tmp_path)
-    with pytest.raises(StateError, match="no such folder"):
-        write_run(tmp_path / "nothing")
+    with pytest.raises(StateError, match="no run here"):
+        write_run(tmp_path)
     write_json(tmp_path / "study.json", {"format": 1, "runs": None})
     with pytest.raises(StateError, match="no list of runs"):
         write(tmp_path)

@@ -139,7 +139,7 @@ def test_every_plot_is_drawn_without_a_word_on_the_console_or_a_request(
         assert plot["ink"] > 0, plot["name"]
         assert abs(plot["width"] - plot["room"]) < 2, plot["name"]
     buttons = "[...new Set([...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title))]"
-    assert laptop.js(buttons) == ["Download plot as SVG", "Zoom", "Pan", "Reset axes"]
+    assert laptop.js(buttons) == ["Download plot", "Zoom", "Pan", "Reset axes"]  # and no "Share chart"
     assert laptop.said == []
     assert laptop.asked == [page_of(study_folder).as_uri()]
     assert page_of(study_folder).stat().st_size < 7e6

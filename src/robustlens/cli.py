@@ -9,14 +9,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from robustlens import tables
 from robustlens.allocator import keep_memory
-from robustlens.display import console, shown
+from robustlens.display import console, output, shown
 from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError
-from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe, ThreatSpec, checked
-from robustlens.runs import Run, StudyFolder
+from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe, ThreatSpec, checked, read_yaml
+from robustlens.runs import Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-output = Console(highlight=False)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 DataDir = Annotated[
@@ -76,7 +75,7 @@ def study(
     spec = study.read(source)
     planned = study.plan(spec)
     if plan_only:
-        _print_plan(planned)
+        tables.plan(planned)
         return
     folder = out or Path("robustlens-out") / spec.name
     if quiet:
@@ -84,8 +83,8 @@ def study(
     with shown(quiet) as listen:
         result = study.run(spec, folder, executor=LocalProcesses(workers), listen=listen)
     page = report.write(folder)
-    _print_headline(result.folder)
-    _print_claims(result.folder)
+    tables.headline(result.folder)
+    tables.claims(result.folder)
     for failure in result.failures:
         console.print(f"[bold red]failed[/] {failure.name}: ", end="")
         console.print(failure.error, markup=False, soft_wrap=True)
@@ -132,7 +131,7 @@ def train(
     from robustlens.train import train
 
     _use_data_dir(data_dir)
-    values = _read_yaml(recipe) if recipe else {}
+    values = read_yaml(recipe) if recipe else {}
     given = {
         "data.name": data,
         "model.name": model,
@@ -211,7 +210,7 @@ def evaluate(
             if out is not None:
                 Run(out).write_arrays("evaluation", arrays)
                 Run(out).write_json("evaluation", content)
-    _print_evaluation(content)
+    tables.evaluation(content)
 
 
 @app.command()
@@ -258,12 +257,7 @@ def explain(
             if out is not None:
                 Run(out).write_arrays("explanation", room.arrays_of(found))
                 Run(out).write_json("explanation", content)
-    for name, measurement in content["measures"].items():
-        output.print(f"[bold]{name}[/] ({measurement['unit']}): {measurement['what']}")
-        for key, value in _leaves(measurement["value"]):
-            output.print(
-                f"  {key}  {value:.4g}" if isinstance(value, float) else f"  {key}  {value}", markup=False
-            )
+    tables.explanation(content)
 
 
 @app.command()
@@ -353,20 +347,6 @@ def _subject(
     return network, data.load(str(data_name)), threat, run
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of recipe fields")
-    return values
-
-
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set `a.b.c` in nested mappings."""
     *path, last = key.split(".")
@@ -375,66 +355,6 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
         values = inside
     values[last] = value
-
-
-def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{prefix}.{key}".strip("."))]
-
-
-# -- what the commands print ---------------------------------------------------------------------------
-
-
-def _percent(interval: dict[str, Any]) -> str:
-    return f"{100 * interval['value']:.1f} [dim]{100 * interval['low']:.1f}-{100 * interval['high']:.1f}[/]"
-
-
-def _print_plan(planned: list[Any]) -> None:
-    table = Table("run", "method", "objective", "eps", "AWP", "epochs", "seed", "recipe", box=None)
-    for run in planned:
-        recipe = run.recipe
-        gamma = f"{recipe.awp.gamma:g}" if recipe.awp else "-"
-        row = (run.id, run.method, recipe.objective, f"{recipe.threat.eps:.4g}", gamma)
-        table.add_row(*row, str(recipe.optimizer.epochs), str(recipe.seed), recipe.hash())
-    output.print(table)
-
-
-def _print_headline(folder: StudyFolder) -> None:
-    evaluated = [(run, run.evaluation) for run in folder.runs()]
-    names: list[str] = next((found["attacks"] for _, found in evaluated if found), [])
-    table = Table("method", "clean %", *[f"{name} %" for name in names], "robust gap", box=None)
-    for run, found in evaluated:
-        label = run.entry["label"]
-        if found is None:
-            table.add_row(label, run.status["status"])
-            continue
-        test = found["splits"]["test"]
-        cells = [_percent(test["clean"]), *[_percent(test["by_attack"][name]) for name in names]]
-        table.add_row(label, *cells, _percent(found["gaps"]["robust"]))
-    output.print(table)
-
-
-def _print_claims(folder: StudyFolder) -> None:
-    styles = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
-    table = Table("claim", "verdict", box=None)
-    for claim in folder.claims:
-        table.add_row(claim["statement"], f"[{styles[claim['verdict']]}]{claim['verdict']}[/]")
-    output.print(table)
-
-
-def _print_evaluation(content: dict[str, Any]) -> None:
-    table = Table("split", "n", "clean %", *[f"{name} %" for name in content["attacks"]], box=None)
-    for name, split in content["splits"].items():
-        cells = [_percent(split["clean"]), *[_percent(found) for found in split["by_attack"].values()]]
-        table.add_row(name, str(split["n"]), *cells)
-    output.print(table)
-    output.print("each attack ran on the survivors of those before it; intervals are 95 %")
-    for name, gap in content["gaps"].items():
-        output.print(f"{name} gap: {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})")
-    for flag in content["splits"]["test"]["flags"]:
-        console.print(f"[bold yellow]flag {flag['name']}[/]: ", end="")
-        console.print(flag["message"], markup=False, soft_wrap=True)
 
 
 # -- errors and signals --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ NamedListener = Callable[[str, Event], None]
 _LINE_EVERY = 15.0  # seconds between plain lines of one piece of work
 
 console = Console(stderr=True, highlight=False)
+output = Console(highlight=False)
 
 
 @contextlib.contextmanager

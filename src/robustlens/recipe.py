@@ -8,8 +8,10 @@ import hashlib
 import json
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from robustlens.errors import ConfigError
@@ -221,6 +223,23 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(one_line(error, where, kind)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, through the safe loader.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of fields")
+    return values
 
 
 def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from robustlens import claims, objectives
@@ -30,10 +29,13 @@ from robustlens.recipe import (
     ThreatSpec,
     Values,
     checked,
+    read_yaml,
 )
 from robustlens.runs import FORMAT, Run, StudyFolder, locked, write_json
 from robustlens.threat import ThreatModel
 from robustlens.train import load_data, train
+
+_BUILT_IN = importlib.resources.files("robustlens") / "studies"
 
 
 class StudySpec(Values):
@@ -101,8 +103,8 @@ class StudyResult:
 
 def built_in() -> list[str]:
     """Names of the studies that come with the package."""
-    folder = importlib.resources.files("robustlens") / "studies"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    files = (file.name for file in _BUILT_IN.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
 def read(source: str | Path) -> StudySpec:
@@ -111,20 +113,15 @@ def read(source: str | Path) -> StudySpec:
     Raises:
         ConfigError: no such file, not YAML, or a field is wrong (it is named).
     """
-    path = Path(source)
     if str(source) in built_in():
-        text = (importlib.resources.files("robustlens") / "studies" / f"{source}.yaml").read_text()
-    elif path.is_file():
-        text = path.read_text()
+        with importlib.resources.as_file(_BUILT_IN / f"{source}.yaml") as path:
+            values = read_yaml(path)
+    elif Path(source).is_file():
+        values = read_yaml(Path(source))
     else:
-        raise ConfigError(
-            f"study: found no file {str(source)!r}; give a YAML file or one of {', '.join(built_in())}"
-        )
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    return checked(StudySpec, values, path.name)
+        known = ", ".join(built_in())
+        raise ConfigError(f"study: found no file {str(source)!r}; give a YAML file or one of {known}")
+    return checked(StudySpec, values, Path(source).name)
 
 
 def plan(spec: StudySpec) -> list[Planned]:

@@ -16,6 +16,8 @@ from robustlens.errors import RobustlensError, StateError
 from robustlens.report.palette import Style, styles
 from robustlens.runs import Run, StudyFolder
 
+FILES = ("run", "recipe", "evaluation", "explanation")
+"""The JSON files of a run."""
 DISPLAY = {"standard": "Standard", "at": "AT", "trades": "TRADES", "mart": "MART", "fgsm": "FGSM"}
 """Names of the objectives in the papers."""
 
@@ -149,9 +151,12 @@ def study(folder: Path) -> Collected:
 
 
 def single(folder: Path) -> Collected:
-    """Read one run folder that need not belong to a study."""
-    if not folder.is_dir():
-        raise StateError(f"{folder}: no such folder; name the folder of a run")
+    """Read one run folder that need not belong to a study; raises `StateError` where there is none."""
+    if not any((folder / f"{name}.json").exists() for name in FILES):
+        wanted = ", ".join(f"{name}.json" for name in FILES)
+        raise StateError(
+            f"{folder}: no run here, found none of {wanted}; name the folder of a run or a study"
+        )
     return _collected(folder.name, folder, [Run(folder)], [], {}, [])
 
 
@@ -255,7 +260,7 @@ def _unique(labels: list[str]) -> list[str]:
 def _record(run: Run) -> Record:
     problems: list[str] = []
     read: dict[str, Any] = {}
-    for name in ("run", "recipe", "evaluation", "explanation"):
+    for name in FILES:
         try:
             read[name] = run.read_json(name) or {}
         except RobustlensError as error:

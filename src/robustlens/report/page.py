@@ -44,7 +44,7 @@ def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
         out: where `index.html` and `figures/` go; None for `report/` in the run's folder.
 
     Raises:
-        StateError: there is no such folder. ResourceError: `out` cannot be written.
+        StateError: there is no run in the folder. ResourceError: `out` cannot be written.
     """
     folder = Path(run_folder)
     return _write(collect.single(folder), Path(out) if out is not None else folder / "report")
