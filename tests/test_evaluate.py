@@ -9,7 +9,8 @@ from torch import nn
 import robustlens as rl
 from robustlens import reliability
 from robustlens.errors import ConfigError, DataError, ModelError
-from robustlens.evaluate import Interval, difference, evaluate_run, gaps, mean_interval, wilson
+from robustlens.evaluate import evaluate_run, gaps
+from robustlens.intervals import Interval, difference, mean_of, wilson
 from robustlens.recipe import EvaluationPlan, checked
 
 
@@ -104,10 +105,11 @@ def test_differences_by_hand():
 
 
 def test_mean_interval_by_hand():
-    found = mean_interval(torch.tensor([1.0, 2.0, 3.0, 6.0]).numpy())
+    found = mean_of(torch.tensor([1.0, 2.0, 3.0, 6.0]).numpy())
     half = 1.959964 * math.sqrt(14 / 3) / 2
     assert (found.value, found.low, found.high) == pytest.approx((3.0, 3 - half, 3 + half))
-    assert mean_interval(torch.tensor([1.0]).numpy()).high == float("inf")
+    assert mean_of(torch.tensor([1.0]).numpy()) == Interval(1.0)
+    assert difference(Interval(3.0), found) == Interval(0.0)
 
 
 def test_gaps_are_positive_where_training_looks_better():
@@ -198,6 +200,12 @@ def test_wrong_input_is_one_line(change, error, said):
     with pytest.raises(error, match=said) as caught:
         rl.evaluate(**{**arguments, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_images_need_not_show_every_class():
+    model = nn.Linear(40, 10)
+    found = rl.evaluate(model, torch.rand(6, 40), torch.arange(6) % 3, rl.ThreatModel("Linf", 0.1), "fgsm")
+    assert len(found.clean) == 6
 
 
 def test_an_interval_of_each_mask():

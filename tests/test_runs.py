@@ -18,6 +18,8 @@ def test_a_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "a" / "file.json"
     write_atomic(path, b"first")
     assert path.read_bytes() == b"first"
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it as any other file"
 
     def full_disk(handle):
         raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,10 @@ app = typer.Typer(
 )
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import the package.module:factory that a weights file names."),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),
@@ -150,8 +155,8 @@ def train(
         if not equals:
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
         _put(values, key, yaml.safe_load(text))
-    with shown(quiet) as listen:
-        run = train(checked(Recipe, values, "recipe"), out, progress=lambda event: listen("train", event))
+    with shown(quiet) as named:
+        run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
     last = run.metrics()[-1]
     for split in ("train", "validation"):
         if last[split]:
@@ -179,6 +184,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and masks. Default: the run.")
     ] = None,
+    trust_code: TrustCode = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
@@ -190,7 +196,7 @@ def evaluate(
     from robustlens.evaluate import evaluate_run, evaluate_splits
 
     _use_data_dir(data_dir)
-    network, splits, threat, run = _subject(model, data, norm, eps, checkpoint)
+    network, splits, threat, run = _subject(model, data, norm, eps, checkpoint, trust_code)
     values = {
         "threat": threat.model_dump(),
         "attacks": attack_room.suite(attacks if attacks in attack_room.SUITES else attacks.split(",")),
@@ -200,13 +206,12 @@ def evaluate(
         "train_examples": limit,
     }
     plan = checked(EvaluationPlan, values, "evaluate")
-    with shown(quiet) as listen:
+    with shown(quiet) as named:
+        listen = partial(named, "evaluate")
         if run is not None and out is None and data is None:
-            content = evaluate_run(run, plan, splits=splits, progress=lambda event: listen("evaluate", event))
+            content = evaluate_run(run, plan, splits=splits, trust_code=trust_code, progress=listen)
         else:
-            content, arrays = evaluate_splits(
-                network, splits, plan, progress=lambda event: listen("evaluate", event)
-            )
+            content, arrays = evaluate_splits(network, splits, plan, progress=listen)
             if out is not None:
                 Run(out).write_arrays("evaluation", arrays)
                 Run(out).write_json("evaluation", content)
@@ -225,6 +230,7 @@ def explain(
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
+    trust_code: TrustCode = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
@@ -236,7 +242,7 @@ def explain(
     from robustlens.threat import ThreatModel
 
     _use_data_dir(data_dir)
-    network, splits, threat_spec, run = _subject(model, data, norm, eps, checkpoint)
+    network, splits, threat_spec, run = _subject(model, data, norm, eps, checkpoint, trust_code)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
     if measures is not None:
         values["measures"] = measures.split(",")
@@ -244,15 +250,14 @@ def explain(
     for name in plan.measures:
         room.get(name)
     threat = ThreatModel(threat_spec.norm, threat_spec.eps)
-    with shown(quiet) as listen:
+    with shown(quiet) as named:
+        listen = partial(named, "explain")
         if run is not None and out is None and data is None:
             content = room.explain_run(
-                run, plan, threat, splits=splits, progress=lambda event: listen("explain", event)
+                run, plan, threat, splits=splits, trust_code=trust_code, progress=listen
             )
         else:
-            found = room.explain(
-                network, splits, threat, plan, progress=lambda event: listen("explain", event)
-            )
+            found = room.explain(network, splits, threat, plan, progress=listen)
             content = room.as_json(found)
             if out is not None:
                 Run(out).write_arrays("explanation", room.arrays_of(found))
@@ -326,7 +331,7 @@ def _use_data_dir(data_dir: Path | None) -> None:
 
 
 def _subject(
-    model: str, data_name: str | None, norm: str, eps: str | None, checkpoint: str
+    model: str, data_name: str | None, norm: str, eps: str | None, checkpoint: str, trust_code: bool
 ) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
     """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
     from robustlens import data, models
@@ -341,7 +346,7 @@ def _subject(
         if values["eps"] == 0:
             raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
     threat = checked(ThreatSpec, values, "threat")
-    network = models.load(model, checkpoint=checkpoint) if run else models.load(model)
+    network = models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
     if data_name is None and run is not None:
         return network, load_data(run.recipe), threat, run
     return network, data.load(str(data_name)), threat, run

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from time import perf_counter
 from typing import Any, TypeGuard
 
@@ -16,53 +15,13 @@ from robustlens import attacks as attack_room
 from robustlens import losses, models, reliability
 from robustlens.data import Splits
 from robustlens.errors import ConfigError, DataError
+from robustlens.intervals import Interval, difference, mean_of, wilson
 from robustlens.progress import Event, Listener, silent
 from robustlens.recipe import EvaluationPlan, ExplanationPlan
 from robustlens.reliability import Flag
 from robustlens.runs import FORMAT, Run
 from robustlens.threat import ThreatModel
 from robustlens.train import load_data
-
-_Z = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's 95 % score interval for a rate (Wilson 1927).
-
-    >>> i = wilson(81, 263)
-    >>> round(i.low, 4), round(i.high, 4)
-    (0.2553, 0.3662)
-    """
-    if n == 0:
-        raise DataError("evaluate: found 0 images, expected at least 1")
-    rate, z2 = successes / n, _Z**2
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * (rate * (1 - rate) / n + z2 / (4 * n * n)) ** 0.5
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
-
-
-def difference(a: Interval, b: Interval) -> Interval:
-    """The difference a - b of independent estimates (Newcombe 1998, method 10: arms squared and added)."""
-    value = a.value - b.value
-    down = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
-    up = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
-    return Interval(value, value - down, value + up)
-
-
-def mean_interval(values: np.ndarray) -> Interval:
-    """Mean with its normal 95 % interval."""
-    mean = float(values.mean())
-    half = _Z * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
-    return Interval(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +63,7 @@ class Evaluation:
             "clean": asdict(self.interval("clean")),
             "by_attack": {name: asdict(rate(mask)) for name, mask in self.by_attack.items()},
             "robust": asdict(self.interval("robust")),
-            "loss": asdict(mean_interval(self.loss.numpy())),
+            "loss": asdict(mean_of(self.loss.numpy())),
             "curve": [{"eps": eps, **asdict(rate(mask))} for eps, mask in self.curve.items()],
             "flags": [asdict(flag) for flag in self.flags],
         }
@@ -165,7 +124,9 @@ def evaluate(
     _check_images(x, y, threat)
     work = _Work(model, x, y, batch_size, progress)
     with models.held_still(model):
-        models.check_logits(model, work.take(torch.arange(min(2, len(x))))[0], int(y.max()) + 1)
+        models.check_logits(
+            model, work.take(torch.arange(min(2, len(x))))[0], at_least=max(2, int(y.max()) + 1)
+        )
         logits = work.logits()
         clean = ~losses.is_wrong(logits, y)
         standing, by_attack = clean, {}
@@ -260,9 +221,16 @@ def _check_images(x: Tensor, y: Tensor, threat: ThreatModel) -> None:
 
 
 def evaluate_run(
-    run: Run, plan: EvaluationPlan, *, splits: Splits | None = None, progress: Listener = silent
+    run: Run,
+    plan: EvaluationPlan,
+    *,
+    splits: Splits | None = None,
+    trust_code: bool = False,
+    progress: Listener = silent,
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint on training and test images with the same attacks, and save the result.
+
+    `trust_code` allows a network that its recipe names as "package.module:factory" to be imported.
 
     Writes `evaluation.json` and `evaluation.safetensors`; returns the former. An evaluation of the same
     plan and weights that is there already is returned as it is.
@@ -271,7 +239,7 @@ def evaluate_run(
     found = run.evaluation
     if is_current(found, known):
         return found
-    model = models.load(str(run.folder), checkpoint=plan.checkpoint)
+    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
     content, arrays = evaluate_splits(model, splits or load_data(run.recipe), plan, progress=progress)
     run.write_arrays("evaluation", arrays)
     run.write_json("evaluation", {**known, **content})
@@ -296,7 +264,7 @@ def evaluate_splits(
             threat,
             plan.attacks,
             restarts=plan.restarts,
-            curve=plan.curve if name == "test" else (),
+            curve=plan.curve,
             batch_size=plan.batch_size,
             seed=plan.seed,
             progress=_within(progress, name),
@@ -338,7 +306,7 @@ def gaps(train: Evaluation, test: Evaluation) -> dict[str, dict[str, float]]:
     """
     return {
         "error": asdict(difference(train.interval("clean"), test.interval("clean"))),
-        "loss": asdict(difference(mean_interval(test.loss.numpy()), mean_interval(train.loss.numpy()))),
+        "loss": asdict(difference(mean_of(test.loss.numpy()), mean_of(train.loss.numpy()))),
         "robust": asdict(difference(train.interval("robust"), test.interval("robust"))),
     }
 

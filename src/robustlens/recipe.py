@@ -45,6 +45,19 @@ def number(text: Any) -> Any:
     return text
 
 
+def eps_text(eps: float) -> str:
+    """A radius as people write it: 0.1, or 8/255.
+
+    >>> eps_text(0.1), eps_text(8 / 255), eps_text(0.123456)
+    ('0.1', '8/255', '0.1235')
+    """
+    if abs(eps - round(eps, 3)) < 1e-9:
+        return f"{eps:g}"
+    if abs(eps * 255 - round(eps * 255)) < 1e-6:
+        return f"{round(eps * 255)}/255"
+    return f"{eps:.4g}"
+
+
 Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 
 

@@ -80,17 +80,19 @@ def explain_run(
     threat: ThreatModel,
     *,
     splits: Splits | None = None,
+    trust_code: bool = False,
     progress: Listener = silent,
 ) -> dict[str, Any]:
     """Explain a run's checkpoint and save the result; one that is current already is returned as it is.
 
-    Writes `explanation.json` and `explanation.safetensors`; returns the former.
+    Writes `explanation.json` and `explanation.safetensors`; returns the former. `trust_code` as in
+    `evaluate.evaluate_run`.
     """
     known = {**provenance(run, plan), "threat": asdict(threat)}
     saved = run.explanation
     if is_current(saved, known):
         return saved
-    model = models.load(str(run.folder), checkpoint=plan.checkpoint)
+    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
     found = explain(model, splits or load_data(run.recipe), threat, plan, progress=progress)
     content = {"format": FORMAT, **known, **as_json(found)}
     run.write_arrays("explanation", arrays_of(found))

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from robustlens.errors import RobustlensError, StateError
+from robustlens.intervals import Interval
 from robustlens.report.palette import Style, styles
 from robustlens.runs import Run, StudyFolder
 
@@ -20,15 +21,6 @@ FILES = ("run", "recipe", "evaluation", "explanation")
 """The JSON files of a run."""
 DISPLAY = {"standard": "Standard", "at": "AT", "trades": "TRADES", "mart": "MART", "fgsm": "FGSM"}
 """Names of the objectives in the papers."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % interval (over two seeds: their range); no interval where the ends are None."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass
@@ -180,30 +172,6 @@ def as_interval(found: Any) -> Interval | None:
         return None
     bounded = isinstance(low, int | float) and isinstance(high, int | float)
     return Interval(float(value), float(low), float(high)) if bounded else Interval(float(value))
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """A rate and its 95 % interval (Wilson 1927).
-
-    >>> rate = wilson(8, 10)
-    >>> rate.value, round(rate.low, 3), round(rate.high, 3)
-    (0.8, 0.49, 0.943)
-    """
-    z = 1.959963984540054
-    rate = successes / n
-    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(rate, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
-
-
-def mean_of(values: np.ndarray) -> Interval:
-    """A mean over examples and its normal 95 % interval (none from a single value)."""
-    values = values[np.isfinite(values)].astype(np.float64)
-    mean = float(values.mean()) if len(values) else float("nan")
-    if len(values) < 2:
-        return Interval(mean)
-    half = 1.959963984540054 * float(values.std(ddof=1)) / np.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
 
 
 def combined(intervals: Iterable[Interval | None]) -> Interval | None:

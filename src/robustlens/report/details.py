@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustlens.report.collect import Collected, Group, Interval, combined, dig
+from robustlens.intervals import Interval
+from robustlens.report.collect import Collected, Group, combined, dig
 from robustlens.report.words import duration, flat
 
 

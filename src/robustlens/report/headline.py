@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustlens.report.collect import Collected, Group, Interval, Record, dig
-from robustlens.report.plots_accuracy import eps_text
+from robustlens.intervals import Interval
+from robustlens.recipe import eps_text
+from robustlens.report.collect import Collected, Group, Record, dig
 from robustlens.report.words import minus, points
 
 

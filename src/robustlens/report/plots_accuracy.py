@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.report.collect import Collected, Group, Interval, Record, as_interval, combined, dig
+from robustlens.intervals import Interval
+from robustlens.recipe import eps_text
+from robustlens.report.collect import Collected, Group, Record, as_interval, combined, dig
 from robustlens.report.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
 
 Reader = Callable[[dict[str, Any]], float | None]
@@ -136,19 +138,6 @@ def interval_series(label: str, x: Iterable[float | str], intervals: list[Interv
 def views(*found: View | None) -> tuple[View, ...]:
     """The views that exist."""
     return tuple(view for view in found if view is not None)
-
-
-def eps_text(eps: float) -> str:
-    """A radius as people write it: 0.1, or 8/255.
-
-    >>> eps_text(0.1), eps_text(8 / 255), eps_text(0.123456)
-    ('0.1', '8/255', '0.1235')
-    """
-    if abs(eps - round(eps, 3)) < 1e-9:
-        return f"{eps:g}"
-    if abs(eps * 255 - round(eps * 255)) < 1e-6:
-        return f"{round(eps * 255)}/255"
-    return f"{eps:.4g}"
 
 
 # -- pieces --------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from robustlens.report.collect import Collected, Group, combined, mean_of, wilson
+from robustlens.intervals import Interval, mean_of, wilson
+from robustlens.report.collect import Collected, Group, combined
 from robustlens.report.plots_accuracy import against_strength, interval_series, views
 from robustlens.report.spec import Axis, Figure, Panel, Series, aligned, ecdf, floats, histogram, view
 
@@ -147,7 +148,7 @@ def smoothness(study: Collected) -> Figure:
         found = [(group, group.arrays(f"smoothness/{key}_change")) for group in study.groups]
         axis = Axis(f"clean minus attacked ({unit})")
         series = [Series(group.label, *ecdf(np.concatenate(arrays))) for group, arrays in found if arrays]
-        means = {group.label: combined(mean_of(a) for a in arrays) for group, arrays in found}
+        means = {group.label: combined(map(_finite_mean, arrays)) for group, arrays in found}
         return [
             Panel("Distribution over test images", axis, BELOW, tuple(series), ((0.0, "no change"),)),
             against_strength(study, "Mean change", axis.title, False, lambda group: means[group.label]),
@@ -212,3 +213,9 @@ def _margin_histograms(study: Collected, kind: str, axis: Axis) -> list[Panel]:
         )
         for title, split in SPLITS
     ]
+
+
+def _finite_mean(values: np.ndarray) -> Interval | None:
+    """Mean of the finite values: a broken network does not empty the plot."""
+    finite = values[np.isfinite(values)]
+    return mean_of(finite) if finite.size else None

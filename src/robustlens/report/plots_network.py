@@ -4,7 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from robustlens.report.collect import Collected, Group, Interval, combined
+from robustlens.intervals import Interval
+from robustlens.report.collect import Collected, Group, combined
 from robustlens.report.plots_accuracy import against_strength, interval_series, views
 from robustlens.report.spec import (
     POINTS,
@@ -71,7 +72,7 @@ def spectrum_spread(study: Collected) -> Figure:
 
 
 def activations(study: Collected) -> Figure:
-    """Distribution of the norms of one layer's output at a time."""
+    """Distribution of the norms of what one layer reads, a layer at a time."""
     layers = study.layers("activations")
     points = points_for(2 * len(layers) * len(study.groups))
 
@@ -92,7 +93,7 @@ def activations(study: Collected) -> Figure:
                 ),
             )
             for title, unit, scaled in (
-                ("Norm of the output", "L2 norm", False),
+                ("Norm of what the layer reads", "L2 norm", False),
                 ("Divided by its mean", "L2 norm / mean", True),
             )
         ]

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robustlens.report.collect import Collected, Interval, dig
-from robustlens.report.plots_accuracy import eps_text
+from robustlens.intervals import Interval
+from robustlens.recipe import eps_text
+from robustlens.report.collect import Collected, dig
 from robustlens.report.words import names, number, points, sentence
 
 

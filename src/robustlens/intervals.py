@@ -1,0 +1,53 @@
+"""Estimates with their 95 % intervals: rates, means, differences. No torch."""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from robustlens.errors import DataError
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval; no interval where the ends are None."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A rate and Wilson's score interval (Wilson 1927); raises `DataError` without a single trial.
+
+    >>> i = wilson(81, 263)
+    >>> round(i.low, 4), round(i.high, 4)
+    (0.2553, 0.3662)
+    """
+    if n == 0:
+        raise DataError("evaluate: found 0 images, expected at least 1")
+    rate, z2 = successes / n, _Z**2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * (rate * (1 - rate) / n + z2 / (4 * n * n)) ** 0.5
+    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mean_of(values: np.ndarray) -> Interval:
+    """A mean and its normal interval; no interval from a single value."""
+    mean = float(values.mean(dtype=np.float64))
+    if len(values) < 2:
+        return Interval(mean)
+    half = _Z * float(values.std(ddof=1, dtype=np.float64)) / len(values) ** 0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """The difference a - b of independent estimates (Newcombe 1998, method 10: arms squared and added)."""
+    value = a.value - b.value
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return Interval(value)
+    down = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
+    up = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
+    return Interval(value, value - down, value + up)
