@@ -151,6 +151,19 @@ def test_an_iterate_that_fools_the_model_outranks_one_with_a_higher_loss():
     assert model(x_adv).argmax(1) != y
 
 
+def test_no_image_comes_back_better_than_it_was():
+    class Mistaken(nn.Module):
+        """Wrong at x and nowhere else."""
+
+        def forward(self, x):
+            at_x = (x - 0.5).abs().amax(1) < 1e-3
+            return torch.stack([torch.where(at_x, -1.0, 1.0) + 0 * x.sum(1), 0 * x.sum(1)], 1)
+
+    x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    x_adv = rl.attacks.PGD(rl.ThreatModel("Linf", 0.1), steps=3)(Mistaken(), x, y)
+    assert (Mistaken()(x_adv).argmax(1) != y).all()
+
+
 def test_restarts_only_ever_help_and_stopping_early_changes_no_verdict():
     torch.manual_seed(3)
     model = nn.Sequential(
@@ -210,7 +223,7 @@ def test_a_model_without_input_gradient_is_one_clear_line():
             return x.detach()[:, :3]
 
     with pytest.raises(ModelError, match="no gradient with respect to the input"):
-        rl.attacks.PGD(rl.ThreatModel("Linf", 0.1))(Detached(), torch.rand(2, 5), torch.tensor([0, 1]))
+        rl.attacks.PGD(rl.ThreatModel("Linf", 0.1))(Detached(), torch.rand(2, 5), torch.tensor([0, 0]))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +231,8 @@ def test_a_model_without_input_gradient_is_one_clear_line():
     [
         ({"steps": 0}, "steps 0"),
         ({"step_size": -1.0}, "step_size"),
+        ({"keep": "worst"}, "expected best or last"),
+        ({"model_mode": "Train"}, "eval or train"),
         ({"loss": "hinge"}, "one of ce, margin, dlr, kl"),
         ({"restarts": 2, "random_start": False}, "every restart is the same"),
         ({"restarts": 2, "keep": "last"}, "does not compare iterates"),
@@ -234,7 +249,7 @@ def test_names_and_suites():
     assert rl.attacks.get("pgd-50", threat).steps == 50
     assert rl.attacks.get("cw-20", threat, restarts=4).loss == "margin"
     assert rl.attacks.suite("fast") == ("fgsm", "pgd-20", "cw-20")
-    for name in ("pdg", "pgd-0", "pgd-x", ""):
+    for name in ("pdg", "fgsm-5", "pgd-0", "pgd-x", ""):
         with pytest.raises(ConfigError):
             rl.attacks.get(name, threat)
     with pytest.raises(ConfigError):

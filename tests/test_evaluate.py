@@ -159,6 +159,11 @@ class _Rounded(nn.Module):
         return torch.relu(x[:, :3] - 10) + torch.tensor([1.0, 0.5, 0.0])
 
 
+class _Sure(nn.Module):
+    def forward(self, x):
+        return 1e4 * torch.stack([x.sum(1), -x.sum(1), x[:, 0] - 9], 1)
+
+
 class _Broken(nn.Module):
     def forward(self, x):
         return x[:, :3] * torch.where(x[:, :1].detach() > 0.5, float("nan"), 1.0)
@@ -170,13 +175,24 @@ class _Broken(nn.Module):
         (_Noisy(), "randomised"),
         (_Rounded(), "vanishing-gradient"),
         (_Broken(), "not-finite"),
+        (_Sure(), "saturated"),
         (nn.Linear(5, 3), None),
     ],
 )
 def test_flags_name_what_is_wrong_and_nothing_else(model, flag):
-    x, y = torch.rand(32, 5), torch.randint(0, 3, (32,))
+    x = torch.rand(32, 5)
+    y = model(x).nan_to_num(0.0).argmax(1)
     names = [found.name for found in reliability.check(model, x, y)]
     assert names == ([flag] if flag else [])
+
+
+def test_nan_beyond_the_first_images_is_flagged():
+    x = torch.rand(300, 5)
+    x[:200, 0] *= 0.5  # no NaN among the first two hundred
+    found = rl.evaluate(_Broken(), x, torch.randint(0, 3, (300,)), rl.ThreatModel("Linf", 0.01), "fgsm")
+    assert [flag.name for flag in found.flags] == ["not-finite"]
+    assert str(int((x[:, 0] > 0.5).sum())) in found.flags[0].message
+    assert not found.clean[x[:, 0] > 0.5].any()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,8 @@ def test_flags_name_what_is_wrong_and_nothing_else(model, flag):
         ({"x": torch.rand(0, 40), "y": torch.zeros(0, dtype=torch.int64)}, DataError, "at least 1"),
         ({"y": torch.tensor([0, 1, 2, 7])}, ModelError, "8"),
         ({"curve": (-1.0,)}, ConfigError, "multiples of eps"),
+        ({"y": torch.tensor([0, 1, -1, 0])}, DataError, "label -1"),
+        ({"batch_size": 0}, ConfigError, "batch_size"),
     ],
 )
 def test_wrong_input_is_one_line(change, error, said):

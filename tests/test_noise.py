@@ -35,6 +35,10 @@ def test_keys_depend_on_content_and_seed_only():
     assert (noise.keys(changed, 5) != key).tolist() == [True] + [False] * 9
 
 
+def test_minus_zero_is_zero():
+    assert torch.equal(noise.keys(torch.zeros(1, 4), 0), noise.keys(-torch.zeros(1, 4), 0))
+
+
 def test_keys_notice_that_pixels_changed_places():
     x = torch.rand(1, 16)
     assert noise.keys(x, 0) != noise.keys(x.flip(1), 0)

@@ -68,6 +68,8 @@ def test_inner_attacks_are_the_published_ones():
     assert isinstance(fast, FGSM)
     assert fast.step_size == pytest.approx(10 / 255)
     assert fast.random_start
+    other = rl.objectives.get("fgsm").inner_attack(threat, AttackSpec(step_size=2 / 255))
+    assert other.step_size == pytest.approx(10 / 255), "the step of PGD is not the step of FGSM"
     assert rl.objectives.get("standard").inner_attack is None
 
 

@@ -25,6 +25,11 @@ def test_a_hash_depends_on_values_only():
     assert written.hash() != checked(Recipe, {"threat": {"eps": "8/255"}, "seed": 1}, "recipe").hash()
 
 
+def test_equal_numbers_have_one_spelling():
+    six = [checked(Recipe, {"objective_options": {"beta": beta}}, "recipe") for beta in (6, 6.0)]
+    assert six[0].hash() == six[1].hash()
+
+
 def test_where_the_data_lies_is_no_part_of_the_recipe():
     here = checked(Recipe, {"data": {"name": "cifar10", "data_dir": "/here"}}, "recipe")
     there = checked(Recipe, {"data": {"name": "cifar10", "data_dir": "/there"}}, "recipe")

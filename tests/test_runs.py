@@ -112,6 +112,26 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     assert run.recipe == Recipe()
 
 
+def test_a_recipe_of_another_version_is_one_line(tmp_path):
+    write_json(tmp_path / "recipe.json", {"learning_rate": 1})
+    with pytest.raises(StateError, match="learning_rate: unknown key") as caught:
+        _ = Run(tmp_path).recipe
+    assert caught.value.exit_code == 7
+
+
+def test_a_result_is_there_only_with_its_arrays(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.write_result("evaluation", {"a": 1}, {"x": np.zeros(2)})
+
+    def killed(self, name, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_result("evaluation", {"a": 2}, {"x": np.ones(2)})
+    assert run.evaluation is None
+
+
 def test_a_study_folder_lists_its_runs(tmp_path):
     with pytest.raises(StateError, match=r"study\.json"):
         StudyFolder(tmp_path).runs()

@@ -77,6 +77,20 @@ def test_steepest_ascent_has_unit_length_and_the_best_slope(norm):
         torch.testing.assert_close((g * step).sum(1), 0.3 * dual[norm], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e20])
+def test_a_step_has_full_length_however_small_the_gradient(norm, size):
+    x, g = torch.full((4, 50), 0.5), torch.randn(4, 50)
+    threat = rl.ThreatModel(norm, 1.0)
+    torch.testing.assert_close(threat.ascend(x, g * size, 0.2), threat.ascend(x, g, 0.2))
+
+
+def test_no_gradient_is_no_step():
+    x = torch.full((2, 5), 0.5)
+    for norm in RADII:
+        assert torch.equal(rl.ThreatModel(norm, 0.5).ascend(x, torch.zeros(2, 5), 0.2), x)
+
+
 def test_the_l1_step_does_not_push_against_the_box():
     x = torch.tensor([[1.0, 0.5, 0.5]])
     step = rl.ThreatModel("L1", 1.0).ascend(x, torch.tensor([[9.0, 1.0, 0.1]]), 0.2) - x

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import robustlens as rl
 from robustlens.data import from_tensors
-from robustlens.errors import ConfigError, LockedError, NumericsError, StateError
+from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
 from robustlens.recipe import OptimizerSpec, Recipe, checked
 from robustlens.runs import Run, locked
 from robustlens.train import accuracy, describe_model, learning_rate
@@ -141,6 +141,48 @@ def test_metrics_after_the_saved_state_are_dropped_on_resume(tmp_path, splits):
     assert [epoch["epoch"] for epoch in run.metrics()] == [1, 2]
 
 
+class Dropping(torch.nn.Sequential):
+    """A network whose layers draw random numbers."""
+
+    def __init__(self, num_classes=3):
+        linear = torch.nn.Linear(64, num_classes)
+        super().__init__(torch.nn.Flatten(), torch.nn.Dropout(0.5), linear)
+
+
+def test_layers_that_draw_are_seeded_too_also_after_a_stop(tmp_path, splits):
+    dropping = recipe(model={"name": f"{__name__}:Dropping", "options": {}})
+    torch.manual_seed(5)
+    whole = rl.train(dropping, tmp_path / "a", splits=splits)
+
+    def stop(event):
+        if event.done > event.total / 2:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(6)
+    with pytest.raises(KeyboardInterrupt):
+        rl.train(dropping, tmp_path / "b", splits=splits, progress=stop)
+    parts = rl.train(dropping, tmp_path / "b", splits=splits)
+    assert all(torch.equal(weights(whole)[key], weights(parts)[key]) for key in weights(whole))
+
+
+def test_a_resumed_run_refuses_other_images(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update_status(status="training")
+    with pytest.raises(StateError, match="other images"):
+        rl.train(
+            recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=from_tensors(*blobs(seed=7), *blobs(60))
+        )
+
+
+def test_a_signal_is_no_failure(tmp_path, splits):
+    def stop(event):
+        raise StoppedError("stopped by SIGTERM")
+
+    with pytest.raises(StoppedError):
+        rl.train(recipe(), tmp_path / "a", splits=splits, progress=stop)
+    assert Run(tmp_path / "a").status["status"] == "training"
+
+
 def test_a_diverging_run_stops_and_keeps_the_last_good_epoch(tmp_path, splits):
     good = rl.train(recipe(objective="standard", optimizer={"epochs": 2}), tmp_path / "good", splits=splits)
     wild = recipe(
@@ -195,6 +237,8 @@ def test_a_wrong_recipe_leaves_no_folder(tmp_path):
         rl.train({"objective": "at", "objective_options": {"betta": 1}}, tmp_path / "a")
     with pytest.raises(ConfigError):
         rl.train({"optimiser": {}}, tmp_path / "a")
+    with pytest.raises(ModelError):
+        rl.train({"model": {"name": "resnet21"}}, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 

@@ -125,6 +125,22 @@ def test_steps_agree_with_the_published_update(weight_decay):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+def test_the_body_sees_the_perturbed_weights_inside_one_autocast():
+    """Autocast keeps low-precision copies of weights; those of the ascent pass must not serve the body."""
+    model, x = nn.Linear(30, 10), torch.rand(8, 30)
+
+    def loss_fn():
+        return model(x).float().square().mean()
+
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        at_w = loss_fn().item()
+        with awp.perturbed(loss_fn):
+            inside = loss_fn().item()
+        assert inside > 1.05 * at_w
+        assert loss_fn().item() == at_w
+
+
 def test_frozen_and_unused_weights_stay():
     model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(4, 3), "frozen": nn.Linear(4, 3)})
     model["frozen"].requires_grad_(False)

@@ -9,6 +9,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from robustlens.version import __version__
+
 if TYPE_CHECKING:
     from robustlens import attacks, data, explain, losses, models, objectives
     from robustlens.evaluate import Evaluation, evaluate
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from robustlens.threat import ThreatModel
     from robustlens.train import train
     from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
-
-__version__ = "0.1.0"
 
 _HOME = {
     "AdversarialWeightPerturbation": "weights",
@@ -37,6 +37,7 @@ __all__ = [
     "Recipe",
     "Run",
     "ThreatModel",
+    "__version__",
     "attacks",
     "data",
     "evaluate",

@@ -16,7 +16,16 @@ from robustlens import tables
 from robustlens.allocator import keep_memory
 from robustlens.display import console, output, shown
 from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError
-from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe, ThreatSpec, checked, read_yaml
+from robustlens.recipe import (
+    EvaluationPlan,
+    ExplanationPlan,
+    Recipe,
+    ThreatSpec,
+    Values,
+    checked,
+    norm_name,
+    read_yaml,
+)
 from robustlens.runs import Run
 
 if TYPE_CHECKING:
@@ -43,7 +52,9 @@ DataDir = Annotated[
     typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),
 ]
 Eps = Annotated[str, typer.Option(help="Radius in pixel units of [0, 1]: 8/255 and 0.1 are fine, 8 is not.")]
-NormName = Annotated[str, typer.Option("--norm", help="Linf, L2 or L1.")]
+NormName = Annotated[
+    str | None, typer.Option("--norm", help="Linf, L2 or L1. Default: the run's own, else Linf.")
+]
 
 
 @app.callback()
@@ -131,8 +142,6 @@ def train(
 
     Example: robustlens train --data cifar10 --model resnet20 --objective trades --eps 8/255 --out runs/trades
     """
-    import yaml
-
     from robustlens.train import train
 
     _use_data_dir(data_dir)
@@ -154,7 +163,7 @@ def train(
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
-        _put(values, key, yaml.safe_load(text))
+        _put(values, key, _value(text))
     with shown(quiet) as named:
         run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
     last = run.metrics()[-1]
@@ -173,7 +182,7 @@ def evaluate(
         str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
     ],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
-    norm: NormName = "Linf",
+    norm: NormName = None,
     eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
     attacks: Annotated[
         str, typer.Option(help="A suite (fast), or names with commas: fgsm,pgd-50,cw-20.")
@@ -209,12 +218,12 @@ def evaluate(
     with shown(quiet) as named:
         listen = partial(named, "evaluate")
         if run is not None and out is None and data is None:
+            _keep(run, "evaluation", plan)
             content = evaluate_run(run, plan, splits=splits, trust_code=trust_code, progress=listen)
         else:
             content, arrays = evaluate_splits(network, splits, plan, progress=listen)
             if out is not None:
-                Run(out).write_arrays("evaluation", arrays)
-                Run(out).write_json("evaluation", content)
+                Run(out).write_result("evaluation", content, arrays)
     tables.evaluation(content)
 
 
@@ -224,7 +233,7 @@ def explain(
         str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
     ],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
-    norm: NormName = "Linf",
+    norm: NormName = None,
     eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
     measures: Annotated[str | None, typer.Option(help="Names with commas. Default: all.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
@@ -253,6 +262,7 @@ def explain(
     with shown(quiet) as named:
         listen = partial(named, "explain")
         if run is not None and out is None and data is None:
+            _keep(run, "explanation", plan)
             content = room.explain_run(
                 run, plan, threat, splits=splits, trust_code=trust_code, progress=listen
             )
@@ -260,8 +270,7 @@ def explain(
             found = room.explain(network, splits, threat, plan, progress=listen)
             content = room.as_json(found)
             if out is not None:
-                Run(out).write_arrays("explanation", room.arrays_of(found))
-                Run(out).write_json("explanation", content)
+                Run(out).write_result("explanation", content, room.arrays_of(found))
     tables.explanation(content)
 
 
@@ -331,7 +340,7 @@ def _use_data_dir(data_dir: Path | None) -> None:
 
 
 def _subject(
-    model: str, data_name: str | None, norm: str, eps: str | None, checkpoint: str, trust_code: bool
+    model: str, data_name: str | None, norm: str | None, eps: str | None, checkpoint: str, trust_code: bool
 ) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
     """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
     from robustlens import data, models
@@ -340,16 +349,38 @@ def _subject(
     run = Run(model) if (Path(model) / "recipe.json").exists() else None
     if run is None and (data_name is None or eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
-    values: dict[str, Any] = {"norm": norm, "eps": eps}
+    own = run.recipe.threat if run is not None else ThreatSpec()
+    if norm is not None and norm_name(norm) != own.norm and eps is None:
+        raise ConfigError(f"--norm: {norm} is not the norm of training ({own.norm}), so --eps is needed")
+    values: dict[str, Any] = {"norm": norm or own.norm, "eps": eps}
     if run is not None and eps is None:
-        values = run.recipe.threat.model_dump()
-        if values["eps"] == 0:
+        values["eps"] = own.eps
+        if own.eps == 0:
             raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
     threat = checked(ThreatSpec, values, "threat")
     network = models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
     if data_name is None and run is not None:
         return network, load_data(run.recipe), threat, run
     return network, data.load(str(data_name)), threat, run
+
+
+def _value(text: str) -> Any:
+    """The value of --set, read as YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _keep(run: Run, name: str, plan: Values) -> None:
+    """Refuse to replace a result of another plan, which a study may stand on."""
+    found = run.read_json(name)
+    if found is not None and found.get("plan") != plan.model_dump(mode="json"):
+        raise ConfigError(f"{run.folder}/{name}.json: holds the result of another plan; give --out")
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

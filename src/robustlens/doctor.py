@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import robustlens
 from robustlens.attacks import PGD
 from robustlens.threat import ThreatModel
 from robustlens.train import environment
+from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation
 
 EXTRAS = {"hub": "datasets"}
@@ -36,7 +36,7 @@ def examine() -> list[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     folder = os.environ.get("ROBUSTLENS_DATA")
     return [
-        Finding("robustlens", f"{robustlens.__version__}, torch {found['torch']}, Python {found['python']}"),
+        Finding("robustlens", f"{__version__}, torch {found['torch']}, Python {found['python']}"),
         Finding("device", f"{found['device']}, {torch.get_num_threads()} threads"),
         Finding("disk", f"{free:.1f} GB free here", fine=free > 1),
         Finding("ROBUSTLENS_DATA", folder or "not set", fine=folder is None or Path(folder).is_dir()),

@@ -22,6 +22,7 @@ from robustlens.reliability import Flag
 from robustlens.runs import FORMAT, Run
 from robustlens.threat import ThreatModel
 from robustlens.train import load_data
+from robustlens.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def evaluate(
         ModelError: the model does not return logits (n, classes).
     """
     names = attack_room.suite(attacks if isinstance(attacks, str) else tuple(attacks))
-    _check_images(x, y, threat)
+    _check_images(x, y, threat, batch_size)
     work = _Work(model, x, y, batch_size, progress)
     with models.held_still(model):
         models.check_logits(
@@ -134,9 +135,8 @@ def evaluate(
             attack = attack_room.get(name, threat, restarts=restarts, seed=seed)
             standing = work.survivors(attack, standing, name)
             by_attack[name] = standing
-        radii = _curve(work, threat, clean, standing, curve, seed)
-        some = torch.nonzero(clean).squeeze(1)[:64]
-        flags = reliability.check(model, *work.take(some)) if len(some) else ()
+        radii = _curve(work, threat, clean, standing, curve, restarts, seed)
+        flags = reliability.check(model, *work.take(torch.arange(min(64, len(x)))), logits)
     loss = losses.cross_entropy(logits.float(), y)
     return Evaluation(threat, y, logits.argmax(1), loss, clean, by_attack, radii, flags)
 
@@ -176,7 +176,13 @@ class _Work:
 
 
 def _curve(
-    work: _Work, threat: ThreatModel, clean: Tensor, robust: Tensor, multiples: Sequence[float], seed: int
+    work: _Work,
+    threat: ThreatModel,
+    clean: Tensor,
+    robust: Tensor,
+    multiples: Sequence[float],
+    restarts: int,
+    seed: int,
 ) -> dict[float, Tensor]:
     """Masks of images standing within each radius; see `evaluate`."""
     if not multiples:
@@ -189,7 +195,7 @@ def _curve(
         if threat.norm == "Linf":  # the whole box is the largest ball there is
             eps = min(eps, threat.bounds[1] - threat.bounds[0])
         for name in ("pgd-20", "cw-20"):
-            attack = attack_room.get(name, threat.at(eps), seed=seed)
+            attack = attack_room.get(name, threat.at(eps), restarts=restarts, seed=seed)
             standing = work.survivors(attack, standing, f"curve at {multiple:g} eps")
         return standing
 
@@ -204,11 +210,17 @@ def _curve(
     return {multiple * threat.eps: mask for multiple, mask in masks.items()}
 
 
-def _check_images(x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+def _check_images(x: Tensor, y: Tensor, threat: ThreatModel, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
+    if y.ndim != 1 or y.is_floating_point():
+        raise DataError(f"evaluate: found labels {y.dtype} of shape {tuple(y.shape)}, expected integers (n,)")
     if len(x) == 0 or len(x) != len(y):
         raise DataError(
             f"evaluate: found {len(x)} images and {len(y)} labels, expected the same number, at least 1"
         )
+    if int(y.min()) < 0:
+        raise DataError(f"evaluate: found label {int(y.min())}, expected 0 to classes - 1")
     low, high = float(x.min()), float(x.max())
     if not (low >= threat.bounds[0] and high <= threat.bounds[1]):
         raise DataError(
@@ -235,14 +247,14 @@ def evaluate_run(
     Writes `evaluation.json` and `evaluation.safetensors`; returns the former. An evaluation of the same
     plan and weights that is there already is returned as it is.
     """
-    known = provenance(run, plan)
+    splits = splits or load_data(run.recipe)
+    known = provenance(run, plan, splits)
     found = run.evaluation
     if is_current(found, known):
         return found
     model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
-    content, arrays = evaluate_splits(model, splits or load_data(run.recipe), plan, progress=progress)
-    run.write_arrays("evaluation", arrays)
-    run.write_json("evaluation", {**known, **content})
+    content, arrays = evaluate_splits(model, splits, plan, progress=progress)
+    run.write_result("evaluation", {**known, **content}, arrays)
     return {**known, **content}
 
 
@@ -282,14 +294,16 @@ def evaluate_splits(
     return content, arrays
 
 
-def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan) -> dict[str, Any]:
-    """What a result was computed from: recipe, plan, and the very weights."""
+def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan, splits: Splits) -> dict[str, Any]:
+    """What a result was computed from: recipe, plan, the very weights and images, and our version."""
     weights = (run.folder / f"{plan.checkpoint}.safetensors").read_bytes()
     return {
         "recipe_hash": run.recipe.hash(),
         "weights": hashlib.sha256(weights).hexdigest()[:16],
         "checkpoint": plan.checkpoint,
         "plan": plan.model_dump(mode="json"),
+        "data": splits.fingerprint(),
+        "version": __version__,
     }
 
 

@@ -64,7 +64,9 @@ def kl(logits: Float[Tensor, "n c"], clean_logits: Float[Tensor, "n c"]) -> Floa
 
     Its gradient at x_adv = x is exactly zero, so an attack on it needs a random start.
     """
-    log_p, log_q = clean_logits.log_softmax(1), logits.log_softmax(1)
+    # In float32 at least: in bfloat16, which autocast hands on, near-equal distributions have noise for a KL.
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    log_p, log_q = clean_logits.log_softmax(1, dtype=kind), logits.log_softmax(1, dtype=kind)
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
@@ -76,8 +78,8 @@ def smoothed_cross_entropy(
 
 
 def is_wrong(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """Whether the prediction is not `y`. A row with a NaN is wrong: a NaN is never robust."""
-    return (logits.argmax(1) != y) | logits.isnan().any(1)
+    """Whether the prediction is not `y`. A row with a NaN or plus infinity is wrong: it is never robust."""
+    return (logits.argmax(1) != y) | (logits.isnan() | logits.isposinf()).any(1)
 
 
 def _at(logits: Tensor, y: Tensor) -> Tensor:

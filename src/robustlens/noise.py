@@ -53,7 +53,8 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 def keys(x: Float[Tensor, "n ..."], seed: int) -> Int64[Tensor, " n"]:
     """One key per example: a hash of the example's float32 content and of `seed`."""
-    bits = x.detach().to(torch.float32).contiguous().flatten(1).view(torch.int32).to(torch.int64)
+    exact = x.detach().to(torch.float32) + 0.0  # minus zero becomes zero
+    bits = exact.contiguous().flatten(1).view(torch.int32).to(torch.int64)
     place = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
     content = _mix(bits + place * _GOLDEN).sum(1)
     return fold(content, seed)

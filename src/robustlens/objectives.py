@@ -59,8 +59,11 @@ def climb(loss: str) -> InnerAttack:
 
 
 def one_random_step(threat: ThreatModel, spec: AttackSpec) -> Attack:
-    """FGSM from a random start with step 1.25 eps (Wong, Rice and Kolter 2020, section 4)."""
-    step_size = spec.step_size or 1.25 * threat.eps or None
+    """FGSM from a random start with step 1.25 eps (Wong, Rice and Kolter 2020, section 4).
+
+    Steps and step size of the recipe's attack are PGD's and do not enter.
+    """
+    step_size = 1.25 * threat.eps if threat.eps else None
     return FGSM(threat, step_size=step_size, random_start=True, model_mode=spec.model_mode)
 
 

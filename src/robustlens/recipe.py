@@ -171,7 +171,7 @@ class Recipe(Values):
     optimizer: OptimizerSpec = OptimizerSpec()
     monitor: MonitorSpec = MonitorSpec()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 62)
 
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this recipe.
@@ -179,7 +179,8 @@ class Recipe(Values):
         Fields at their default are left out, so that a field added later changes no hash. A default must
         therefore never change: a better value becomes a new name.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        values = _canonical(self.model_dump(mode="json", exclude_defaults=True))
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def difference(self, other: "Recipe") -> str:
@@ -278,6 +279,15 @@ def _fields(kind: Any, place: tuple[Any, ...]) -> list[str]:
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
     return list(kind.model_fields) if kind is not None else ["the documented keys"]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling for equal numbers: 6.0 is 6."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

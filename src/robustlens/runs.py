@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
-from robustlens.errors import LockedError, ResourceError, StateError
-from robustlens.recipe import Recipe
+from robustlens.errors import ConfigError, LockedError, ResourceError, StateError
+from robustlens.recipe import Recipe, checked
 
 FORMAT = 1
 """Version of the files of a run or study folder; raised when a reader of the old one would misread them."""
@@ -130,7 +130,11 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The recipe this folder belongs to; raises `StateError` where there is none."""
-        return Recipe.model_validate(read_json(self.folder / "recipe.json"))
+        path = self.folder / "recipe.json"
+        try:
+            return checked(Recipe, read_json(path), str(path))
+        except ConfigError as error:
+            raise StateError(f"{error}; the file was changed, or belongs to another version") from error
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -205,6 +209,15 @@ class Run:
         """Write `<name>.safetensors`, atomically."""
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         write_atomic(self.folder / f"{name}.safetensors", save_arrays(contiguous))
+
+    def write_result(self, name: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write `<name>.json` and its arrays so that a kill in between leaves no mismatched pair.
+
+        The JSON file says that there is a result: it goes first and comes back last.
+        """
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+        self.write_arrays(name, arrays)
+        self.write_json(name, content)
 
     def write_bytes(self, file_name: str, content: bytes) -> None:
         """Write any other file of the folder, atomically."""

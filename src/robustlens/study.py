@@ -5,6 +5,7 @@ a second call skips what is finished and goes on with what is not; a run that fa
 not stop the others.
 """
 
+import contextlib
 import importlib.resources
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from robustlens import claims, objectives
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, StateError
 from robustlens.evaluate import evaluate_run
 from robustlens.executors import Job, LocalProcesses, Outcome
 from robustlens.explain import explain_run
@@ -36,6 +37,7 @@ from robustlens.runs import FORMAT, Run, StudyFolder, locked, write_json
 from robustlens.threat import ThreatModel
 from robustlens.train import load_data, train
 
+_COMPARED = {"objective": "at", "objective_options": {}, "threat": ThreatSpec(), "awp": None, "seed": 0}
 _BUILT_IN = importlib.resources.files("robustlens") / "studies"
 
 
@@ -85,6 +87,9 @@ class Planned:
             "awp": recipe.awp is not None,
             "eps": recipe.threat.eps,
             "seed": recipe.seed,
+            # Claims compare a run with AWP to its twin, and strengths only where nothing else differs.
+            "without_awp": recipe.model_copy(update={"awp": None}).hash(),
+            "setting": recipe.model_copy(update=_COMPARED).hash(),
         }
 
 
@@ -245,6 +250,13 @@ def carry_out(
 
 def _is_done(run_: Run, spec: StudySpec, evaluation: EvaluationPlan) -> bool:
     plans = {"evaluation": evaluation, "explanation": spec.explanation}
+    try:
+        return _matches(run_, plans)
+    except StateError:  # damaged: its worker will say so, and the other runs go on
+        return False
+
+
+def _matches(run_: Run, plans: Mapping[str, Values]) -> bool:
     return run_.status["status"] == "done" and all(
         (run_.read_json(name) or {}).get("plan") == wanted.model_dump(mode="json")
         for name, wanted in plans.items()
@@ -253,9 +265,10 @@ def _is_done(run_: Run, spec: StudySpec, evaluation: EvaluationPlan) -> bool:
 
 def _record(run_: Run, outcome: Outcome) -> None:
     """Note a failure that the worker could not note itself, a kill for instance."""
-    if run_.status["status"] != "failed":
-        error = {"type": "Failure", "message": outcome.error, "exit_code": outcome.exit_code}
-        run_.update_status(status="failed", error=error)
+    error = {"type": "Failure", "message": outcome.error, "exit_code": outcome.exit_code}
+    with contextlib.suppress(StateError):  # a damaged run.json is left for its owner to see
+        if run_.status["status"] != "failed":
+            run_.update_status(status="failed", error=error)
 
 
 def _meta(spec: StudySpec, planned: Sequence[Planned], evaluation: EvaluationPlan) -> dict[str, Any]:

@@ -87,7 +87,10 @@ class _L2:
         return delta * (eps / self.size(delta).clamp_min(_TINY)).clamp_max(1.0)[:, None]
 
     def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
-        return gradient / self.size(gradient).clamp_min(_TINY)[:, None]
+        # Scaled by the largest entry first: squares of tiny gradients would vanish in float32.
+        largest = gradient.abs().amax(1, keepdim=True)
+        scaled = gradient / torch.where(largest > 0, largest, 1.0)
+        return scaled / self.size(scaled).clamp_min(_TINY)[:, None]
 
     def sample(self, key: Tensor, like: Tensor) -> Tensor:
         """Uniform in the ball: a Gaussian direction at radius u^(1/d)."""

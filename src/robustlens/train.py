@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from robustlens import attacks, data, losses, models, noise, objectives
 from robustlens.data import Split, Splits, augment
-from robustlens.errors import NumericsError, RobustlensError, StateError
+from robustlens.errors import NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
 from robustlens.recipe import OptimizerSpec, Recipe, checked
 from robustlens.runs import Run, locked
 from robustlens.threat import ThreatModel
+from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
@@ -61,13 +62,17 @@ def train(
     """
     recipe = checked(Recipe, recipe, "recipe")
     run = Run(out if out is not None else Path("robustlens-out") / recipe.hash())
-    objectives.get(recipe.objective, **recipe.objective_options)  # a wrong recipe leaves no file behind
+    run.check(recipe)
+    if run.status["status"] in ("trained", "done"):
+        return run
+    # Data and network first: a wrong recipe leaves no file behind.
+    training = _Training(recipe, run, splits or load_data(recipe), progress)
     with locked(run.folder):
         run.claim(recipe)
-        if run.status["status"] in ("trained", "done"):
-            return run
         try:
-            _Training(recipe, run, splits or load_data(recipe), progress).to_the_end()
+            training.to_the_end()
+        except StoppedError:
+            raise  # no failure: the same call goes on
         except RobustlensError as error:
             run.update_status(status="failed", error=describe(error))
             raise
@@ -194,16 +199,27 @@ class _Training:
         """Train the epochs that are left."""
         self._resume()
         self.run.update_status(
-            status="training", error=None, environment=environment(self.fabric.device), model=self.description
+            status="training",
+            error=None,
+            environment=environment(self.fabric.device),
+            model=self.description,
+            data=self.splits.fingerprint(),
         )
         for epoch in range(self.progress.epochs_done, self.recipe.optimizer.epochs):
             began = time.perf_counter()
-            loss = self._epoch(epoch)
+            with torch.random.fork_rng(devices=self._cuda()):
+                # What layers draw (dropout) is a function of (seed, epoch) too, and no one else's business.
+                torch.manual_seed(noise.generator_for(self.recipe.seed, epoch, 3).initial_seed())
+                loss = self._epoch(epoch)
             self.progress.seconds += time.perf_counter() - began
             self._finish_epoch(epoch, loss, time.perf_counter() - began)
         self.run.update_status(
             status="trained", epochs_done=self.progress.epochs_done, train_seconds=self.progress.seconds
         )
+
+    def _cuda(self) -> list[int]:
+        device = self.fabric.device
+        return [device.index or 0] if device.type == "cuda" else []
 
     def _epoch(self, epoch: int) -> float:
         """All steps of one epoch; returns the mean training loss."""
@@ -294,6 +310,9 @@ class _Training:
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "seconds": seconds,
                 "loss": loss,
+                "loss_measured": "while training, at w + v"
+                if self._awp_acts(epoch)
+                else "while training, at w",
                 "awp": self._awp_acts(epoch),
                 "train": train,
                 "validation": validation,
@@ -319,7 +338,11 @@ class _Training:
         for key, value in self.optimizer.state_dict()["state"].items():
             if value.get("momentum_buffer") is not None:
                 tensors[f"momentum.{key}"] = value["momentum_buffer"]
-        header: dict[str, Any] = {"recipe": self.recipe.hash(), **vars(self.progress)}
+        header: dict[str, Any] = {
+            "recipe": self.recipe.hash(),
+            "data": self.splits.fingerprint(),
+            **vars(self.progress),
+        }
         if self.ema is not None:
             tensors |= {f"average.{key}": value for key, value in self.ema.average.state_dict().items()}
             header["average_steps"] = self.ema.steps
@@ -333,6 +356,10 @@ class _Training:
             header, tensors = _read_state(path)
             if header.get("recipe") != self.recipe.hash():
                 raise StateError(f"{path}: belongs to recipe {header.get('recipe')}; choose another --out")
+            if header.get("data") != self.splits.fingerprint():
+                raise StateError(
+                    f"{path}: was trained on other images of the same name; choose another --out"
+                )
             self.model.load_state_dict(_part(tensors, "model."))
             optimizer = self.optimizer.state_dict()
             momenta = _part(tensors, "momentum.")
@@ -348,7 +375,13 @@ class _Training:
 def environment(device: torch.device) -> dict[str, str]:
     """What a result was computed with."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    return {"torch": torch.__version__, "python": platform.python_version(), "device": name}
+    return {
+        "robustlens": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def _augmentation(recipe: Recipe) -> str:

@@ -64,11 +64,13 @@ class AdversarialWeightPerturbation:
             with torch.no_grad():
                 for weight, v in zip(weights, ascent, strict=True):
                     weight.add_(v)
+            _forget_casts()
             yield
         finally:
             with torch.no_grad():
                 for weight, original in zip(weights, saved, strict=True):
                     weight.copy_(original)
+            _forget_casts()
 
     def _ascent(self, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
         """The perturbation v, one tensor for each weight."""
@@ -85,6 +87,11 @@ class AdversarialWeightPerturbation:
             gradient * (self.gamma * weight.detach().norm() / (size + _TINY))
             for weight, gradient, size in zip(weights, gradients, sizes, strict=True)
         ]
+
+
+def _forget_casts() -> None:
+    """Drop the low-precision copies that an enclosing autocast keeps of the weights as they were."""
+    torch.clear_autocast_cache()
 
 
 class ExponentialMovingAverage:

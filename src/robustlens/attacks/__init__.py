@@ -36,7 +36,8 @@ def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> 
         ConfigError: unknown name.
     """
     match = re.fullmatch(r"([a-z_]+)(?:-(\d+))?", name)
-    if match is None or match[1] not in ATTACKS or match[2] == "0":
+    one_step = match is not None and match[1] == "fgsm" and match[2] is not None
+    if match is None or match[1] not in ATTACKS or match[2] == "0" or one_step:
         known = ", ".join(ATTACKS)
         raise ConfigError(f"attacks: found {name!r}, expected one of {known}, with -STEPS where it has steps")
     return ATTACKS[match[1]](threat, int(match[2] or 20), restarts, seed)

@@ -1,7 +1,6 @@
 """Projected gradient descent, and the one-step attack that it generalises."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ConfigError
-from robustlens.models import ModelMode, held_still
+from robustlens.models import held_still
 from robustlens.threat import ThreatModel
 
 
@@ -38,7 +37,8 @@ class PGD:
     Raises:
         ConfigError: an argument out of range, or a loss that does not fit.
 
-    Differs from the paper: L2 projections are exact on ball and pixel box together (see `threat`).
+    Images outside the threat's pixel bounds are moved inside (`evaluate` refuses them). Differs from the
+    paper: L2 projections are exact on ball and pixel box together (see `threat`).
     """
 
     threat: ThreatModel
@@ -48,8 +48,8 @@ class PGD:
     random_start: bool = True
     loss: str = "ce"
     targeted: bool = False
-    model_mode: ModelMode = "eval"
-    keep: Literal["best", "last"] = "best"
+    model_mode: str = "eval"
+    keep: str = "best"
     stop_at_success: bool = False
     seed: int = 0
 
@@ -59,6 +59,9 @@ class PGD:
             raise ConfigError(f"attack: found steps {self.steps}, restarts {self.restarts}; expected >= 1")
         if self.step_size is not None and not self.step_size > 0:
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
+        if self.keep not in ("best", "last") or self.model_mode not in ("eval", "train"):
+            found = f"keep {self.keep!r}, model_mode {self.model_mode!r}"
+            raise ConfigError(f"attack: found {found}; expected best or last, eval or train")
         if self.keep == "last" and (self.restarts > 1 or self.stop_at_success):
             raise ConfigError("attack.keep: 'last' does not compare iterates; use 'best' with restarts")
         if self.restarts > 1 and not self.random_start:
@@ -80,8 +83,12 @@ class PGD:
             if self.keep == "last":
                 return self._climb(model, x, goal, key, None)
             best = _Best(x)
+            if self.random_start:  # x itself is feasible too, and otherwise it is the first iterate
+                best.judge(model, x, goal)
             for restart in range(self.restarts):
-                rows = torch.nonzero(~best.won).squeeze(1)
+                # What is wrong at x is attacked all the same: its loss has a maximum too.
+                open_cases = ~best.won if restart else torch.ones_like(best.won)
+                rows = torch.nonzero(open_cases).squeeze(1)
                 if len(rows) == 0:
                     break
                 here = best.at(rows)
@@ -126,7 +133,7 @@ class FGSM:
     random_start: bool = False
     loss: str = "ce"
     targeted: bool = False
-    model_mode: ModelMode = "eval"
+    model_mode: str = "eval"
     seed: int = 0
 
     def __call__(
@@ -141,7 +148,7 @@ class FGSM:
         one_step = PGD(
             self.threat,
             steps=1,
-            step_size=self.step_size or self.threat.eps or None,
+            step_size=(self.threat.eps or None) if self.step_size is None else self.step_size,
             random_start=self.random_start,
             loss=self.loss,
             targeted=self.targeted,
@@ -167,6 +174,12 @@ class _Best:
 
     def merge(self, rows: Tensor, part: "_Best") -> None:
         self.x_adv[rows], self.value[rows], self.won[rows] = part.x_adv, part.value, part.won
+
+    def judge(self, model: nn.Module, x: Tensor, goal: Goal) -> None:
+        """Offer `x` for all images."""
+        with torch.no_grad():
+            logits = model(x)
+        self.offer(torch.arange(len(x), device=x.device), x, goal.value(logits), goal.won(logits))
 
     def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
         held = self.won[rows]

@@ -184,6 +184,10 @@ class Evidence:
             if not source.awp
             and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
         ]
+        # Nothing but the strength may differ: the most common setting counts (studies of before have none).
+        settings = [source.run.entry.get("setting") for source in steps]
+        usual = max(settings, key=settings.count, default=None)
+        steps = [source for source, setting in zip(steps, settings, strict=True) if setting == usual]
         methods = [str(source.run.entry.get("method", "")) for source in steps]
         ranked = sorted(range(len(steps)), key=lambda row: -methods.count(methods[row]))
         chosen: dict[tuple[float, int], Source] = {}
@@ -196,16 +200,18 @@ class Evidence:
         plain = {}
         for source in reversed(self.sources):
             if not source.awp:
-                plain[source.objective, source.eps, source.seed] = source
-        return [
-            (source, plain.get((source.objective, source.eps, source.seed)))
-            for source in self.adversarial()
-            if source.awp
-        ]
+                plain[_twin_key(source)] = source
+        return [(source, plain.get(_twin_key(source))) for source in self.adversarial() if source.awp]
 
     def adversarial(self) -> list[Source]:
         """Every adversarially trained run."""
         return [source for source in self.sources if source.objective != "standard" and source.eps > 0]
+
+
+def _twin_key(source: Source) -> tuple[Any, ...]:
+    """What a run with AWP shares with its twin: the whole recipe but AWP, where the study says so."""
+    without_awp = source.run.entry.get("without_awp")
+    return (without_awp,) if without_awp else (source.objective, source.eps, source.seed)
 
 
 Measure = Callable[[Source], Quantity]

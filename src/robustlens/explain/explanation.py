@@ -88,15 +88,15 @@ def explain_run(
     Writes `explanation.json` and `explanation.safetensors`; returns the former. `trust_code` as in
     `evaluate.evaluate_run`.
     """
-    known = {**provenance(run, plan), "threat": asdict(threat)}
+    splits = splits or load_data(run.recipe)
+    known = {**provenance(run, plan, splits), "threat": asdict(threat)}
     saved = run.explanation
     if is_current(saved, known):
         return saved
     model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
-    found = explain(model, splits or load_data(run.recipe), threat, plan, progress=progress)
+    found = explain(model, splits, threat, plan, progress=progress)
     content = {"format": FORMAT, **known, **as_json(found)}
-    run.write_arrays("explanation", arrays_of(found))
-    run.write_json("explanation", content)
+    run.write_result("explanation", content, arrays_of(found))
     return content
 
 

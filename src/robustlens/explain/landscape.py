@@ -57,11 +57,13 @@ def displaced(model: nn.Module, direction: Direction, alpha: float) -> Iterator[
         with torch.no_grad():
             for name, p in weights.items():
                 p.add_(direction[name], alpha=alpha)
+        torch.clear_autocast_cache()
         yield
     finally:
         with torch.no_grad():
             for name, p in weights.items():
                 p.copy_(saved[name])
+        torch.clear_autocast_cache()
 
 
 def along(
@@ -106,8 +108,8 @@ def landscape(
     Returns:
         alpha: (k,) ascending. loss, error, matched: (k, draws, n) for each image the adversarial cross
         entropy in nats, whether it is broken, and the cross entropy at the temperature that is best for
-        the adversarial logits at alpha = 0: a constant factor on all logits leaves no trace in it but through
-        the attack.
+        the clean logits at alpha = 0: a constant factor on all logits leaves no trace in it but through the
+        attack.
         temperature: (1,).
     """
     if draws < 1 or not len(x):
@@ -123,7 +125,8 @@ def landscape(
         return logits_of(model, torch.cat([attack(model, *pair) for pair in pairs]), batch_size)
 
     here = attacked()  # alpha = 0 is the same point on every line
-    temperature = best_temperature(here, labels)
+    # Of the clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.
+    temperature = best_temperature(logits_of(model, x, batch_size), labels)
     shape = (len(points), len(directions), len(x))
     found = {"loss": np.empty(shape, np.float32), "matched": np.empty(shape, np.float32)}
     found["error"] = np.empty(shape, bool)

@@ -8,11 +8,10 @@ from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
 from robustlens.models.registry import MODELS, build_from, describe, get
-from robustlens.models.still import ModelMode, held_still, state_kept, undisturbed
+from robustlens.models.still import held_still, state_kept, undisturbed
 
 __all__ = [
     "MODELS",
-    "ModelMode",
     "Normalize",
     "as_logits",
     "build_from",

@@ -2,12 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import nn
-
-ModelMode = Literal["eval", "train"]
 
 
 @contextlib.contextmanager
@@ -29,8 +26,8 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_still(model: nn.Module, mode: ModelMode = "eval") -> Iterator[None]:
-    """Use `model` in `mode` without leaving a trace, whatever happens inside.
+def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+    """Use `model` in `mode`, "eval" or "train", without leaving a trace, whatever happens inside.
 
     Parameters ask for no gradient inside, so a backward pass costs the input gradient only. Training flags
     of every submodule, `requires_grad` of every parameter, buffers (BatchNorm writes them in train mode, some
