@@ -68,6 +68,15 @@ def test_later_attacks_see_survivors_only():
     assert right not in sizes[4:]  # everything fell to FGSM, PGD had nothing to do
 
 
+def test_attacks_of_ones_own_stand_beside_names():
+    model, x, y, margin = linear()
+    threat = rl.ThreatModel("Linf", margin.quantile(0.5).item())
+    mine = rl.attacks.PGD(threat, steps=40, loss="margin")
+    found = rl.evaluate(model, x, y, threat, ["fgsm", mine, rl.attacks.PGD(threat), mine])
+    assert list(found.by_attack) == ["fgsm", "pgd", "pgd#2", "pgd#3"]
+    assert torch.equal(found.robust, (model(x).argmax(1) == y) & (margin > threat.eps))
+
+
 def test_verdicts_do_not_depend_on_batch_size_or_order():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 40), nn.Tanh(), nn.Linear(40, 4)).double()
@@ -200,6 +209,8 @@ def test_nan_beyond_the_first_images_is_flagged():
     [
         ({"attacks": "pdg"}, ConfigError, "expected one of"),
         ({"attacks": "standard"}, ConfigError, "expected one of"),
+        ({"attacks": []}, ConfigError, "found none"),
+        ({"attacks": ["fgsm", "fgsm"]}, ConfigError, "twice"),
         ({"x": torch.rand(4, 40) * 255}, DataError, "divide by 255"),
         ({"x": torch.rand(0, 40), "y": torch.zeros(0, dtype=torch.int64)}, DataError, "at least 1"),
         ({"y": torch.tensor([0, 1, 2, 7])}, ModelError, "8"),

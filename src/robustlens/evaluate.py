@@ -91,7 +91,7 @@ def evaluate(
     x: Float[Tensor, "n ..."],
     y: Int64[Tensor, " n"],
     threat: ThreatModel,
-    attacks: str | Sequence[str] = "fast",
+    attacks: str | Sequence[str | attack_room.Attack] = "fast",
     *,
     restarts: int = 1,
     curve: Sequence[float] = (),
@@ -106,8 +106,8 @@ def evaluate(
         x: images in the threat's bounds.
         y: labels.
         threat: what the attacker may do.
-        attacks: a suite ("fast": FGSM, PGD-20, PGD-20 on the margin) or names such as "pgd-50", run in
-            this order, each on the images that all before it left standing.
+        attacks: a suite ("fast": FGSM, PGD-20, PGD-20 on the margin), names such as "pgd-50", or attacks
+            that you have built; run in this order, each on the images that all before it left standing.
         restarts: random restarts of each attack that has them, each on survivors.
         curve: radii, as multiples of eps, of a robust-accuracy curve (PGD-20 on CE and margin). Balls are
             nested, so an image that stood at eps counts as standing at every smaller radius, and one
@@ -121,7 +121,7 @@ def evaluate(
         ConfigError: unknown attack. DataError: shapes, labels or pixel range do not fit.
         ModelError: the model does not return logits (n, classes).
     """
-    names = attack_room.suite(attacks if isinstance(attacks, str) else tuple(attacks))
+    chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
     _check_images(x, y, threat, batch_size)
     work = _Work(model, x, y, batch_size, progress)
     with models.held_still(model):
@@ -131,8 +131,7 @@ def evaluate(
         logits = work.logits()
         clean = ~losses.is_wrong(logits, y)
         standing, by_attack = clean, {}
-        for name in names:
-            attack = attack_room.get(name, threat, restarts=restarts, seed=seed)
+        for name, attack in chosen.items():
             standing = work.survivors(attack, standing, name)
             by_attack[name] = standing
         radii = _curve(work, threat, clean, standing, curve, restarts, seed)

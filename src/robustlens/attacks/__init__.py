@@ -4,14 +4,14 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from robustlens.attacks.base import Attack
 from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "get", "suite"]
+__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "chosen", "get", "suite"]
 
 ATTACKS: dict[str, Callable[[ThreatModel, int, int, int], Attack]] = {
     # name: (threat, steps, restarts, seed) -> the attack as an evaluation uses it
@@ -54,3 +54,29 @@ def suite(attacks: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     for name in attacks:
         get(name, ThreatModel("Linf", 0.0))
     return tuple(attacks)
+
+
+def chosen(
+    attacks: str | Sequence[str | Attack], threat: ThreatModel, *, restarts: int = 1, seed: int = 0
+) -> dict[str, Attack]:
+    """The attacks of an evaluation by name, in order: a suite, names, or attacks that you have built.
+
+    An attack of yours is called after its class, with a number where that name is taken.
+
+    Raises:
+        ConfigError: unknown name, none at all, or one name twice.
+    """
+    found: dict[str, Attack] = {}
+    for item in suite(attacks) if isinstance(attacks, str) else attacks:
+        if isinstance(item, str):
+            name, attack = item, get(item, threat, restarts=restarts, seed=seed)
+            if name in found:
+                raise ConfigError(f"attacks: found {name!r} twice")
+        else:
+            name, attack = type(item).__name__.lower(), item
+            taken = sum(known == name or known.startswith(f"{name}#") for known in found)
+            name = f"{name}#{taken + 1}" if taken else name
+        found[name] = attack
+    if not found:
+        raise ConfigError(f"attacks: found none, expected names or one of the suites {', '.join(SUITES)}")
+    return found
