@@ -18,7 +18,9 @@ def main(images: int = 4000, epochs: int = 2) -> float:
     threat = rl.ThreatModel("Linf", eps=0.05)
     attack = rl.attacks.PGD(threat, steps=5, keep="last")
 
-    awp = rl.AdversarialWeightPerturbation(model, gamma=5e-3)  # line one
+    awp = rl.AdversarialWeightPerturbation(
+        model, gamma=5e-3
+    )  # line one; 0.01 without warm-up holds this small network at chance
     for epoch in range(epochs):
         for rows in torch.randperm(len(splits.train)).split(64):
             x, y = splits.train.x(rows), splits.train.labels[rows]

@@ -60,3 +60,15 @@ def test_the_readmes_python_runs():
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_documented_recipe_and_study_are_what_the_code_takes():
+    import yaml
+
+    from robustlens.recipe import Recipe, checked
+
+    recipe, example = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipe.md").read_text(), flags=re.S)
+    assert checked(Recipe, yaml.safe_load(recipe), "docs/recipe.md") == Recipe(), (
+        "a documented default is wrong"
+    )
+    assert len(study.plan(checked(study.StudySpec, yaml.safe_load(example), "docs/recipe.md"))) == 6

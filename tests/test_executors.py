@@ -28,6 +28,10 @@ def _bug(listen):
     raise ZeroDivisionError
 
 
+def _hungry(listen):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
 def _endless(listen, folder):
     (folder / f"{os.getpid()}").touch()
     time.sleep(60)
@@ -39,6 +43,7 @@ def test_one_failure_does_not_touch_the_others(tmp_path, capfd):
         Job("wrong", _wrong),
         Job("killed", _killed),
         Job("bug", _bug),
+        Job("hungry", _hungry),
         Job("fine", _fine, (tmp_path,)),
     ]
     outcomes = {
@@ -50,6 +55,7 @@ def test_one_failure_does_not_touch_the_others(tmp_path, capfd):
     assert outcomes["killed"].exit_code == 5
     assert "signal 9" in outcomes["killed"].error
     assert outcomes["bug"].exit_code == 1
+    assert (outcomes["hungry"].exit_code, "out of memory" in outcomes["hungry"].error) == (5, True)
     assert "ZeroDivisionError" in capfd.readouterr().err  # a bug keeps its traceback
     assert [(name, event.phase) for name, event in heard] == [("fine", "work")]
     assert int(heard[0][1].note) >= 1

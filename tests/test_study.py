@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from robustlens import study
-from robustlens.errors import ConfigError, LockedError, StateError
+from robustlens.errors import ConfigError, LockedError, ModelError, StateError
 from robustlens.executors import InProcess
 from robustlens.recipe import EvaluationPlan
 from robustlens.runs import StudyFolder, locked
@@ -65,6 +65,15 @@ def test_a_plan_names_every_run_once(npz):
     assert {p.recipe.optimizer.epochs for p in planned} == {2}
 
 
+def test_defaults_name_the_objective_too(npz):
+    (run,) = study.plan(spec(npz, defaults={"objective": "standard"}, methods=[{}]))
+    assert (run.id, run.recipe.threat.eps) == ("standard-0-s0", 0)
+
+
+def test_a_suite_is_a_name(npz):
+    assert spec(npz, evaluation={"attacks": "fast"}).evaluation_plan.attacks == ("fgsm", "pgd-20", "cw-20")
+
+
 def test_radii_in_255ths_keep_their_name(npz):
     planned = study.plan(spec(npz, methods=[{"label": "AT", "eps": ["4/255", "8/255"]}]))
     assert [(p.id, p.label) for p in planned] == [("at-4_255-s0", "AT 4/255"), ("at-8_255-s0", "AT 8/255")]
@@ -84,12 +93,27 @@ def test_the_evaluation_uses_the_threat_of_the_study(npz):
         ({"methods": [{"label": "A", "objective": "at", "epoch": 3}]}, r"method 'A'\.epoch: unknown key"),
         ({"methods": [{"label": "A"}, {"label": "A"}]}, "different labels"),
         ({"methods": [{"label": "A", "eps": 8}]}, "did you mean 8/255"),
+        ({"methods": [{"label": "A", "threat": {"eps": 0.1}}]}, "methods.threat: is no field here; use eps"),
+        ({"defaults": {"seed": 5}}, "defaults.seed: is no field here; use the study's seeds"),
+        ({"evaluation": {"attacks": ["fgsm", "nonsense"]}}, "attacks: found 'nonsense'"),
+        ({"explanation": {"measures": ["nonsense"]}}, "measures: found 'nonsense'"),
+        (
+            {"explanation": {"options": {"landscape": {"drawz": 1}}}},
+            "unknown option 'drawz'; expected some of alphas",
+        ),
+        ({"methods": [{"label": "A", "data": {"augment": "blur"}}]}, "blur"),
     ],
 )
 def test_wrong_studies_are_refused_before_anything_starts(npz, tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said) as caught:
         study.run(spec(npz, **changes), tmp_path / "out", executor=InProcess())
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_network_is_refused_before_anything_starts(npz, tmp_path):
+    with pytest.raises(ModelError, match="resnet21"):
+        study.run(spec(npz, model={"name": "resnet21"}), tmp_path / "out", executor=InProcess())
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from robustlens.recipe import eps_text
 from robustlens.runs import Run, StudyFolder
 
 
@@ -20,18 +21,13 @@ def main(folder: Path, command: str) -> None:
     print(f"# {meta['name']}: {meta['description']}\n")
     print(f"Command: `{command}`. Seeds: {', '.join(map(str, meta['seeds']))}.")
     threat, n = plan["threat"], {name: split["n"] for name, split in splits.items()}
-    strength = f"{threat['norm']} eps {eps(threat['eps'])}"
+    strength = f"{threat['norm']} eps {eps_text(threat['eps'])}"
     print(f"Evaluated at {strength} on {n['test']} test and {n['train']} training images, checkpoint")
     print(f"`{plan['checkpoint']}` by validation. Attacks run one after another, on survivors: columns are")
     print("cumulative. Intervals are 95 %.")
     print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
     headline(runs)
     claims(study)
-
-
-def eps(value: float) -> str:
-    """A radius as people write it."""
-    return f"{round(value * 255)}/255" if abs(value * 255 - round(value * 255)) < 1e-6 else f"{value:g}"
 
 
 def percent(interval: dict[str, float]) -> str:
@@ -43,16 +39,19 @@ def headline(runs: list[Run]) -> None:
     """One row per run."""
     attacks = runs[0].evaluation["attacks"]
     head = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
-    head += ["robust gap, points", "error gap, points", "loss gap, nats", "s/epoch", "flags"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for run in runs:
         test, gaps = run.evaluation["splits"]["test"], run.evaluation["gaps"]
         loss = gaps["loss"]
-        seconds = run.status["train_seconds"] / run.status["epochs_done"]
-        cells = [run.entry["label"], eps(run.entry["eps"]), str(run.entry["seed"]), percent(test["clean"])]
+        cells = [
+            run.entry["label"],
+            eps_text(run.entry["eps"]),
+            str(run.entry["seed"]),
+            percent(test["clean"]),
+        ]
         cells += [percent(test["by_attack"][name]) for name in attacks]
         cells += [percent(gaps["robust"]), percent(gaps["error"])]
-        cells += [f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f})", f"{seconds:.1f}"]
+        cells += [f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f})"]
         print("| " + " | ".join([*cells, ", ".join(flag["name"] for flag in test["flags"]) or "none"]) + " |")
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from robustlens import tables
 from robustlens.allocator import keep_memory
 from robustlens.display import console, output, shown
-from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError
+from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError, out_of_memory
 from robustlens.recipe import (
     EvaluationPlan,
     ExplanationPlan,
@@ -51,7 +51,10 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),
 ]
-Eps = Annotated[str, typer.Option(help="Radius in pixel units of [0, 1]: 8/255 and 0.1 are fine, 8 is not.")]
+Eps = Annotated[
+    str | None,
+    typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's."),
+]
 NormName = Annotated[
     str | None, typer.Option("--norm", help="Linf, L2 or L1. Default: the run's own, else Linf.")
 ]
@@ -72,7 +75,7 @@ def study(
         Path | None, typer.Option(help="Folder of the study. Default: robustlens-out/<name>.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time. Default: one per core, with one thread each.")
+        int | None, typer.Option(min=1, help="Runs at a time. Default: one per core; they share the cores.")
     ] = None,
     data_dir: DataDir = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
@@ -120,7 +123,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Architecture, or package.module:factory.")] = None,
     objective: Annotated[str | None, typer.Option(help="standard, fgsm, at, trades, mart.")] = None,
     norm: Annotated[str | None, typer.Option(help="Linf, L2 or L1.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Training radius, e.g. 8/255.")] = None,
+    eps: Eps = None,
     awp: Annotated[
         str | None, typer.Option(help="Weight perturbation: gamma, e.g. 0.01. Off by default.")
     ] = None,
@@ -183,7 +186,7 @@ def evaluate(
     ],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
     norm: NormName = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
+    eps: Eps = None,
     attacks: Annotated[
         str, typer.Option(help="A suite (fast), or names with commas: fgsm,pgd-50,cw-20.")
     ] = "fast",
@@ -234,7 +237,7 @@ def explain(
     ],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
     norm: NormName = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, e.g. 8/255. Default: the run's own.")] = None,
+    eps: Eps = None,
     measures: Annotated[str | None, typer.Option(help="Names with commas. Default: all.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
@@ -253,8 +256,7 @@ def explain(
     _use_data_dir(data_dir)
     network, splits, threat_spec, run = _subject(model, data, norm, eps, checkpoint, trust_code)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
-    if measures is not None:
-        values["measures"] = measures.split(",")
+    values["measures"] = measures.split(",") if measures is not None else list(room.MEASURES)
     plan = checked(ExplanationPlan, values, "explain")
     for name in plan.measures:
         room.get(name)
@@ -411,12 +413,14 @@ def run(arguments: list[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except RobustlensError as error:
         return _fail(error)
-    except MemoryError:
-        return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
     except OSError as error:
         if error.errno is None:
             raise
         return _fail(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
     return 0
 
 

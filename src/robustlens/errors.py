@@ -57,3 +57,12 @@ class StoppedError(RobustlensError):
     """A signal stopped the work; the same command goes on where it stopped (exit 75)."""
 
     exit_code = 75
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, CUDA's, or that of torch's CPU allocator."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(w in text for w in words)
+    )

@@ -125,9 +125,9 @@ def evaluate(
     _check_images(x, y, threat, batch_size)
     work = _Work(model, x, y, batch_size, progress)
     with models.held_still(model):
-        models.check_logits(
-            model, work.take(torch.arange(min(2, len(x))))[0], at_least=max(2, int(y.max()) + 1)
-        )
+        two, _ = work.take(torch.arange(min(2, len(x))))
+        with torch.no_grad():  # only the shape: NaN is for the flags to say, of all images
+            models.as_logits(models.forward(model, two), len(two), at_least=max(2, int(y.max()) + 1))
         logits = work.logits()
         clean = ~losses.is_wrong(logits, y)
         standing, by_attack = clean, {}
@@ -151,7 +151,7 @@ class _Work:
     listen: Listener
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = models.device_of(self.model)
         return self.x[rows].to(device), self.y[rows].to(device)
 
     @torch.no_grad()

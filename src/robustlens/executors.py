@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from robustlens.allocator import keep_memory
-from robustlens.errors import RobustlensError, StoppedError
+from robustlens.errors import RobustlensError, StoppedError, out_of_memory
 from robustlens.progress import Event, Listener
 
 _TELL_EVERY = 0.2  # seconds between events of one worker
@@ -52,7 +52,7 @@ class LocalProcesses:
     """Runs jobs in at most `workers` processes at once, sharing the cores among them.
 
     Args:
-        workers: None for one per core on a CPU and one per GPU where there are GPUs.
+        workers: None for one per core. With a GPU, ask for as many as should share it, usually 1.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -116,7 +116,9 @@ def _work(job: Job, pipe: Connection) -> None:
         job.work(_Sender(pipe), *job.arguments)
     except RobustlensError as error:
         pipe.send((str(error).splitlines()[0], error.exit_code))
-    except MemoryError:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         pipe.send((f"{job.name}: out of memory; lower the batch size or the number of workers", 5))
     finally:
         pipe.close()

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import Field
 
-from robustlens import claims, objectives
+from robustlens import attacks, claims, explain, models, objectives
+from robustlens.data import augment
 from robustlens.errors import ConfigError, StateError
 from robustlens.evaluate import evaluate_run
 from robustlens.executors import Job, LocalProcesses, Outcome
@@ -45,7 +46,8 @@ class StudySpec(Values):
     """What a study file holds.
 
     `threat` is the evaluation's threat model and the default strength of every method. `defaults` and each
-    method hold fields of a recipe; a method also has a `label` and may list several `eps`.
+    method hold fields of a recipe (but `threat` and `seed`); a method also has a `label` and may list several
+    `eps`.
     """
 
     name: str
@@ -63,6 +65,8 @@ class StudySpec(Values):
     def evaluation_plan(self) -> EvaluationPlan:
         """The evaluation, at the study's threat unless it names its own."""
         values = {"threat": self.threat.model_dump(), **self.evaluation}
+        if isinstance(values.get("attacks"), str):
+            values["attacks"] = attacks.suite(values["attacks"])
         return checked(EvaluationPlan, values, "evaluation")
 
 
@@ -146,29 +150,49 @@ def plan(spec: StudySpec) -> list[Planned]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{spec.name}: two runs are called {twice[0]!r}; give the methods different labels")
+    _check_names(spec, planned)
     return planned
 
 
+def _check_names(spec: StudySpec, planned: Sequence[Planned]) -> None:
+    """Refuse before the first epoch what only a later step would look up."""
+    attacks.suite(spec.evaluation_plan.attacks)
+    for name in {*spec.explanation.measures, *spec.explanation.options}:
+        explain.get(name, **spec.explanation.options.get(name, {}))
+    for run_ in planned:
+        models.check_name(run_.recipe.model.name)
+        if run_.recipe.data.augment != "auto":
+            augment.get(run_.recipe.data.augment)
+
+
+def _fields(spec: StudySpec, method: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe fields of a method: its own laid on the defaults, laid on data and model of the study."""
+    for where, values in (("defaults", spec.defaults), ("methods", method)):
+        for field, instead in (("threat", "eps, and the study's threat"), ("seed", "the study's seeds")):
+            if field in values:
+                raise ConfigError(f"{spec.name}: {where}.{field}: is no field here; use {instead}")
+    base = {
+        "data": {**spec.data.model_dump(), "data_dir": spec.data.data_dir},
+        "model": spec.model.model_dump(),
+        "objective": "at",
+    }
+    return _merged(base, _merged(spec.defaults, method))
+
+
 def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
-    if objectives.get(method.get("objective", "at")).inner_attack is None:
+    fields = _fields(spec, method)
+    if objectives.get(fields["objective"]).inner_attack is None:
         return [0.0]
-    eps = method.get("eps", spec.threat.eps)
+    eps = fields.get("eps", spec.threat.eps)
     return eps if isinstance(eps, list | tuple) else [eps]
 
 
 def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> Planned:
-    own = {key: value for key, value in method.items() if key not in ("label", "eps")}
-    values = _merged(
-        {
-            "data": {**spec.data.model_dump(), "data_dir": spec.data.data_dir},
-            "model": spec.model.model_dump(),
-        },
-        _merged(spec.defaults, own),
-    )
-    values["threat"] = {"norm": spec.threat.norm, "eps": eps}
-    values["seed"] = seed
-    name = str(method.get("label") or own.get("objective", "at"))
-    recipe = checked(Recipe, values, f"{spec.name}: method {name!r}")
+    fields = _fields(spec, method)
+    name = str(fields.pop("label", fields["objective"]))
+    fields |= {"threat": {"norm": spec.threat.norm, "eps": eps}, "seed": seed}
+    fields.pop("eps", None)
+    recipe = checked(Recipe, fields, f"{spec.name}: method {name!r}")
     objectives.get(recipe.objective, **recipe.objective_options)
     strength = eps_text(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from robustlens.display import console, output
+from robustlens.recipe import eps_text
 from robustlens.runs import StudyFolder
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def plan(planned: "list[Planned]") -> None:
     for run in planned:
         recipe = run.recipe
         gamma = f"{recipe.awp.gamma:g}" if recipe.awp else "-"
-        row = (run.id, run.method, recipe.objective, f"{recipe.threat.eps:.4g}", gamma)
+        row = (run.id, run.method, recipe.objective, eps_text(recipe.threat.eps), gamma)
         table.add_row(*row, str(recipe.optimizer.epochs), str(recipe.seed), recipe.hash())
     output.print(table)
 

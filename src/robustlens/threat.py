@@ -5,7 +5,7 @@ lives here, in one small class per norm: distance, Euclidean projection, steepes
 attack is written once and works for every norm.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -102,7 +102,7 @@ class _L2:
 @dataclass(frozen=True)
 class _L1:
     step_ratio: float = 1 / 4
-    share: float = field(default=0.05)
+    share: float = 0.05
     """Share of coordinates that one step moves (SLIDE, Tramer and Boneh 2019, moves a top quantile)."""
 
     def size(self, delta: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class ThreatModel:
     ) -> Float[Tensor, "n ..."]:
         """One step of steepest ascent of length `step_size` in this norm, not yet projected."""
         low, high = self.bounds
-        room = torch.where(gradient > 0, x_adv < high, x_adv > low) if self.norm == "L1" else gradient
+        room = torch.where(gradient > 0, x_adv < high, x_adv > low)
         step = NORMS[self.norm].ascend(gradient.flatten(1), room.flatten(1))
         return x_adv + step_size * step.view_as(x_adv)
 

@@ -108,14 +108,14 @@ def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     level = torch.arange(256).double() / 255
     mean = share @ level
     std = (share @ level.square() - mean.square()).clamp_min(0).sqrt()
-    return {
-        "name": recipe.model.name,
-        "options": recipe.model.options,
-        "num_classes": splits.num_classes,
-        "in_channels": images.shape[1],
-        "mean": [round(value, 6) for value in mean.tolist()],
-        "std": [round(max(value, 1e-3), 6) for value in std.tolist()],
-    }
+    return models.describe(
+        recipe.model.name,
+        num_classes=splits.num_classes,
+        in_channels=images.shape[1],
+        mean=[round(value, 6) for value in mean.tolist()],
+        std=[round(max(value, 1e-3), 6) for value in std.tolist()],
+        **recipe.model.options,
+    )
 
 
 def learning_rate(spec: OptimizerSpec, done: float) -> float:
@@ -154,7 +154,7 @@ def accuracy(
 
 
 @dataclass
-class _Progress:
+class _Reached:
     """How far a run has come; saved with the weights."""
 
     epochs_done: int = 0
@@ -190,7 +190,7 @@ class _Training:
         )
         self.awp = AdversarialWeightPerturbation(self.model, recipe.awp.gamma) if recipe.awp else None
         self.ema = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
-        self.progress = _Progress()
+        self.reached = _Reached()
         self.steps = max(1, len(splits.train) // spec.batch_size)
 
     # -- the loop --------------------------------------------------------------------------------
@@ -205,16 +205,16 @@ class _Training:
             model=self.description,
             data=self.splits.fingerprint(),
         )
-        for epoch in range(self.progress.epochs_done, self.recipe.optimizer.epochs):
+        for epoch in range(self.reached.epochs_done, self.recipe.optimizer.epochs):
             began = time.perf_counter()
             with torch.random.fork_rng(devices=self._cuda()):
                 # What layers draw (dropout) is a function of (seed, epoch) too, and no one else's business.
                 torch.manual_seed(noise.generator_for(self.recipe.seed, epoch, 3).initial_seed())
                 loss = self._epoch(epoch)
-            self.progress.seconds += time.perf_counter() - began
+            self.reached.seconds += time.perf_counter() - began
             self._finish_epoch(epoch, loss, time.perf_counter() - began)
         self.run.update_status(
-            status="trained", epochs_done=self.progress.epochs_done, train_seconds=self.progress.seconds
+            status="trained", epochs_done=self.reached.epochs_done, train_seconds=self.reached.seconds
         )
 
     def _cuda(self) -> list[int]:
@@ -278,7 +278,7 @@ class _Training:
             spec = self.recipe.optimizer
             raise NumericsError(
                 f"{self.run.folder}: the loss became {loss} in epoch {epoch + 1}, by step {step + 1}; "
-                f"epoch {self.progress.epochs_done} is kept; lower optimizer.lr ({spec.lr:g})"
+                f"epoch {self.reached.epochs_done} is kept; lower optimizer.lr ({spec.lr:g})"
             )
         return loss
 
@@ -293,17 +293,17 @@ class _Training:
         train = self._monitor(self.splits.train)
         validation = self._monitor(self.splits.validation)
         score = (validation["robust"], validation["clean"]) if validation else (float(epoch), 0.0)
-        best = score > self.progress.best_score
+        best = score > self.reached.best_score
         weights = models.to_bytes(self.network, self.description)
         if any(not torch.isfinite(p).all() for p in self.network.parameters()):
             raise NumericsError(
                 f"{self.run.folder}: a weight is not finite after epoch {epoch + 1}; lower optimizer.lr"
             )
         if best:
-            self.progress.best_score = score
+            self.reached.best_score = score
             self.run.write_bytes("best.safetensors", weights)
         self.run.write_bytes("last.safetensors", weights)
-        self.progress.epochs_done = epoch + 1
+        self.reached.epochs_done = epoch + 1
         self.run.append_metrics(
             {
                 "epoch": epoch + 1,
@@ -320,7 +320,7 @@ class _Training:
             }
         )
         self.run.write_bytes("state.safetensors", self._state())
-        self.run.update_status(epochs_done=epoch + 1, train_seconds=self.progress.seconds)
+        self.run.update_status(epochs_done=epoch + 1, train_seconds=self.reached.seconds)
 
     def _monitor(self, split: Split) -> dict[str, Any] | None:
         """Accuracies on a fixed subset of `split`, or None if it is empty."""
@@ -341,7 +341,7 @@ class _Training:
         header: dict[str, Any] = {
             "recipe": self.recipe.hash(),
             "data": self.splits.fingerprint(),
-            **vars(self.progress),
+            **vars(self.reached),
         }
         if self.ema is not None:
             tensors |= {f"average.{key}": value for key, value in self.ema.average.state_dict().items()}
@@ -368,8 +368,8 @@ class _Training:
             if self.ema is not None:
                 self.ema.average.load_state_dict(_part(tensors, "average."))
                 self.ema.steps = header["average_steps"]
-            self.progress = _Progress(header["epochs_done"], header["seconds"], tuple(header["best_score"]))
-        self.run.truncate_metrics(self.progress.epochs_done)
+            self.reached = _Reached(header["epochs_done"], header["seconds"], tuple(header["best_score"]))
+        self.run.truncate_metrics(self.reached.epochs_done)
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,23 @@ from robustlens.errors import ConfigError, NumericsError
 from robustlens.models import state_kept
 
 _TINY = 1e-20
+
+
+@contextlib.contextmanager
+def displaced(weights: Sequence[nn.Parameter], by: Sequence[Tensor], alpha: float = 1.0) -> Iterator[None]:
+    """Hold `weights` at w + alpha `by`; they come back bit for bit, from a copy, whatever happens inside."""
+    saved = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, step in zip(weights, by, strict=True):
+                weight.add_(step, alpha=alpha)
+        torch.clear_autocast_cache()  # an enclosing autocast keeps low-precision copies of the weights
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, original in zip(weights, saved, strict=True):
+                weight.copy_(original)
+        torch.clear_autocast_cache()
 
 
 class AdversarialWeightPerturbation:
@@ -58,19 +75,8 @@ class AdversarialWeightPerturbation:
             NumericsError: the loss or its gradient is not finite; the weights are untouched.
         """
         weights = self.weights()
-        saved = [weight.detach().clone() for weight in weights]
-        ascent = self._ascent(weights, loss_fn)
-        try:
-            with torch.no_grad():
-                for weight, v in zip(weights, ascent, strict=True):
-                    weight.add_(v)
-            _forget_casts()
+        with displaced(weights, self._ascent(weights, loss_fn)):
             yield
-        finally:
-            with torch.no_grad():
-                for weight, original in zip(weights, saved, strict=True):
-                    weight.copy_(original)
-            _forget_casts()
 
     def _ascent(self, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
         """The perturbation v, one tensor for each weight."""
@@ -87,11 +93,6 @@ class AdversarialWeightPerturbation:
             gradient * (self.gamma * weight.detach().norm() / (size + _TINY))
             for weight, gradient, size in zip(weights, gradients, sizes, strict=True)
         ]
-
-
-def _forget_casts() -> None:
-    """Drop the low-precision copies that an enclosing autocast keeps of the weights as they were."""
-    torch.clear_autocast_cache()
 
 
 class ExponentialMovingAverage:

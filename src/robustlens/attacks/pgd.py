@@ -145,7 +145,13 @@ class FGSM:
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        one_step = PGD(
+        return self._one_step()(model, x, y, generator=generator)
+
+    def __post_init__(self) -> None:
+        self._one_step()  # which refuses wrong arguments
+
+    def _one_step(self) -> PGD:
+        return PGD(
             self.threat,
             steps=1,
             step_size=(self.threat.eps or None) if self.step_size is None else self.step_size,
@@ -156,7 +162,6 @@ class FGSM:
             keep="last",
             seed=self.seed,
         )
-        return one_step(model, x, y, generator=generator)
 
 
 class _Best:

@@ -1,6 +1,9 @@
 """The measures by name, and the explanation of a run: all of them on the same images."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -33,11 +36,20 @@ MEASURES: dict[str, Measure] = {
 """Every measure. To add one: write `(subject, **options) -> Measurement` and a line here."""
 
 
-def get(name: str) -> Measure:
-    """The measure `name`; raises `ConfigError` with the known names otherwise."""
+def get(name: str, **options: Any) -> Callable[[Subject], Measurement]:
+    """The measure `name` with its options.
+
+    Raises:
+        ConfigError: unknown measure, or an option that it does not have.
+    """
     if name not in MEASURES:
         raise ConfigError(f"measures: found {name!r}, expected one of {', '.join(MEASURES)}")
-    return MEASURES[name]
+    known = list(inspect.signature(MEASURES[name]).parameters)[1:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        expected = f"expected some of {', '.join(known)}" if known else "it has none"
+        raise ConfigError(f"explanation.options.{name}: unknown option {unknown[0]!r}; {expected}")
+    return partial(MEASURES[name], **options)
 
 
 def explain(
@@ -58,18 +70,12 @@ def explain(
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
     )
     subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress)
-    chosen = {name: get(name) for name in plan.measures}
+    chosen = {name: get(name, **plan.options.get(name, {})) for name in plan.measures}
     found = {}
     for number, (name, measure) in enumerate(chosen.items()):
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
-        try:
-            measurement = measure(subject, **plan.options.get(name, {}))
-        except TypeError as error:
-            if "unexpected keyword argument" in str(error):
-                raise ConfigError(f"explanation.options.{name}: {error}") from error
-            raise
-        found[name] = (measurement, perf_counter() - began)
+        found[name] = (measure(subject), perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))
     return found
 

@@ -7,7 +7,6 @@ filter by filter (Li et al. 2018). A network that is less confident looks flatte
 alone, so the error rate and a temperature-matched loss are drawn beside the loss.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
-from robustlens.explain.margins import logits_of
+from robustlens.explain.margins import attacked_logits, logits_of
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
+from robustlens.weights import displaced
 
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -48,30 +48,13 @@ def filter_normalised(model: nn.Module, generator: torch.Generator) -> Direction
     return direction
 
 
-@contextlib.contextmanager
-def displaced(model: nn.Module, direction: Direction, alpha: float) -> Iterator[None]:
-    """Hold the weights at w + alpha d; they come back bit for bit. Buffers are not touched."""
-    weights = {name: p for name, p in model.named_parameters() if name in direction}
-    saved = {name: p.detach().clone() for name, p in weights.items()}
-    try:
-        with torch.no_grad():
-            for name, p in weights.items():
-                p.add_(direction[name], alpha=alpha)
-        torch.clear_autocast_cache()
-        yield
-    finally:
-        with torch.no_grad():
-            for name, p in weights.items():
-                p.copy_(saved[name])
-        torch.clear_autocast_cache()
-
-
 def along(
     model: nn.Module, direction: Direction, alphas: Sequence[float], value: Callable[[], Value]
 ) -> Iterator[Value]:
     """Anything, evaluated at w + alpha d for each alpha in turn; between two values the weights are w."""
+    weights = [model.get_parameter(name) for name in direction]
     for alpha in alphas:
-        with displaced(model, direction, alpha):
+        with displaced(weights, list(direction.values()), alpha):
             found = value()
         yield found
 
@@ -121,8 +104,7 @@ def landscape(
     labels = y.cpu()
 
     def attacked() -> Tensor:
-        pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        return logits_of(model, torch.cat([attack(model, *pair) for pair in pairs]), batch_size)
+        return attacked_logits(model, x, y, attack, batch_size)
 
     here = attacked()  # alpha = 0 is the same point on every line
     # Of the clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.

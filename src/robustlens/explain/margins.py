@@ -10,8 +10,9 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from robustlens import losses
+from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.models import undisturbed
+from robustlens.models import device_of, undisturbed
 
 TAUS = (0.1, 0.2, 0.3)
 """How near to the boundary counts as near: differences of probability."""
@@ -20,7 +21,18 @@ TAUS = (0.1, 0.2, 0.3)
 def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256) -> Float[Tensor, "n c"]:
     """Logits in eval mode, in batches, on the CPU; the model is left as it was."""
     with undisturbed(model):
-        return torch.cat([model(batch).float().cpu() for batch in x.split(batch_size)])
+        device = device_of(model)
+        return torch.cat([model(batch.to(device)).float().cpu() for batch in x.split(batch_size)])
+
+
+def attacked_logits(
+    model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
+) -> Float[Tensor, "n c"]:
+    """As `logits_of`, of the images that `attack` makes of `x`."""
+    device = device_of(model)
+    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    x_adv = [attack(model, images.to(device), labels.to(device)) for images, labels in pairs]
+    return logits_of(model, torch.cat(x_adv), batch_size)
 
 
 def margins(

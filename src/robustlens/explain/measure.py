@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from robustlens.data import Split
+from robustlens.models import device_of
 from robustlens.progress import Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -32,7 +33,7 @@ class Subject:
     def images(self, split: str, examples: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `examples` images and labels of "train" or "test", on the model's device."""
         part: Split = getattr(self, split)
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         x, y = part.x(), part.labels
         return x[:examples].to(device), y[:examples].to(device)
 

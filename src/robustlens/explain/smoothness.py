@@ -1,12 +1,11 @@
 """Sudden changes: how much a fixed attack moves what the network says."""
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens.attacks import PGD
-from robustlens.explain.margins import logits_of, margins_of
+from robustlens.explain.margins import attacked_logits, logits_of, margins_of
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.threat import ThreatModel
 
@@ -28,10 +27,8 @@ def smoothness(
         confidence_change: of the largest probability. Positive where the attack lowers it; each (n,).
     """
     attack = PGD(threat, steps=steps, seed=seed)
-    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    x_adv = torch.cat([attack(model, images, labels) for images, labels in pairs])
     before = margins_of(logits_of(model, x, batch_size), y.cpu())
-    after = margins_of(logits_of(model, x_adv, batch_size), y.cpu())
+    after = margins_of(attacked_logits(model, x, y, attack, batch_size), y.cpu())
     names = {"margin_change": "logit", "probability_change": "probability", "confidence_change": "confidence"}
     return {name: before[kind] - after[kind] for name, kind in names.items()}
 

@@ -7,7 +7,7 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
-from robustlens.models.registry import MODELS, build_from, describe, get
+from robustlens.models.registry import MODELS, build_from, check_name, describe, get
 from robustlens.models.still import held_still, state_kept, undisturbed
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "as_logits",
     "build_from",
     "check_logits",
+    "check_name",
     "describe",
     "device_of",
     "forward",

@@ -122,14 +122,19 @@ def build_from(description: Mapping[str, Any]) -> nn.Module:
     return get(name, **values, **options)
 
 
+def check_name(name: str) -> None:
+    """Raise `ModelError` if `name` is neither a registered architecture nor written as a factory."""
+    if name in MODELS or external.is_factory(name):
+        return
+    near = difflib.get_close_matches(name, MODELS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ModelError(
+        f"model: found {name!r}; {hint}expected one of {', '.join(MODELS)}, or package.module:factory"
+    )
+
+
 def _layers(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> dict[str, nn.Module]:
     """The layers of a registered architecture."""
-    architecture = MODELS.get(name)
-    if architecture is None:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ModelError(
-            f"model: found {name!r}; {hint}expected one of {', '.join(MODELS)}, or package.module:factory"
-        )
+    check_name(name)
     arguments = {"num_classes": num_classes, "in_channels": in_channels} | options
-    return external.call(f"model {name!r}", architecture, arguments)
+    return external.call(f"model {name!r}", MODELS[name], arguments)
