@@ -39,6 +39,7 @@ def headline(runs: list[Run]) -> None:
     """One row per run."""
     attacks = runs[0].evaluation["attacks"]
     head = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
+    head += ["robust gap, points", "error gap, points", "loss gap, nats", "flags"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for run in runs:
         test, gaps = run.evaluation["splits"]["test"], run.evaluation["gaps"]
