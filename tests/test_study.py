@@ -6,7 +6,7 @@ import yaml
 
 from robustlens import study
 from robustlens.errors import ConfigError, LockedError, ModelError, StateError
-from robustlens.executors import InProcess
+from robustlens.executors import InProcess, Outcome
 from robustlens.recipe import EvaluationPlan
 from robustlens.runs import StudyFolder, locked
 
@@ -147,6 +147,18 @@ def test_a_failed_run_does_not_stop_the_others(finished):
     states = {run.entry["id"]: run.status["status"] for run in result.folder.runs()}
     assert states.pop("wild-0-s0") == "failed"
     assert set(states.values()) == {"done"}
+
+
+def test_a_worker_that_was_killed_is_recorded_by_the_study(npz, tmp_path):
+    class Killed:
+        def run(self, jobs, listen):
+            yield from (Outcome(job.name, f"{job.name}: ended by signal 9", 5) for job in jobs)
+
+    result = study.run(spec(npz), tmp_path, executor=Killed())
+    assert len(result.failures) == 4
+    for run in result.folder.runs():
+        assert run.status["status"] == "failed"
+        assert "signal 9" in run.status["error"]["message"]
 
 
 def test_a_second_run_skips_what_is_done(finished):
