@@ -8,7 +8,7 @@ from torch import nn
 
 import robustlens as rl
 from robustlens import reliability
-from robustlens.errors import ConfigError, DataError, ModelError
+from robustlens.errors import ConfigError, DataError, ModelError, NumericsError
 from robustlens.evaluate import evaluate_run, gaps
 from robustlens.intervals import Interval, difference, mean_of, wilson
 from robustlens.recipe import EvaluationPlan, checked
@@ -75,6 +75,14 @@ def test_attacks_of_ones_own_stand_beside_names():
     found = rl.evaluate(model, x, y, threat, ["fgsm", mine, rl.attacks.PGD(threat), mine])
     assert list(found.by_attack) == ["fgsm", "pgd", "pgd#2", "pgd#3"]
     assert torch.equal(found.robust, (model(x).argmax(1) == y) & (margin > threat.eps))
+
+
+def test_an_attack_that_leaves_the_threat_model_is_refused():
+    model, x, y, _ = linear(n=20)
+    wide = rl.attacks.PGD(rl.ThreatModel("Linf", 0.2))
+    with pytest.raises(NumericsError, match=r"'pgd': found an image at Linf distance 0\.2") as caught:
+        rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.1), [wide])
+    assert caught.value.exit_code == 4
 
 
 def test_verdicts_do_not_depend_on_batch_size_or_order():

@@ -17,7 +17,8 @@ from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
 from robustlens.recipe import OptimizerSpec, Recipe, checked
 from robustlens.runs import Run, locked
-from robustlens.train import accuracy, describe_model, learning_rate
+from robustlens.schedules import learning_rate
+from robustlens.train import accuracy, describe_model
 
 
 def blobs(n=160, classes=3, seed=0):

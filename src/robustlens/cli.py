@@ -7,12 +7,12 @@ import traceback
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from robustlens import tables
+from robustlens import arguments, tables
 from robustlens.allocator import keep_memory
 from robustlens.display import console, output, shown
 from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError, out_of_memory
@@ -20,18 +20,10 @@ from robustlens.recipe import (
     EvaluationPlan,
     ExplanationPlan,
     Recipe,
-    ThreatSpec,
-    Values,
     checked,
-    norm_name,
     read_yaml,
 )
 from robustlens.runs import Run
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from robustlens.data import Splits
 
 app = typer.Typer(
     help="Train robust networks, attack them honestly, and see what robustness did to them.",
@@ -90,7 +82,7 @@ def study(
     from robustlens import report, study
     from robustlens.executors import LocalProcesses
 
-    _use_data_dir(data_dir)
+    arguments.use_data_dir(data_dir)
     spec = study.read(source)
     planned = study.plan(spec)
     if plan_only:
@@ -147,7 +139,7 @@ def train(
     """
     from robustlens.train import train
 
-    _use_data_dir(data_dir)
+    arguments.use_data_dir(data_dir)
     values = read_yaml(recipe) if recipe else {}
     given = {
         "data.name": data,
@@ -161,12 +153,12 @@ def train(
     }
     for key, value in given.items():
         if value is not None:
-            _put(values, key, value)
+            arguments.put(values, key, value)
     for item in set_ or []:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
-        _put(values, key, _value(text))
+        arguments.put(values, key, arguments.value(text))
     with shown(quiet) as named:
         run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
     last = run.metrics()[-1]
@@ -207,8 +199,8 @@ def evaluate(
     from robustlens import attacks as attack_room
     from robustlens.evaluate import evaluate_run, evaluate_splits
 
-    _use_data_dir(data_dir)
-    network, splits, threat, run = _subject(model, data, norm, eps, checkpoint, trust_code)
+    arguments.use_data_dir(data_dir)
+    network, splits, threat, run = arguments.subject(model, data, norm, eps, checkpoint, trust_code)
     values = {
         "threat": threat.model_dump(),
         "attacks": attack_room.suite(attacks if attacks in attack_room.SUITES else attacks.split(",")),
@@ -221,7 +213,7 @@ def evaluate(
     with shown(quiet) as named:
         listen = partial(named, "evaluate")
         if run is not None and out is None and data is None:
-            _keep(run, "evaluation", plan)
+            arguments.keep(run, "evaluation", plan)
             content = evaluate_run(run, plan, splits=splits, trust_code=trust_code, progress=listen)
         else:
             content, arrays = evaluate_splits(network, splits, plan, progress=listen)
@@ -253,8 +245,8 @@ def explain(
     from robustlens import explain as room
     from robustlens.threat import ThreatModel
 
-    _use_data_dir(data_dir)
-    network, splits, threat_spec, run = _subject(model, data, norm, eps, checkpoint, trust_code)
+    arguments.use_data_dir(data_dir)
+    network, splits, threat_spec, run = arguments.subject(model, data, norm, eps, checkpoint, trust_code)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
     values["measures"] = measures.split(",") if measures is not None else list(room.MEASURES)
     plan = checked(ExplanationPlan, values, "explain")
@@ -264,7 +256,7 @@ def explain(
     with shown(quiet) as named:
         listen = partial(named, "explain")
         if run is not None and out is None and data is None:
-            _keep(run, "explanation", plan)
+            arguments.keep(run, "explanation", plan)
             content = room.explain_run(
                 run, plan, threat, splits=splits, trust_code=trust_code, progress=listen
             )
@@ -327,74 +319,6 @@ def doctor() -> None:
         raise typer.Exit(4)
 
 
-# -- what the commands share ---------------------------------------------------------------------------
-
-
-def _use_data_dir(data_dir: Path | None) -> None:
-    """Make the folder known to this process and its workers."""
-    if data_dir is None:
-        return
-    if not data_dir.is_dir():
-        raise ConfigError(
-            f"--data-dir: found no folder {str(data_dir)!r}; give the folder that holds the data files"
-        )
-    os.environ["ROBUSTLENS_DATA"] = str(data_dir.resolve())
-
-
-def _subject(
-    model: str, data_name: str | None, norm: str | None, eps: str | None, checkpoint: str, trust_code: bool
-) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
-    """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
-    from robustlens import data, models
-    from robustlens.train import load_data
-
-    run = Run(model) if (Path(model) / "recipe.json").exists() else None
-    if run is None and (data_name is None or eps is None):
-        raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
-    own = run.recipe.threat if run is not None else ThreatSpec()
-    if norm is not None and norm_name(norm) != own.norm and eps is None:
-        raise ConfigError(f"--norm: {norm} is not the norm of training ({own.norm}), so --eps is needed")
-    values: dict[str, Any] = {"norm": norm or own.norm, "eps": eps}
-    if run is not None and eps is None:
-        values["eps"] = own.eps
-        if own.eps == 0:
-            raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
-    threat = checked(ThreatSpec, values, "threat")
-    network = models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
-    if data_name is None and run is not None:
-        return network, load_data(run.recipe), threat, run
-    return network, data.load(str(data_name)), threat, run
-
-
-def _value(text: str) -> Any:
-    """The value of --set, read as YAML."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
-        ) from error
-
-
-def _keep(run: Run, name: str, plan: Values) -> None:
-    """Refuse to replace a result of another plan, which a study may stand on."""
-    found = run.read_json(name)
-    if found is not None and found.get("plan") != plan.model_dump(mode="json"):
-        raise ConfigError(f"{run.folder}/{name}.json: holds the result of another plan; give --out")
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.c` in nested mappings."""
-    *path, last = key.split(".")
-    for part in path:
-        inside = values.get(part)
-        values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
-        values = inside
-    values[last] = value
-
-
 # -- errors and signals --------------------------------------------------------------------------------
 
 
@@ -402,13 +326,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise StoppedError(f"stopped by {signal.Signals(number).name}; the same command goes on where it stopped")
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (see `robustlens.errors`)."""
     keep_memory()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _stop)
     try:
-        app(args=arguments, prog_name="robustlens")
+        app(args=argv, prog_name="robustlens")
     except SystemExit as done:  # how the parser ends: help, a usage error, or the end of a command
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except RobustlensError as error:

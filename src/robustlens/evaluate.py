@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustlens import attacks as attack_room
 from robustlens import losses, models, reliability
 from robustlens.data import Splits
-from robustlens.errors import ConfigError, DataError
+from robustlens.errors import ConfigError, DataError, NumericsError
 from robustlens.intervals import Interval, difference, mean_of, wilson
 from robustlens.progress import Event, Listener, silent
 from robustlens.recipe import EvaluationPlan, ExplanationPlan
@@ -120,9 +120,11 @@ def evaluate(
     Raises:
         ConfigError: unknown attack. DataError: shapes, labels or pixel range do not fit.
         ModelError: the model does not return logits (n, classes).
+        NumericsError: an attack left the threat model.
     """
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
     _check_images(x, y, threat, batch_size)
+    y = y.cpu()
     work = _Work(model, x, y, batch_size, progress)
     with models.held_still(model):
         two, _ = work.take(torch.arange(min(2, len(x))))
@@ -132,7 +134,7 @@ def evaluate(
         clean = ~losses.is_wrong(logits, y)
         standing, by_attack = clean, {}
         for name, attack in chosen.items():
-            standing = work.survivors(attack, standing, name)
+            standing = work.survivors(attack, threat, standing, name)
             by_attack[name] = standing
         radii = _curve(work, threat, clean, standing, curve, restarts, seed)
         flags = reliability.check(model, *work.take(torch.arange(min(64, len(x)))), logits)
@@ -159,14 +161,17 @@ class _Work:
         batches = torch.arange(len(self.x)).split(self.batch_size)
         return torch.cat([self.model(self.take(rows)[0]).float().cpu() for rows in batches])
 
-    def survivors(self, attack: attack_room.Attack, standing: Tensor, name: str) -> Tensor:
-        """Which of the `standing` images are still right after the attack."""
+    def survivors(
+        self, attack: attack_room.Attack, threat: ThreatModel, standing: Tensor, name: str
+    ) -> Tensor:
+        """Which of the `standing` images are still right after the attack, which may not leave the threat."""
         left = standing.clone()
         rows = torch.nonzero(standing).squeeze(1)
         done = 0
         for batch in rows.split(self.batch_size):
             x, y = self.take(batch)
             x_adv = attack(self.model, x, y)
+            _check_feasible(name, x_adv, x, threat)
             with torch.no_grad():
                 left[batch] = ~losses.is_wrong(self.model(x_adv), y).cpu()
             done += len(batch)
@@ -193,9 +198,10 @@ def _curve(
         eps = multiple * threat.eps
         if threat.norm == "Linf":  # the whole box is the largest ball there is
             eps = min(eps, threat.bounds[1] - threat.bounds[0])
+        within = threat.at(eps)
         for name in ("pgd-20", "cw-20"):
-            attack = attack_room.get(name, threat.at(eps), restarts=restarts, seed=seed)
-            standing = work.survivors(attack, standing, f"curve at {multiple:g} eps")
+            attack = attack_room.get(name, within, restarts=restarts, seed=seed)
+            standing = work.survivors(attack, within, standing, f"curve at {multiple:g} eps")
         return standing
 
     masks = {0.0: clean}
@@ -207,6 +213,18 @@ def _curve(
     for multiple in sorted(m for m in set(multiples) if m > 1):
         masks[multiple] = standing = attacked(multiple, standing)
     return {multiple * threat.eps: mask for multiple, mask in masks.items()}
+
+
+def _check_feasible(name: str, x_adv: Tensor, x: Tensor, threat: ThreatModel) -> None:
+    """A success outside the threat model is none: a number made of such images is not valid."""
+    low, high = threat.bounds
+    far = float(threat.distance(x_adv.double(), x.double()).max())
+    if not (far <= threat.eps + 1e-6 * (high - low) and x_adv.min() >= low and x_adv.max() <= high):
+        raise NumericsError(
+            f"attack {name!r}: found an image at {threat.norm} distance {far:g} with pixels in "
+            f"[{float(x_adv.min()):g}, {float(x_adv.max()):g}], expected at most {threat.eps:g} in "
+            f"[{low:g}, {high:g}]; build the attack with the evaluation's threat"
+        )
 
 
 def _check_images(x: Tensor, y: Tensor, threat: ThreatModel, batch_size: int) -> None:

@@ -27,8 +27,9 @@ from robustlens import attacks, data, losses, models, noise, objectives
 from robustlens.data import Split, Splits, augment
 from robustlens.errors import NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
-from robustlens.recipe import OptimizerSpec, Recipe, checked
+from robustlens.recipe import Recipe, checked
 from robustlens.runs import Run, locked
+from robustlens.schedules import learning_rate
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
@@ -116,22 +117,6 @@ def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
         std=[round(max(value, 1e-3), 6) for value in std.tolist()],
         **recipe.model.options,
     )
-
-
-def learning_rate(spec: OptimizerSpec, done: float) -> float:
-    """The rate at share `done` in [0, 1) of all steps.
-
-    piecewise: divided by 10 at each milestone. cosine: half a cosine down to zero. one-cycle: a line up to
-    `lr` over the `warmup` share, then a line down to zero (Smith 2018, in the linear form of fast AT).
-    """
-    if spec.schedule == "piecewise":
-        return spec.lr * 0.1 ** sum(done >= milestone for milestone in spec.milestones)
-    if spec.schedule == "cosine":
-        return spec.lr * 0.5 * (1 + math.cos(math.pi * done))
-    if spec.schedule == "one-cycle":
-        rising = done < spec.warmup
-        return spec.lr * (done / spec.warmup if rising else (1 - done) / (1 - spec.warmup))
-    return spec.lr
 
 
 def accuracy(

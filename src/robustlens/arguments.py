@@ -1,0 +1,79 @@
+"""What the commands are given, made into what the rooms take."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustlens.errors import ConfigError
+from robustlens.recipe import ThreatSpec, Values, checked, norm_name
+from robustlens.runs import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustlens.data import Splits
+
+
+def use_data_dir(data_dir: Path | None) -> None:
+    """Make the folder known to this process and its workers."""
+    if data_dir is None:
+        return
+    if not data_dir.is_dir():
+        raise ConfigError(
+            f"--data-dir: found no folder {str(data_dir)!r}; give the folder that holds the data files"
+        )
+    os.environ["ROBUSTLENS_DATA"] = str(data_dir.resolve())
+
+
+def subject(
+    model: str, data_name: str | None, norm: str | None, eps: str | None, checkpoint: str, trust_code: bool
+) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
+    """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
+    from robustlens import data, models
+    from robustlens.train import load_data
+
+    run = Run(model) if (Path(model) / "recipe.json").exists() else None
+    if run is None and (data_name is None or eps is None):
+        raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
+    own = run.recipe.threat if run is not None else ThreatSpec()
+    if norm is not None and norm_name(norm) != own.norm and eps is None:
+        raise ConfigError(f"--norm: {norm} is not the norm of training ({own.norm}), so --eps is needed")
+    values: dict[str, Any] = {"norm": norm or own.norm, "eps": eps}
+    if run is not None and eps is None:
+        values["eps"] = own.eps
+        if own.eps == 0:
+            raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
+    threat = checked(ThreatSpec, values, "threat")
+    network = models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
+    if data_name is None and run is not None:
+        return network, load_data(run.recipe), threat, run
+    return network, data.load(str(data_name)), threat, run
+
+
+def value(text: str) -> Any:
+    """The value of --set, read as YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
+        ) from error
+
+
+def keep(run: Run, name: str, plan: Values) -> None:
+    """Refuse to replace a result of another plan, which a study may stand on."""
+    found = run.read_json(name)
+    if found is not None and found.get("plan") != plan.model_dump(mode="json"):
+        raise ConfigError(f"{run.folder}/{name}.json: holds the result of another plan; give --out")
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings."""
+    *path, last = key.split(".")
+    for part in path:
+        inside = values.get(part)
+        values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
+        values = inside
+    values[last] = value
