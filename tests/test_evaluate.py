@@ -239,6 +239,13 @@ def test_wrong_input_is_one_line(change, error, said):
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_attacked_where_nothing_stands():
+    model, x, _, _ = linear(n=10)
+    found = rl.evaluate(model, x, 1 - model(x).argmax(1), rl.ThreatModel("Linf", 0.1), curve=(0.5, 2))
+    assert not found.clean.any()
+    assert not any(mask.any() for mask in found.curve.values())
+
+
 def test_images_need_not_show_every_class():
     model = nn.Linear(40, 10)
     found = rl.evaluate(model, torch.rand(6, 40), torch.arange(6) % 3, rl.ThreatModel("Linf", 0.1), "fgsm")

@@ -167,6 +167,8 @@ class _Work:
         """Which of the `standing` images are still right after the attack, which may not leave the threat."""
         left = standing.clone()
         rows = torch.nonzero(standing).squeeze(1)
+        if len(rows) == 0:
+            return left
         done = 0
         for batch in rows.split(self.batch_size):
             x, y = self.take(batch)
