@@ -26,10 +26,10 @@ def use_data_dir(data_dir: Path | None) -> None:
 
 
 def subject(
-    model: str, data_name: str | None, norm: str | None, eps: str | None, checkpoint: str, trust_code: bool
-) -> tuple["nn.Module", "Splits", ThreatSpec, Run | None]:
-    """The network, its data, the threat and its run folder (if it has one) that the arguments name."""
-    from robustlens import data, models
+    model: str, data_name: str | None, norm: str | None, eps: str | None
+) -> tuple["Splits", ThreatSpec, Run | None]:
+    """The data, the threat and the run folder (if the model is one) that the arguments name."""
+    from robustlens import data
     from robustlens.train import load_data
 
     run = Run(model) if (Path(model) / "recipe.json").exists() else None
@@ -44,10 +44,16 @@ def subject(
         if own.eps == 0:
             raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
     threat = checked(ThreatSpec, values, "threat")
-    network = models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
     if data_name is None and run is not None:
-        return network, load_data(run.recipe), threat, run
-    return network, data.load(str(data_name)), threat, run
+        return load_data(run.recipe), threat, run
+    return data.load(str(data_name)), threat, run
+
+
+def network(model: str, run: Run | None, checkpoint: str, trust_code: bool) -> "nn.Module":
+    """The network that the argument names; a checkpoint is a run folder's alone."""
+    from robustlens import models
+
+    return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
 
 
 def value(text: str) -> Any:

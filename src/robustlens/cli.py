@@ -200,7 +200,7 @@ def evaluate(
     from robustlens.evaluate import evaluate_run, evaluate_splits
 
     arguments.use_data_dir(data_dir)
-    network, splits, threat, run = arguments.subject(model, data, norm, eps, checkpoint, trust_code)
+    splits, threat, run = arguments.subject(model, data, norm, eps)
     values = {
         "threat": threat.model_dump(),
         "attacks": attack_room.suite(attacks if attacks in attack_room.SUITES else attacks.split(",")),
@@ -216,6 +216,7 @@ def evaluate(
             arguments.keep(run, "evaluation", plan)
             content = evaluate_run(run, plan, splits=splits, trust_code=trust_code, progress=listen)
         else:
+            network = arguments.network(model, run, checkpoint, trust_code)
             content, arrays = evaluate_splits(network, splits, plan, progress=listen)
             if out is not None:
                 Run(out).write_result("evaluation", content, arrays)
@@ -246,12 +247,10 @@ def explain(
     from robustlens.threat import ThreatModel
 
     arguments.use_data_dir(data_dir)
-    network, splits, threat_spec, run = arguments.subject(model, data, norm, eps, checkpoint, trust_code)
+    splits, threat_spec, run = arguments.subject(model, data, norm, eps)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
     values["measures"] = measures.split(",") if measures is not None else list(room.MEASURES)
     plan = checked(ExplanationPlan, values, "explain")
-    for name in plan.measures:
-        room.get(name)
     threat = ThreatModel(threat_spec.norm, threat_spec.eps)
     with shown(quiet) as named:
         listen = partial(named, "explain")
@@ -261,6 +260,7 @@ def explain(
                 run, plan, threat, splits=splits, trust_code=trust_code, progress=listen
             )
         else:
+            network = arguments.network(model, run, checkpoint, trust_code)
             found = room.explain(network, splits, threat, plan, progress=listen)
             content = room.as_json(found)
             if out is not None:

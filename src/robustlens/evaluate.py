@@ -321,7 +321,7 @@ def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan, splits: Splits)
         "weights": hashlib.sha256(weights).hexdigest()[:16],
         "checkpoint": plan.checkpoint,
         "plan": plan.model_dump(mode="json"),
-        "data": splits.fingerprint(),
+        "data": splits.fingerprint,
         "version": __version__,
     }
 

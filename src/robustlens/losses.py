@@ -79,7 +79,12 @@ def smoothed_cross_entropy(
 
 def is_wrong(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Whether the prediction is not `y`. A row with a NaN or plus infinity is wrong: it is never robust."""
-    return (logits.argmax(1) != y) | (logits.isnan() | logits.isposinf()).any(1)
+    return (logits.argmax(1) != y) | is_broken(logits)
+
+
+def is_broken(logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+    """Whether a row has a NaN or plus infinity (minus infinity only rules a class out)."""
+    return (logits.isnan() | logits.isposinf()).any(1)
 
 
 def _at(logits: Tensor, y: Tensor) -> Tensor:

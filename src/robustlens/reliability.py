@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from robustlens import losses
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.models import held_still
 
@@ -47,7 +48,7 @@ def randomised(seen: Evidence) -> str | None:
 
 def not_finite(seen: Evidence) -> str | None:
     """Raised if an image gets a logit that is NaN or plus infinity."""
-    bad = int((seen.logits.isnan() | seen.logits.isposinf()).any(1).sum())
+    bad = int(losses.is_broken(seen.logits).sum())
     if bad == 0:
         return None
     return (

@@ -165,11 +165,6 @@ class Run:
         with self._opened(name) as file:
             return sorted(key for key in file.keys() if key.startswith(prefix))  # noqa: SIM118
 
-    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Every array of `<name>.safetensors`."""
-        with self._opened(name) as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[Any]:
         path = self.folder / f"{name}.safetensors"

@@ -188,7 +188,7 @@ class _Training:
             error=None,
             environment=environment(self.fabric.device),
             model=self.description,
-            data=self.splits.fingerprint(),
+            data=self.splits.fingerprint,
         )
         for epoch in range(self.reached.epochs_done, self.recipe.optimizer.epochs):
             began = time.perf_counter()
@@ -325,7 +325,7 @@ class _Training:
                 tensors[f"momentum.{key}"] = value["momentum_buffer"]
         header: dict[str, Any] = {
             "recipe": self.recipe.hash(),
-            "data": self.splits.fingerprint(),
+            "data": self.splits.fingerprint,
             **vars(self.reached),
         }
         if self.ema is not None:
@@ -341,7 +341,7 @@ class _Training:
             header, tensors = _read_state(path)
             if header.get("recipe") != self.recipe.hash():
                 raise StateError(f"{path}: belongs to recipe {header.get('recipe')}; choose another --out")
-            if header.get("data") != self.splits.fingerprint():
+            if header.get("data") != self.splits.fingerprint:
                 raise StateError(
                     f"{path}: was trained on other images of the same name; choose another --out"
                 )

@@ -5,22 +5,38 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from robustlens.attacks.base import Attack
 from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "chosen", "get", "suite"]
+__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "Entry", "chosen", "get", "suite"]
 
-ATTACKS: dict[str, Callable[[ThreatModel, int, int, int], Attack]] = {
-    # name: (threat, steps, restarts, seed) -> the attack as an evaluation uses it
-    "fgsm": lambda threat, steps, restarts, seed: FGSM(threat, seed=seed),
-    "pgd": lambda threat, steps, restarts, seed: PGD(
-        threat, steps, restarts=restarts, stop_at_success=True, seed=seed
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered attack: how an evaluation builds it, and its usual steps (None where it has no steps)."""
+
+    build: Callable[[ThreatModel, int, int, int], Attack]
+    """(threat, steps, restarts, seed) -> the attack."""
+    steps: int | None = None
+
+
+ATTACKS: dict[str, Entry] = {
+    "fgsm": Entry(lambda threat, steps, restarts, seed: FGSM(threat, seed=seed)),
+    "pgd": Entry(
+        lambda threat, steps, restarts, seed: PGD(
+            threat, steps, restarts=restarts, stop_at_success=True, seed=seed
+        ),
+        steps=20,
     ),
-    "cw": lambda threat, steps, restarts, seed: PGD(
-        threat, steps, restarts=restarts, loss="margin", stop_at_success=True, seed=seed
+    "cw": Entry(
+        lambda threat, steps, restarts, seed: PGD(
+            threat, steps, restarts=restarts, loss="margin", stop_at_success=True, seed=seed
+        ),
+        steps=20,
     ),
 }
 """Attacks by name. "pgd-20" is `pgd` with 20 steps; "cw" is PGD on the margin loss."""
@@ -35,25 +51,18 @@ def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> 
     Raises:
         ConfigError: unknown name.
     """
-    match = re.fullmatch(r"([a-z_]+)(?:-(\d+))?", name)
-    one_step = match is not None and match[1] == "fgsm" and match[2] is not None
-    if match is None or match[1] not in ATTACKS or match[2] == "0" or one_step:
+    base, dash, count = name.partition("-")
+    entry = ATTACKS.get(base)
+    countable = entry is not None and entry.steps is not None and re.fullmatch(r"[1-9]\d*", count)
+    if entry is None or (dash and not countable):
         known = ", ".join(ATTACKS)
         raise ConfigError(f"attacks: found {name!r}, expected one of {known}, with -STEPS where it has steps")
-    return ATTACKS[match[1]](threat, int(match[2] or 20), restarts, seed)
+    return entry.build(threat, int(count) if dash else entry.steps or 1, restarts, seed)
 
 
-def suite(attacks: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Names of the attacks of a suite ("fast"), or the given names; `ConfigError` if unknown."""
-    if isinstance(attacks, str):
-        if attacks in SUITES:
-            return SUITES[attacks]
-        attacks = (attacks,)
-    if not attacks:
-        raise ConfigError(f"attacks: found none, expected names or one of the suites {', '.join(SUITES)}")
-    for name in attacks:
-        get(name, ThreatModel("Linf", 0.0))
-    return tuple(attacks)
+def suite(attacks: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of the attacks of a suite ("fast"), or the given names; `ConfigError` as `chosen`."""
+    return tuple(chosen(attacks, ThreatModel("Linf", 0.0)))
 
 
 def chosen(
@@ -67,7 +76,7 @@ def chosen(
         ConfigError: unknown name, none at all, or one name twice.
     """
     found: dict[str, Attack] = {}
-    for item in suite(attacks) if isinstance(attacks, str) else attacks:
+    for item in SUITES.get(attacks, (attacks,)) if isinstance(attacks, str) else attacks:
         if isinstance(item, str):
             name, attack = item, get(item, threat, restarts=restarts, seed=seed)
             if name in found:

@@ -84,7 +84,7 @@ class PGD:
                 return self._climb(model, x, goal, key, None)
             best = _Best(x)
             if self.random_start:  # x itself is feasible too, and otherwise it is the first iterate
-                best.judge(model, x, goal)
+                best.judge(model, torch.arange(len(x), device=x.device), x, goal)
             for restart in range(self.restarts):
                 # What is wrong at x is attacked all the same: its loss has a maximum too.
                 open_cases = ~best.won if restart else torch.ones_like(best.won)
@@ -113,9 +113,7 @@ class PGD:
                 goal = goal[standing]
             x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, step_size), x)
         if best is not None and len(x_adv):
-            with torch.no_grad():
-                logits = model(x_adv)
-                best.offer(rows, x_adv, goal.value(logits), goal.won(logits))
+            best.judge(model, rows, x_adv, goal)
         return x_adv
 
 
@@ -180,11 +178,11 @@ class _Best:
     def merge(self, rows: Tensor, part: "_Best") -> None:
         self.x_adv[rows], self.value[rows], self.won[rows] = part.x_adv, part.value, part.won
 
-    def judge(self, model: nn.Module, x: Tensor, goal: Goal) -> None:
-        """Offer `x` for all images."""
+    def judge(self, model: nn.Module, rows: Tensor, x_adv: Tensor, goal: Goal) -> None:
+        """Offer points whose value no gradient step has told."""
         with torch.no_grad():
-            logits = model(x)
-        self.offer(torch.arange(len(x), device=x.device), x, goal.value(logits), goal.won(logits))
+            logits = model(x_adv)
+        self.offer(rows, x_adv, goal.value(logits), goal.won(logits))
 
     def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
         held = self.won[rows]

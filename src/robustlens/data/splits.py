@@ -8,6 +8,7 @@ import hashlib
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -80,6 +81,7 @@ class Splits:
         """How many classes there are."""
         return len(self.classes)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of all pixels and labels: the same name may stand for other files."""
         digest = hashlib.sha256()
