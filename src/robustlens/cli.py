@@ -291,7 +291,7 @@ def methods() -> None:
             f"{name} ({', '.join(objectives.options_of(name))})" for name in objectives.OBJECTIVES
         ],
         "attacks": list(attacks.ATTACKS),
-        "attack suites": [f"{name} = {', '.join(parts)}" for name, parts in attacks.SUITES.items()],
+        "attack suites": [f"{name} = {', '.join(attacks.suite(name))}" for name in attacks.SUITES],
         "attack losses": list(losses.LOSSES),
         "measures": list(explain.MEASURES),
         "claims": list(claims.CLAIMS),

@@ -5,6 +5,7 @@ lives here, in one small class per norm: distance, Euclidean projection, steepes
 attack is written once and works for every norm.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -150,11 +151,12 @@ class ThreatModel:
 
     Args:
         norm: "Linf", "L2" or "L1" (aliases such as "linf" and "l_2" are accepted).
-        eps: radius, in the units of the image ([0, 1] by default: write 8/255, not 8).
+        eps: radius, in the units of the image ([0, 1] by default: write 8/255, not 8); infinite for
+            a minimum-norm attack that may go as far as it must.
         bounds: smallest and largest pixel value.
 
     Raises:
-        ConfigError: unknown norm, eps negative or not finite, or bounds that are empty or reversed; an
+        ConfigError: unknown norm, eps negative or NaN, or bounds that are empty or reversed; a finite
             Linf radius wider than the box, which almost always is a radius in 0..255 units.
 
     >>> ThreatModel("linf", eps=8 / 255).norm
@@ -170,7 +172,7 @@ class ThreatModel:
         low, high = self.bounds
         if not low < high:
             raise ConfigError(f"threat.bounds: found {self.bounds}, expected (low, high) with low < high")
-        problem = radius_problem(self.norm, self.eps, self.bounds)
+        problem = None if self.eps == math.inf else radius_problem(self.norm, self.eps, self.bounds)
         if problem:
             raise ConfigError(f"threat.eps: {problem}")
 

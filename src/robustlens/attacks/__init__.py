@@ -7,12 +7,25 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from robustlens.attacks.base import Attack
+from robustlens.attacks.base import Attack, tries_of
+from robustlens.attacks.ensemble import Ensemble
 from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "SUITES", "Attack", "Entry", "chosen", "get", "suite"]
+__all__ = [
+    "ATTACKS",
+    "FGSM",
+    "PGD",
+    "SUITES",
+    "Attack",
+    "Ensemble",
+    "Entry",
+    "chosen",
+    "get",
+    "suite",
+    "tries_of",
+]
 
 
 @dataclass(frozen=True)
@@ -41,51 +54,69 @@ ATTACKS: dict[str, Entry] = {
 }
 """Attacks by name. "pgd-20" is `pgd` with 20 steps; "cw" is PGD on the margin loss."""
 
-SUITES: dict[str, tuple[str, ...]] = {"fast": ("fgsm", "pgd-20", "cw-20")}
-"""Attacks by purpose, in the order in which they run."""
+Suite = Callable[[ThreatModel, int, int], dict[str, Attack]]
+"""(threat, restarts, seed) -> attacks by name, in the order in which they run."""
+
+
+def _fast(threat: ThreatModel, restarts: int, seed: int) -> dict[str, Attack]:
+    names = ("fgsm", "pgd-20", "cw-20")
+    return {name: get(name, threat, restarts=restarts, seed=seed) for name in names}
+
+
+SUITES: dict[str, Suite] = {"fast": _fast}
+"""Attacks by purpose. "fast" is the cheap one, for use during training."""
 
 
 def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> Attack:
-    """The attack `name`, e.g. "fgsm", "pgd-20" or "cw-20", as an evaluation uses it.
+    """The attack `name`, e.g. "fgsm", "pgd-20", "apgd-ce" or "apgd-t-50", as an evaluation uses it.
+
+    The name of a suite gives all its attacks as one `Ensemble`.
 
     Raises:
         ConfigError: unknown name.
     """
-    base, dash, count = name.partition("-")
+    if name in SUITES:
+        return Ensemble(tuple(SUITES[name](threat, restarts, seed).values()))
+    base, count = name, ""
+    if name not in ATTACKS:
+        base, _, count = name.rpartition("-")
     entry = ATTACKS.get(base)
-    countable = entry is not None and entry.steps is not None and re.fullmatch(r"[1-9]\d*", count)
-    if entry is None or (dash and not countable):
-        known = ", ".join(ATTACKS)
+    if entry is None or (count and (entry.steps is None or not re.fullmatch(r"[1-9]\d*", count))):
+        known = ", ".join([*SUITES, *ATTACKS])
         raise ConfigError(f"attacks: found {name!r}, expected one of {known}, with -STEPS where it has steps")
-    return entry.build(threat, int(count) if dash else entry.steps or 1, restarts, seed)
+    return entry.build(threat, int(count) if count else entry.steps or 1, restarts, seed)
 
 
-def suite(attacks: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of the attacks of a suite ("fast"), or the given names; `ConfigError` as `chosen`."""
-    return tuple(chosen(attacks, ThreatModel("Linf", 0.0)))
+def suite(attacks: str | Sequence[str], threat: ThreatModel | None = None) -> tuple[str, ...]:
+    """Names of the attacks of suites and names, in order; `ConfigError` as `chosen`."""
+    return tuple(chosen(attacks, threat or ThreatModel("Linf", 0.0)))
 
 
 def chosen(
     attacks: str | Sequence[str | Attack], threat: ThreatModel, *, restarts: int = 1, seed: int = 0
 ) -> dict[str, Attack]:
-    """The attacks of an evaluation by name, in order: a suite, names, or attacks that you have built.
+    """The attacks of an evaluation by name, in order: suites, names, or attacks that you have built.
 
-    An attack of yours is called after its class, with a number where that name is taken.
+    `restarts` go to the named attacks and to "fast"; suites with a published budget keep theirs. An attack of
+    yours is called after its class, with a number where that name is taken.
 
     Raises:
         ConfigError: unknown name, none at all, or one name twice.
     """
     found: dict[str, Attack] = {}
-    for item in SUITES.get(attacks, (attacks,)) if isinstance(attacks, str) else attacks:
-        if isinstance(item, str):
-            name, attack = item, get(item, threat, restarts=restarts, seed=seed)
-            if name in found:
-                raise ConfigError(f"attacks: found {name!r} twice")
-        else:
-            name, attack = type(item).__name__.lower(), item
+    for item in (attacks,) if isinstance(attacks, str) else attacks:
+        if not isinstance(item, str):
+            name = type(item).__name__.lower()
             taken = sum(known == name or known.startswith(f"{name}#") for known in found)
-            name = f"{name}#{taken + 1}" if taken else name
-        found[name] = attack
+            parts = {f"{name}#{taken + 1}" if taken else name: item}
+        elif item in SUITES:
+            parts = SUITES[item](threat, restarts, seed)
+        else:
+            parts = {item: get(item, threat, restarts=restarts, seed=seed)}
+        twice = next((name for name in parts if name in found), None)
+        if twice:
+            raise ConfigError(f"attacks: found {twice!r} twice")
+        found |= parts
     if not found:
         raise ConfigError(f"attacks: found none, expected names or one of the suites {', '.join(SUITES)}")
     return found

@@ -1,7 +1,8 @@
-"""What every attack shares: its signature, what it climbs, the input gradient."""
+"""What every attack shares: its signature, what it climbs, the input gradient, the rows of a batch."""
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
+from robustlens.threat import ThreatModel
 
 
 @runtime_checkable
@@ -24,6 +26,50 @@ class Attack(Protocol):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images for `x`; `y` are the true labels (the wanted ones if targeted)."""
+
+
+@runtime_checkable
+class Repeated(Attack, Protocol):
+    """An attack made of independent tries: restarts, target classes, other attacks.
+
+    An evaluation runs try after try over all images that still stand, so that its batches are always full.
+    """
+
+    def tries(self) -> tuple[Attack, ...]:
+        """The tries in order, each an attack of its own; their union breaks what the whole breaks."""
+
+
+def tries_of(attack: Attack) -> tuple[Attack, ...]:
+    """The tries of a repeated attack; the attack itself otherwise."""
+    return attack.tries() if isinstance(attack, Repeated) else (attack,)
+
+
+_Rows = TypeVar("_Rows", bound="Rows")
+
+
+@dataclass
+class Rows:
+    """What an attack knows of each image: a dataclass of tensors (or a `Goal`), one entry an image.
+
+    `state[rows]` selects images, which is how an attack drops those that it is done with.
+    """
+
+    def __getitem__(self: _Rows, rows: Tensor) -> _Rows:
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def require_radius(threat: ThreatModel) -> None:
+    """Raise `ConfigError` for an infinite radius, which only a minimum-norm search can do with."""
+    if threat.eps == math.inf:
+        raise ConfigError("threat.eps: found inf, expected a finite radius; only MinimumNorm takes inf")
+
+
+def likely_classes(
+    logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], count: int
+) -> Int64[Tensor, "n count"]:
+    """The `count` classes with the largest logits other than `y`, most likely first."""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.topk(count, dim=1).indices
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Projected gradient descent, and the one-step attack that it generalises."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, noise
-from robustlens.attacks.base import Goal, input_gradient
+from robustlens.attacks.base import Goal, input_gradient, require_radius
+from robustlens.attacks.best import Best, in_turn
 from robustlens.errors import ConfigError
 from robustlens.models import held_still
 from robustlens.threat import ThreatModel
@@ -33,6 +34,7 @@ class PGD:
         stop_at_success: drop an image from the batch once it is broken. Verdicts are the same, only
             sooner; the image returned is the first that fools the model rather than the worst.
         seed: base of the random starts where no generator is given.
+        restart: number of the (first) restart, which enters its random start.
 
     Raises:
         ConfigError: an argument out of range, or a loss that does not fit.
@@ -52,9 +54,11 @@ class PGD:
     keep: str = "best"
     stop_at_success: bool = False
     seed: int = 0
+    restart: int = 0
 
     def __post_init__(self) -> None:
         losses.get(self.loss)
+        require_radius(self.threat)
         if self.steps < 1 or self.restarts < 1:
             raise ConfigError(f"attack: found steps {self.steps}, restarts {self.restarts}; expected >= 1")
         if self.step_size is not None and not self.step_size > 0:
@@ -67,6 +71,10 @@ class PGD:
         if self.restarts > 1 and not self.random_start:
             raise ConfigError("attack.restarts: without a random start every restart is the same; use 1")
 
+    def tries(self) -> tuple["PGD", ...]:
+        """One attack for each restart."""
+        return tuple(replace(self, restarts=1, restart=self.restart + i) for i in range(self.restarts))
+
     def __call__(
         self,
         model: nn.Module,
@@ -76,27 +84,21 @@ class PGD:
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        key = noise.keys(x, noise.seed_from(generator, self.seed))
-        x = x.detach()
+        seed, x = noise.seed_from(generator, self.seed), x.detach()
         with held_still(model, self.model_mode):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
+            if self.restarts > 1:
+                return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
+            key = noise.fold(noise.keys(x, seed), self.restart)
             if self.keep == "last":
                 return self._climb(model, x, goal, key, None)
-            best = _Best(x)
+            best = Best(x)
             if self.random_start:  # x itself is feasible too, and otherwise it is the first iterate
                 best.judge(model, torch.arange(len(x), device=x.device), x, goal)
-            for restart in range(self.restarts):
-                # What is wrong at x is attacked all the same: its loss has a maximum too.
-                open_cases = ~best.won if restart else torch.ones_like(best.won)
-                rows = torch.nonzero(open_cases).squeeze(1)
-                if len(rows) == 0:
-                    break
-                here = best.at(rows)
-                self._climb(model, x[rows], goal[rows], noise.fold(key[rows], restart), here)
-                best.merge(rows, here)
+            self._climb(model, x, goal, key, best)
             return best.x_adv
 
-    def _climb(self, model: nn.Module, x: Tensor, goal: Goal, key: Tensor, best: "_Best | None") -> Tensor:
+    def _climb(self, model: nn.Module, x: Tensor, goal: Goal, key: Tensor, best: "Best | None") -> Tensor:
         """One try. Every iterate is offered to `best`, if any; the last iterate is returned."""
         step_size = self.threat.default_step_size if self.step_size is None else self.step_size
         rows = torch.arange(len(x), device=x.device)
@@ -160,33 +162,3 @@ class FGSM:
             keep="last",
             seed=self.seed,
         )
-
-
-class _Best:
-    """The best iterate of each image so far: one that fools the model, then the highest loss."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x_adv = x.clone()
-        self.value = torch.full((len(x),), -torch.inf, device=x.device)
-        self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-
-    def at(self, rows: Tensor) -> "_Best":
-        part = _Best(self.x_adv[rows])
-        part.value, part.won = self.value[rows], self.won[rows]
-        return part
-
-    def merge(self, rows: Tensor, part: "_Best") -> None:
-        self.x_adv[rows], self.value[rows], self.won[rows] = part.x_adv, part.value, part.won
-
-    def judge(self, model: nn.Module, rows: Tensor, x_adv: Tensor, goal: Goal) -> None:
-        """Offer points whose value no gradient step has told."""
-        with torch.no_grad():
-            logits = model(x_adv)
-        self.offer(rows, x_adv, goal.value(logits), goal.won(logits))
-
-    def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
-        held = self.won[rows]
-        value = value.to(self.value.dtype)
-        better = torch.where(held == won, value > self.value[rows], won)
-        chosen = rows[better]
-        self.x_adv[chosen], self.value[chosen], self.won[chosen] = x_adv[better], value[better], won[better]
