@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= robustlens-out/quickstart
 
-.PHONY: study test lint types imports tests browser bench clean
+.PHONY: study test lint types imports tests browser bench bench-peers clean
 
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
@@ -42,6 +42,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/training_step.py
+
+# Against torchattacks and foolbox, whose dependencies would bring another torch; takes an hour, and resumes.
+bench-peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --requirement bench/requirements-peers.txt
+	$(BIN)/python bench/peers.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,11 @@ from scipy.stats import norm
 EPS = 0.1
 ATTACKS = {"fgsm": 1.25, "pgd-20": 1.0, "cw-20": 0.94}
 """How much further than PGD-20 must move an image each attack would have to: its weakness."""
+SUITE = {"apgd-ce": 0.96, "apgd-t": 0.9, "fab-t": 0.9, "square": 1.2}
+"""The same for the attacks of the standard suite."""
+SEARCH = {"min-norm": 0.88}
+REACH = 2 * EPS
+"""How far the minimum-norm search looks."""
 LAYERS = {"conv1": 9 * 196, "conv2": 16 * 196, "conv3": 32 * 49, "conv4": 32 * 49, "fc1": 128, "fc2": 10}
 """Layers of the small CNN and how many singular values each has here."""
 TAUS = (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -30,6 +30,21 @@ ATTACK_ROWS = {
     "pgd on kl": lambda threat: rl.attacks.PGD(threat, steps=3, loss="kl"),
     "pgd on dlr": lambda threat: rl.attacks.PGD(threat, steps=3, loss="dlr", random_start=False),
     "pgd, targeted": lambda threat: rl.attacks.PGD(threat, steps=3, targeted=True),
+    "apgd-ce": lambda threat: rl.attacks.get("apgd-ce-12", threat),
+    "apgd-dlr": lambda threat: rl.attacks.get("apgd-dlr-6", threat, restarts=2),
+    "apgd-t": lambda threat: rl.attacks.get("apgd-t-5", threat),
+    "apgd on the margin of a target": lambda threat: rl.attacks.APGD(
+        threat, steps=12, loss="margin", target_rank=1
+    ),
+    "apgd on kl": lambda threat: rl.attacks.APGD(threat, steps=5, loss="kl"),
+    "min-norm": lambda threat: rl.attacks.get("min-norm-9", threat, restarts=2),
+    "min-norm, verdict only": lambda threat: rl.attacks.MinimumNorm(threat, steps=9, stop_at_success=True),
+    "min-norm, targeted": lambda threat: rl.attacks.MinimumNorm(threat, steps=3, targeted=True),
+    "fab": lambda threat: rl.attacks.get("fab-3", threat, restarts=2),
+    "fab-t": lambda threat: rl.attacks.get("fab-t-3", threat),
+    "fab, nearest": lambda threat: rl.attacks.FAB(threat, steps=3, targets=2),
+    "square": lambda threat: rl.attacks.get("square-20", threat, restarts=2),
+    "apgd, eot": lambda threat: rl.attacks.APGD(threat, steps=5, eot=3),
     "fgsm, random start": lambda threat: rl.attacks.FGSM(
         threat, step_size=1.25 * threat.eps or None, random_start=True
     ),

@@ -216,7 +216,8 @@ def test_nan_beyond_the_first_images_is_flagged():
     ("change", "error", "said"),
     [
         ({"attacks": "pdg"}, ConfigError, "expected one of"),
-        ({"attacks": "standard"}, ConfigError, "expected one of"),
+        ({"attacks": "standart"}, ConfigError, "expected one of"),
+        ({"precision": "16"}, ConfigError, "expected '32-true'"),
         ({"attacks": []}, ConfigError, "found none"),
         ({"attacks": ["fgsm", "fgsm"]}, ConfigError, "twice"),
         ({"x": torch.rand(4, 40) * 255}, DataError, "divide by 255"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from robustlens import models
 from robustlens.errors import ModelError, NumericsError
 from robustlens.models.preact_resnet import Block as PreActBlock
 from robustlens.models.resnet import Block as ResNetBlock
+from robustlens.models.wide_resnet import Block as WideBlock
 
 
 def size_of(model: nn.Module) -> int:
@@ -43,7 +45,9 @@ def spoil(model: nn.Module) -> nn.Module:
         ("resnet110", {}, 1_727_962),
         ("preactresnet18", {}, 11_171_146),
         ("preactresnet18", {"final_norm": True}, 11_172_170),
+        ("preactresnet18", {"raw_shortcut": True}, 11_171_146),
         ("wrn-28-10", {}, 36_479_194),
+        ("wrn-28-10", {"activation": "silu", "same_padding": True}, 36_479_194),
         ("wrn-34-10", {}, 46_160_474),
     ],
 )
@@ -96,6 +100,14 @@ def test_a_resnet_shortcut_takes_every_second_pixel_and_fills_new_channels_with_
     torch.testing.assert_close(block(x), expected)
 
 
+def test_a_centred_resnet_shortcut_puts_half_of_the_zeros_before_the_old_channels() -> None:
+    block = ResNetBlock(2, 4, 2, centred=True).eval()
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.rand(1, 2, 4, 4)
+    zeros = torch.zeros(1, 1, 2, 2)
+    torch.testing.assert_close(block(x), torch.cat([zeros, x[:, :, ::2, ::2], zeros], dim=1))
+
+
 @pytest.mark.parametrize(("inputs", "stride"), [(3, 2), (4, 1)])
 def test_a_preact_block_projects_its_activated_input_but_passes_on_the_raw_one(
     inputs: int, stride: int
@@ -107,6 +119,41 @@ def test_a_preact_block_projects_its_activated_input_but_passes_on_the_raw_one(
     expected = x if block.shortcut is None else block.shortcut(activated)
     assert (block.shortcut is None) == (stride == 1)
     torch.testing.assert_close(block(x), expected)
+
+
+def test_a_raw_shortcut_projects_the_input_itself() -> None:
+    block = PreActBlock(3, 4, 2, raw_shortcut=True).eval()
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(block(x), block.shortcut(x))
+
+
+def test_padding_same_is_at_the_right_and_the_bottom_where_the_convolution_strides() -> None:
+    block = WideBlock(1, 1, 2, 0.0, nn.SiLU, same_padding=True).eval()
+    x = torch.randn(1, 1, 4, 4)
+    activated = F.silu(block.bn1(x))
+    first = (activated[:, :, :3, :3] * block.conv1.conv.weight[0, 0]).sum()  # no padding at the upper left
+    padded = F.conv2d(F.pad(activated, (0, 1, 0, 1)), block.conv1.conv.weight, stride=2)
+    torch.testing.assert_close(block.conv1(activated), padded)
+    torch.testing.assert_close(padded[0, 0, 0, 0], first)
+
+
+def test_what_changes_the_forward_pass_shows_where_layers_do_not() -> None:
+    def shown(name: str, **options: Any) -> str:
+        return models.fingerprint(models.get(name, num_classes=2, **options))
+
+    for name, option in {"preactresnet18": "raw_shortcut", "resnet8": "centred"}.items():
+        torch.manual_seed(0)
+        first = shown(name, width=4)
+        torch.manual_seed(0)
+        assert shown(name, width=4, **{option: True}) != first
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    from robustlens.models.wide_resnet import wide_resnet
+
+    with pytest.raises(ModelError, match="found activation 'gelu', expected one of relu, silu"):
+        wide_resnet(10, 1, num_classes=2, in_channels=3, activation="gelu")
 
 
 @pytest.mark.parametrize(
@@ -400,12 +447,13 @@ def test_tensors_that_do_not_fit_are_named_and_the_network_stays_as_it_was(
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_foreign_safetensors_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+@pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"model": 3}'])
+def test_a_description_without_a_model_is_refused(tmp_path: Path, text: str) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "damaged.safetensors", {"robustlens": text})
     with pytest.raises(
-        ModelError, match=r"foreign\.safetensors: found no metadata 'robustlens'.*package\.module"
+        ModelError, match=r"damaged\.safetensors: found metadata 'robustlens' without a model"
     ):
-        models.load(tmp_path / "foreign.safetensors")
+        models.load(tmp_path / "damaged.safetensors")
 
 
 def test_a_weights_file_runs_no_code_unless_it_is_trusted(tmp_path: Path, factories: str) -> None:
@@ -424,8 +472,8 @@ def test_a_weights_file_runs_no_code_unless_it_is_trusted(tmp_path: Path, factor
     ("spec", "words"),
     [
         ("resnet20", "an architecture, which has no weights"),
-        ("net.pt", "pickled checkpoints are not read"),
-        ("nowhere", "no such file or folder; expected a run folder, weights.safetensors"),
+        ("net.pt", "net.pt: no such file, expected a checkpoint"),
+        ("nowhere", "no such file or folder; expected a run folder, a file of weights"),
         ("nowhere.safetensors", "nowhere.safetensors: no such file"),
     ],
 )
@@ -436,7 +484,9 @@ def test_other_specs_are_refused_with_what_is_accepted(spec: str, words: str) ->
 
 def test_options_belong_to_factories(tmp_path: Path, factories: str) -> None:
     _, path = small(tmp_path)
-    with pytest.raises(ModelError, match="found the option 'width', which only factories take"):
+    with pytest.raises(
+        ModelError, match="found the option width=2, which only factories take, and weights of"
+    ):
         models.load(path, width=2)
     loaded = models.load(f"{factories}:linear", num_classes=2, side=3)
     assert not loaded.training

@@ -24,7 +24,9 @@ def _reported(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _reported(write_study(tmp_path_factory.mktemp("study") / "quick", claims=example_claims()))
+    return _reported(
+        write_study(tmp_path_factory.mktemp("study") / "quick", suite=True, claims=example_claims())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,10 @@ def page_of(folder: Path) -> Path:
     return folder / "report" / "index.html"
 
 
+def rgb(colour: str) -> str:
+    return f"rgb({', '.join(str(int(colour[place : place + 2], 16)) for place in (1, 3, 5))})"
+
+
 DRAWN = """() => [...document.querySelectorAll('.plot')].map(plot => ({
     name: plot.getAttribute('aria-label'),
     wanted: plot.data.filter(trace => trace.visible !== false).length,
@@ -183,6 +189,49 @@ def test_the_table_shows_the_numbers_of_the_files(
         assert laptop.page.locator(f"{cell} .interval").inner_text() == f"{low:.1f} to {high:.1f}"
 
 
+BLOCK = """label => {
+    const block = [...document.querySelectorAll('.attacked:not([hidden]) .block')].find(
+        one => one.querySelector('caption').textContent.trim() === label);
+    const rows = [...block.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.innerText));
+    return {rows: rows, flags: block.querySelector('.flags').innerText, notes: [...block.querySelectorAll('.note')].map(
+        note => note.innerText)};
+}"""
+
+
+def test_each_network_shows_what_each_attack_did_on_the_images_that_are_chosen(
+    laptop: Visit, study_folder: Path
+) -> None:
+    for place, split in enumerate(("test", "train")):
+        laptop.page.locator("#images").select_option(str(place))
+        shown = laptop.js(BLOCK, "AT 0.2")
+        found = evaluation_of(study_folder, "at-0.2-s0")["splits"][split]
+        assert [row[0] for row in shown["rows"]] == [
+            "Clean", "FGSM", "PGD-20", "CW-20", "Standard suite", "APGD-CE", "APGD-T", "FAB-T", "Square", "Min-norm",
+        ]  # fmt: skip
+        after = [100 * found["by_attack"][name]["value"] for name in ("cw-20", "square")]
+        assert shown["rows"][4][3].startswith(f"{after[1]:.1f} ")
+        assert float(shown["rows"][4][1]) == pytest.approx(2 * after[0])  # of 200 images
+        assert float(shown["rows"][4][2]) == pytest.approx(2 * (after[0] - after[1]))
+        assert shown["rows"][4][5] == "4.5 s"
+        assert shown["flags"] == "No reliability flag"
+        assert shown["notes"] == ["apgd-t: 9 target classes"]
+    laptop.page.locator("#images").select_option("0")
+    assert laptop.js("document.querySelectorAll('.block').length") == 12
+    assert laptop.js("document.querySelectorAll('.attacked[hidden]').length") == 1
+
+
+def test_bars_of_survivors_are_as_long_as_their_shares(laptop: Visit, study_folder: Path) -> None:
+    found = evaluation_of(study_folder, "standard-0-s0")["splits"]["test"]
+    widths = laptop.js(
+        """() => [...document.querySelectorAll('.attacked .block')[0].querySelectorAll('tbody tr')].map(row => {
+            const whole = row.querySelector('.track span').getBoundingClientRect().width;
+            return [...row.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width / whole);
+        })"""
+    )
+    before, right = found["clean"]["value"], found["by_attack"]["fgsm"]["value"]
+    assert widths[1] == pytest.approx([before, right], abs=0.01)
+
+
 def test_the_table_sorts_by_click_and_by_key(laptop: Visit) -> None:
     values = {label: float(value) for label, value in laptop.column("gap:robust").items()}
     largest_first = sorted(values.values(), reverse=True)
@@ -207,7 +256,10 @@ def test_the_theme_follows_the_system_and_the_button_and_printing_is_light(
     before = dark.js(page_colour)
     assert dark.js(theme) == "dark"
     assert dark.js(line) == study.groups[3].style.dark
+    bar = "getComputedStyle(document.querySelectorAll('.block')[3].querySelector('.track i')).backgroundColor"
+    assert dark.js(bar) == rgb(study.groups[3].style.dark)
     dark.page.locator("#theme").click()
+    assert dark.js(bar) == rgb(study.groups[3].style.light)
     assert dark.js(theme) == "light"
     assert dark.js(line) == study.groups[3].style.light
     assert dark.js(page_colour) != before
@@ -215,6 +267,7 @@ def test_the_theme_follows_the_system_and_the_button_and_printing_is_light(
     dark.js("dispatchEvent(new Event('beforeprint'))")
     assert dark.js(theme) == "light"
     assert dark.js("document.querySelectorAll('.claim details:not([open])').length") == 0
+    assert dark.js("document.getElementById('headline').scrollWidth") <= 700
     assert all(abs(plot["width"] - plot["room"]) < 2 and plot["room"] <= 700 for plot in dark.js(DRAWN))
     dark.js("dispatchEvent(new Event('afterprint'))")
     assert dark.js(theme) == "dark"
@@ -245,6 +298,8 @@ def test_one_legend_hides_a_network_in_every_plot(laptop: Visit) -> None:
 def test_a_phone_never_scrolls_sideways_and_keeps_the_first_column(phone: Visit) -> None:
     assert phone.js("document.documentElement.scrollWidth") <= 390
     assert all(plot["room"] <= 390 for plot in phone.js(DRAWN))
+    spill = "[...document.querySelectorAll('.block')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert phone.js(spill) == 0
     assert phone.js("document.querySelector('.plot')._fullLayout.dragmode") is False
     phone.js("document.querySelector('.scroll').scrollLeft = 300")
     assert phone.js("document.querySelector('#headline tbody th').getBoundingClientRect().left") < 40
@@ -256,6 +311,12 @@ def test_hostile_texts_are_shown_as_they_are_and_nothing_runs(troubled: Visit) -
     assert troubled.page.locator(".legend").get_by_text(f"{NASTY} 0.1").is_visible()
     assert troubled.page.locator(".claim h4").first.inner_text() == NASTY
     assert NASTY_IMAGE in troubled.page.locator(".notices").inner_text()
+    shown = troubled.page.locator(".notices .flag").inner_text()
+    assert all(
+        words in shown for words in (NASTY, f"seen {NASTY}", f"Nothing good {NASTY}.", f"Look {NASTY_IMAGE}.")
+    )
+    assert NASTY in troubled.js(BLOCK, "AT 0.05")["flags"]
+    assert troubled.js(BLOCK, "AT 0.05")["notes"] == [NASTY_IMAGE]
     assert NASTY in troubled.page.locator("[data-figure=spectrum-spread] select").inner_text()
     troubled.js(
         """() => {

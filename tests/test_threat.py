@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 import robustlens as rl
 from robustlens.errors import ConfigError
+from robustlens.threat import NORMS
 
 RADII = {"Linf": 0.2, "L2": 0.7, "L1": 1.5}
 
@@ -139,3 +140,116 @@ def test_aliases_and_defaults():
     assert rl.ThreatModel("l_inf", 8 / 255).default_step_size == pytest.approx(2 / 255)
     assert rl.ThreatModel("l2", 128 / 255).default_step_size == pytest.approx(15 / 255)
     assert rl.ThreatModel("Linf", 200, bounds=(0, 255)).eps == 200
+
+
+def reach_task(seed):
+    """A gradient with zeros and ties, a box of which some sides touch 0, and a gap that may be too wide."""
+    rng = np.random.default_rng(seed)
+    d = int(rng.integers(1, 9))
+    gradient = rng.normal(size=d) * 10.0 ** rng.integers(-3, 3)
+    if seed % 3 == 0:
+        gradient = gradient.round(0)
+    if seed % 5 == 0:
+        gradient = gradient[rng.integers(0, d, size=d)]
+    gradient = gradient * (rng.random(d) > 0.2)
+    low, high = -rng.random(d) * (rng.random(d) > 0.2), rng.random(d) * (rng.random(d) > 0.2)
+    if seed % 4 == 0:
+        low, high = low.round(1), high.round(1)
+    sign = rng.choice([-1.0, 1.0])
+    most = np.maximum(sign * gradient * low, sign * gradient * high).sum()
+    share = rng.choice([0.0, 1e-3, rng.random(), 0.999, 1.5])
+    return gradient, sign * (share * most + (share > 1)), low, high
+
+
+def reach_by_brute_force(norm, gradient, gap, low, high):
+    """The smallest norm of a point of the box that closes the gap; None where no point does."""
+    d = len(gradient)
+    if np.maximum(np.sign(gap) * gradient * low, np.sign(gap) * gradient * high).sum() < abs(gap):
+        return None
+    if norm == "L2":  # optimality: clamp(multiplier * gradient); what it closes grows with the multiplier
+        below, above = -1e12, 1e12
+        for _ in range(300):
+            middle = (below + above) / 2
+            short = gradient @ (middle * gradient).clip(low, high) < gap
+            below, above = (middle, above) if short else (below, middle)
+        return np.linalg.norm((above * gradient).clip(low, high))
+    # Linear programmes. Linf: delta and its bound t; L1: the positive and the negative part of delta.
+    if norm == "Linf":
+        cost, equal = np.r_[np.zeros(d), 1.0], np.r_[gradient, 0.0]
+        sides = np.block([[np.eye(d), -np.ones((d, 1))], [-np.eye(d), -np.ones((d, 1))]])
+        box = [*zip(low, high, strict=True), (0, None)]
+    else:
+        cost, equal = np.ones(2 * d), np.r_[gradient, -gradient]
+        sides, box = np.zeros((1, 2 * d)), [(0, v) for v in high] + [(0, -v) for v in low]
+    found = linprog(
+        cost, A_ub=sides, b_ub=np.zeros(len(sides)), A_eq=equal[None], b_eq=[gap], bounds=box, method="highs"
+    )
+    assert found.status == 0, found.message
+    return found.fun
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_reach_is_the_smallest_change_that_closes_the_gap(norm):
+    closed = 0
+    for seed in range(300):
+        gradient, gap, low, high = reach_task(seed)
+        rows = [torch.from_numpy(v)[None] for v in (gradient, np.array(gap), low, high)]
+        delta = NORMS[norm].reach(*rows)[0].numpy()
+        assert (low <= delta).all()
+        assert (delta <= high).all()
+        assert (delta[gradient == 0] == 0).all()
+        least = reach_by_brute_force(norm, gradient, gap, low, high)
+        if least is None:
+            steep = np.sign(gap) * gradient
+            corner = np.where(steep > 0, high, np.where(steep < 0, low, 0.0))
+            np.testing.assert_array_equal(delta, corner)
+        else:
+            closed += 1
+            size = np.abs(gradient).max() or 1.0
+            np.testing.assert_allclose(gradient @ delta / size, gap / size, rtol=1e-9, atol=1e-12)
+            ours = float(NORMS[norm].size(torch.from_numpy(delta)[None]))
+            np.testing.assert_allclose(ours, least, rtol=1e-6, atol=1e-8)
+    assert 150 < closed < 290
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_reach_takes_rows_together_and_apart_in_both_precisions(norm):
+    generator = torch.Generator().manual_seed(0)
+    shape = (40, 500)
+    gradient = torch.randn(shape, generator=generator, dtype=torch.float64).exp()
+    gradient *= torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.5).sign()
+    x = (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
+    gap = torch.linspace(-1.5, 1.5, len(x), dtype=torch.float64) * (gradient.abs() * (1 - x)).sum(1)
+    threat = rl.ThreatModel(norm, 0.0)  # whose radius plays no part
+    whole = threat.reach(x, gradient, gap)
+    apart = [threat.reach(*row) for row in zip(x.split(1), gradient.split(1), gap.split(1), strict=True)]
+    assert torch.equal(whole, torch.cat(apart))
+    single = threat.reach(x.float(), gradient.float(), gap.float())
+    assert single.dtype == torch.float32
+    assert single.min() >= 0
+    assert single.max() <= 1
+    torch.testing.assert_close(single.double(), whole, rtol=0, atol=1e-4 if norm == "L1" else 2e-6)
+
+
+@pytest.mark.parametrize("norm", RADII)
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e25])
+def test_reach_does_not_mind_the_scale_of_the_function(norm, size):
+    x, gradient = torch.full((3, 50), 0.5), torch.randn(3, 50)
+    threat, gap = rl.ThreatModel(norm, 0.0), torch.tensor([-2.0, 0.0, 3.0])
+    expected = threat.reach(x, gradient, gap)
+    torch.testing.assert_close(threat.reach(x, gradient * size, gap * size), expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(expected[1], x[1])
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_reach_at_the_edges(norm):
+    wide = rl.ThreatModel(norm, 0.0, bounds=(-np.inf, np.inf))
+    x, gradient = torch.zeros(2, 1, 3), torch.tensor([[[2.0, 0.0, -1.0]], [[0.0, 0.0, 0.0]]])
+    found = wide.reach(x, gradient, torch.tensor([3.0, 3.0]))
+    by_hand = {"Linf": [1.0, 0.0, -1.0], "L2": [1.2, 0.0, -0.6], "L1": [1.5, 0.0, 0.0]}
+    torch.testing.assert_close(found[0, 0], torch.tensor(by_hand[norm]))
+    assert torch.equal(found[1], x[1])
+    empty = wide.reach(x[:0], gradient[:0], torch.zeros(0))
+    assert empty.shape == (0, 1, 3)
+    corner = rl.ThreatModel(norm, 0.0, bounds=(-1.0, 1.0)).reach(x, gradient, torch.full((2,), -torch.inf))
+    assert corner[0].tolist() == [[-1.0, 0.0, 1.0]]

@@ -41,6 +41,11 @@ def write_troubled_study(folder: Path) -> Path:
     flag = {"name": "masking", "message": f"gradients vanish {NASTY_IMAGE}"}
     evaluation["splits"]["test"]["flags"] = [flag]
     Run(runs / "bare-0.1-s0").write_json("evaluation", evaluation)
+    evaluation = json.loads((runs / "at-0.05-s0" / "evaluation.json").read_text())
+    parts = {"raised_if": NASTY, "means": f"nothing good {NASTY}", "todo": f"look {NASTY_IMAGE}"}
+    flag = {"name": NASTY, "message": f"seen {NASTY}; {parts['means']}; {parts['todo']}", **parts}
+    evaluation["splits"]["test"] |= {"flags": [flag], "notes": [NASTY_IMAGE]}
+    Run(runs / "at-0.05-s0").write_json("evaluation", evaluation)
     for name in ("at-0.05-s0", "at-0.1-s0"):
         explanation = json.loads((runs / name / "explanation.json").read_text())
         layers = explanation["measures"]["spectrum"]["value"]["layers"]

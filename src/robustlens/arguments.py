@@ -49,22 +49,54 @@ def subject(
     return data.load(str(data_name)), threat, run
 
 
-def network(model: str, run: Run | None, checkpoint: str, trust_code: bool) -> "nn.Module":
+def network(
+    model: str, run: Run | None, checkpoint: str, trust_code: bool, options: dict[str, Any]
+) -> "nn.Module":
     """The network that the argument names; a checkpoint is a run folder's alone."""
     from robustlens import models
 
-    return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code)
+    return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code, **options)
 
 
-def value(text: str) -> Any:
-    """The value of --set, read as YAML."""
+def model_options(run: Run | None, architecture: str | None, given: list[str] | None) -> dict[str, Any]:
+    """What --architecture and --model-option say of a model; a run folder knows it itself."""
+    options = dict(pair("--model-option", item) for item in given or [])
+    for name in ("spec", "checkpoint", "trust_code"):
+        if name in options:
+            raise ConfigError(
+                f"--model-option: found {name!r}, expected an option of the network or its file"
+            )
+    for name in ("mean", "std"):
+        numbers = options.get(name, [])
+        if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+            raise ConfigError(
+                f"--model-option: found {name}={numbers!r}, expected one number a channel: [0.5]"
+            )
+    if architecture is not None:
+        options["architecture"] = architecture
+    if run is not None and options:
+        name = next(iter(options))
+        raise ConfigError(f"--model-option: found {name!r}, which the recipe in {run.folder} tells already")
+    return options
+
+
+def pair(option: str, item: str) -> tuple[str, Any]:
+    """Name and value of NAME=VALUE, the value read as YAML."""
+    name, equals, text = item.partition("=")
+    if not equals:
+        raise ConfigError(f"{option}: found {item!r}, expected NAME=VALUE, e.g. mean=[0.49,0.48,0.45]")
+    return name, value(text, option)
+
+
+def value(text: str, option: str = "--set") -> Any:
+    """The value of an option, read as YAML."""
     import yaml
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
+            f"{option}: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -15,7 +15,14 @@ from rich.table import Table
 from robustlens import arguments, tables
 from robustlens.allocator import keep_memory
 from robustlens.display import console, output, shown
-from robustlens.errors import ConfigError, ResourceError, RobustlensError, StoppedError, out_of_memory
+from robustlens.errors import (
+    ConfigError,
+    NumericsError,
+    ResourceError,
+    RobustlensError,
+    StoppedError,
+    out_of_memory,
+)
 from robustlens.recipe import (
     EvaluationPlan,
     ExplanationPlan,
@@ -23,7 +30,7 @@ from robustlens.recipe import (
     checked,
     read_yaml,
 )
-from robustlens.runs import Run
+from robustlens.runs import Run, write_json
 
 app = typer.Typer(
     help="Train robust networks, attack them honestly, and see what robustness did to them.",
@@ -38,6 +45,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import the package.module:factory that a weights file names."),
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(help="Network of weights that others wrote: a name, or package.module:factory."),
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What a model's file or factory needs to be told: NAME=VALUE. Repeatable."),
 ]
 DataDir = Annotated[
     Path | None,
@@ -173,41 +188,59 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
-    ],
+    model: Annotated[str, typer.Argument(help="A run folder, a file of weights, or package.module:factory.")],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
     norm: NormName = None,
     eps: Eps = None,
     attacks: Annotated[
-        str, typer.Option(help="A suite (fast), or names with commas: fgsm,pgd-50,cw-20.")
+        str,
+        typer.Option(help="Suites (fast, standard, plus, rand) or names: fgsm,pgd-50,standard."),
     ] = "fast",
     restarts: Annotated[int, typer.Option(min=1, help="Random restarts of each attack.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Images of each split. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time: speed, not verdicts.")] = 256,
+    precision: Annotated[
+        str, typer.Option(help="What attacks search in: 32-true or bf16-mixed. Verdicts are float32.")
+    ] = "32-true",
     checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and masks. Default: the run.")
     ] = None,
+    save_adversarial: Annotated[
+        bool, typer.Option("--save-adversarial", help="Keep the images that break the model.")
+    ] = False,
+    leaderboard: Annotated[
+        Path | None, typer.Option(help="Also write the fields of a RobustBench entry to this JSON file.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 if a reliability flag is up.")] = False,
+    architecture: Architecture = None,
+    model_option: ModelOption = None,
     trust_code: TrustCode = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Attack a model on training and test images, with intervals, gaps and reliability flags.
 
-    Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --out evaluation
+    With a run folder or --out it can be stopped at any moment: the same command goes on where it stopped.
+
+    Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out here
     """
     from robustlens import attacks as attack_room
-    from robustlens.evaluate import evaluate_run, evaluate_splits
+    from robustlens.evaluate import evaluate_model, evaluate_run, evaluate_splits, leaderboard_entry
 
     arguments.use_data_dir(data_dir)
     splits, threat, run = arguments.subject(model, data, norm, eps)
+    options = arguments.model_options(run, architecture, model_option)
     values = {
         "threat": threat.model_dump(),
-        "attacks": attack_room.suite(attacks if attacks in attack_room.SUITES else attacks.split(",")),
+        "attacks": attack_room.names(attacks),
         "restarts": restarts,
         "checkpoint": checkpoint,
         "test_examples": limit,
         "train_examples": limit,
+        "batch_size": batch_size,
+        "precision": precision,
+        "save_adversarial": save_adversarial,
     }
     plan = checked(EvaluationPlan, values, "evaluate")
     with shown(quiet) as named:
@@ -216,18 +249,23 @@ def evaluate(
             arguments.keep(run, "evaluation", plan)
             content = evaluate_run(run, plan, splits=splits, trust_code=trust_code, progress=listen)
         else:
-            network = arguments.network(model, run, checkpoint, trust_code)
-            content, arrays = evaluate_splits(network, splits, plan, progress=listen)
+            network = arguments.network(model, run, checkpoint, trust_code, options)
             if out is not None:
-                Run(out).write_result("evaluation", content, arrays)
+                content = evaluate_model(network, splits, plan, out, progress=listen)
+            else:
+                content, _, _ = evaluate_splits(network, splits, plan, progress=listen)
     tables.evaluation(content)
+    if leaderboard is not None:
+        write_json(leaderboard, leaderboard_entry(content, dataset=data or "", architecture=model))
+    flags = content["splits"]["test"]["flags"]
+    if strict and flags:
+        names = ", ".join(flag["name"] for flag in flags)
+        raise NumericsError(f"evaluate --strict: found the flags {names}, expected none")
 
 
 @app.command()
 def explain(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, weights.safetensors, or package.module:factory.")
-    ],
+    model: Annotated[str, typer.Argument(help="A run folder, a file of weights, or package.module:factory.")],
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
     norm: NormName = None,
     eps: Eps = None,
@@ -235,6 +273,8 @@ def explain(
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
+    architecture: Architecture = None,
+    model_option: ModelOption = None,
     trust_code: TrustCode = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -248,6 +288,7 @@ def explain(
 
     arguments.use_data_dir(data_dir)
     splits, threat_spec, run = arguments.subject(model, data, norm, eps)
+    options = arguments.model_options(run, architecture, model_option)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
     values["measures"] = measures.split(",") if measures is not None else list(room.MEASURES)
     plan = checked(ExplanationPlan, values, "explain")
@@ -260,7 +301,7 @@ def explain(
                 run, plan, threat, splits=splits, trust_code=trust_code, progress=listen
             )
         else:
-            network = arguments.network(model, run, checkpoint, trust_code)
+            network = arguments.network(model, run, checkpoint, trust_code, options)
             found = room.explain(network, splits, threat, plan, progress=listen)
             content = room.as_json(found)
             if out is not None:
@@ -285,13 +326,15 @@ def report(
 def methods() -> None:
     """List objectives, attacks, losses, measures, claims, models, data sets and studies."""
     from robustlens import attacks, claims, data, explain, losses, models, objectives, study
+    from robustlens.threat import ThreatModel
 
+    suites = attacks.suites_in(tuple(attacks.SUITES), ThreatModel("Linf", 0.1))
     rooms = {
         "objectives": [
             f"{name} ({', '.join(objectives.options_of(name))})" for name in objectives.OBJECTIVES
         ],
         "attacks": list(attacks.ATTACKS),
-        "attack suites": [f"{name} = {', '.join(attacks.suite(name))}" for name in attacks.SUITES],
+        "attack suites": [f"{name} = {', '.join(parts)}" for name, parts in suites.items()],
         "attack losses": list(losses.LOSSES),
         "measures": list(explain.MEASURES),
         "claims": list(claims.CLAIMS),

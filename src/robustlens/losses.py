@@ -1,7 +1,8 @@
 """Surrogate losses: what an attack climbs, one number per example, no reduction.
 
 Every loss is larger the more wrong the model is. Most compare logits with labels; `kl` compares them with
-the logits of the clean image, so each loss says what it is measured `against` and an attack hands it that.
+the logits of the clean image, a targeted loss with the true class and a wanted one. So each loss says what it
+is measured `against`, and an attack hands it that.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,14 @@ from robustlens.errors import ConfigError
 class Loss:
     """A named surrogate `(logits, target) -> (n,)`; `against` says what `target` is.
 
-    `"label"`: integer labels (n,). `"clean"`: the clean image's logits (n, classes).
+    `"label"`: integer labels (n,). `"clean"`: the clean image's logits (n, classes). `"pair"`: the true class
+    and the wanted one, integers (n, 2). Below `least_classes` classes the loss is not defined.
     """
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
-    against: Literal["label", "clean"] = "label"
+    against: Literal["label", "clean", "pair"] = "label"
+    least_classes: int = 2
 
     def __call__(self, logits: Float[Tensor, "n c"], target: Tensor) -> Float[Tensor, " n"]:
         """Evaluate the loss; shapes as the class says."""
@@ -70,6 +73,30 @@ def kl(logits: Float[Tensor, "n c"], clean_logits: Float[Tensor, "n c"]) -> Floa
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
+def targeted_cross_entropy(logits: Float[Tensor, "n c"], pair: Int64[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Minus the cross entropy of the wanted class, in nats."""
+    return -cross_entropy(logits, pair[:, 1])
+
+
+def targeted_margin(logits: Float[Tensor, "n c"], pair: Int64[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """`f_t - f_y` for the pair (y, t): where it is positive the prediction is not y."""
+    return _at(logits, pair[:, 1]) - _at(logits, pair[:, 0])
+
+
+def targeted_dlr(logits: Float[Tensor, "n c"], pair: Int64[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Targeted difference of logits ratio (Croce and Hein 2020, eq. 7).
+
+    `f_t - f_y` over `f_(1) - (f_(3) + f_(4)) / 2`, invariant as `dlr`. Raises `ConfigError` below four
+    classes, where the fourth largest logit does not exist.
+    """
+    if logits.shape[1] < 4:
+        raise ConfigError(
+            f"loss 'dlr' needs at least 4 classes to be targeted, found {logits.shape[1]}; use 'margin'"
+        )
+    ranked = logits.topk(4, dim=1).values
+    return targeted_margin(logits, pair) / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+
+
 def smoothed_cross_entropy(
     logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], label_smoothing: float
 ) -> Float[Tensor, " n"]:
@@ -102,14 +129,35 @@ LOSSES: dict[str, Loss] = {
     for loss in (
         Loss("ce", cross_entropy),
         Loss("margin", margin),
-        Loss("dlr", dlr),
+        Loss("dlr", dlr, least_classes=3),
         Loss("kl", kl, against="clean"),
     )
 }
 
+TARGETED: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("ce", targeted_cross_entropy, against="pair"),
+        Loss("margin", targeted_margin, against="pair"),
+        Loss("dlr", targeted_dlr, against="pair", least_classes=4),
+    )
+}
+"""The losses that can aim at a wanted class, each by the name of its untargeted form."""
 
-def get(name: str) -> Loss:
-    """The registered loss `name`; raises `ConfigError` with the known names otherwise."""
-    if name not in LOSSES:
-        raise ConfigError(f"loss: found {name!r}, expected one of {', '.join(LOSSES)}")
-    return LOSSES[name]
+
+def get(name: str, *, targeted: bool = False) -> Loss:
+    """The registered loss `name`, or its targeted form.
+
+    Raises:
+        ConfigError: unknown name, or a loss that has no targeted form; with the known names.
+    """
+    known = TARGETED if targeted else LOSSES
+    if name not in known:
+        where = "targeted loss" if targeted else "loss"
+        raise ConfigError(f"{where}: found {name!r}, expected one of {', '.join(known)}")
+    return known[name]
+
+
+def fitting(name: str, classes: int, *, targeted: bool = False) -> str:
+    """`name`, or "margin" where that loss is not defined for so few classes."""
+    return name if classes >= get(name, targeted=targeted).least_classes else "margin"

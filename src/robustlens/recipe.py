@@ -203,6 +203,9 @@ class EvaluationPlan(Values):
     curve: tuple[Number, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
     """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
     batch_size: int = Field(default=256, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """What attacks search in; what counts is decided in float32 and float64."""
+    save_adversarial: bool = False
     seed: int = 0
 
 

@@ -105,6 +105,19 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def attack_columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a table of robust accuracies: title -> the attack after which it counts.
+
+    A suite that was asked for by name is one column, which counts after its last attack.
+
+    >>> attack_columns({"attacks": ["fgsm", "fab", "square"], "suites": {"standard": ["fab", "square"]}})
+    {'fgsm': 'fgsm', 'standard': 'square'}
+    """
+    suites = evaluation.get("suites") or {}
+    inside = {part: suite for suite, parts in suites.items() for part in parts}
+    return {inside.get(name, name): name for name in evaluation["attacks"]}
+
+
 class Run:
     """A run folder. Reading never creates or changes anything.
 

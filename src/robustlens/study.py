@@ -65,8 +65,8 @@ class StudySpec(Values):
     def evaluation_plan(self) -> EvaluationPlan:
         """The evaluation, at the study's threat unless it names its own."""
         values = {"threat": self.threat.model_dump(), **self.evaluation}
-        if isinstance(values.get("attacks"), str):
-            values["attacks"] = attacks.suite(values["attacks"])
+        if isinstance(values.get("attacks"), str | list | tuple):
+            values["attacks"] = attacks.names(values["attacks"])
         return checked(EvaluationPlan, values, "evaluation")
 
 
@@ -156,7 +156,7 @@ def plan(spec: StudySpec) -> list[Planned]:
 
 def _check_names(spec: StudySpec, planned: Sequence[Planned]) -> None:
     """Refuse before the first epoch what only a later step would look up."""
-    attacks.suite(spec.evaluation_plan.attacks)
+    attacks.names(spec.evaluation_plan.attacks)
     for name in {*spec.explanation.measures, *spec.explanation.options}:
         explain.get(name, **spec.explanation.options.get(name, {}))
     for run_ in planned:

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from robustlens.display import console, output
 from robustlens.recipe import eps_text
-from robustlens.runs import StudyFolder
+from robustlens.runs import StudyFolder, attack_columns
 
 if TYPE_CHECKING:
     from robustlens.study import Planned
@@ -30,15 +30,15 @@ def plan(planned: "list[Planned]") -> None:
 def headline(folder: StudyFolder) -> None:
     """One row per run: accuracies and robust gap with their intervals."""
     evaluated = [(run, run.evaluation) for run in folder.runs()]
-    names: list[str] = next((found["attacks"] for _, found in evaluated if found), [])
-    table = Table("method", "clean %", *[f"{name} %" for name in names], "robust gap", box=None)
+    columns = next((attack_columns(found) for _, found in evaluated if found), {})
+    table = Table("method", "clean %", *[f"{title} %" for title in columns], "robust gap", box=None)
     for run, found in evaluated:
         label = run.entry["label"]
         if found is None:
             table.add_row(label, run.status["status"])
             continue
         test = found["splits"]["test"]
-        cells = [_percent(test["clean"]), *[_percent(test["by_attack"][name]) for name in names]]
+        cells = [_percent(test["clean"]), *[_percent(test["by_attack"][name]) for name in columns.values()]]
         table.add_row(label, *cells, _percent(found["gaps"]["robust"]))
     output.print(table)
 
@@ -53,16 +53,23 @@ def claims(folder: StudyFolder) -> None:
 
 
 def evaluation(content: dict[str, Any]) -> None:
-    """Accuracies on both splits, gaps, and flags."""
-    table = Table("split", "n", "clean %", *[f"{name} %" for name in content["attacks"]], box=None)
+    """Accuracies on both splits, time by attack, gaps, flags and notes."""
+    columns = attack_columns(content)
+    table = Table("split", "n", "clean %", *[f"{title} %" for title in columns], box=None)
     for name, split in content["splits"].items():
-        cells = [_percent(split["clean"]), *[_percent(found) for found in split["by_attack"].values()]]
+        cells = [_percent(split["clean"]), *[_percent(split["by_attack"][at]) for at in columns.values()]]
         table.add_row(name, str(split["n"]), *cells)
     output.print(table)
+    for name, split in content["splits"].items():
+        spent = ", ".join(f"{attack} {seconds:.1f} s" for attack, seconds in split["seconds"].items())
+        output.print(f"time on {name} images: {spent}", soft_wrap=True)
     output.print("each attack ran on the survivors of those before it; intervals are 95 %")
     for name, gap in content["gaps"].items():
         output.print(f"{name} gap: {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})")
-    for flag in content["splits"]["test"]["flags"]:
+    test = content["splits"]["test"]
+    for note in test["notes"]:
+        output.print(f"note: {note}", markup=False, soft_wrap=True)
+    for flag in test["flags"]:
         console.print(f"[bold yellow]flag {flag['name']}[/]: ", end="")
         console.print(flag["message"], markup=False, soft_wrap=True)
 

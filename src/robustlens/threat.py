@@ -40,6 +40,46 @@ class Norm(Protocol):
     def sample(self, key: Tensor, like: Tensor) -> Tensor:
         """A point of the unit ball, drawn from the example's key."""
 
+    def reach(self, gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The smallest `delta` of the box with <gradient, delta> = `gap`, (n,), of either sign.
+
+        Where no point of the box goes as far, the corner that goes furthest. No gradient is no delta.
+        """
+
+
+def _way(gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A `reach` as a task of positive numbers only: `direction`, `slope`, `room` (n, d) and `need` (n, 1).
+
+    Coordinates move along `direction`, each at most by its `room`, until `slope` times that sums to `need`.
+    Slopes are scaled to at most 1: squares of tiny gradients would vanish in float32.
+    """
+    gap, limits = gap[:, None], torch.finfo(gradient.dtype)
+    direction = torch.where(gap < 0, -gradient, gradient).sign()
+    slope = gradient.abs()
+    largest = slope.amax(1, keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    room = torch.where(slope > 0, torch.where(direction > 0, high, -low), 0.0)
+    return direction, slope / largest, room, (gap.abs() / largest).clamp_max(limits.max)
+
+
+def _fill(slope: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """The move `min(t * speed, room)` with the t at which `slope` times the move sums to `need`.
+
+    That sum is concave in t and bends where a coordinate has used up its room. So Newton's method, begun
+    where none has, comes from below and only adds coordinates that are held; a few rounds are exact.
+    """
+    tiny, largest = torch.finfo(slope.dtype).tiny, torch.finfo(slope.dtype).max
+    gain, rate = slope * room, slope * speed
+    held = torch.zeros_like(slope, dtype=torch.bool)
+    while True:
+        used = gain.masked_fill(~held, 0).sum(1, keepdim=True)
+        pace = rate.masked_fill(held, 0).sum(1, keepdim=True)
+        t = ((need - used) / pace.clamp_min(tiny)).clamp(0, largest)
+        grown = held | (t * speed >= room)
+        if torch.equal(grown, held):
+            return torch.where(held, room, t * speed)
+        held = grown
+
 
 @dataclass(frozen=True)
 class _Linf:
@@ -56,6 +96,11 @@ class _Linf:
 
     def sample(self, key: Tensor, like: Tensor) -> Tensor:
         return noise.uniform(key, like) * 2 - 1
+
+    def reach(self, gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """All coordinates go equally far, each until the box holds it."""
+        direction, slope, room, need = _way(gradient, gap, low, high)
+        return direction * _fill(slope, torch.ones_like(slope), room, need)
 
 
 @dataclass(frozen=True)
@@ -99,6 +144,11 @@ class _L2:
         radius = noise.uniform(noise.fold(key, 2), like[:, :1]) ** (1.0 / max(like.shape[1], 1))
         return direction / self.size(direction).clamp_min(_TINY)[:, None] * radius
 
+    def reach(self, gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Coordinates go as far as they are steep, each until the box holds it."""
+        direction, slope, room, need = _way(gradient, gap, low, high)
+        return direction * _fill(slope, slope, room, need)
+
 
 @dataclass(frozen=True)
 class _L1:
@@ -140,6 +190,18 @@ class _L1:
         direction = -u.sign() * (1 - 2 * u.abs()).clamp_min(_TINY).log()
         radius = noise.uniform(noise.fold(key, 2), like[:, :1]) ** (1.0 / max(like.shape[1], 1))
         return direction / self.size(direction).clamp_min(_TINY)[:, None] * radius
+
+    def reach(self, gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The steepest coordinate goes first, to the end of its room, and so on until nothing is missing."""
+        direction, slope, room, need = _way(gradient, gap, low, high)
+        steepest, order = slope.sort(stable=True, dim=1, descending=True)
+        room = room.gather(1, order)
+        before = (steepest * room).cumsum(1).roll(1, 1)
+        before[:, :1] = 0
+        move = (
+            ((need - before) / steepest.clamp_min(torch.finfo(slope.dtype).tiny)).clamp_min(0).minimum(room)
+        )
+        return direction * torch.zeros_like(move).scatter(1, order, move)
 
 
 NORMS: dict[str, Norm] = {"Linf": _Linf(), "L2": _L2(), "L1": _L1()}
@@ -197,13 +259,36 @@ class ThreatModel:
         return (origin + delta).clamp(low, high).view_as(x)
 
     def ascend(
-        self, x_adv: Float[Tensor, "n ..."], gradient: Float[Tensor, "n ..."], step_size: float
+        self,
+        x_adv: Float[Tensor, "n ..."],
+        gradient: Float[Tensor, "n ..."],
+        step_size: float | Float[Tensor, " n"],
     ) -> Float[Tensor, "n ..."]:
         """One step of steepest ascent of length `step_size` in this norm, not yet projected."""
         low, high = self.bounds
         room = torch.where(gradient > 0, x_adv < high, x_adv > low)
         step = NORMS[self.norm].ascend(gradient.flatten(1), room.flatten(1))
-        return x_adv + step_size * step.view_as(x_adv)
+        size = step_size[:, None] if isinstance(step_size, Tensor) else step_size
+        return x_adv + (size * step).view_as(x_adv)
+
+    def reach(
+        self, x_from: Float[Tensor, "n ..."], gradient: Float[Tensor, "n ..."], gap: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n ..."]:
+        """The nearest images at which a linear function has grown by `gap`, or fallen where that is negative.
+
+        Nearest in this norm to `x_from`, which lies inside `bounds`, among all images inside them, however
+        far (`eps` plays no part). Where the function cannot change as much, the image at which it changes
+        most. This is the projection on a hyperplane and a box of Croce and Hein 2020 (FAB, section 3.1).
+
+        Args:
+            x_from: where to start.
+            gradient: of the linear function.
+            gap: by how much it has to change.
+        """
+        low, high = self.bounds
+        origin = x_from.flatten(1)
+        delta = NORMS[self.norm].reach(gradient.flatten(1), gap, low - origin, high - origin)
+        return (origin + delta).clamp(low, high).view_as(x_from)
 
     def random_start(
         self, x: Float[Tensor, "n ..."], generator: torch.Generator | None = None, *, restart: int = 0

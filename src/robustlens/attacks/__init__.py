@@ -7,23 +7,34 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack, tries_of
 from robustlens.attacks.ensemble import Ensemble
+from robustlens.attacks.fab import FAB
+from robustlens.attacks.minimum_norm import MinimumNorm
 from robustlens.attacks.pgd import FGSM, PGD
+from robustlens.attacks.square import Square
+from robustlens.attacks.suites import SUITES
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
 __all__ = [
+    "APGD",
     "ATTACKS",
+    "FAB",
     "FGSM",
     "PGD",
     "SUITES",
     "Attack",
     "Ensemble",
     "Entry",
+    "MinimumNorm",
+    "Square",
     "chosen",
     "get",
-    "suite",
+    "names",
+    "note",
+    "suites_in",
     "tries_of",
 ]
 
@@ -51,20 +62,46 @@ ATTACKS: dict[str, Entry] = {
         ),
         steps=20,
     ),
+    "apgd-ce": Entry(
+        lambda threat, steps, restarts, seed: APGD(
+            threat, steps, restarts=restarts, stop_at_success=True, seed=seed
+        ),
+        steps=100,
+    ),
+    "apgd-dlr": Entry(
+        lambda threat, steps, restarts, seed: APGD(
+            threat, steps, restarts=restarts, loss="dlr", stop_at_success=True, seed=seed
+        ),
+        steps=100,
+    ),
+    "apgd-t": Entry(
+        lambda threat, steps, restarts, seed: APGD(
+            threat, steps, restarts=restarts, loss="dlr", targets=9, stop_at_success=True, seed=seed
+        ),
+        steps=100,
+    ),
+    "fab": Entry(
+        lambda threat, steps, restarts, seed: FAB(
+            threat, steps, restarts=restarts, stop_at_success=True, seed=seed
+        ),
+        steps=100,
+    ),
+    "fab-t": Entry(
+        lambda threat, steps, restarts, seed: FAB(
+            threat, steps, restarts=restarts, targets=9, stop_at_success=True, seed=seed
+        ),
+        steps=100,
+    ),
+    "square": Entry(
+        lambda threat, steps, restarts, seed: Square(threat, steps, restarts=restarts, seed=seed),
+        steps=5000,
+    ),
+    "min-norm": Entry(
+        lambda threat, steps, restarts, seed: MinimumNorm(threat, steps, restarts=restarts, seed=seed),
+        steps=100,
+    ),
 }
-"""Attacks by name. "pgd-20" is `pgd` with 20 steps; "cw" is PGD on the margin loss."""
-
-Suite = Callable[[ThreatModel, int, int], dict[str, Attack]]
-"""(threat, restarts, seed) -> attacks by name, in the order in which they run."""
-
-
-def _fast(threat: ThreatModel, restarts: int, seed: int) -> dict[str, Attack]:
-    names = ("fgsm", "pgd-20", "cw-20")
-    return {name: get(name, threat, restarts=restarts, seed=seed) for name in names}
-
-
-SUITES: dict[str, Suite] = {"fast": _fast}
-"""Attacks by purpose. "fast" is the cheap one, for use during training."""
+"""Attacks by name. "pgd-20" is `pgd` with 20 steps; "cw" climbs the margin; steps of "square" are queries."""
 
 
 def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> Attack:
@@ -87,9 +124,31 @@ def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> 
     return entry.build(threat, int(count) if count else entry.steps or 1, restarts, seed)
 
 
-def suite(attacks: str | Sequence[str], threat: ThreatModel | None = None) -> tuple[str, ...]:
-    """Names of the attacks of suites and names, in order; `ConfigError` as `chosen`."""
-    return tuple(chosen(attacks, threat or ThreatModel("Linf", 0.0)))
+def names(attacks: str | Sequence[str], threat: ThreatModel | None = None) -> tuple[str, ...]:
+    """The names of attacks and suites that a plan keeps; "a,b" is two. "fast" becomes its attacks.
+
+    Raises:
+        ConfigError: as `chosen`.
+    """
+    listed = attacks.split(",") if isinstance(attacks, str) else attacks
+    some = threat or ThreatModel("Linf", 0.0)
+    fast = tuple(SUITES["fast"](some, 1, 0))
+    spelled = tuple(name for item in listed for name in (fast if item == "fast" else (item,)))
+    chosen(spelled, some)
+    return spelled
+
+
+def suites_in(attacks: str | Sequence[str | Attack], threat: ThreatModel) -> dict[str, tuple[str, ...]]:
+    """The suites among `attacks`, each with the names of its attacks."""
+    listed = (attacks,) if isinstance(attacks, str) else attacks
+    asked = [item for item in listed if isinstance(item, str) and item in SUITES]
+    return {name: tuple(SUITES[name](threat, 1, 0)) for name in asked}
+
+
+def note(attack: Attack, classes: int) -> str | None:
+    """What the attack does otherwise for this number of classes, in words, or None."""
+    found = getattr(attack, "note", None)
+    return None if found is None else str(found(classes)) or None
 
 
 def chosen(

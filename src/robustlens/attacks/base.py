@@ -74,14 +74,16 @@ def likely_classes(
 
 @dataclass(frozen=True)
 class Goal:
-    """What an attack climbs on a batch: a surrogate loss with its targets, and when it has won.
+    """What an attack climbs on a batch: a surrogate loss, what it compares with, and when it has won.
 
-    A targeted goal descends the loss towards `y`, and has won where the prediction *is* `y`.
+    `against` is what the loss says it is measured against. A goal has won where the prediction is not `y`,
+    also where its loss aims at a wanted class (`towards`). A `targeted` goal descends the loss towards `y`
+    instead, and has won where the prediction *is* `y`.
     """
 
     loss: losses.Loss
     y: Int64[Tensor, " n"]
-    clean_logits: Float[Tensor, "n c"] | None = None
+    against: Tensor
     targeted: bool = False
 
     @classmethod
@@ -89,7 +91,7 @@ class Goal:
         """The goal for a batch; asks the model for clean logits only where the loss needs them."""
         chosen = losses.get(loss)
         if chosen.against == "label":
-            return cls(chosen, y, None, targeted)
+            return cls(chosen, y, y, targeted)
         if targeted:
             raise ConfigError(
                 f"attack.targeted: loss {loss!r} compares with the clean image and has no target"
@@ -97,10 +99,14 @@ class Goal:
         with torch.no_grad():
             return cls(chosen, y, model(x).detach())
 
+    @classmethod
+    def towards(cls, wanted: Int64[Tensor, " n"], y: Int64[Tensor, " n"], loss: str) -> "Goal":
+        """Away from class `y` towards the class `wanted`; any class other than `y` will do."""
+        return cls(losses.get(loss, targeted=True), y, torch.stack([y, wanted], 1))
+
     def value(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """What to increase, per example."""
-        target = self.y if self.clean_logits is None else self.clean_logits
-        value = self.loss(logits, target)
+        value = self.loss(logits, self.against)
         return -value if self.targeted else value
 
     def won(self, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
@@ -109,28 +115,35 @@ class Goal:
         return ~wrong if self.targeted else wrong
 
     def __getitem__(self, rows: Tensor) -> "Goal":
-        clean_logits = None if self.clean_logits is None else self.clean_logits[rows]
-        return Goal(self.loss, self.y[rows], clean_logits, self.targeted)
+        return Goal(self.loss, self.y[rows], self.against[rows], self.targeted)
+
+
+def gradient_at(
+    leaf: Float[Tensor, "n ..."], value: Float[Tensor, " n"], *, again: bool = False
+) -> Float[Tensor, "n ..."]:
+    """Gradient of each image's `value` at `leaf`; `again` keeps what another gradient of the same pass needs.
+
+    Entries that are not finite become zero, so that an image stays an image.
+
+    Raises:
+        ModelError: the value does not depend on the input through autograd.
+    """
+    if not value.requires_grad:
+        raise ModelError(
+            "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
+            "run; remove the no_grad, detach or rounding inside its forward pass"
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
+    return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def input_gradient(
     model: nn.Module, x_adv: Float[Tensor, "n ..."], goal: Goal
 ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Gradient of the goal's value at `x_adv`, the value, and where the goal is reached.
-
-    Entries of the gradient that are not finite become zero, so that an image stays an image.
-
-    Raises:
-        ModelError: the logits do not depend on the input through autograd.
-    """
+    """`gradient_at` of the goal's value at `x_adv`, the value, and where the goal is reached."""
     leaf = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(leaf)
         value = goal.value(logits)
-        if not value.requires_grad:
-            raise ModelError(
-                "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
-                "run; remove the no_grad, detach or rounding inside its forward pass"
-            )
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return gradient.nan_to_num(0.0, 0.0, 0.0), value.detach(), goal.won(logits.detach())
+        gradient = gradient_at(leaf, value)
+    return gradient, value.detach(), goal.won(logits.detach())

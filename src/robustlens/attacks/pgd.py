@@ -93,7 +93,8 @@ class PGD:
             if self.keep == "last":
                 return self._climb(model, x, goal, key, None)
             best = Best(x)
-            if self.random_start:  # x itself is feasible too, and otherwise it is the first iterate
+            # x itself is feasible too; without a random start it is the first iterate anyway.
+            if self.random_start and not self.stop_at_success:
                 best.judge(model, torch.arange(len(x), device=x.device), x, goal)
             self._climb(model, x, goal, key, best)
             return best.x_adv

@@ -64,12 +64,16 @@ def explain(
 
     Raises:
         ConfigError: unknown measure, or an option that the measure does not have.
+        ModelError: the model does not return logits (n, classes).
+        NumericsError: a logit is NaN or infinite.
     """
     plan = plan or ExplanationPlan()
     train, test = (
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
     )
     subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress)
+    highest = max(int(part.labels.max()) for part in (train, test) if len(part))
+    models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
     chosen = {name: get(name, **plan.options.get(name, {})) for name in plan.measures}
     found = {}
     for number, (name, measure) in enumerate(chosen.items()):

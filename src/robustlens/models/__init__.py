@@ -1,9 +1,11 @@
 """Networks: images (n, c, h, w) in [0, 1] in, logits (n, classes) out, normalisation inside.
 
 Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of yours as
-"package.module:factory"; weights in safetensors.
+"package.module:factory"; weights in safetensors, and those of others (docs/models.md).
 """
 
+from robustlens.models.copies import doubled, swift
+from robustlens.models.fingerprint import fingerprint
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
@@ -19,12 +21,15 @@ __all__ = [
     "check_name",
     "describe",
     "device_of",
+    "doubled",
+    "fingerprint",
     "forward",
     "get",
     "held_still",
     "load",
     "load_weights",
     "state_kept",
+    "swift",
     "to_bytes",
     "undisturbed",
 ]

@@ -1,7 +1,7 @@
-"""Networks with weights: from run folders, safetensors files, factories and other libraries.
+"""Networks with weights: from run folders, files of ours and of others, factories and other libraries.
 
-Weights are safetensors, never pickle. A file says in its metadata how to build its network (see `describe`),
-so that a bare file can be loaded too.
+Our weights are safetensors, never pickle. A file says in its metadata how to build its network (see
+`describe`), so that a bare file can be loaded too. What a file of others leaves out is found in `foreign`.
 """
 
 import json
@@ -15,11 +15,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError
-from robustlens.models import external
+from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
 
 _KEY = "robustlens"  # of the file's metadata
-_ACCEPTED = "a run folder, weights.safetensors, package.module:factory, hf:NAME or timm:NAME"
+_ACCEPTED = "a run folder, a file of weights, package.module:factory, hf:NAME or timm:NAME"
 
 
 def load(
@@ -27,40 +27,46 @@ def load(
     *,
     checkpoint: str | None = None,
     trust_code: bool = False,
+    architecture: str | None = None,
+    entry: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """A network with its weights, in eval mode, on the CPU.
 
     Args:
-        spec: a run folder; a weights file that robustlens wrote; "package.module:factory"; "hf:NAME" (an
-            image classifier of transformers, hub name or folder); "timm:NAME".
+        spec: a run folder; a weights file that robustlens wrote; weights of others (`.safetensors`, or `.pt`,
+            `.pth`, `.ckpt`, `.bin`, `.tar` of torch.save, of which no code is run); "package.module:factory";
+            "hf:NAME" (an image classifier of transformers, hub name or folder); "timm:NAME".
         checkpoint: which weights of a run folder: "best" on validation, "last", or None for the best
             where there is one and the last otherwise.
         trust_code: allow a weights file whose network was made by a "package.module:factory" to import and
             call it. Off by default: a file may come from anyone, and its metadata may name any function.
-        options: for factories, transformers and timm: arguments of the call.
+        architecture: the network that weights of others fill: one of `MODELS` or "package.module:factory".
+            None to recognise it.
+        entry: which network, where a file of others holds several: a key around it ("ema"), or a part of
+            what stands before the names of its tensors ("student").
+        options: for factories, transformers and timm: arguments of the call. For weights of others: `mean`
+            and `std` of the images, and options of the architecture, where the file does not tell.
 
     Raises:
-        ModelError: unknown kind of `spec`; a file that is missing, truncated, or does not fit its network
-            (the file and the first tensor are named); a missing library.
+        ModelError: unknown kind of `spec`; a file that is missing, damaged, holds code, or does not fit its
+            network or not one alone (the file and the first tensor are named); a missing library.
     """
-    text = str(spec)
-    path = Path(spec)
-    if text.startswith("hf:"):
-        return external.hugging_face(text.removeprefix("hf:"), **options).eval()
-    if text.startswith("timm:"):
-        return external.timm(text.removeprefix("timm:"), **options).eval()
-    if external.is_factory(text):
-        return external.build(text, optional={}, options=options).eval()
-    if options:
-        raise ModelError(
-            f"model {text!r}: found the option {next(iter(options))!r}, which only factories take"
-        )
+    text, path = str(spec), Path(spec)
+    if text.startswith(("hf:", "timm:")) or external.is_factory(text):
+        _refuse(text, {"architecture": architecture, "entry": entry})
+        return _from_library(text, options).eval()
+    if path.suffix in checkpoints.SUFFIXES and not path.is_dir():
+        return foreign.build(path, checkpoints.read(path), architecture, entry, **options).eval()
     if path.is_dir():
-        return _from_file(_checkpoint(path, checkpoint), trust_code)
-    if path.suffix == ".safetensors":
-        return _from_file(path, trust_code)
-    raise ModelError(f"model {text!r}: {_what_is(path)}; expected {_ACCEPTED}")
+        path = _checkpoint(path, checkpoint)
+    if path.suffix != ".safetensors":
+        raise ModelError(f"model {text!r}: {_what_is(path)}; expected {_ACCEPTED}")
+    state, metadata = _read(path)
+    if _KEY not in metadata:
+        return foreign.build(path, state, architecture, entry, **options).eval()
+    _refuse(text, {"architecture": architecture, "entry": entry} | options)
+    return _described(path, state, metadata, trust_code).eval()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -71,7 +77,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             model is then unchanged.
     """
     path = Path(path)
-    _fill(model, _read(path)[0], path)
+    tensors.fill(model, _read(path)[0], path)
 
 
 def to_bytes(model: nn.Module | Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
@@ -83,19 +89,17 @@ def to_bytes(model: nn.Module | Mapping[str, Tensor], description: Mapping[str, 
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     # A copy each: safetensors refuses tensors that share memory or are not contiguous (channels_last).
-    tensors = {
+    copies = {
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in state.items()
     }
-    return save_tensors(tensors, metadata={_KEY: json.dumps({"model": dict(description)})})
+    return save_tensors(copies, metadata={_KEY: json.dumps({"model": dict(description)})})
 
 
 def _what_is(path: Path) -> str:
     """What a spec that cannot be loaded seems to be."""
     if str(path) in MODELS:
         return "this is an architecture, which has no weights (models.get builds it)"
-    if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        return "pickled checkpoints are not read; build the model and load its state dict in a factory"
     return "a file of unknown kind" if path.exists() else "no such file or folder"
 
 
@@ -114,15 +118,36 @@ def _checkpoint(folder: Path, checkpoint: str | None) -> Path:
     )
 
 
-def _from_file(path: Path, trust_code: bool) -> nn.Module:
-    state, metadata = _read(path)
+def _refuse(text: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that say what is known already."""
+    for name, value in options.items():
+        if value is not None:
+            raise ModelError(
+                f"model {text!r}: found the option {name}={value!r}, which only factories take, "
+                "and weights of others"
+            )
+
+
+def _from_library(text: str, options: Mapping[str, Any]) -> nn.Module:
+    """A network that other code makes."""
+    if text.startswith("hf:"):
+        return external.hugging_face(text.removeprefix("hf:"), **options)
+    if text.startswith("timm:"):
+        return external.timm(text.removeprefix("timm:"), **options)
+    return external.build(text, optional={}, options=options)
+
+
+def _described(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], trust_code: bool
+) -> nn.Module:
+    """The network that a file of ours describes."""
     try:
         description = json.loads(metadata[_KEY])["model"]
         name = description["name"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path}: found no metadata {_KEY!r} with a model, expected weights that robustlens wrote; "
-            "for others, build the model and load its state dict in a factory, package.module:factory"
+            f"{path}: found metadata {_KEY!r} without a model, expected weights that robustlens wrote; "
+            "take another copy"
         ) from error
     if external.is_factory(str(name)) and not trust_code:
         raise ModelError(
@@ -133,8 +158,8 @@ def _from_file(path: Path, trust_code: bool) -> nn.Module:
         model = build_from(description)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    _fill(model, state, path)
-    return model.eval()
+    tensors.fill(model, state, path)
+    return model
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -149,21 +174,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: truncated or damaged, cannot be read as safetensors ({external.one_line(error)}); "
             "take another copy, or train again"
         ) from error
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `state` into `model`, or say which tensor does not fit."""
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    if missing or unexpected:
-        kind, keys = ("has no", missing) if missing else ("has an unexpected", unexpected)
-        more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-        raise ModelError(
-            f"{path}: {kind} tensor {keys[0]!r}{more}; expected the {len(wanted)} tensors of its network"
-        )
-    for key, tensor in wanted.items():
-        if state[key].shape != tensor.shape:
-            found, expected = tuple(state[key].shape), tuple(tensor.shape)
-            raise ModelError(f"{path}: tensor {key!r} has shape {found}, expected {expected}")
-    model.load_state_dict(dict(state))

@@ -75,7 +75,7 @@ def get(
             return model
         layers: dict[str, nn.Module] = {"model": model}
     else:
-        layers = _layers(name, num_classes, in_channels, options)
+        layers = layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
     centre = [0.0] * in_channels if mean is None else mean
     scale = [1.0] * in_channels if std is None else std
     if not len(centre) == len(scale) == in_channels:
@@ -133,8 +133,7 @@ def check_name(name: str) -> None:
     )
 
 
-def _layers(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> dict[str, nn.Module]:
-    """The layers of a registered architecture."""
+def layers_of(name: str, **options: Any) -> dict[str, nn.Module]:
+    """The layers of a registered architecture, without normalisation; raises `ModelError` as `get` does."""
     check_name(name)
-    arguments = {"num_classes": num_classes, "in_channels": in_channels} | options
-    return external.call(f"model {name!r}", MODELS[name], arguments)
+    return external.call(f"model {name!r}", MODELS[name], options)

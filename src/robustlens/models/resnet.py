@@ -12,13 +12,14 @@ class Block(nn.Module):
     """Two 3x3 convolutions around a shortcut without parameters (the paper's option A).
 
     Where the size halves and the channels double, the shortcut takes every second pixel and fills the new
-    channels with zeros.
+    channels with zeros: behind the old ones, or half before and half behind with `centred`.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, centred: bool = False) -> None:
         super().__init__()
         self.stride = stride
-        self.new_channels = outputs - inputs
+        before = (outputs - inputs) // 2 if centred else 0
+        self.new_channels = (before, outputs - inputs - before)
         self.conv1 = conv(inputs, outputs, 3, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu1 = nn.ReLU(inplace=True)
@@ -29,16 +30,30 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d p q"]:
         """Residual plus shortcut, rectified."""
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        if self.stride != 1 or self.new_channels:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        if self.stride != 1 or any(self.new_channels):
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.new_channels))
         return self.relu2(residual + x)
 
+    def extra_repr(self) -> str:
+        """What no layer of the block shows, for `print(model)` and its fingerprint."""
+        return f"stride={self.stride}, new_channels={self.new_channels}"
 
-def resnet(depth: int, *, num_classes: int, in_channels: int, width: int = 16) -> dict[str, nn.Module]:
+
+def resnet(
+    depth: int, *, num_classes: int, in_channels: int, width: int = 16, centred: bool = False
+) -> dict[str, nn.Module]:
     """A CIFAR ResNet of `depth` = 6 n + 2 layers: three stages of n blocks at 1, 2, 4 times `width` channels.
 
     Parameters for 3 channels and 10 classes: ResNet-20 269,722, ResNet-56 853,018, ResNet-110 1,727,962.
     Weights start as in He et al. 2015 by fan-out.
+
+    Args:
+        depth: number of layers with weights, 6 n + 2.
+        num_classes: number of logits.
+        in_channels: channels of the image.
+        width: channels of the first stage.
+        centred: put the old channels in the middle of the new ones, as a widely used PyTorch version does
+            (akamaster's pytorch_resnet_cifar10). The tensors are the same.
 
     Raises:
         ModelError: `depth` is not 6 n + 2.
@@ -53,7 +68,7 @@ def resnet(depth: int, *, num_classes: int, in_channels: int, width: int = 16) -
     }
     inputs = width
     for stage, (outputs, stride) in enumerate([(width, 1), (2 * width, 2), (4 * width, 2)], start=1):
-        first = Block(inputs, outputs, stride)
+        first = Block(inputs, outputs, stride, centred)
         layers[f"layer{stage}"] = nn.Sequential(
             first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1))
         )

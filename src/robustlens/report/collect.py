@@ -7,7 +7,7 @@ or damaged in one run hides another.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import t as student
@@ -15,10 +15,12 @@ from scipy.stats import t as student
 from robustlens.errors import RobustlensError, StateError
 from robustlens.intervals import Interval
 from robustlens.report.palette import Style, styles
-from robustlens.runs import Run, StudyFolder
+from robustlens.runs import Run, StudyFolder, attack_columns
 
 FILES = ("run", "recipe", "evaluation", "explanation")
 """The JSON files of a run."""
+Arrays = Literal["explanation", "evaluation"]
+"""The files of a run that hold arrays."""
 DISPLAY = {"standard": "Standard", "at": "AT", "trades": "TRADES", "mart": "MART", "fgsm": "FGSM"}
 """Names of the objectives in the papers."""
 
@@ -51,12 +53,22 @@ class Record:
         error = self.status.get("error")
         return str(dig(error, "message") or error) if error else ""
 
-    def array(self, key: str) -> np.ndarray | None:
-        """An array of the explanation, or None where it is absent, empty or cannot be read."""
+    @property
+    def columns(self) -> dict[str, str]:
+        """Attack, or suite that was asked for by name -> the attack after which it counts."""
+        return attack_columns(self.evaluation) if self.evaluation.get("attacks") else {}
+
+    @property
+    def suites(self) -> dict[str, list[str]]:
+        """The attacks of each suite that was asked for by name; none in older files."""
+        return self.evaluation.get("suites") or {}
+
+    def array(self, key: str, file: Arrays = "explanation") -> np.ndarray | None:
+        """An array beside one of the JSON files, or None where it is absent, empty or cannot be read."""
         try:
-            found = self.run.array("explanation", key)
+            found = self.run.array(file, key)
         except (KeyError, StateError) as error:
-            if isinstance(error, StateError) and self.explanation:
+            if isinstance(error, StateError) and getattr(self, file):
                 self._problem(error)
             return None
         return found if found.size else None
@@ -77,9 +89,9 @@ class Group:
     records: tuple[Record, ...]
     style: Style
 
-    def arrays(self, key: str) -> list[np.ndarray]:
+    def arrays(self, key: str, file: Arrays = "explanation") -> list[np.ndarray]:
         """The array `key` of every seed that has it."""
-        return [found for record in self.records if (found := record.array(key)) is not None]
+        return [found for record in self.records if (found := record.array(key, file)) is not None]
 
     def values(self, *path: str) -> list[Any]:
         """What lies at `path` of the evaluation of every seed that has it."""
@@ -90,10 +102,22 @@ class Group:
         """The interval at `path` of the evaluation, over seeds."""
         return combined(as_interval(value) for value in self.values(*path))
 
+    def right_after(self, column: str, split: str = "test") -> Interval | None:
+        """Accuracy after an attack or a suite and all before it, over seeds."""
+        return combined(
+            as_interval(dig(record.evaluation, "splits", split, "by_attack", record.columns[column]))
+            for record in self.records
+            if column in record.columns
+        )
+
     def measured(self, measure: str, *path: str) -> list[Any]:
         """What lies at `path` of a measure of every seed that has it."""
         found = (dig(record.explanation, "measures", measure, "value", *path) for record in self.records)
         return [value for value in found if value is not None]
+
+    def who(self, record: Record) -> str:
+        """One of its runs, in words."""
+        return self.label if len(self.records) == 1 else f"{self.label}, seed {record.seed}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +141,9 @@ class Collected:
         return next((value for group in self.groups for value in group.values(*path)), None)
 
     @property
-    def attacks(self) -> list[str]:
-        """Names of the attacks in their order, of all runs together."""
-        names = [str(name) for group in self.groups for found in group.values("attacks") for name in found]
-        return list(dict.fromkeys(names))
+    def columns(self) -> dict[str, list[str]]:
+        """Attacks and suites in their order, of all runs together; suites with their attacks."""
+        return {name: record.suites.get(name, []) for record in self.records for name in record.columns}
 
     def layers(self, measure: str) -> list[str]:
         """Layers of a measure, in network order, of all runs together."""

@@ -1,13 +1,14 @@
 """The headline table: one row per network, its accuracies and gaps with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from robustlens.intervals import Interval
 from robustlens.recipe import eps_text
 from robustlens.report.collect import Collected, Group, Record, dig
-from robustlens.report.words import minus, points
+from robustlens.report.flags import SPLITS, flags_of
+from robustlens.report.words import attack_name, minus, names, points, suite_name
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,7 @@ def headline(study: Collected) -> Table:
         Column("seeds", "Seed", "Training seeds of this row.", numeric=False),
         Column("clean", "Clean", "Accuracy on test images without attack.", "%"),
     ]
-    for place, attack in enumerate(study.attacks):
-        before = ", ".join(name.upper() for name in study.attacks[:place])
-        hint = f"Share of test images still right after {attack.upper()}" + (
-            f" and after {before}" if before else ""
-        )
-        columns.append(
-            Column(f"attack:{attack}", attack.upper(), f"{hint}. A clean error counts as wrong.", "%")
-        )
+    columns += _attacks(study)
     columns += [Column(f"gap:{key}", title, hint, unit) for key, (title, hint, unit) in GAPS.items()]
     columns.append(
         Column(
@@ -118,7 +112,7 @@ def measured(group: Group, key: str) -> Interval | None:
     if kind == "clean":
         return group.interval("splits", "test", "clean")
     if kind == "attack":
-        return group.interval("splits", "test", "by_attack", name)
+        return group.right_after(name)
     if kind == "gap":
         return group.interval("gaps", name)
     return _seconds(group) if kind == "seconds" else None
@@ -138,22 +132,32 @@ def told(record: Record) -> str:
 
 
 def notices(study: Collected) -> list[tuple[str, str]]:
-    """(who, what) of everything that a reader of the numbers must know: flags, failures, damaged files."""
+    """(who, what) of all that a reader must know: failures, damaged files, flags that explain nothing."""
     found: list[tuple[str, str]] = [("This report", problem) for problem in study.problems]
     for group in study.groups:
         for record in group.records:
-            who = group.label if len(group.records) == 1 else f"{group.label}, seed {record.seed}"
+            who = group.who(record)
             if record.error or not record.evaluation:
                 found.append((who, told(record)))
-            for split in ("test", "train"):
-                for flag in dig(record.evaluation, "splits", split, "flags") or ():
-                    text = str(dig(flag, "message") or dig(flag, "name") or flag)
-                    found.append((who, f"{text} ({split} images)"))
+            for split in SPLITS:
+                bare = (flag for flag in flags_of(record, split) if not flag.means)
+                found.extend((who, f"{flag.seen} ({split} images)") for flag in bare)
             found.extend((who, problem) for problem in record.problems)
     return list(dict.fromkeys(found))
 
 
 # -- pieces --------------------------------------------------------------------------------------------
+
+
+def _attacks(study: Collected) -> Iterator[Column]:
+    before: list[str] = []
+    for name, parts in study.columns.items():
+        title = suite_name(name) if parts else attack_name(name)
+        made_of = f" ({names(map(attack_name, parts))})" if parts else ""
+        after = f" and after {names(before)}" if before else ""
+        hint = f"Share of test images still right after {title}{made_of}{after}."
+        yield Column(f"attack:{name}", title, f"{hint} A clean error counts as wrong.", "%")
+        before.append(title)
 
 
 def _cell(group: Group, column: Column, bounds: tuple[float, float]) -> Cell:

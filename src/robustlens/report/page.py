@@ -10,11 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from robustlens.report import collect, details, files, headline, plotly_json, prose
+from robustlens.report import by_attack, collect, details, files, flags, headline, plotly_json, prose
 from robustlens.report.collect import Collected
 from robustlens.report.figures import figures
 from robustlens.report.spec import Figure
-from robustlens.report.words import number
+from robustlens.report.words import count, duration, minus, points, sentence
 from robustlens.runs import write_atomic
 
 HERE = Path(__file__).parent
@@ -61,6 +61,7 @@ def _write(study: Collected, out: Path) -> Path:
                     write_atomic(out / "figures" / f"{name}.{kind}", content)
     table = headline.headline(study)
     write_atomic(out / "figures" / "headline.csv", files.csv_bytes(table.csv_rows()))
+    write_atomic(out / "figures" / "attacks.csv", files.csv_bytes(by_attack.csv_rows(study)))
     # The page comes last: where there is a page, the figures that it links to are there.
     write_atomic(out / "index.html", _page(study, drawn, table).encode())
     return out / "index.html"
@@ -74,7 +75,7 @@ def _page(study: Collected, drawn: list[Figure], table: headline.Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters |= {found.__name__: found for found in (count, duration, minus, points, sentence)}
     scripts = {"theme": _asset("theme.js"), "plotly": Markup(get_plotlyjs()), "report": _asset("report.js")}
     template = environment.get_template("template.html")
     return template.render(
@@ -82,6 +83,9 @@ def _page(study: Collected, drawn: list[Figure], table: headline.Table) -> str:
         table=table,
         summary=prose.summary(study),
         notices=headline.notices(study),
+        flags=flags.explained(study),
+        attacks=by_attack.by_split(study),
+        several_seeds=any(len(group.records) > 1 for group in study.groups),
         claims=prose.claims_by_paper(study),
         sections=_sections(drawn),
         details=details,

@@ -6,8 +6,9 @@ from typing import Any
 
 from robustlens.intervals import Interval
 from robustlens.recipe import eps_text
+from robustlens.report.by_attack import SEARCH
 from robustlens.report.collect import Collected, dig
-from robustlens.report.words import names, number, points, sentence
+from robustlens.report.words import attack_name, names, number, points, sentence
 
 
 def summary(study: Collected) -> list[str]:
@@ -131,14 +132,22 @@ def _who(study: Collected) -> str:
 def _how(study: Collected) -> str:
     eps, norm = study.first("threat", "eps"), study.first("threat", "norm")
     counts = [study.first("splits", split, "n") for split in ("test", "train")]
-    if not study.attacks or eps is None:
+    if not study.columns or eps is None:
         return ""
     images = names(f"{n:,} {split}" for n, split in zip(counts, ("test", "training"), strict=True) if n)
     checkpoint = study.first("checkpoint")
     chosen = " (chosen on validation images, never on test images)" if checkpoint == "best" else ""
     of = f", at the {checkpoint} checkpoint{chosen}" if checkpoint else ""
-    attacks = names(attack.upper() for attack in study.attacks)
+    attacks = names(_attack(name, parts) for name, parts in study.columns.items())
     return f"Attacked on {images} images within {norm} eps = {eps_text(float(eps))} by {attacks}{of}."
+
+
+def _attack(name: str, parts: Iterable[str]) -> str:
+    """An attack, or a suite and what it is made of."""
+    if name == SEARCH:
+        return "a minimum-norm search"
+    listed = names(attack_name(part) for part in parts)
+    return f"the {name} suite ({listed})" if listed else attack_name(name)
 
 
 def _range_of_results(study: Collected) -> list[str]:

@@ -239,6 +239,15 @@
 
   heads.forEach((head) => head.querySelector("button").addEventListener("click", () => sort(head)));
 
+  // -- attacks on test or on training images --------------------------------------------------------
+
+  const images = document.getElementById("images");
+  if (images) {
+    images.addEventListener("change", () => {
+      document.querySelectorAll(".attacked").forEach((split) => (split.hidden = split.dataset.images !== images.value));
+    });
+  }
+
   // -- where we are --------------------------------------------------------------------------------
 
   const places = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));

@@ -24,6 +24,24 @@ def names(words: Iterable[str]) -> str:
     return ", ".join(every[:-1]) + " and " + every[-1] if len(every) > 1 else "".join(every)
 
 
+def attack_name(name: str) -> str:
+    """An attack as papers write it.
+
+    >>> attack_name("apgd-ce"), attack_name("square")
+    ('APGD-CE', 'Square')
+    """
+    return name.capitalize() if name.startswith(("square", "min-norm")) else name.upper()
+
+
+def suite_name(name: str) -> str:
+    """A suite, never mistaken for a network or an accuracy of that name.
+
+    >>> suite_name("standard")
+    'Standard suite'
+    """
+    return f"{name.capitalize()} suite"
+
+
 def sentence(text: str) -> str:
     """The text with a capital at its start and a full stop at its end.
 
@@ -57,7 +75,18 @@ def duration(seconds: Any) -> str:
     """Seconds as people say them; empty if there are none."""
     if not isinstance(seconds, int | float):
         return ""
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+    if seconds >= 90:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
+
+
+def count(value: float, decimals: int = 0) -> str:
+    """A number of things, or a mean of such numbers.
+
+    >>> count(1200), count(1200, 1)
+    ('1,200', '1,200.0')
+    """
+    return f"{value:,.{decimals}f}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

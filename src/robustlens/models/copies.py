@@ -1,0 +1,189 @@
+"""Copies of a network that give its logits: one in less time, one in float64."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from robustlens.errors import ConfigError, ModelError, StoppedError
+from robustlens.models.folding import fold, observe, swap
+from robustlens.models.probe import as_logits
+from robustlens.models.still import undisturbed
+
+# How far logits may lie from the model's, as a share of their scale.
+_FLOAT32, _BFLOAT16, _FLOAT64 = 1e-4, 0.1, 1e-3
+
+
+class Cast(nn.Module):
+    """A layer in a precision of its own: its weights are cast once, its input in every pass."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """The layer's output, in its precision."""
+        return self.layer(x.to(self.dtype))
+
+
+def swift(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-true") -> nn.Module:
+    """A copy of `model` in eval mode that gives the same logits and input gradients in less time.
+
+    Its BatchNorms are folded where a convolution or linear layer comes before them, convolutions keep their
+    images channels last, and no weight asks for a gradient. With "bf16-mixed", convolutions and linear layers
+    work in bfloat16, but for the last: logits are float32.
+
+    A copy is given out only if it has shown the model's logits on `x` and on a mirrored, noisy batch of
+    another size: to 1e-4 of their scale; in bfloat16 to 0.1, with the same prediction for three quarters of
+    the images. If it fails, one with fewer of these changes is tried. A model that has hooks, draws random
+    numbers, changes its own tensors or cannot be copied is returned itself.
+
+    Args:
+        model: left as it is, whatever mode it is in.
+        x: a few images to compare on, on the model's device.
+        precision: "32-true" or "bf16-mixed".
+
+    Raises:
+        ConfigError: unknown precision.
+    """
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ConfigError(f"precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
+    batches = _batches(x)
+    wanted = _logits(model, batches)
+    if wanted is None:
+        return model
+    plans = [(True, torch.channels_last), (True, torch.contiguous_format), (False, torch.channels_last)]
+    for lowers in (True, False) if precision == "bf16-mixed" else (False,):
+        for folds, layout in plans:
+            with _attempt():
+                found = _copy(model)
+                _quicken(found, batches[0], folds, lowers, layout)
+                if _agree(_run(found, batches, model), wanted, _BFLOAT16 if lowers else _FLOAT32):
+                    return found
+    return model
+
+
+def doubled(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
+    """A frozen float64 copy of `model` in eval mode, to look at close calls without rounding.
+
+    Args:
+        model: left as it is, whatever mode it is in.
+        x: a few images to compare on, on the model's device. The logits must agree to 1e-3 of their scale.
+
+    Returns:
+        The copy, which takes float64 images; None where there is none, as of a model that has hooks, draws
+        random numbers, changes its own tensors, or names a dtype in its forward pass.
+    """
+    batches = _batches(x)
+    wanted = _logits(model, batches)
+    with _attempt():
+        if wanted is not None:
+            found = _copy(model).double()
+            logits = _run(found, [batch.double() for batch in batches], model)
+            if _agree(logits, [each.double() for each in wanted], _FLOAT64):
+                return found
+    return None
+
+
+def _quicken(model: nn.Module, x: Tensor, folds: bool, lowers: bool, layout: torch.memory_format) -> None:
+    """Make a copy faster in the ways that are asked for."""
+    if folds or lowers:
+        seen = observe(model, x)
+        if folds:
+            fold(model, seen.pairs)
+        if lowers:
+            dtypes = dict.fromkeys(seen.layers, torch.bfloat16) | {seen.layers[-1]: torch.float32}
+            swap(model, {layer: Cast(layer, dtype) for layer, dtype in dtypes.items()})
+    in_layout: Callable[..., nn.Module] = model.to  # torch's type hints leave memory_format out
+    in_layout(memory_format=layout).eval()
+
+
+def _batches(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two batches to compare on: `x`, and one more image, mirrored, with noise of up to 1 % of the range."""
+    noise = torch.rand(len(x) + 1, *x.shape[1:], generator=torch.Generator().manual_seed(0)) - 0.5
+    low, high = (x.min().item(), x.max().item()) if x.numel() else (0.0, 0.0)
+    other = torch.cat([x, x[:1]]).flip(-1) + 0.02 * (high - low) * noise.to(x)
+    return x.detach().clone(), other.detach().clamp(low, high)  # a copy, for networks that write to x
+
+
+def _logits(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor] | None:
+    """What a copy has to give; None for a model of which no copy can be trusted.
+
+    The model is only asked when a copy of it has shown that it is the same after a pass as before.
+    """
+    if len(batches[0]) == 0 or _has_hooks(model):
+        return None
+    with _attempt():
+        twin = _copy(model)
+        first, again = _run(twin, [batches[0], batches[0]], model)
+        pairs = zip(_tensors(model), _tensors(twin), strict=True)
+        if torch.equal(first, again) and all(torch.equal(mine, its) for mine, its in pairs):
+            with undisturbed(model):
+                return [as_logits(model(batch), len(batch)) for batch in batches]
+    return None
+
+
+def _run(found: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+    """The logits of a copy of `model`, which must stand alone; the caller's random state stays.
+
+    Raises:
+        ModelError: the copy calls a layer of `model`: a function in it holds on to the original.
+    """
+    originals = set(model.modules())
+
+    def refuse(module: nn.Module, args: object) -> None:
+        if module in originals:
+            raise ModelError("model: its copy calls the original")
+
+    devices = [batches[0].device] if batches[0].is_cuda else []
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            return [as_logits(found(batch), len(batch)) for batch in batches]
+    finally:
+        handle.remove()
+
+
+def _agree(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether logits are the same but for `tolerance`, and the prediction is for three quarters of images.
+
+    Their scale is the largest distance of a logit from the mean of its image.
+    """
+    for one, other in zip(found, wanted, strict=True):
+        finite = other.nan_to_num(0.0, 0.0, 0.0)
+        scale = (finite - finite.mean(1, keepdim=True)).abs().max().item()
+        close = torch.allclose(one, other, rtol=0.0, atol=tolerance * scale)  # raises for another dtype
+        if not close or (one.argmax(1) == other.argmax(1)).double().mean() < 0.75:
+            return False
+    return True
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Whether someone listens to a module of the model: copies would speak to them too."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
+
+
+@contextlib.contextmanager
+def _attempt() -> Iterator[None]:
+    """What fails inside is given up; a signal to stop is heard."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except Exception:
+        return

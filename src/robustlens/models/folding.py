@@ -1,0 +1,181 @@
+"""BatchNorm folded into the convolution or linear layer before it, for a network that is only evaluated.
+
+In eval mode BatchNorm is `x * scale + shift` for each channel, which the layer before it can do for nothing.
+Which layer comes before which BatchNorm is seen by watching the network run. Unlike a symbolic trace this
+takes whatever Python its forward functions are made of, and leaves them as they are.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeGuard, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+# The ways in which Python learns the values of a tensor, by which it may then decide what to do.
+_NUMBERS = ("__bool__", "__int__", "__float__", "__index__", "item", "equal", "allclose", "__contains__")
+_READS = frozenset([*_NUMBERS, "__array__", "numpy", "tolist"])
+# What it learns otherwise: a tensor's size and kind, which folding leaves alone.
+_KINDS = (int, torch.Size, torch.dtype, torch.device)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of a network while it ran.
+
+    Attributes:
+        pairs: each BatchNorm that can be folded, with its layer: both ran once, nothing but the BatchNorm got
+            the layer's output, nothing but they themselves used their weights, and no value of a tensor
+            decided what ran.
+        layers: the convolutions and linear layers in the order in which they ran.
+    """
+
+    pairs: tuple[tuple[Norm, Layer], ...]
+    layers: tuple[Layer, ...]
+
+
+def observe(model: nn.Module, x: Float[Tensor, "n ..."]) -> Observed:
+    """Run `model`, which is in eval mode, on `x`, and see which of its BatchNorms can be folded."""
+    witness = _Witness()
+    handles = []
+    for module in model.modules():
+        if _is_layer(module) or _is_resting(module):
+            handles.append(module.register_forward_pre_hook(witness.enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(witness.leave, with_kwargs=True))
+    try:
+        with torch.no_grad(), witness:
+            output = model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return witness.report(output)
+
+
+def fold(model: nn.Module, pairs: Iterable[tuple[Norm, Layer]]) -> None:
+    """Let the layer of each (BatchNorm, layer) in `model` do the work of both."""
+    swaps: dict[nn.Module, nn.Module] = {}
+    for norm, layer in pairs:
+        scale, shift = _scale_and_shift(norm)
+        weight = _exact(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+        bias = shift if layer.bias is None else _exact(layer.bias) * scale + shift
+        for name, value in (("weight", weight), ("bias", bias)):
+            setattr(layer, name, nn.Parameter(value.to(layer.weight), requires_grad=False))
+        swaps[norm] = nn.Identity()
+    swap(model, swaps)
+
+
+def swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
+    """Put the values of `swaps` in all the places that its keys have in `model`."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if path and module in swaps:
+            model.set_submodule(path, swaps[module])
+
+
+def _is_layer(module: nn.Module) -> TypeGuard[Layer]:
+    """Whether it is torch's own layer; a subclass, or one with a parametrization, may do something else."""
+    return type(module) in get_args(Layer) and "forward" not in vars(module)
+
+
+def _is_resting(module: nn.Module) -> TypeGuard[Norm]:
+    """Whether it is torch's own BatchNorm and normalises with running statistics."""
+    return (
+        type(module) in get_args(Norm)
+        and "forward" not in vars(module)
+        and not module.training
+        and isinstance(module.running_mean, Tensor)
+    )
+
+
+class _Witness(TorchFunctionMode):
+    """Counts who is given which tensor: torch functions, and the modules that are watched.
+
+    What a watched module calls inside is its own affair and is not counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: Counter[int] = Counter()
+        self.made: dict[int, tuple[Tensor, Layer]] = {}  # holding a tensor keeps its id from another
+        self.inputs: dict[Norm, Tensor] = {}
+        self.ran: list[Layer | Norm] = []
+        self.decides = False
+        self.inside = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.inside:
+            self.decides |= func.__name__ in _READS
+            if not isinstance(result, _KINDS):
+                self._count([args, kwargs])
+        return result
+
+    def enter(self, module: Layer | Norm, args: Any, kwargs: Any) -> None:
+        """A watched module begins."""
+        self._count([args, kwargs])
+        self.inside = True
+
+    def leave(self, module: Layer | Norm, args: Any, kwargs: Any, output: Tensor) -> None:
+        """A watched module ends."""
+        self.inside = False
+        self.ran.append(module)
+        if _is_layer(module):
+            self.uses[id(output)] = 0
+            self.made[id(output)] = (output, module)
+        elif _is_resting(module):
+            self.inputs[module] = args[0] if args else kwargs["input"]
+
+    def report(self, output: Any) -> Observed:
+        """What was seen of a network that returned `output`."""
+        self._count(output)
+        pairs = () if self.decides else tuple(self._pairs())
+        return Observed(pairs, tuple(module for module in self.ran if _is_layer(module)))
+
+    def _pairs(self) -> Iterable[tuple[Norm, Layer]]:
+        for norm, x in self.inputs.items():
+            if id(x) not in self.made:
+                continue
+            _, layer = self.made[id(x)]
+            if (
+                self.ran.count(layer) == self.ran.count(norm) == 1
+                and self.uses[id(x)] == 1
+                and not any(self.uses[id(own)] for own in [*_tensors(layer), *_tensors(norm)])
+                and x.ndim == layer.weight.ndim  # a sequence has a linear layer's features in its last place
+            ):
+                yield norm, layer
+
+    def _count(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self.uses[id(value)] += 1
+        elif isinstance(value, dict):
+            self._count(list(value.values()))
+        elif isinstance(value, list | tuple):
+            for each in value:
+                self._count(each)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
+    """What a BatchNorm does in eval mode, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * _exact(norm.weight)
+    shift = -_exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + _exact(norm.bias)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU, since not every device has it."""
+    return tensor.detach().cpu().double()

@@ -1,0 +1,87 @@
+"""All that a pass may change in a model, to compare and to put back."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """One parameter or buffer, where it lives, and what it was."""
+
+    module: nn.Module
+    name: str
+    path: str
+    tensor: Tensor
+    value: Tensor
+    wants_gradient: bool
+    gradient: Tensor | None
+    gradient_value: Tensor | None
+
+    def has_changed(self) -> bool:
+        now = getattr(self.module, self.name, None)
+        return not (isinstance(now, Tensor) and _same(now, self.value))
+
+    def restore(self) -> None:
+        if getattr(self.module, self.name, None) is not self.tensor:
+            setattr(self.module, self.name, self.tensor)
+        if not _same(self.tensor, self.value):
+            self.tensor.copy_(self.value)
+        if self.tensor.is_leaf and self.tensor.requires_grad != self.wants_gradient:
+            self.tensor.requires_grad_(self.wants_gradient)
+        if self.tensor.is_leaf:
+            self.tensor.grad = self.gradient
+        if self.gradient is not None and self.gradient_value is not None:
+            self.gradient.copy_(self.gradient_value)
+
+
+class State:
+    """Parameters and buffers of a model, their gradients, and its modes, as they are now.
+
+    Costs a copy of the model's tensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._entries = [
+            _entry(module, name, f"{path}.{name}".lstrip("."), tensor)
+            for path, module in model.named_modules()
+            for name, tensor in [
+                *module.named_parameters(recurse=False),
+                *module.named_buffers(recurse=False),
+            ]
+        ]
+
+    def changed(self) -> list[str]:
+        """The names of parameters and buffers that have another value now."""
+        return [entry.path for entry in self._entries if entry.has_changed()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back; what has not changed is not written."""
+        for module, mode in self._modes:
+            module.training = mode
+        for entry in self._entries:
+            entry.restore()
+
+
+def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _Entry:
+    gradient = tensor.grad if tensor.is_leaf else None
+    return _Entry(
+        module=module,
+        name=name,
+        path=path,
+        tensor=tensor,
+        value=tensor.detach().clone(),
+        wants_gradient=tensor.requires_grad,
+        gradient=gradient,
+        gradient_value=None if gradient is None else gradient.detach().clone(),
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, a NaN being the same as a NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
