@@ -96,10 +96,12 @@ def test_each_image_halves_its_own_step_by_the_two_conditions():
     climb.rises = torch.tensor([6, 7, 7, 7])  # 6 are too few
     climb.halved = torch.tensor([True, True, False, False])
     climb.value_checked = torch.tensor([1.0, 1.0, 1.0, 1.0])
+    climb.value = torch.zeros(4)
     climb.value_best = torch.tensor([2.0, 1.0, 1.0, 2.0])  # the second had its step halved, the third not
     climb.check(rl.ThreatModel("Linf", 0.1), 6.0)
     torch.testing.assert_close(climb.step_size, torch.tensor([0.1, 0.2, 0.1, 0.2]))
     torch.testing.assert_close(climb.x_adv[:, 0], torch.tensor([0.4, 0.5, 0.4, 0.5]))
+    torch.testing.assert_close(climb.value, torch.tensor([2.0, 0.0, 1.0, 0.0]))
     assert climb.halved.tolist() == [True, False, True, False]
     assert climb.value_checked.tolist() == [2.0, 1.0, 1.0, 2.0]
     assert climb.rises.tolist() == [0, 0, 0, 0]
@@ -189,18 +191,23 @@ def test_larger_balls_come_first_in_l1():
 
 
 def test_points_outside_eps_do_not_count():
+    shown = []
+
     class FarOff(nn.Module):
         """Wrong beyond an L1 distance of 0.9 from the middle."""
 
         def forward(self, x):
+            shown.append(len(x))
             far = (x - 0.5).abs().sum(1)
             return torch.stack([0.9 - far, far - 0.9], 1)
 
     x, y = torch.full((3, 10), 0.5), torch.zeros(3, dtype=torch.int64)
     for stop in (False, True):
         attack = APGD(rl.ThreatModel("L1", 0.8), steps=20, stop_at_success=stop)
+        shown.clear()
         assert not broken(attack, FarOff(), x, y).any()
-        assert broken(replace(attack, threat=rl.ThreatModel("L1", 1.0)), FarOff(), x, y).all()
+        assert shown == [3] * (1 + 20 + 3 + 1)  # nothing was dropped in a larger ball; the last look is ours
+    assert broken(replace(attack, threat=rl.ThreatModel("L1", 1.0)), FarOff(), x, y).all()
 
 
 def bent_nets(count):

@@ -259,3 +259,51 @@ def test_an_interval_of_each_mask():
     assert isinstance(found.interval(), Interval)
     assert found.interval("clean").value == pytest.approx(found.clean.double().mean().item())
     assert found.interval("cw-20") == found.interval("robust")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_losses_that_few_classes_lack_are_replaced_and_noted(classes):
+    torch.manual_seed(0)
+    model = nn.Linear(6, classes)
+    x = torch.rand(8, 6)
+    parts = rl.attacks.chosen(
+        [
+            rl.attacks.APGD(rl.ThreatModel("Linf", 0.1), steps=5, loss="dlr", targets=9),
+            "apgd-dlr-5",
+            "fab-t-3",
+        ],
+        rl.ThreatModel("Linf", 0.1),
+    )
+    found = rl.evaluate(model, x, model(x).argmax(1), rl.ThreatModel("Linf", 0.1), list(parts.values()))
+    margins = [note for note in found.notes if "climbs the margin" in note]
+    assert len(margins) == {2: 2, 3: 1, 4: 0}[classes]
+    assert all(str(classes) in note for note in margins)
+
+
+def test_suites_have_the_published_budgets():
+    linf, l1 = rl.ThreatModel("Linf", 0.1), rl.ThreatModel("L1", 5.0)
+    standard = rl.attacks.chosen("standard", linf)
+    assert list(standard) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert [len(rl.attacks.tries_of(attack)) for attack in standard.values()] == [1, 9, 9, 1]
+    assert [getattr(a, "steps", None) for a in standard.values()] == [100, 100, 100, None]
+    assert standard["square"].queries == 5000
+    sparse = rl.attacks.chosen("standard", l1)
+    assert [len(rl.attacks.tries_of(attack)) for attack in sparse.values()] == [5, 5, 9, 1]
+    plus = rl.attacks.chosen("plus", linf)
+    assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert [len(rl.attacks.tries_of(attack)) for attack in plus.values()] == [5, 5, 5, 1, 9, 9]
+    rand = rl.attacks.chosen("rand", linf)
+    assert [(name, attack.eot) for name, attack in rand.items()] == [("apgd-ce", 20), ("apgd-dlr", 20)]
+    assert len(rl.attacks.tries_of(rl.attacks.get("standard", linf))) == 20
+
+
+def test_a_suite_by_name_is_known_in_the_evaluation():
+    model, x, y, margin = linear(n=30)
+    threat = rl.ThreatModel("Linf", margin.quantile(0.5).item())
+    found = rl.evaluate(model, x, y, threat, "fast")
+    assert found.suites == {"fast": ("fgsm", "pgd-20", "cw-20")}
+    assert found.interval("fast") == found.interval("cw-20")
+    assert set(found.seconds) == {"fgsm", "pgd-20", "cw-20"}
+    assert rl.attacks.names("fast,pgd-50,standard") == ("fgsm", "pgd-20", "cw-20", "pgd-50", "standard")
+    with pytest.raises(ConfigError, match="'apgd-ce' twice"):
+        rl.attacks.names("apgd-ce,standard")

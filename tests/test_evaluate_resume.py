@@ -45,7 +45,9 @@ def run(state=None, model=None, **changes):
     own, x, y = problem()
     given = {"attacks": ATTACKS, "restarts": 2, "curve": (0.5, 2), "batch_size": 16, "flags": False}
     given |= {"x": x, "y": y, "threat": THREAT} | changes
-    return rl.evaluate(model or own, given.pop("x"), given.pop("y"), given.pop("threat"), state=state, **given)
+    return rl.evaluate(
+        model or own, given.pop("x"), given.pop("y"), given.pop("threat"), state=state, **given
+    )
 
 
 def stop_after(batches):
@@ -229,7 +231,7 @@ def test_nan_is_wrong_whatever_float64_says():
 
 
 def test_saved_images_are_feasible_and_break_the_model(tmp_path):
-    model, x, y = problem()
+    _, x, y = problem()
     for state in (None, tmp_path):
         found = run(state, save_adversarial=True)
         fell = found.clean & ~found.robust
@@ -287,7 +289,10 @@ def test_any_model_into_a_folder(tmp_path):
     content = evaluate_model(image_network(), splits(), plan(save_adversarial=True), tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["plan"] == content["plan"]
     assert not (tmp_path / "evaluation.state").exists()
-    saved, masks = load_file(tmp_path / "adversarial.safetensors"), load_file(tmp_path / "evaluation.safetensors")
+    saved, masks = (
+        load_file(tmp_path / "adversarial.safetensors"),
+        load_file(tmp_path / "evaluation.safetensors"),
+    )
     for split in ("train", "test"):
         fell = masks[f"{split}/clean"] & ~masks[f"{split}/robust"]
         assert torch.equal(saved[f"{split}/index"], masks[f"{split}/index"][fell])

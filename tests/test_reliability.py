@@ -12,13 +12,14 @@ from torch.autograd import grad as gradient_of  # a reference of one's own, as s
 
 import robustlens as rl
 from robustlens import noise, reliability
+from robustlens.reliability import attacked
 from robustlens.reliability.attacked import Count, _certain_eps
 from robustlens.reliability.evidence import Evidence
 from robustlens.reliability.state import State
 from small_models import Snapshot, everything, images
 
 THREAT = rl.ThreatModel("Linf", 0.15)
-N = 40
+N = 32
 
 
 def quadrants(n=N, dtype=torch.float32):
@@ -99,6 +100,10 @@ def squashed(self, model, x):
     return torch.sigmoid(100 * (logits - logits.topk(2).values.mean(1, keepdim=True)))
 
 
+def detached(self, model, x):
+    return model(x.detach())
+
+
 def faint(self, model, x):
     """Steps of a staircase that is almost flat in between: the gradient is tiny, not zero."""
     logits = model(x)
@@ -136,6 +141,12 @@ def following(self, model, x):
 def norm_in_training(self, model, x):
     model[1].train()
     return model(x)
+
+
+def left_in_training(self, model, x):
+    logits = F.dropout(model(x), 0.1, self.training)
+    self.train()
+    return logits
 
 
 def purified(self, model, x):
@@ -178,7 +189,7 @@ BROKEN = [
     ("softmax", lambda self, model, x: model(x).log_softmax(1)),
     ("vanishing-gradient", squashed),
     ("vanishing-gradient", faint),
-    ("vanishing-gradient", lambda self, model, x: model(x.detach())),
+    ("vanishing-gradient", detached),
     ("quantised", lambda self, model, x: model((255 * x).round() / 255)),
     ("quantised", lambda self, model, x: model((16 * x).floor() / 16)),
     ("quantised", straight_through),
@@ -188,6 +199,7 @@ BROKEN = [
     ("state-changes", replaced),
     ("state-changes", following),
     ("state-changes", norm_in_training),
+    ("state-changes", left_in_training),
     ("test-time-optimisation", purified),
     ("test-time-optimisation", purified_by_backward),
     ("masked-gradient", rippled),
@@ -202,8 +214,42 @@ BROKEN = [
 def test_a_broken_model_raises_its_flag_and_stays_as_it_was(network, flag, rule):
     model = Around(network, rule)
     before = Snapshot(model)
+    assert flag in names(model, threat=THREAT if reliability.KINDS[flag].attacks else None)
+    before.assert_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"),
+    [
+        ("vanishing-gradient", detached),
+        ("batch-dependent", own_statistics),
+        ("state-changes", replaced),
+        ("not-finite", nan_where_dark),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_checks_that_attack_take_any_model(network, flag, rule):
+    model = Around(network, rule)
+    before = Snapshot(model)
     assert flag in names(model)
     before.assert_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"),
+    [
+        ("randomised", nudged),
+        ("quantised", straight_through),
+        ("batch-dependent", mean_taken_out),
+        ("state-changes", decaying),
+        ("state-changes", left_in_training),
+        ("test-time-optimisation", purified_by_backward),
+        ("saturated", lambda self, model, x: 1e4 * model(x)),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_without_attacks_a_broken_model_raises_nothing_else(network, flag, rule):
+    assert names(Around(network, rule), threat=None) == {flag}
 
 
 def test_every_kind_of_flag_has_a_broken_model():
@@ -284,10 +330,10 @@ def test_sound_in_every_norm_in_float64(norm, eps):
     assert names(trained(mlp(), dtype=torch.float64), x, y, rl.ThreatModel(norm, eps)) == set()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_sound_with_two_classes_other_bounds_and_no_images(seed):
     generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(60, 7, generator=generator) * 6 - 3
+    x = torch.rand(30, 7, generator=generator) * 6 - 3
     torch.manual_seed(seed)
     model = nn.Linear(7, 2)
     y = model(x).argmax(1)
@@ -393,40 +439,27 @@ def test_chance_by_hand():
     assert not Count(5, 5, accuracy=0.01).exceeds(0.05, points=0.02)  # of more than all
 
 
-def test_the_suites_own_counts_tell_and_spare_a_square(network):
+def test_the_suites_own_counts_tell_and_spare_a_square(network, monkeypatch):
     x, y = quadrants()
-    logits = torch.zeros(1000, 4)
-    passes = []
-    handle = network.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
+    own = []
+    monkeypatch.setattr(attacked, "_by_square", lambda seen: own.append(1) or Count(0, 64))
 
-    def flags(fell, accuracy=0.4):
-        passes.clear()
-        standing = torch.arange(N) < 20
-        return {
-            flag.name: flag.message
-            for flag in reliability.check(
-                network,
-                x,
-                y,
-                logits,
-                threat=THREAT.at(0.001),
-                standing=standing,
-                accuracy=accuracy,
-                fell=fell,
-            )
-        }
+    def flags(fell, accuracy=0.4, eps=0.001):
+        evaluated = {"standing": torch.arange(N) < 20, "accuracy": accuracy, "fell": fell}
+        own.clear()
+        found = reliability.check(network, x, y, torch.zeros(1000, 4), threat=THREAT.at(eps), **evaluated)
+        return {flag.name: flag.message for flag in found}
 
-    try:
-        found = flags({"pgd": (300, True), "square": (80, False), "fab": (1, True), "other": (20, False)})
-        assert found["masked-gradient"].startswith("a score-based attack breaks 100 of 500 images")
-        assert sum(passes) < 20 * 200  # no Square of our own
-        assert flags({"pgd": (300, True), "square": (15, False)}) == {}
-        assert flags({"pgd": (960, True), "square": (12, False)}, accuracy=0.01) == {}  # 1.2 points
-        assert "masked-gradient" in flags({"pgd": (900, True), "square": (60, False)}, accuracy=0.01)
-        assert flags({"square": (300, False), "pgd": (50, True)}) == {}  # nothing to compare it with
-        assert sum(passes) > 20 * 200
-    finally:
-        handle.remove()
+    found = flags({"pgd": (300, True), "square": (80, False), "fab": (1, True), "other": (20, False)})
+    assert found["masked-gradient"].startswith("a score-based attack breaks 100 of 500 images")
+    assert flags({"pgd": (300, True), "square": (15, False)}) == {}
+    assert flags({"pgd": (960, True), "square": (12, False)}, accuracy=0.01) == {}  # 1.2 points
+    assert "masked-gradient" in flags({"pgd": (900, True), "square": (60, False)}, accuracy=0.01)
+    assert not own
+    assert flags({"square": (300, False), "pgd": (50, True)}) == {}  # nothing to compare it with
+    assert own
+    # A weak suite: what fell to Square in the sample falls to gradients as well.
+    assert "masked-gradient" not in flags({"fgsm": (300, True), "square": (80, False)}, eps=0.3)
 
 
 def test_near_zero_accuracy_more_steps_say_nothing():

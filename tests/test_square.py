@@ -12,7 +12,7 @@ from robustlens.attacks import Square, square
 from robustlens.errors import ConfigError
 
 EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
-NEAR = {"Linf": 0.7, "L2": 0.7, "L1": 0.7}
+NEAR = {"Linf": 0.9, "L2": 0.7, "L1": 0.7}  # of eps: what 1000 queries have to break
 norms = pytest.mark.parametrize("norm", EPS)
 
 
@@ -36,6 +36,17 @@ class Immovable(nn.Module):
 
     def forward(self, x):
         return torch.tensor([1.0, 0.0], dtype=x.dtype).expand(len(x), 2)
+
+
+class Unbreakable(nn.Module):
+    """Never wrong about class 0, but more or less sure."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) + torch.tensor([20.0, 0.0, 0.0, 0.0], dtype=x.dtype)
 
 
 def network(*shape, classes=4, dtype=torch.float64):
@@ -87,10 +98,30 @@ def test_windows_are_as_large_as_published():
     assert square._Grid.of((3, 10, 50)).window(18) == (10, 10)
 
 
+def test_windows_lie_anywhere_inside_the_image():
+    grid, window = square._Grid.of((3, 8, 12)), (5, 5)
+    u = torch.rand(4000, 2)
+    u[0], u[1] = 0.0, 1 - 2.0**-24  # the smallest and the largest uniform number
+    places, counts = grid.anywhere(u, window).unique(return_counts=True)
+    expected = torch.tensor([row * 12 + column for row in range(4) for column in range(8)])
+    assert torch.equal(places, expected)
+    assert counts.min() > 80  # of 125 each
+    pixel = torch.tensor([[0], [2 * 12 + 2], [3 * 12 + 6], [95], [96 + 3 * 12 + 6]])
+    assert grid.around(pixel, window).flatten().tolist() == [0, 0, 12 + 4, 3 * 12 + 7, 12 + 4]
+
+
+def test_changed_pixels_are_drawn_alike():
+    x = torch.zeros(2, 2, 3, 3)
+    x_adv = x.clone()
+    x_adv[0, 1, 0, 2] = x_adv[0, 1, 2, 1] = 1
+    drawn = square._changed(x, x_adv, torch.linspace(0, 1 - 2.0**-24, 10).expand(2, 10))
+    assert drawn[0].tolist() == [11] * 5 + [16] * 5
+    assert (drawn[1] < 18).all()  # nothing changed: anything inside the image
+
+
 def test_linf_starts_from_vertical_stripes_and_stays_at_corners():
-    x = pictures(5, 3, 8, 8)
-    model = Recorder(network(3, 8, 8))
-    y = model.model(x).argmax(1)
+    x, y = pictures(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)
+    model = Recorder(Unbreakable(network(3, 8, 8)))
     Square(rl.ThreatModel("Linf", 0.01), 200)(model, x, y)
     clean, start, *tried = model.asked
     assert torch.equal(clean, x)
@@ -122,8 +153,8 @@ def test_each_linf_move_is_one_window_of_the_scheduled_side_in_one_sign_a_channe
             height, width = extent(changed.any(0))
             assert height == side  # stripes are vertical: where a column changes, all of it does
             assert width <= side
-            for channel, where in zip(image, changed, strict=True):
-                assert len(channel[where].unique()) <= 1
+            signs = [(channel - 0.55).sign()[where] for channel, where in zip(image, changed, strict=True)]
+            assert all(len(sign.unique()) <= 1 for sign in signs)
             if side == 1:
                 corners.add(int(torch.nonzero(changed.any(0).flatten())[0]))
     assert {0, 27, 27 * 28, 28 * 28 - 1} & corners, "windows reach the last row and column"
@@ -149,10 +180,8 @@ def test_every_point_asked_about_uses_the_ball_up_and_never_leaves_it(norm):
 @norms
 def test_budgets_stay_exact_over_many_kept_moves(norm):
     x = pictures(8, 3, 9, 9, dtype=torch.float32)
-    model = network(3, 9, 9, dtype=torch.float32)
-    threat = rl.ThreatModel(norm, EPS[norm] / 20)
-    x_adv = Square(threat, 2000)(model, x, model(x).argmax(1))
-    assert torch.equal(model(x_adv).argmax(1), model(x).argmax(1))  # so that all moves were made
+    model, threat = Unbreakable(network(3, 9, 9, dtype=torch.float32)), rl.ThreatModel(norm, EPS[norm])
+    x_adv = Square(threat, 600)(model, x, torch.zeros(8, dtype=torch.int64))
     far = threat.distance(x_adv.double(), x.double())
     assert (far <= threat.eps + (1e-7 if norm == "Linf" else 0)).all()
     assert (far >= threat.eps * (1 - 1e-4)).all()
@@ -160,11 +189,9 @@ def test_budgets_stay_exact_over_many_kept_moves(norm):
 
 @norms
 def test_the_search_goes_on_from_the_best_point_so_far_and_returns_it(norm):
-    x = pictures(6, 2, 12, 12)
-    model = Recorder(network(2, 12, 12))
-    y = model.model(x).argmax(1)
-    x_adv = Square(rl.ThreatModel(norm, EPS[norm] / 10), 120)(model, x, y)
-    assert (model.model(x_adv).argmax(1) == y).all()
+    x, y = pictures(6, 2, 12, 12), torch.zeros(6, dtype=torch.int64)
+    model = Recorder(Unbreakable(network(2, 12, 12)))
+    x_adv = Square(rl.ThreatModel(norm, EPS[norm]), 120)(model, x, y)
     values, (_, best, *tried) = margins(model, y), model.asked
     value = values[1]
     improved = torch.zeros(len(x), dtype=torch.bool)
@@ -187,16 +214,12 @@ def test_it_asks_once_a_query_and_never_again_about_what_is_broken():
     model = Recorder(network(1, 8, 8))
     y = model.model(x).argmax(1)
     y[:3] = (y[:3] + 1) % 4  # wrong from the first
-    x_adv = Square(rl.ThreatModel("Linf", 0.15), queries)(model, x, y)
+    x_adv = Square(rl.ThreatModel("Linf", 0.05), queries)(model, x, y)
     broken = model.model(x_adv).argmax(1) != y
     assert 5 < int(broken.sum()) < 40
     sizes = [len(x_adv) for x_adv in model.asked]
     assert len(sizes) == queries + 1
     assert sizes[:2] == [40, 37]
-    wrong = [
-        int((logits.argmax(1) != right).sum()) for logits, right in zip(model.said[:1], [y], strict=True)
-    ]
-    assert wrong == [3]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] - 40 + int(broken.sum()) in (0, 1)  # the last query may have broken one more
     assert torch.equal(x_adv[:3], x[:3])
@@ -213,8 +236,7 @@ def test_it_stops_when_all_are_broken():
 
 
 @norms
-@pytest.mark.parametrize("shape", [(36,), (2, 18), (1, 6, 6)])
-@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize(("shape", "classes"), [((36,), 2), ((2, 18), 5), ((1, 6, 6), 2)])
 def test_on_linear_models_it_breaks_what_is_near_and_nothing_that_is_robust(norm, shape, classes):
     problem = linear_problem(36, classes, n=40, seed=3)
     x, model = problem.x.view(-1, *shape), nn.Sequential(nn.Flatten(), problem.model)
@@ -233,8 +255,12 @@ def test_it_breaks_a_model_that_hides_its_gradient(norm):
     class Quantised(nn.Module):
         """Rounds its input, so that its gradient is zero wherever there is one."""
 
+        def __init__(self):
+            super().__init__()
+            self.model = network(1, 8, 8)
+
         def forward(self, x):
-            return network(1, 8, 8)((x * 64).round() / 64)
+            return self.model((x * 64).round() / 64)
 
     x, threat = pictures(30, 1, 8, 8), rl.ThreatModel(norm, EPS[norm] * 1.5)
     model = Quantised()

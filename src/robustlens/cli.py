@@ -223,7 +223,7 @@ def evaluate(
 
     With a run folder or --out it can be stopped at any moment: the same command goes on where it stopped.
 
-    Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out here
+    Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out ev
     """
     from robustlens import attacks as attack_room
     from robustlens.evaluate import evaluate_model, evaluate_run, evaluate_splits, leaderboard_entry

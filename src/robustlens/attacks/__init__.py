@@ -147,8 +147,8 @@ def suites_in(attacks: str | Sequence[str | Attack], threat: ThreatModel) -> dic
 
 def note(attack: Attack, classes: int) -> str | None:
     """What the attack does otherwise for this number of classes, in words, or None."""
-    found = getattr(attack, "note", None)
-    return None if found is None else str(found(classes)) or None
+    says: Callable[[int], str | None] = getattr(attack, "note", lambda classes: None)
+    return says(classes)
 
 
 def chosen(

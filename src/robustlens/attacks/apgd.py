@@ -81,6 +81,14 @@ class APGD:
         if not 0 < self.rho < 1:
             raise ConfigError(f"attack.rho: found {self.rho}, expected a share between 0 and 1")
 
+    def note(self, classes: int) -> str | None:
+        """What is climbed instead where the loss is not defined for so few classes; None where it is."""
+        targeted = self.targets > 0 or self.target_rank is not None
+        if losses.fitting(self.loss, classes, targeted=targeted) == self.loss:
+            return None
+        kind = "targeted APGD" if targeted else "APGD"
+        return f"{kind} climbs the margin: {self.loss!r} is not defined for {classes} classes"
+
     def tries(self) -> tuple["APGD", ...]:
         """One attack for each restart towards each class."""
         ranks = range(self.targets) if self.targets else (self.target_rank,)

@@ -255,7 +255,7 @@ class _Tangents(Rows):
             leaf.detach(),
             losses.is_wrong(logits, y),
             torch.where(finite, height.detach(), 0.0),
-            torch.where(finite[:, :, None], torch.stack(slope, 1), 0.0),
+            torch.stack(slope, 1) * finite[:, :, None],
         )
 
     def height_at(self, origin: Tensor) -> Tensor:

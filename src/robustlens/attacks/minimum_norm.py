@@ -40,7 +40,8 @@ class MinimumNorm:
     misclassified point met ends the search.
 
     Args:
-        threat: what may be changed. The search goes up to `threat.eps`, which may be infinite.
+        threat: what may be changed. The search goes as far as it must, and `eps` decides what counts as
+            found; it may be infinite.
         steps: gradient steps for each image, of all its walks together: a half for four walks, a quarter
             for the better two of them, a quarter for the best. Fewer than 8 steps are one walk.
         gamma: share by which the radius changes at first.
@@ -149,12 +150,12 @@ class MinimumNorm:
                 rows = torch.nonzero(self._unfinished(*walks)).squeeze(1)
                 walks[number] = walk.put(rows, self._walk(model, images[rows], walk[rows], shares))
         (best,) = walks
-        nearest[row], distance[row] = best.nearest, best.distance
-        if not self.stop_at_success:
-            found = best.distance.isfinite()
-            point = _bisect(model, images[found], best.nearest[found])
-            nearest[row[found]] = point
-            distance[row[found]] = self.threat.distance(point, images.x[found])
+        rows = torch.nonzero(best.distance.isfinite() & self._unfinished(best)).squeeze(1)
+        best.nearest[rows] = _bisect(model, images[rows], best.nearest[rows])
+        exact = self.threat.distance(best.nearest.double(), images.x.double())
+        within = best.distance.isfinite() & (exact <= self.threat.eps)
+        nearest[row] = torch.where(_wide(within, x), best.nearest, images.x)
+        distance[row] = torch.where(within, exact, torch.inf).to(x.dtype)
         return nearest, distance
 
     def _plan(self) -> tuple[tuple[int, int], ...]:
@@ -166,8 +167,8 @@ class MinimumNorm:
 
     def _unfinished(self, *walks: "_Walk") -> Tensor:
         """Which images are to be looked at further."""
-        finds = torch.stack([walk.distance.isfinite() for walk in walks]).any(0)
-        return ~finds if self.stop_at_success else torch.ones_like(finds)
+        found = torch.stack([walk.distance <= self.threat.eps for walk in walks]).any(0)
+        return ~found if self.stop_at_success else torch.ones_like(found)
 
     def _linearise(self, model: nn.Module, x: Tensor, goal: Goal) -> tuple[Tensor, "_Images", Tensor]:
         """The images that the model gets right, by number, and the nearest points of their boundaries.
@@ -195,14 +196,14 @@ class MinimumNorm:
     def _begin(self, images: "_Images", points: Tensor) -> list["_Walk"]:
         """The walks of this try: at `points`, then at random points about as far as the first of them.
 
-        Where the model is flat at x, there is no such point: half across the box then, as far as eps allows.
+        Where the model is flat at x there is no such point: half across the box then.
         """
         threat, x = self.threat, images.x
         norm, key = NORMS[threat.norm], noise.keys(x, self.seed)
         low, high = threat.bounds
         across = norm.size(torch.full_like(x, high - low).flatten(1)) / 2
         distance = threat.distance(points[:, 0], x)
-        far = torch.where(distance > 0, distance, across).clamp_max(threat.eps)
+        far = torch.where(distance > 0, distance, across)
         walks = []
         for number in range(WALKS * self.restart, WALKS * (self.restart + 1)):
             unit = norm.sample(noise.fold(key, number), x.flatten(1)).view_as(x)
@@ -210,8 +211,7 @@ class MinimumNorm:
             if number < points.shape[1]:
                 flat = threat.distance(points[:, number], x) == 0
                 point = torch.where(_wide(flat, x), point, points[:, number])
-            radius = threat.distance(point, x).clamp_max(threat.eps)
-            walks.append(_Walk.at(_onto(threat, point, x, radius), x, radius))
+            walks.append(_Walk.at(point, x, threat.distance(point, x)))
         return walks
 
     def _walk(self, model: nn.Module, images: "_Images", walk: "_Walk", shares: list[float]) -> "_Walk":
@@ -248,16 +248,16 @@ class MinimumNorm:
         self, images: "_Images", walk: "_Walk", gradient: Tensor, value: Tensor, won: Tensor, change: float
     ) -> Tensor:
         """Smaller where the point is wrong, larger elsewhere; beyond the boundary while nothing is found."""
-        eps, x_adv = self.threat.eps, walk.x_adv
+        x_adv = walk.x_adv
         smaller = walk.radius.minimum(walk.distance) * (1 - change)
         radius = torch.where(won, smaller, walk.radius * (1 + change))
-        lost = walk.distance.isinf() & (walk.radius < eps)
+        lost = walk.distance.isinf()
         if bool(lost.any()):
             gap = (images.rounding - value)[lost].nan_to_num(0.0)
             way = self.threat.distance(self.threat.reach(x_adv[lost], gradient[lost], gap), x_adv[lost])
             size = self.threat.distance(x_adv[lost], images.x[lost])
             radius[lost] = size + (2 * way).maximum(change * size)
-        return radius.clamp_max(eps)
+        return radius
 
     def _climb(self, x: Tensor, x_adv: Tensor, gradient: Tensor, radius: Tensor, length: float) -> Tensor:
         """Step up the margin: signed for Linf, along the gradient otherwise, as projections are Euclidean."""

@@ -61,8 +61,8 @@ class Square:
         ConfigError: an argument out of range.
 
     Windows are squares in the last two axes of images (n, c, h, w), and stretches of the last axis of
-    (n, c, l) and (n, d); all axes before those count as channels. Images outside the threat's pixel bounds
-    are moved inside.
+    (n, c, l) and (n, d); all axes before those count as channels. Images that are wrong come back
+    as they are.
 
     Where we differ from the authors' code:
 

@@ -10,7 +10,6 @@ from robustlens import losses
 from robustlens.errors import NumericsError
 from robustlens.threat import ThreatModel
 
-
 CLOSE = 1e-3
 """The share of the largest logit within which `models.doubled` has seen float32 and float64 to agree."""
 
@@ -22,8 +21,8 @@ class Judge:
     Args:
         model: the model under evaluation, in eval mode.
         exact: its float64 copy, or None where there is none. A success has to hold in both: a point that
-            only rounding puts across the boundary is not one. It is asked where the margin is so small, compared
-            with the logits, that rounding could matter (`CLOSE`).
+            only rounding puts across the boundary is not one. It is asked where the margin is so small,
+            compared with the logits, that rounding could matter (`CLOSE`).
     """
 
     model: nn.Module
@@ -59,9 +58,10 @@ def measured(
     distance = threat.distance(x_adv.double(), x.double())
     inside = within(distance, threat, threat.eps).all() and x_adv.min() >= low and x_adv.max() <= high
     if not inside:  # a NaN is not inside either
+        farthest, pixels = float(distance.max()), f"[{float(x_adv.min()):g}, {float(x_adv.max()):g}]"
         raise NumericsError(
-            f"attack {name!r}: found an image at {threat.norm} distance {float(distance.max()):g} with pixels "
-            f"in [{float(x_adv.min()):g}, {float(x_adv.max()):g}], expected at most {threat.eps:g} in "
-            f"[{low:g}, {high:g}]; build the attack with the evaluation's threat"
+            f"attack {name!r}: found an image at {threat.norm} distance {farthest:g} with pixels in "
+            f"{pixels}, expected at most {threat.eps:g} in [{low:g}, {high:g}]; build the attack with the evaluation's "
+            "threat"
         )
     return distance

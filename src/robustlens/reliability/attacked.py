@@ -36,11 +36,11 @@ class Count:
 
 
 def masked_gradient(seen: Evidence) -> str | None:
-    """A score-based attack against gradient attacks, of which one is long: a weak suite is no sign of masking.
+    """A score-based attack against gradient attacks, one of them long: that a suite is weak masks nothing.
 
     Where the suite has a score-based attack after a gradient attack, its own counts tell, unless APGD-100 on
-    the margin breaks the images of the sample that fell as well. Otherwise Square with 200 queries attacks what
-    stands even after APGD-100.
+    the margin also breaks what fell in the sample. Otherwise Square with 200 queries attacks what stands even
+    after APGD-100.
     """
     suite = _by_suite(seen)
     count = suite or _by_square(seen)
@@ -109,10 +109,10 @@ def _by_square(seen: Evidence) -> Count:
 def _certain_eps(seen: Evidence) -> float | None:
     """The smallest radius at which each image reaches one of another predicted class; None: there is none."""
     predicted = seen.logits.argmax(1)
+    if len(predicted.unique()) < 2:
+        return None
     nearest = []
     for row in seen.right.tolist():
         others = seen.x[predicted != predicted[row]]
-        if len(others) == 0:
-            return None
         nearest.append(float(seen.threat.distance(others, seen.x[row].expand_as(others)).min()))
     return max(nearest, default=0.0) or None

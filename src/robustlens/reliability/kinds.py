@@ -42,7 +42,8 @@ KINDS: dict[str, Kind] = {
     ),
     "state-changes": Kind(
         outputs.state_changes,
-        raised_if="a parameter or buffer has another value after a pass in eval mode",
+        raised_if="after a pass in eval mode a parameter or buffer has another value, or a module is in "
+        "training mode",
         means="each batch is judged by another model, and the numbers depend on the order of the batches",
         todo="write nothing in eval mode, or freeze the model as it will be deployed",
     ),

@@ -42,7 +42,7 @@ def batch_dependent(seen: Evidence) -> str | None:
 
 
 def state_changes(seen: Evidence) -> str | None:
-    """Parameters and buffers before and after a pass without gradients and one with them."""
+    """Parameters, buffers and modes before and after a pass without gradients and one with them."""
     with torch.no_grad():
         seen.model(seen.x)
     with torch.enable_grad():
@@ -50,7 +50,7 @@ def state_changes(seen: Evidence) -> str | None:
     changed = seen.state.changed()
     if not changed:
         return None
-    more = f" and {len(changed) - 1} more tensors" if len(changed) > 1 else ""
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     return f"passes in eval mode change {changed[0]!r}{more}"
 
 

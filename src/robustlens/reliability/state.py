@@ -43,7 +43,7 @@ class State:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modes = [(module, module.training) for module in model.modules()]
+        self._modes = [(path, module, module.training) for path, module in model.named_modules()]
         self._entries = [
             _entry(module, name, f"{path}.{name}".lstrip("."), tensor)
             for path, module in model.named_modules()
@@ -54,13 +54,14 @@ class State:
         ]
 
     def changed(self) -> list[str]:
-        """The names of parameters and buffers that have another value now."""
-        return [entry.path for entry in self._entries if entry.has_changed()]
+        """The names of parameters and buffers that have another value now, and of modules in another mode."""
+        modes = [path or "the model" for path, module, mode in self._modes if module.training != mode]
+        return [entry.path for entry in self._entries if entry.has_changed()] + modes
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put everything back; what has not changed is not written."""
-        for module, mode in self._modes:
+        for _, module, mode in self._modes:
             module.training = mode
         for entry in self._entries:
             entry.restore()
