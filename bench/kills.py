@@ -3,8 +3,8 @@
     python bench/kills.py --run robustlens-out/quickstart/runs/at-0.1-s0 --kills 30
 
 Each round starts the evaluation in a fresh folder, kills it (SIGKILL and SIGTERM in turn) at a moment drawn
-uniformly over the time that an undisturbed one takes, asks for another suite in the same folder (to be refused
-with exit 7), repeats the command and compares every mask with those of the undisturbed one.
+uniformly over the time that an undisturbed one takes, asks for another suite in the same folder (which must
+be refused, exit 7), repeats the command and compares every mask with those of the undisturbed one.
 Exit 1 unless all masks are identical and nothing was reused wrongly.
 """
 

@@ -249,9 +249,9 @@ def test_names_and_suites():
     threat = rl.ThreatModel("Linf", 0.1)
     assert rl.attacks.get("pgd-50", threat).steps == 50
     assert rl.attacks.get("cw-20", threat, restarts=4).loss == "margin"
-    assert rl.attacks.suite("fast") == ("fgsm", "pgd-20", "cw-20")
+    assert rl.attacks.names("fast") == ("fgsm", "pgd-20", "cw-20")
     for name in ("pdg", "fgsm-5", "pgd-0", "pgd-x", ""):
         with pytest.raises(ConfigError):
             rl.attacks.get(name, threat)
     with pytest.raises(ConfigError):
-        rl.attacks.suite(())
+        rl.attacks.names(())

@@ -177,7 +177,9 @@ def test_a_new_evaluation_plan_evaluates_anew_without_training(finished):
     again = study.run(wider, result.folder.folder, executor=InProcess())
     assert len(again.outcomes) == 5
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
-    assert all(run.evaluation["attacks"] == ["fgsm"] for run in result.folder.runs() if run.evaluation)
+    assert all(
+        run.evaluation["plan"]["attacks"] == ["fgsm"] for run in result.folder.runs() if run.evaluation
+    )
     study.run(broken, result.folder.folder, executor=InProcess())  # as the other tests expect it
 
 

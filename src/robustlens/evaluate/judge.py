@@ -61,7 +61,7 @@ def measured(
         farthest, pixels = float(distance.max()), f"[{float(x_adv.min()):g}, {float(x_adv.max()):g}]"
         raise NumericsError(
             f"attack {name!r}: found an image at {threat.norm} distance {farthest:g} with pixels in "
-            f"{pixels}, expected at most {threat.eps:g} in [{low:g}, {high:g}]; build the attack with the evaluation's "
-            "threat"
+            f"{pixels}, expected at most {threat.eps:g} in [{low:g}, {high:g}]; build the attack with the "
+            "evaluation's threat"
         )
     return distance

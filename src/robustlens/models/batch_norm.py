@@ -59,8 +59,8 @@ def disagreement(model: nn.Module, mean: Float[Tensor, " c"]) -> Float[Tensor, "
 
     Returns:
         The root mean square distance of each BatchNorm, in the order in which they run, in running standard
-        deviations. After four epochs of training it was 0.05 on average in the form that was trained, and
-        0.2 or more where another form made a difference.
+        deviations. After four epochs on CIFAR-10 it was 0.04 to 0.13 in the form that was trained and 0.2 to
+        1.0 in another, over the layers where the two differ (6 small networks).
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(_EXAMPLES, len(mean), _SIDE, _SIDE, generator=generator)
