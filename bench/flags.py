@@ -9,7 +9,7 @@ their folder's evaluation (or else of their recipe). Prints a Markdown table; ex
 raises its flag and no sound model raises any.
 
 With --shares, what the thresholds of the checks that attack have to lie above: how much of what "fast" leaves
-standing the longer attack and Square break in sound models, at that eps and at L2 radii of the field.
+standing the longer attack and Square break in sound models, at that eps and at some L2 and L1 radii.
 """
 
 import argparse
@@ -174,7 +174,8 @@ def print_shares(runs: list[rl.Run], images: int) -> None:
     print(f"{images} test images\n\n| model | threat | standing | APGD-100 breaks | Square-1000 breaks |")
     print("|---|---|---|---|---|")
     for run in runs:
-        for threat in (threat_of(run), rl.ThreatModel("L2", 0.5), rl.ThreatModel("L2", 1.0)):
+        others = (rl.ThreatModel(norm, eps) for norm, eps in (("L2", 0.5), ("L2", 1.0), ("L1", 12.0)))
+        for threat in (threat_of(run), *others):
             print(shares(run, images, threat), flush=True)
 
 
