@@ -7,6 +7,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The networks here are too small for two threads, which on a busy machine mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # An int is a float here, as for every type checker (PEP 484).
 _hook = install_import_hook(
     "robustlens", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
