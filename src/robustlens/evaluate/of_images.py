@@ -219,7 +219,14 @@ def _flags(
         before = after
     x, y = survivors.take(rows)
     return reliability.check(
-        survivors.judge.model, x, y, logits, threat=survivors.threat, standing=standing[rows], fell=fell
+        survivors.judge.model,
+        x,
+        y,
+        logits,
+        threat=survivors.threat,
+        standing=standing[rows],
+        accuracy=float(standing.float().mean()),
+        fell=fell,
     )
 
 
