@@ -474,9 +474,9 @@ def test_a_wrong_fold_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_logits_must_agree_to_1e_4_of_their_scale(
     error: float, left: int, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = folding._scale_and_shift
+    true = folding.scale_and_shift
     monkeypatch.setattr(
-        folding, "_scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1])
+        folding, "scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1])
     )
     model = trained_like(NETS["linear, bn"][0]())
     model[3].bias.data += offset

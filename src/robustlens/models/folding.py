@@ -61,7 +61,7 @@ def fold(model: nn.Module, pairs: Iterable[tuple[Norm, Layer]]) -> None:
     """Let the layer of each (BatchNorm, layer) in `model` do the work of both."""
     swaps: dict[nn.Module, nn.Module] = {}
     for norm, layer in pairs:
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = scale_and_shift(norm)
         weight = _exact(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
         bias = shift if layer.bias is None else _exact(layer.bias) * scale + shift
         for name, value in (("weight", weight), ("bias", bias)):
@@ -165,7 +165,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     """What a BatchNorm does in eval mode, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
