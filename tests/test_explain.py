@@ -8,7 +8,7 @@ from torch import nn
 
 import robustlens as rl
 from robustlens.errors import ConfigError
-from robustlens.explain.landscape import along, best_temperature, filter_normalised, rises
+from robustlens.explain.landscape import along, filter_normalised, rises
 from robustlens.explain.margins import margins_of, summarize
 from small_models import Snapshot, everything, images
 
@@ -20,6 +20,7 @@ def test_margins_by_hand():
     np.testing.assert_allclose(found["logit"], [1.0, -2.0])
     np.testing.assert_allclose(found["probability"], [p[0, 0] - p[0, 1], p[1, 2] - p[1, 1]], rtol=1e-6)
     np.testing.assert_allclose(found["confidence"], [p[0, 0], p[1, 1]], rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], [-np.log(p[0, 0]), -np.log(p[1, 2])], rtol=1e-6)
     assert found["correct"].tolist() == [True, False]
 
 
@@ -30,6 +31,7 @@ def test_indecisive_errors_by_hand():
         "probability": np.array([0.5, -0.05, -0.15, -0.8]),
         "confidence": np.array([0.7, 0.5, 0.5, 0.9]),
         "correct": np.array([True, False, False, False]),
+        "loss": np.array([0.5, 1.0, 1.5, 3.0]),
     }
     value = summarize(found)
     assert value["indecisive_errors"] == {"0.1": 0.25, "0.2": 0.5, "0.3": 0.5}
@@ -37,6 +39,11 @@ def test_indecisive_errors_by_hand():
     assert value["within"] == {"0.1": 0.25, "0.2": 0.5, "0.3": 0.5}
     assert value["error"] == 0.75
     assert value["confidence"] == pytest.approx(0.65)
+    assert value["loss"] == pytest.approx(1.5)
+    assert value["ramp_risk"] == pytest.approx((0.5 + 1 + 1 + 1) / 4)
+    assert value["std_logit"] == pytest.approx(np.std([1.0, -0.1, -0.3, -2.0]))
+    # Quartiles of -2, -0.3, -0.1, 1: a quarter of the way from -2 back to -0.3 is left out, and so on.
+    assert value["iqr_logit"] == pytest.approx((-0.1 + 0.25 * 1.1) - (-0.3 - 0.25 * 1.7))
 
 
 def test_margin_change_of_a_linear_model_is_the_dual_norm():
@@ -147,13 +154,6 @@ def test_the_temperature_matched_loss_does_not_change_with_the_scale_of_the_logi
     assert abs(plain["loss"] - sharp["loss"]).mean() > 0.05
     np.testing.assert_allclose(plain["matched"], sharp["matched"], atol=1e-3)
     assert plain["temperature"][0] * 5 == pytest.approx(sharp["temperature"][0], rel=1e-3)
-
-
-def test_the_best_temperature_is_found_where_it_is_known():
-    # One logit gap g for all, a share q right: the best T makes sigmoid(g / T) = q.
-    logits = torch.tensor([[2.0, 0.0]]).repeat(100, 1)
-    y = (torch.arange(100) >= 75).long()
-    assert best_temperature(logits, y) == pytest.approx(2.0 / np.log(3), rel=1e-3)
 
 
 def test_rises_by_hand():

@@ -8,7 +8,7 @@ from robustlens.explain.explanation import MEASURES, arrays_of, as_json, explain
 from robustlens.explain.landscape import landscape
 from robustlens.explain.margins import margins
 from robustlens.explain.measure import Measure, Measurement, Subject
-from robustlens.explain.smoothness import smoothness
+from robustlens.explain.smoothness import feature_changes, smoothness
 from robustlens.explain.spectrum import spectrum
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "as_json",
     "explain",
     "explain_run",
+    "feature_changes",
     "get",
     "landscape",
     "margins",

@@ -1,6 +1,7 @@
-"""Norms of the activations that each layer works on."""
+"""Norms of the activations that each layer works on, and the one reader of what layers read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from robustlens.models import as_logits, device_of, forward, undisturbed
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""
 LOGITS = "logits"
+
+Norms = Callable[[Tensor], Tensor]
+"""From an activation (rows, ...) to L2 norms whose last axis is the images."""
 
 
 def activations(
@@ -42,27 +46,34 @@ def activations(
         ModelError: the model does not take these images or return logits (n, classes), or a layer reads a
             tensor whose first dimension is not the images.
     """
-    norms: dict[str, Tensor] = {}  # of the batch at hand
+    return over_layers(model, x.split(batch_size), l2_norm)
+
+
+def over_layers(model: nn.Module, batches: Iterable[Tensor], norms: Norms) -> dict[str, np.ndarray]:
+    """`norms` of every activation of the network, by the keys of `activations`, joined over the batches.
+
+    Activations are reduced while the forward pass goes by, so no more than one is kept, and layers that write
+    in place change nothing. What a layer that is called several times reads counts as one long vector.
+
+    Args:
+        model: evaluated in eval mode without gradients, and left as it was.
+        batches: inputs; each is copied to the model's device.
+        norms: of one activation; its last axis is joined over the batches.
+
+    Raises:
+        ModelError: as `activations`.
+    """
     found: dict[str, list[np.ndarray]] = {}
-    named = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-    handles = [module.register_forward_pre_hook(_note(name + INPUT, norms)) for name, module in named.items()]
-    try:
-        with undisturbed(model):
-            for images in x.split(batch_size):
-                norms.clear()
-                output = forward(model, images.clone().to(device_of(model)))
-                norms[LOGITS] = _norm(as_logits(output, len(images)))
-                for key, values in list(norms.items())[1:]:  # the first layer reads the image
-                    if len(values) != len(images):
-                        rows = f"{len(values)} rows for {len(images)} images"
-                        raise ModelError(f"activations: {key!r} has {rows}, expected one row for each image")
-                    found.setdefault(key, []).append(values.cpu().numpy())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {key: np.concatenate(values) for key, values in found.items()}
+    with undisturbed(model):
+        for batch in batches:
+            for key, values in _one_pass(model, batch, norms).items():
+                found.setdefault(key, []).append(values.cpu().numpy())
+    return {key: np.concatenate(values, axis=-1) for key, values in found.items()}
+
+
+def l2_norm(values: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """L2 norm over all dimensions but the first, float32."""
+    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), dtype=torch.float32)
 
 
 def summarize(norms: np.ndarray) -> dict[str, float]:
@@ -98,16 +109,37 @@ def measure_activations(subject: Subject) -> Measurement:
     )
 
 
-def _note(key: str, norms: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """A forward pre-hook that adds the norm of a layer's input to `norms`."""
+def _one_pass(model: nn.Module, batch: Tensor, norms: Norms) -> dict[str, Tensor]:
+    """`over_layers` of one batch: every layer but the first one called, which reads the image, and logits."""
+    found: dict[str, Tensor] = {}
+    called: list[str] = []
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read = _norm(inputs[0])
-        norms[key] = torch.hypot(norms[key], read) if key in norms else read
+    def note(key: str, read: Tensor) -> None:
+        called.append(key)
+        if key == called[0]:
+            return
+        if len(read) != len(batch):
+            rows = f"{len(read)} rows for {len(batch)} images"
+            raise ModelError(f"activations: {key!r} has {rows}, expected one row for each image")
+        values = norms(read)
+        found[key] = torch.hypot(found[key], values) if key in found else values
 
-    return hook
+    with _reading(model, note):
+        output = forward(model, batch.clone().to(device_of(model)))
+    found[LOGITS] = norms(as_logits(output, len(batch)))
+    return found
 
 
-def _norm(values: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-    """L2 norm over all dimensions but the first."""
-    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), dtype=torch.float32)
+@contextmanager
+def _reading(model: nn.Module, note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Inside, every Conv2d and Linear layer gives `note` its key and what it reads, before it is applied."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, key=name + INPUT: note(key, inputs[0]))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from robustlens import losses, noise
@@ -21,6 +20,7 @@ from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
 from robustlens.explain.margins import attacked_logits, logits_of
 from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.temperature import best_temperature
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 from robustlens.weights import displaced
@@ -122,16 +122,6 @@ def landscape(
             done = column * len(points) + row + 1
             progress(Event("landscape", done, len(points) * len(directions), f"alpha {alpha:g}"))
     return {"alpha": np.array(points), "temperature": np.array([temperature]), **found}
-
-
-def best_temperature(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> float:
-    """The T that minimises the mean cross entropy of `logits / T` (Guo et al. 2017), within e^-5 .. e^5."""
-    exact = logits.double()
-
-    def mean_loss(log_temperature: float) -> float:
-        return float(losses.cross_entropy(exact / np.exp(log_temperature), y).mean())
-
-    return float(np.exp(minimize_scalar(mean_loss, bounds=(-5.0, 5.0), method="bounded").x))
 
 
 def rises(alpha: np.ndarray, values: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Margins, confidence, and errors that are close calls."""
+"""Margins, confidence, losses, and errors that are close calls; as they are and at matched temperature."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,15 @@ from jaxtyping import Float, Int64
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from robustlens import losses
+from robustlens import losses, mistakes
 from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.temperature import best_temperature
+from robustlens.mistakes import TAUS
 from robustlens.models import device_of, undisturbed
 
-TAUS = (0.1, 0.2, 0.3)
-"""How near to the boundary counts as near: differences of probability."""
+MATCHED = "matched_"
+"""Begins the names of what is measured on logits divided by the network's own best temperature."""
 
 
 def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256) -> Float[Tensor, "n c"]:
@@ -25,25 +27,31 @@ def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256
         return torch.cat([model(batch.to(device)).float().cpu() for batch in x.split(batch_size)])
 
 
+def attacked_images(
+    model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
+) -> Float[Tensor, "n ..."]:
+    """The images that `attack` makes of `x`, in batches."""
+    device = device_of(model)
+    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    return torch.cat([attack(model, images.to(device), labels.to(device)) for images, labels in pairs])
+
+
 def attacked_logits(
     model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
 ) -> Float[Tensor, "n c"]:
     """As `logits_of`, of the images that `attack` makes of `x`."""
-    device = device_of(model)
-    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    x_adv = [attack(model, images.to(device), labels.to(device)) for images, labels in pairs]
-    return logits_of(model, torch.cat(x_adv), batch_size)
+    return logits_of(model, attacked_images(model, x, y, attack, batch_size), batch_size)
 
 
 def margins(
     model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], *, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
-    """Margins and confidence of every image; each array is (n,).
+    """Margins, confidence and loss of every image; each array is (n,).
 
     Returns:
         logit: `f_y - max_{i != y} f_i` (Wen et al. 2020, section 3). probability: the same of the
-        softmax, in [-1, 1]. confidence: `max_i p_i`. correct: whether the prediction is y. An image is
-        right exactly where its margin is positive, ties aside.
+        softmax, in [-1, 1]. confidence: `max_i p_i`. correct: whether the prediction is y. loss: the cross
+        entropy in nats. An image is right exactly where its margin is positive, ties aside.
     """
     return margins_of(logits_of(model, x, batch_size), y.cpu())
 
@@ -56,7 +64,20 @@ def margins_of(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> dict[str
         "probability": (-losses.margin(probability, y)).numpy(),
         "confidence": probability.amax(1).numpy(),
         "correct": (~losses.is_wrong(logits, y)).numpy(),
+        "loss": losses.cross_entropy(logits, y).numpy(),
     }
+
+
+def ramp_risk(probability: np.ndarray) -> float:
+    """Mean ramp loss `min(1, max(0, 1 - M / gamma))` of probability margins M, with gamma = 1.
+
+    The paper's ramp loss (Wen et al. 2020, definition 4) takes logit margins, whose scale is arbitrary, and
+    leaves gamma to be chosen. A probability margin is at most 1, which makes gamma = 1 the natural one.
+
+    >>> ramp_risk(np.array([1.0, 0.25, -0.5]))
+    0.5833333333333334
+    """
+    return float((1 - np.clip(probability.astype(np.float64), 0, 1)).mean())
 
 
 def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -> dict[str, Any]:
@@ -66,9 +87,7 @@ def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -
     `indecisive_errors`: share of all images that are wrong with p_max - p_y < tau (on a mistake that is
     minus the probability margin); `indecisive_share`: the same as a share of the mistakes.
     """
-    logit, probability, wrong = found["logit"], found["probability"], ~found["correct"]
-    indecisive = {str(tau): float((wrong & (-probability < tau)).mean()) for tau in taus}
-    error = float(wrong.mean())
+    logit, probability = found["logit"], found["probability"]
     return {
         "mean_logit": float(logit.mean()),
         "std_logit": float(logit.std()),
@@ -78,26 +97,31 @@ def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -
         "iqr_probability": _iqr(probability),
         "within": {str(tau): float((np.abs(probability) < tau).mean()) for tau in taus},
         "confidence": float(found["confidence"].mean()),
-        "error": error,
-        "indecisive_errors": indecisive,
-        "indecisive_share": {tau: share / error if error else 0.0 for tau, share in indecisive.items()},
+        "ramp_risk": ramp_risk(probability),
+        "loss": float(found["loss"].mean()),
+        **mistakes.summarize(found["correct"], probability, taus),
     }
 
 
 def measure_margins(subject: Subject) -> Measurement:
-    """Margins on training and test images, and how far the two distributions lie apart."""
-    value: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
-    found = {}
-    for split in ("train", "test"):
-        found[split] = margins(subject.model, *subject.images(split), batch_size=subject.batch_size)
-        value[split] = summarize(found[split])
-        arrays |= {f"{split}_{name}": array for name, array in found[split].items()}
+    """Margins on training and test images, how far the two lie apart, and the same at matched temperature."""
+    splits = {split: subject.images(split) for split in ("train", "test")}
+    logits = {split: logits_of(subject.model, x, subject.batch_size) for split, (x, _) in splits.items()}
+    labels = {split: y.cpu() for split, (_, y) in splits.items()}
+    temperature = best_temperature(logits["test"], labels["test"])
+    plain = {split: margins_of(logits[split], labels[split]) for split in splits}
+    matched = {split: margins_of(logits[split] / temperature, labels[split]) for split in splits}
+    value = {**_compared(plain), "matched": {"temperature": temperature, **_compared(matched)}}
+    arrays: dict[str, np.ndarray] = {"temperature": np.array([temperature])}
+    for split in splits:
+        arrays |= {f"{split}_{name}": array for name, array in plain[split].items()}
+        scaled = {name: array for name, array in matched[split].items() if name != "correct"}
+        arrays |= {f"{split}_{MATCHED}{name}": array for name, array in scaled.items()}
+        arrays[f"{split}_label"] = labels[split].numpy()
         arrays[f"{split}_index"] = getattr(subject, split).index.numpy()
-    value["wasserstein_train_test"] = {
-        kind: float(wasserstein_distance(found["train"][kind], found["test"][kind]))
-        for kind in ("logit", "probability")
-    }
+        value[split]["by_class"] = mistakes.by_class(
+            plain[split]["correct"], plain[split]["probability"], arrays[f"{split}_label"]
+        )
     return Measurement(
         value,
         unit="logits, or probability in [-1, 1]",
@@ -105,6 +129,18 @@ def measure_margins(subject: Subject) -> Measurement:
         source="Wen, Li and Jia 2020, section 3 and figures 3-5; Wasserstein-1 distance is ours",
         arrays=arrays,
     )
+
+
+def _compared(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Numbers of both splits, and how far apart their margins are."""
+    apart = {
+        kind: float(wasserstein_distance(found["train"][kind], found["test"][kind]))
+        for kind in ("logit", "probability")
+    }
+    return {
+        **{split: summarize(margins) for split, margins in found.items()},
+        "wasserstein_train_test": apart,
+    }
 
 
 def _iqr(values: np.ndarray) -> float:

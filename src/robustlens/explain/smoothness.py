@@ -1,12 +1,20 @@
-"""Sudden changes: how much a fixed attack moves what the network says."""
+"""Sudden changes: how much a fixed perturbation moves what the network says, and its features."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from robustlens import noise
 from robustlens.attacks import PGD
-from robustlens.explain.margins import attacked_logits, logits_of, margins_of
+from robustlens.errors import ConfigError
+from robustlens.explain.activations import l2_norm, over_layers
+from robustlens.explain.margins import MATCHED, attacked_images, attacked_logits, logits_of, margins_of
 from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.temperature import best_temperature
 from robustlens.threat import ThreatModel
 
 
@@ -25,27 +33,110 @@ def smoothness(
     Returns:
         margin_change: of the logit margin; probability_change: of the probability margin, in [-2, 2];
         confidence_change: of the largest probability. Positive where the attack lowers it; each (n,).
+        matched_probability_change, matched_confidence_change: the same with the logits divided by the
+        temperature that fits the clean ones best.
     """
     attack = PGD(threat, steps=steps, seed=seed)
-    before = margins_of(logits_of(model, x, batch_size), y.cpu())
-    after = margins_of(attacked_logits(model, x, y, attack, batch_size), y.cpu())
+    attacked = attacked_logits(model, x, y, attack, batch_size)
+    return changes_of(logits_of(model, x, batch_size), attacked, y.cpu())
+
+
+def changes_of(
+    clean: Float[Tensor, "n c"], attacked: Float[Tensor, "n c"], y: Int64[Tensor, " n"]
+) -> dict[str, np.ndarray]:
+    """`smoothness` from logits that are known already."""
+    temperature = best_temperature(clean, y)
+    before, after = margins_of(clean, y), margins_of(attacked, y)
+    calm_before, calm_after = margins_of(clean / temperature, y), margins_of(attacked / temperature, y)
     names = {"margin_change": "logit", "probability_change": "probability", "confidence_change": "confidence"}
-    return {name: before[kind] - after[kind] for name, kind in names.items()}
+    changes = {name: before[kind] - after[kind] for name, kind in names.items()}
+    del names["margin_change"]  # at matched temperature it is the same, divided by the temperature
+    matched = {MATCHED + name: calm_before[kind] - calm_after[kind] for name, kind in names.items()}
+    return changes | matched
+
+
+def feature_changes(
+    model: nn.Module, x: Float[Tensor, "n ..."], moved: Float[Tensor, "n ..."], *, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Relative change `||phi(x + delta) - phi(x)|| / ||phi(x)||` of every activation, for each image.
+
+    Args:
+        model: evaluated in eval mode, and left as it was.
+        x: images.
+        moved: the same images, perturbed: x + delta.
+        batch_size: images at a time, each with its moved twin; changes speed and memory, not results.
+
+    Returns:
+        (n,) float32 for each activation phi that `activations` reads, under its names and in its order. 1
+        where something comes from nothing, 0 where nothing stays nothing.
+
+    Raises:
+        ConfigError: `moved` has another shape. ModelError: as `activations`.
+    """
+    if x.shape != moved.shape:
+        found = f"{tuple(x.shape)} and {tuple(moved.shape)}"
+        raise ConfigError(f"feature_changes: found images of shapes {found}, expected one shape")
+    pairs = zip(x.split(batch_size), moved.split(batch_size), strict=True)
+    norms = over_layers(model, (torch.cat(pair) for pair in pairs), _norm_and_change)
+    return {key: _relative(change, norm) for key, (norm, change) in norms.items()}
+
+
+def input_change(x: Float[Tensor, "n ..."], moved: Float[Tensor, "n ..."]) -> Float[np.ndarray, " n"]:
+    """`||delta|| / ||x||` of every image: what divides a feature's relative change to its amplification."""
+    norm, change = _norm_and_change(torch.cat([x, moved])).cpu().numpy()
+    return _relative(change, norm)
 
 
 def measure_smoothness(subject: Subject, *, steps: int = 10, examples: int | None = None) -> Measurement:
-    """Change of margin and confidence on test images under PGD at the evaluation's threat."""
+    """Change of margin, confidence and features on test images, under PGD at the evaluation's threat.
+
+    Features are moved by the same adversarial delta as the margins, one for each image, and, for a direction
+    that no network has chosen, by random noise in the same ball, which is the same for every network.
+    """
     x, y = subject.images("test", examples)
-    found = smoothness(
-        subject.model, x, y, subject.threat, steps=steps, batch_size=subject.batch_size, seed=subject.seed
-    )
-    value: dict[str, float] = {"eps": subject.threat.eps, "steps": steps}
+    attack = PGD(subject.threat, steps=steps, seed=subject.seed)
+    moved = {
+        "attack": attacked_images(subject.model, x, y, attack, subject.batch_size),
+        "noise": subject.threat.start_from(noise.keys(x, subject.seed), x),
+    }
+    clean, attacked = (logits_of(subject.model, of, subject.batch_size) for of in (x, moved["attack"]))
+    found = changes_of(clean, attacked, y.cpu())
+    value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps}
     for name, change in found.items():
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
+    for kind, images in moved.items():
+        found[f"{kind}_input"] = size = input_change(x, images)
+        changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
+        found |= {f"{kind}/{layer}": change for layer, change in changes.items()}
+        for layer, numbers in _by_layer(kind, changes, size).items():
+            value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)
     return Measurement(
         value,
-        unit="difference of logits, or of probability",
-        what="How far a fixed PGD lowers the margin and the confidence of each test image.",
-        source="Wen, Li and Jia 2020, section 5 (sudden changes of prediction)",
+        unit="difference of logits, or of probability; features: relative",
+        what="How far a fixed PGD lowers the margin and the confidence of each test image, and moves what "
+        "each layer reads.",
+        source="Wen, Li and Jia 2020, section 5 (sudden changes of prediction and of features)",
         arrays={**found, "index": subject.test.index.numpy()[: len(x)]},
     )
+
+
+def _by_layer(kind: str, changes: Mapping[str, np.ndarray], size: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean relative change of every activation, and mean amplification: the same over that of the input."""
+    gain = {
+        layer: np.divide(change, size, np.zeros_like(change), where=size > 0)
+        for layer, change in changes.items()
+    }
+    return {
+        layer: {kind: float(change.mean()), f"{kind}_amplification": float(gain[layer].mean())}
+        for layer, change in changes.items()
+    }
+
+
+def _norm_and_change(pairs: Float[Tensor, "n2 ..."]) -> Float[Tensor, "2 n"]:
+    """Norms of the first half, and of the second half minus the first."""
+    first, second = pairs.chunk(2)
+    return torch.stack([l2_norm(first), l2_norm(second - first)])
+
+
+def _relative(change: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    return np.divide(change, norm, np.sign(change), where=norm > 0)
