@@ -69,7 +69,9 @@ def test_the_values_are_those_that_were_put_in(tmp_path, name):
     _, values, _ = LADDERS[name]
     if name == "margins-concentrate":  # half of the images are right; of the wrong ones 20 % are near as well
         values = [(value + 0.2) / 2 for value in values]
-    if name == "singular-spread-falls":  # layer i has i times the spread, and there are 8
+    if name == "ramp-gap-shrinks":
+        values = [0.155, 0.125, 0.05]
+    if name in ("singular-spread-falls", "feature-change-falls"):  # layer i has i times as much, of 8
         values = [4.5 * value for value in values]
     found = only_values(check_one(tmp_path, name, story(name, "holds")))
     assert found == pytest.approx(values, abs=1e-5)
@@ -106,7 +108,8 @@ def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
     nets = story(name, "holds")
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
-        "smoothness/probability_change", f"activations/{LAYERS[0]}", "landscape/test_loss",
+        "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/{LAYERS[0]}",
+        "landscape/test_loss",
     )}  # fmt: skip
     knobs = {**nets[1].knobs, "spectrum": np.nan}
     nets[1] = replace(nets[1], arrays=bad, knobs=knobs)
@@ -229,7 +232,7 @@ def test_claims_json_has_the_fields_that_the_report_reads(tmp_path):
     assert StudyFolder(tmp_path).claims == saved["claims"]
     assert [claim["id"] for claim in saved["claims"]] == EVERY
     first = saved["claims"][0]
-    fields = "id paper statement quantity verdict why statistic effect values seeds note"
+    fields = "id paper statement quantity verdict why statistic effect values seeds note setting"
     assert set(first) == set(fields.split())
     assert {"name", "value"} <= set(first["statistic"])
     assert {"name", "value", "low", "high", "unit"} == set(first["effect"])
@@ -262,9 +265,29 @@ def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
 
     toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", "", half_of_accuracy, -1, over_strengths)
     folder = claim_data.write(tmp_path, story("accuracy-falls", "holds"))
-    found = toy.check(Evidence(StudyFolder(folder)))
+    found = toy.check(Evidence.of(StudyFolder(folder)))
     assert found.effect.value == pytest.approx(-0.1)
     assert found.verdict == "supported"
+
+
+def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
+    knob, values, effect = LADDERS["accuracy-falls"]
+
+    def climb(setting, values):
+        knobs = {eps: {knob: value} for eps, value in zip(claim_data.STRENGTHS, values, strict=True)}
+        nets = claim_data.ladder(knobs, setting=setting)
+        return [replace(net, method=f"{net.name} ({setting})") for net in nets]
+
+    lonely = [claim_data.Net(0.1, method="AT (wide)", setting="wide"), claim_data.Net(0.1, awp=True, setting="plain")]
+    nets = [*climb("plain", values), *climb("BN", values[::-1]), *lonely]
+    found = [claim for claim in claims.check(claim_data.write(tmp_path, nets)) if claim.id == "accuracy-falls"]
+    assert [(claim.setting, claim.verdict) for claim in found] == [
+        ("Standard (plain), AT (plain)", "supported"),
+        ("Standard (BN), AT (BN)", "not supported"),
+    ]
+    assert [claim.effect.value for claim in found] == pytest.approx([effect, -effect], abs=0.003)
+    # What is no matter of strengths is checked once, on the whole study.
+    assert [claim.setting for claim in claims.check(tmp_path) if claim.id == "awp-flatter"] == [""]
 
 
 @pytest.mark.parametrize("reverse", [False, True])

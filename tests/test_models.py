@@ -75,6 +75,20 @@ def test_large_architectures_return_logits_too() -> None:
         assert models.check_logits(model, torch.rand(1, 3, 16, 16), 10).shape == (1, 10)
 
 
+def test_a_resnet_without_batch_norm_starts_as_its_shortcuts() -> None:
+    model = models.get("resnet8", num_classes=10, batch_norm=False).eval()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    # 74,810 parameters of convolutions and classifier, and a bias for each of the 16 + 2 * (16 + 32 + 64) maps.
+    assert size_of(model) == 74_810 + 240
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        kept = model[:4](x)  # normalize, conv1, bn1, relu
+        for channels in (32, 64):
+            kept = F.pad(kept[:, :, ::2, ::2], (0, 0, 0, 0, 0, channels - kept.shape[1]))
+        expected = model.linear(kept.mean((2, 3)))
+        assert torch.allclose(model(x), expected, atol=1e-6)
+
+
 def test_the_small_network_has_no_batch_norm_and_its_variant_has_one_per_convolution() -> None:
     def count(name: str, kind: type[nn.Module]) -> int:
         network = models.get(name, num_classes=10, in_channels=1)

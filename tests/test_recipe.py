@@ -66,6 +66,7 @@ def test_differences_name_the_field_and_both_values():
         (Recipe, {"optimizer": {"lr": "fast"}}, r"recipe.optimizer.lr: found 'fast'"),
         (Recipe, {"optimizer": {"lr": float("nan")}}, r"recipe.optimizer.lr"),
         (Recipe, {"optimizer": {"epochs": 0, "batch_size": 0}}, r"\(and 1 more\)"),
+        (Recipe, {"capacity": {"low": 2, "high": 1}}, r"capacity.low: found 2, expected at most high"),
         (Recipe, {"precision": "fp8"}, r"recipe.precision: found 'fp8'"),
         (Recipe, ["a", "list"], r"found list, expected a mapping"),
         (EvaluationPlan, {"checkpoint": "worst"}, r"checkpoint: found 'worst'"),

@@ -63,6 +63,7 @@ def test_a_network_learns_and_its_folder_says_how(tmp_path, splits):
     for split in ("train", "validation"):
         assert last[split]["clean"] >= last[split]["robust"] > 0.5
         assert "at w" in last[split]["measured"]
+        assert last[split]["loss"] < epochs[0][split]["loss"]
     assert run.status["status"] == "trained"
     assert run.status["epochs_done"] == 8
     best = max(epochs, key=lambda e: (e["validation"]["robust"], e["validation"]["clean"]))
@@ -79,6 +80,7 @@ VARIANTS = {
     "ema": {"ema": 0.9},
     "trades in train mode": {"objective": "trades", "attack": {"steps": 2, "model_mode": "train"}},
     "standard": {"objective": "standard"},
+    "held to a capacity": {"objective": "standard", "capacity": {"low": 0.5, "high": 2, "every": 3}},
 }
 
 
@@ -302,6 +304,17 @@ def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
     run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
     assert run.metrics()[-1]["validation"] is None
     assert all(torch.equal(weights(run)[key], weights(run, "best")[key]) for key in weights(run))
+
+
+def test_saved_weights_keep_to_the_capacity_of_their_recipe(tmp_path, splits):
+    held = {"capacity": {"low": 0.5, "high": 1.5, "every": 1000}}  # projected at the ends of epochs alone
+    run = rl.train(recipe(objective="standard", **held), tmp_path / "held", splits=splits)
+    for name in ("best", "last"):
+        for key, weight in weights(run, name).items():
+            if weight.ndim > 1 and not key.startswith("normalize."):
+                values = torch.linalg.svdvals(weight.flatten(1))
+                assert values.min() > 0.5 - 1e-5
+                assert values.max() < 1.5 + 1e-5
 
 
 def test_bf16_trains_too_and_saves_float32(tmp_path, splits):

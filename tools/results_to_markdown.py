@@ -64,7 +64,8 @@ def claims(study: StudyFolder) -> None:
         shown = number(effect["value"])
         if effect["value"] is not None and effect["low"] is not None:
             shown += f" ({number(effect['low'])} to {number(effect['high'])}) {effect['unit']}"
-        cells = [claim["paper"], claim["statement"], f"**{claim['verdict']}**", shown.strip()]
+        where = f" *In {claim['setting']}.*" if claim.get("setting") else ""
+        cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
         print(
             "| "
             + " | ".join([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])

@@ -133,6 +133,25 @@ class AWPSpec(Values):
     warmup_epochs: int = Field(default=0, ge=0)
 
 
+class CapacitySpec(Values):
+    """What the singular values of the weights are held to, so that strengths compare at one capacity.
+
+    `low` 0 caps the spectral norm alone; `low` 1/(1 + xi) and `high` 1 + xi are singular value bounding
+    (Jia et al. 2017).
+    """
+
+    low: Number = Field(default=0.0, ge=0)
+    high: Number = Field(default=1.0, gt=0)
+    every: int = Field(default=50, ge=1)
+    """Steps between two projections; the last step of an epoch always projects."""
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "CapacitySpec":
+        if self.low > self.high:
+            raise ValueError(f"low: found {self.low:g}, expected at most high ({self.high:g})")
+        return self
+
+
 class OptimizerSpec(Values):
     """SGD with momentum and a schedule over steps."""
 
@@ -168,6 +187,7 @@ class Recipe(Values):
     awp: AWPSpec | None = None
     ema: Number | None = Field(default=None, gt=0, lt=1)
     """Decay of the weight average that is evaluated and saved; None for none."""
+    capacity: CapacitySpec | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     monitor: MonitorSpec = MonitorSpec()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

@@ -48,7 +48,8 @@ def claims(folder: StudyFolder) -> None:
     styles = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
     table = Table("claim", "verdict", box=None)
     for claim in folder.claims:
-        table.add_row(claim["statement"], f"[{styles[claim['verdict']]}]{claim['verdict']}[/]")
+        where = f" ({claim['setting']})" if claim.get("setting") else ""
+        table.add_row(claim["statement"] + where, f"[{styles[claim['verdict']]}]{claim['verdict']}[/]")
     output.print(table)
 
 

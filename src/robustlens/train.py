@@ -32,7 +32,7 @@ from robustlens.runs import Run, locked
 from robustlens.schedules import learning_rate
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
-from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
+from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage, bound_singular_values
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
@@ -122,12 +122,15 @@ def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 def accuracy(
     network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
 ) -> dict[str, Any]:
-    """Clean and PGD accuracy on all of `x`, in eval mode, in float32."""
+    """Clean and PGD accuracy and clean cross entropy on all of `x`, in eval mode, in float32."""
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True)
     clean = robust = 0
+    loss = 0.0
     with models.undisturbed(network):
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            right = ~losses.is_wrong(network(images), labels)
+            logits = network(images)
+            loss += losses.cross_entropy(logits, labels).sum().item()
+            right = ~losses.is_wrong(logits, labels)
             clean += int(right.sum())
             standing, wanted = images[right], labels[right]
             if threat.eps > 0 and len(standing):
@@ -135,7 +138,8 @@ def accuracy(
                 robust += int((~losses.is_wrong(network(standing), wanted)).sum())
             else:
                 robust += len(standing)
-    return {"n": len(x), "clean": clean / len(x), "robust": robust / len(x), "measured": _MEASURED}
+    shares = {"clean": clean / len(x), "robust": robust / len(x), "loss": loss / len(x)}
+    return {"n": len(x), **shares, "measured": _MEASURED}
 
 
 @dataclass
@@ -245,6 +249,7 @@ class _Training:
             loss = loss_fn()
             self.fabric.backward(loss)
         self.optimizer.step()
+        self._hold_capacity(step)
         if self.ema is not None:
             self.ema.update()
         return loss.detach()
@@ -254,6 +259,12 @@ class _Training:
         if self.awp is None or not self._awp_acts(epoch):
             return contextlib.nullcontext()
         return self.awp.perturbed(loss_fn)
+
+    def _hold_capacity(self, step: int) -> None:
+        """Now and then, and at the end of every epoch, project the weights onto the recipe's capacity."""
+        spec = self.recipe.capacity
+        if spec is not None and ((step + 1) % spec.every == 0 or step + 1 == self.steps):
+            bound_singular_values(self.model, spec.low, spec.high)
 
     def _awp_acts(self, epoch: int) -> bool:
         return self.recipe.awp is not None and epoch >= self.recipe.awp.warmup_epochs

@@ -1,4 +1,4 @@
-"""What is done to the weights around a step: adversarial weight perturbation, and their running average."""
+"""What is done to the weights around a step: perturbed for it, averaged over steps, or held to a capacity."""
 
 import contextlib
 import copy
@@ -123,3 +123,32 @@ class ExponentialMovingAverage:
             mean.lerp_(weight, 1 - decay)
         for held, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
             held.copy_(buffer)
+
+
+@torch.no_grad()
+def bound_singular_values(model: nn.Module, low: float, high: float) -> None:
+    """Clip the singular values of every weight matrix to [low, high]: the nearest matrix that has them so.
+
+    With low = 1 / (1 + xi) and high = 1 + xi this is singular value bounding (Jia, Tao, Gao and Xu 2017,
+    algorithm 1); with low = 0 it caps the spectral norm. Wen, Li and Jia 2020 use the former to compare
+    strengths of adversarial training at the same capacity.
+
+    A convolution counts as the matrix (outputs, inputs * kh * kw), as in that algorithm, and not as the
+    operator on a feature map whose singular values `explain.spectrum` gives. BatchNorm rescales what comes
+    after it: there the bound holds for the weights, and not for the function. (That paper bounds BatchNorm's
+    scales as well; here they are free.)
+
+    Args:
+        model: every parameter with two or more dimensions that is trained is clipped, in place.
+        low: smallest singular value allowed, >= 0.
+        high: largest, >= low.
+
+    Raises:
+        NumericsError: a weight is not finite; no weight has been changed.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise NumericsError("capacity: a weight is NaN or infinite; lower the rate")
+    for weight in weights:
+        u, s, vh = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        weight.copy_(((u * s.clamp(low, high)) @ vh).view(weight.shape))

@@ -20,18 +20,23 @@ What the interval covers is said in the claim's note. With one seed it is a boot
 where runs saw the same images, and covers no training randomness. With several it is a bootstrap over seeds
 and images with Student's quantile. Training and test images are resampled apart. A quantity that is one
 number per layer (spectra) has no images behind it: layers are the units, by an exact sign test, which takes
-six of them. Missing runs in the middle of the ladder are named in the note; without its ends there is no
+six of them. A claim about strengths is checked apart in every setting (architecture, BatchNorm, data ...) in
+which the study has several of them. Missing runs in the middle of the ladder are named in the note; without its ends there is no
 effect.
 
 To add a claim, write one function of a run and one entry of `CLAIMS`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from robustlens.claims import wen2020, wu2020
 from robustlens.claims.designs import Hypothesis, association, ladder, pairs
 from robustlens.claims.evidence import Evidence
 from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
+from robustlens.claims.statistics import Quantity
 from robustlens.claims.twins import Also
 from robustlens.runs import FORMAT, StudyFolder, write_json
 
@@ -39,6 +44,13 @@ __all__ = ["CLAIMS", "Claim", "Effect", "Hypothesis", "Statistic", "Verdict", "c
 
 WEN = "Wen et al. 2020"
 WU = "Wu et al. 2020"
+
+
+def _matched(measure: Callable[..., Quantity], direction: Literal[-1, 1]) -> Also:
+    """The second look at what depends on confidence: the same at each network's own best temperature."""
+    caution = "what the claim sees may be low confidence alone"
+    return Also("the same at matched temperature", partial(measure, matched=True), direction, caution)
+
 
 CLAIMS: dict[str, Hypothesis] = {
     hypothesis.id: hypothesis
@@ -64,6 +76,7 @@ CLAIMS: dict[str, Hypothesis] = {
             measure=wen2020.confidence,
             direction=-1,
             design=ladder,
+            also=(_matched(wen2020.confidence, -1),),
         ),
         Hypothesis(
             id="margins-concentrate",
@@ -87,6 +100,13 @@ CLAIMS: dict[str, Hypothesis] = {
                     -1,
                     "margins gather near the boundary without growing narrower as a whole",
                 ),
+                _matched(wen2020.near_boundary, 1),
+                Also(
+                    "std of the logit margin over the product of the layers' largest singular values",
+                    wen2020.normalised_spread,
+                    -1,
+                    "the layers' gains fall faster than the margins",
+                ),
             ),
         ),
         Hypothesis(
@@ -99,6 +119,32 @@ CLAIMS: dict[str, Hypothesis] = {
             measure=wen2020.change_under_attack,
             direction=-1,
             design=ladder,
+            also=(_matched(wen2020.change_under_attack, -1),),
+        ),
+        Hypothesis(
+            id="feature-change-falls",
+            paper=WEN,
+            statement="Stronger adversarial training makes features change less under perturbation in most "
+            "layers.",
+            quantity=(
+                "for each layer, mean over test images of ||phi(x + delta) - phi(x)|| / ||phi(x)||, phi "
+                "what the layer reads and delta that of one fixed PGD attack on the network; the same "
+                "under random noise, which no network has chosen, is in the note; values are medians over "
+                "layers"
+            ),
+            noun="relative change of features",
+            unit="%",
+            measure=wen2020.feature_change,
+            direction=-1,
+            design=ladder,
+            also=(
+                Also(
+                    "the same under random noise in the ball",
+                    partial(wen2020.feature_change, moved="noise"),
+                    -1,
+                    "it is not smoother in all directions",
+                ),
+            ),
         ),
         Hypothesis(
             id="errors-indecisive",
@@ -113,7 +159,10 @@ CLAIMS: dict[str, Hypothesis] = {
             measure=wen2020.indecisive_share,
             direction=1,
             design=ladder,
-            also=(Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),),
+            also=(
+                Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),
+                _matched(wen2020.indecisive_share, 1),
+            ),
         ),
         Hypothesis(
             id="train-test-margins-closer",
@@ -125,6 +174,23 @@ CLAIMS: dict[str, Hypothesis] = {
             measure=wen2020.margin_distance,
             direction=-1,
             design=ladder,
+            also=(_matched(wen2020.margin_distance, -1),),
+        ),
+        Hypothesis(
+            id="ramp-gap-shrinks",
+            paper=WEN,
+            statement="The gap of the ramp loss shrinks as adversarial training gets stronger.",
+            quantity=(
+                "test minus training ramp risk, the mean of 1 - M cut to 0..1, M the probability margin: "
+                "the paper's ramp loss with gamma = 1, the largest margin that there is; on logit margins "
+                "it would depend on their scale"
+            ),
+            noun="ramp gap",
+            unit="",
+            measure=wen2020.ramp_gap,
+            direction=-1,
+            design=ladder,
+            also=(_matched(wen2020.ramp_gap, -1),),
         ),
         Hypothesis(
             id="loss-gap-shrinks",
@@ -136,6 +202,7 @@ CLAIMS: dict[str, Hypothesis] = {
             measure=wen2020.loss_gap,
             direction=-1,
             design=ladder,
+            also=(_matched(wen2020.loss_gap, -1),),
         ),
         Hypothesis(
             id="error-gap-grows",
@@ -256,8 +323,13 @@ def check(study_folder: Path | str) -> list[Claim]:
         StateError: this is no study folder, or `study.json` is damaged. A run that is missing, failed or
             damaged raises nothing: the claims that need it are inconclusive and name it.
     """
-    evidence = Evidence(StudyFolder(study_folder))
-    return [hypothesis.check(evidence) for hypothesis in CLAIMS.values()]
+    evidence = Evidence.of(StudyFolder(study_folder))
+    parts = evidence.settings()
+    return [
+        hypothesis.check(part)
+        for hypothesis in CLAIMS.values()
+        for part in (parts if hypothesis.design is ladder else [evidence])
+    ]
 
 
 def write(study_folder: Path | str) -> list[Claim]:

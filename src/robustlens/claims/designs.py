@@ -48,7 +48,7 @@ class Hypothesis:
 
     def check(self, evidence: Evidence) -> Claim:
         """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""
-        claim = Claim(self.id, self.paper, self.statement, self.quantity)
+        claim = Claim(self.id, self.paper, self.statement, self.quantity, setting=evidence.setting)
         try:
             found = self.design(self, evidence)
         except Unusable as reason:

@@ -165,25 +165,41 @@ class Reading:
         }
 
 
+@dataclass(frozen=True)
 class Evidence:
-    """The runs of one study, and the resamples that every claim on it shares."""
+    """The runs of a study, or those of one of its settings, and the resamples that every claim shares."""
 
-    def __init__(self, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> None:
-        self.bootstrap = bootstrap or Bootstrap()
+    sources: Sequence[Source]
+    bootstrap: Bootstrap
+    setting: str = ""
+    """Names of the methods of this setting; empty for a study as a whole."""
+
+    @classmethod
+    def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "Evidence":
+        """Everything that a study holds."""
+        bootstrap = bootstrap or Bootstrap()
         runs = tuple(folder.runs())
-        self.sources = [Source(run, self.bootstrap, runs) for run in runs]
+        return cls([Source(run, bootstrap, runs) for run in runs], bootstrap)
+
+    def settings(self) -> list["Evidence"]:
+        """The settings in which strengths can be compared, each by itself: nothing else differs inside one.
+
+        A study that climbs its ladder once (or not at all) is one setting, and keeps all its runs.
+        """
+        rungs: dict[Any, list[Source]] = {}
+        for source in self._rungs():
+            rungs.setdefault(source.run.entry.get("setting"), []).append(source)
+        ladders = [found for found in rungs.values() if len({source.eps for source in found}) > 1]
+        if len(ladders) < 2:
+            return [self]
+        return [Evidence(found, self.bootstrap, _methods(found)) for found in ladders]
 
     def ladder(self) -> list[Source]:
         """Standard training and plain adversarial training, one run for each strength and seed, ascending.
 
         Where a study trains one strength and seed in two ways, the method with more runs is taken.
         """
-        steps = [
-            source
-            for source in self.sources
-            if not source.awp
-            and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
-        ]
+        steps = self._rungs()
         # Nothing but the strength may differ: the most common setting counts (studies of before have none).
         settings = [source.run.entry.get("setting") for source in steps]
         usual = max(settings, key=settings.count, default=None)
@@ -194,6 +210,15 @@ class Evidence:
         for row in ranked:
             chosen.setdefault((steps[row].eps, steps[row].seed), steps[row])
         return [chosen[key] for key in sorted(chosen)]
+
+    def _rungs(self) -> list[Source]:
+        """Every run of standard or plain adversarial training."""
+        return [
+            source
+            for source in self.sources
+            if not source.awp
+            and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
+        ]
 
     def pairs(self) -> list[tuple[Source, Source | None]]:
         """Every adversarially trained run with AWP, after its twin without (None where there is none)."""
@@ -206,6 +231,11 @@ class Evidence:
     def adversarial(self) -> list[Source]:
         """Every adversarially trained run."""
         return [source for source in self.sources if source.objective != "standard" and source.eps > 0]
+
+
+def _methods(sources: Iterable[Source]) -> str:
+    """Names of the methods of these runs, in the order of the study."""
+    return ", ".join(dict.fromkeys(str(source.run.entry.get("method", "")) for source in sources))
 
 
 def _twin_key(source: Source) -> tuple[Any, ...]:

@@ -45,7 +45,10 @@ class Effect:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper, checked on one study. The fields are those of `claims.json`."""
+    """One statement of a paper, checked on one study. The fields are those of `claims.json`.
+
+    `setting` names the methods it was checked on, where the study has several settings to check it in.
+    """
 
     id: str
     paper: str
@@ -58,6 +61,7 @@ class Claim:
     values: tuple[Mapping[str, Any], ...] = ()
     seeds: int = 0
     note: str = ""
+    setting: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `claims.json`."""

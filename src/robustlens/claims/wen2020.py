@@ -1,8 +1,11 @@
 """What Wen, Li and Jia (ICML 2020, arXiv 2011.07478) speak of, as functions of a run.
 
 Each function takes a `Source` (one run) and returns a `Quantity`. The claims made of them are registered in
-`robustlens.claims`.
+`robustlens.claims`. What depends on confidence is also there with `matched=True`: of logits that are divided
+by the network's own best temperature, so that a network which is only less sure of itself does not count.
 """
+
+import math
 
 import numpy as np
 
@@ -10,6 +13,7 @@ from robustlens.claims import statistics as st
 from robustlens.claims.evidence import Source
 from robustlens.claims.findings import Unusable
 from robustlens.claims.statistics import Array, Examples, Quantity
+from robustlens.mistakes import outcomes
 
 TAU = 0.2
 """An image is near a decision boundary, and an error indecisive, if |p_y - max p_i| is below this."""
@@ -23,34 +27,56 @@ def accuracy(source: Source) -> Quantity:
     return st.mean(examples, right)
 
 
-def confidence(source: Source) -> Quantity:
+def confidence(source: Source, *, matched: bool = False) -> Quantity:
     """Mean of the largest class probability on test images."""
-    examples, (largest,) = source.examples("explanation", "margins/test_index", "margins/test_confidence")
-    return st.mean(examples, largest)
+    return st.mean(*_of_margins(source, "test", "confidence", matched))
 
 
-def near_boundary(source: Source) -> Quantity:
+def near_boundary(source: Source, *, matched: bool = False) -> Quantity:
     """Share of test images whose probability margin is within `TAU` of the decision boundary (zero)."""
-    examples, margin = _margin(source, "test")
+    examples, margin = _of_margins(source, "test", "probability", matched)
     return st.mean(examples, (np.abs(margin) < TAU).astype(np.float64))
 
 
 def margin_spread(source: Source) -> Quantity:
     """Standard deviation of the probability margin on test images."""
-    return st.standard_deviation(*_margin(source, "test"))
+    return st.standard_deviation(*_of_margins(source, "test", "probability"))
 
 
-def change_under_attack(source: Source) -> Quantity:
+def normalised_spread(source: Source) -> Quantity:
+    """Standard deviation of the logit margin on test images over the product of all layers' largest gains.
+
+    The gain of a layer is its largest singular value, as `spectrum` has it. The product bounds how fast a
+    plain feed-forward network changes its logits; beside shortcuts it is a scale only, and bounds nothing.
+    """
+    layers = source.measure("spectrum")["layers"]
+    gains = [float(layer.get("max") or 0.0) for layer in layers.values()]
+    if min(gains, default=0.0) <= 0:
+        raise Unusable(f"{source.name} has a layer without a largest singular value above zero")
+    examples, margin = _of_margins(source, "test", "logit")
+    return st.standard_deviation(examples, margin * math.exp(-sum(map(math.log, gains))))
+
+
+def change_under_attack(source: Source, *, matched: bool = False) -> Quantity:
     """Mean fall of the probability margin of test images under the fixed PGD attack."""
-    key = "smoothness/probability_change"
+    key = f"smoothness/{_prefix(matched)}probability_change"
     examples, (change,) = source.examples("explanation", "smoothness/index", key)
-    how = source.measure("smoothness")
-    return st.mean(examples, change, conditions=f"eps {how.get('eps')}, {how.get('steps')} steps")
+    return st.mean(examples, change, conditions=_attack(source))
 
 
-def indecisive_share(source: Source) -> Quantity:
+def feature_change(source: Source, *, moved: str = "attack") -> Quantity:
+    """For each layer, mean over test images of the relative change of what it reads.
+
+    `moved` says by what: "attack", the fixed PGD attack, or "noise", random noise in the same ball that is
+    the same for every network.
+    """
+    examples, changes, layers = _layers(source, f"smoothness/{moved}", "smoothness/index")
+    return Quantity(lambda weights: weights @ changes, (examples,), layers, conditions=_attack(source))
+
+
+def indecisive_share(source: Source, *, matched: bool = False) -> Quantity:
     """Share of the errors on test images that are indecisive (p_max - p_y < `TAU`)."""
-    examples, wrong, indecisive = _errors(source)
+    examples, wrong, indecisive = _errors(source, matched)
     if wrong.sum() < LEAST_ERRORS:
         raise Unusable(f"{source.name} makes {wrong.sum():.0f} errors; at least {LEAST_ERRORS} are needed")
     return st.ratio(examples, indecisive, wrong)
@@ -62,14 +88,26 @@ def indecisive_rate(source: Source) -> Quantity:
     return st.mean(examples, indecisive)
 
 
-def margin_distance(source: Source) -> Quantity:
+def margin_distance(source: Source, *, matched: bool = False) -> Quantity:
     """Wasserstein-1 distance between the probability margins of training and test images."""
-    return st.wasserstein(_margin(source, "train"), _margin(source, "test"), source.bootstrap)
+    train, test = (_of_margins(source, split, "probability", matched) for split in ("train", "test"))
+    return st.wasserstein(train, test, source.bootstrap)
 
 
-def loss_gap(source: Source) -> Quantity:
-    """Test minus training cross entropy, unattacked, in nats."""
-    return st.difference(_evaluated(source, "test", "loss"), _evaluated(source, "train", "loss"))
+def ramp_gap(source: Source, *, matched: bool = False) -> Quantity:
+    """Test minus training ramp risk: mean of 1 - M for probability margins M, cut to 0..1 (gamma = 1)."""
+    sides = (_of_margins(source, split, "probability", matched) for split in ("test", "train"))
+    test, train = ((examples, 1 - np.clip(margin, 0, 1)) for examples, margin in sides)
+    return st.difference(test, train)
+
+
+def loss_gap(source: Source, *, matched: bool = False) -> Quantity:
+    """Test minus training cross entropy, unattacked, in nats; matched: on the images of the explanation."""
+    if matched:
+        test, train = (_of_margins(source, split, "loss", matched) for split in ("test", "train"))
+    else:
+        test, train = (_evaluated(source, split, "loss") for split in ("test", "train"))
+    return st.difference(test, train)
 
 
 def error_gap(source: Source) -> Quantity:
@@ -79,7 +117,7 @@ def error_gap(source: Source) -> Quantity:
 
 def activation_variation(source: Source) -> Quantity:
     """For each layer, std over mean of the norms of its output over test images."""
-    examples, norms, layers = _activations(source)
+    examples, norms, layers = _layers(source, "activations", "activations/index")
 
     def of(weights: Array) -> Array:
         return st.divide(st.weighted_std(weights, norms), weights @ norms)
@@ -89,7 +127,7 @@ def activation_variation(source: Source) -> Quantity:
 
 def activation_spread(source: Source) -> Quantity:
     """For each layer, the standard deviation of the norms of its output over test images."""
-    examples, norms, layers = _activations(source)
+    examples, norms, layers = _layers(source, "activations", "activations/index")
     return Quantity(lambda weights: st.weighted_std(weights, norms), (examples,), layers)
 
 
@@ -103,18 +141,29 @@ def spectrum_relative_spread(source: Source) -> Quantity:
     return _spectrum(source, "std_over_mean")
 
 
-def _margin(source: Source, split: str) -> tuple[Examples, Array]:
-    keys = f"margins/{split}_index", f"margins/{split}_probability"
-    examples, (margin,) = source.examples("explanation", *keys)
-    return examples, margin
+def _prefix(matched: bool) -> str:
+    return "matched_" if matched else ""
 
 
-def _errors(source: Source) -> tuple[Examples, Array, Array]:
+def _of_margins(source: Source, split: str, name: str, matched: bool = False) -> tuple[Examples, Array]:
+    """One number for each image, of the measure `margins`."""
+    keys = f"margins/{split}_index", f"margins/{split}_{_prefix(matched)}{name}"
+    examples, (values,) = source.examples("explanation", *keys)
+    return examples, values
+
+
+def _attack(source: Source) -> str:
+    """The attack of the measure `smoothness`, in words."""
+    how = source.measure("smoothness")
+    return f"eps {how.get('eps')}, {how.get('steps')} steps"
+
+
+def _errors(source: Source, matched: bool = False) -> tuple[Examples, Array, Array]:
     """Test images, which are wrong, and which of these are indecisive (as 0 and 1)."""
-    keys = "margins/test_correct", "margins/test_probability"
+    keys = "margins/test_correct", f"margins/test_{_prefix(matched)}probability"
     examples, (right, margin) = source.examples("explanation", "margins/test_index", *keys)
-    wrong = right == 0
-    return examples, wrong.astype(np.float64), (wrong & (-margin < TAU)).astype(np.float64)
+    became = outcomes(right, margin, TAU)
+    return examples, (became > 0).astype(np.float64), (became == 1).astype(np.float64)
 
 
 def _evaluated(source: Source, split: str, name: str) -> tuple[Examples, Array]:
@@ -122,18 +171,17 @@ def _evaluated(source: Source, split: str, name: str) -> tuple[Examples, Array]:
     return examples, values
 
 
-def _activations(source: Source) -> tuple[Examples, Array, tuple[str, ...]]:
-    """Test images, norms (n, layers), names of the layers.
+def _layers(source: Source, prefix: str, index: str) -> tuple[Examples, Array, tuple[str, ...]]:
+    """Test images, what is saved of them for each layer (n, layers), names of the layers.
 
     An activation that two layers read (a convolution and its block's shortcut) is saved under both names; it
     counts once.
     """
-    layers = source.layers("activations")
-    keys = (f"activations/{layer}" for layer in layers)
-    examples, norms = source.examples("explanation", "activations/index", *keys)
-    once = {column.tobytes(): place for place, column in reversed(list(enumerate(norms)))}
+    layers = source.layers(prefix)
+    examples, columns = source.examples("explanation", index, *(f"{prefix}/{layer}" for layer in layers))
+    once = {column.tobytes(): place for place, column in reversed(list(enumerate(columns)))}
     kept = sorted(once.values())
-    return examples, np.stack([norms[place] for place in kept], axis=1), tuple(layers[p] for p in kept)
+    return examples, np.stack([columns[place] for place in kept], axis=1), tuple(layers[p] for p in kept)
 
 
 def _spectrum(source: Source, key: str) -> Quantity:

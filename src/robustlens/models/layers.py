@@ -5,9 +5,9 @@ from typing import Literal
 from torch import nn
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias (a BatchNorm follows) that keeps the size, or divides it by `stride`."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size, or divides it by `stride`; before a BatchNorm it needs no bias."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
 
 def head(features: int, num_classes: int) -> dict[str, nn.Module]:

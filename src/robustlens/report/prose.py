@@ -54,6 +54,7 @@ def claims_by_paper(study: Collected) -> list[tuple[str, list[dict[str, Any]]]]:
     for claim in study.claims:
         shown = {
             "id": str(claim.get("id", "")),
+            "setting": str(claim.get("setting") or ""),
             "statement": str(claim.get("statement", "")),
             "quantity": str(claim.get("quantity", "")),
             "verdict": verdict(claim),
