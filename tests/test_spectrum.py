@@ -1,7 +1,6 @@
 """Spectra against matrices: dense ones built from the layer, closed forms, and numpy."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from robustlens.explain.spectrum import (
     summarize,
     trace,
 )
+from robustlens.progress import Event
 
 
 def conv(*sizes: int, **options: Any) -> nn.Conv2d:
@@ -107,12 +107,12 @@ def test_stride_one_agrees_with_the_published_recipe() -> None:
     np.testing.assert_allclose(fft_values(layer, (8, 9)), expected, rtol=0, atol=1e-12 * expected[0])
 
 
-def test_memory_bounds_and_workers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bound_on_memory_and_workers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = conv(3, 4, 3, stride=2)
     whole = fft_values(layer, (8, 8))
-    monkeypatch.setattr(sys.modules["robustlens.explain.spectrum"], "_CHUNK_BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    np.testing.assert_array_equal(fft_values(layer, (8, 8)), whole)
+    found = circular_singular_values(layer.weight, (8, 8), stride=(2, 2), max_bytes=1)
+    np.testing.assert_array_equal(found, whole)
 
 
 def test_workers_leave_the_callers_threads_alone() -> None:
@@ -191,9 +191,10 @@ def test_a_pointwise_convolution_has_the_values_of_its_matrix_once_for_each_pixe
 
 def test_large_dense_matrices_are_refused_before_they_are_built() -> None:
     with pytest.raises(
-        ConfigError, match=r"conv 3 -> 4, 3x3, on 8x8 is 256 x 192, expected at most 1000 elements"
+        ConfigError,
+        match=r"conv 3 -> 4, 3x3, on 8x8 is 256 x 192, 393216 bytes, expected at most max_bytes = 1000",
     ):
-        dense_operator(conv(3, 4, 3, padding=1), (8, 8), "zero", max_elements=1000)
+        dense_operator(conv(3, 4, 3, padding=1), (8, 8), "zero", max_bytes=1000)
 
 
 def test_a_layer_that_reflects_has_no_zero_padded_matrix() -> None:
@@ -242,8 +243,8 @@ def test_a_stride_that_does_not_divide_goes_through_the_dense_matrix_while_that_
     expected = dense_values(dense_operator(layer, (5, 7), "circular"))
     np.testing.assert_allclose(spectrum(model, (1, 5, 7))["0"], expected, atol=1e-12)
     assert len(expected) == 2 * 3 * 4
-    with pytest.raises(ConfigError, match=r"layer '0', whose stride does not divide its .*max_elements"):
-        spectrum(model, (1, 5, 7), max_elements=100)
+    with pytest.raises(ConfigError, match=r"layer '0': .*, whose stride does not divide its .* max_bytes"):
+        spectrum(model, (1, 5, 7), max_bytes=100)
 
 
 def test_layers_can_be_chosen_and_unknown_ones_are_refused() -> None:
@@ -319,21 +320,118 @@ def test_layers_describe_themselves() -> None:
     }
 
 
+def test_the_groups_of_a_dense_operator_are_decomposed_one_by_one() -> None:
+    layer = conv(4, 6, 3, padding=1, groups=2)
+    expected = dense_values(dense_operator(layer, (5, 4), "zero"))
+    # The matrix of one group has a quarter of the elements of the whole.
+    found = spectrum(nn.Sequential(layer), (4, 5, 4), operator="zero", max_bytes=60 * 40 * 8)["0"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * expected[0])
+
+
+def test_progress_tells_each_layer() -> None:
+    heard: list[Event] = []
+    spectrum(network(), (2, 8, 6), progress=heard.append)
+    assert [(event.done, event.total, event.note) for event in heard] == [
+        (0, 3, "0"),
+        (1, 3, "3"),
+        (2, 3, "5"),
+        (3, 3, ""),
+    ]
+
+
+# -- faster, and less accurate --------------------------------------------------------------------------
+
+
+def graded(smallest: float) -> tuple[nn.Sequential, np.ndarray]:
+    """A linear layer with singular values from 1 down to `smallest`, in even steps of their logarithm."""
+    values = np.logspace(0, np.log10(smallest), 12)
+    left, right = (torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64)).Q for _ in range(2))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12, dtype=torch.float64))
+    model[1].weight.data = left @ torch.from_numpy(values)[:, None].mul(right)
+    return model, values
+
+
+@pytest.mark.parametrize(
+    ("dtype", "method", "absolute"),
+    [
+        ("float64", "svd", 1e-15),
+        ("float32", "svd", 1e-6),
+        ("float64", "gram", 1e-7),
+        ("float32", "gram", 2e-3),
+    ],
+)
+def test_faster_ways_are_as_accurate_as_they_say(dtype: str, method: str, absolute: float) -> None:
+    model, values = graded(1e-6)
+    found = spectrum(model, (3, 2, 2), dtype=dtype, method=method)["1"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, values, rtol=0, atol=4 * absolute)
+    np.testing.assert_allclose(found[0], 1.0, rtol=1e-6 if dtype == "float32" else 1e-14)
+
+
+def test_a_gram_matrix_in_float32_loses_the_small_end_altogether() -> None:
+    model, values = graded(1e-6)
+    exact, gram = (
+        spectrum(model, (3, 2, 2), **how)["1"] for how in ({}, {"dtype": "float32", "method": "gram"})
+    )
+    assert abs(exact[-1] / values[-1] - 1) < 1e-8
+    assert abs(gram[-1] / values[-1] - 1) > 0.99
+
+
+@pytest.mark.parametrize("operator", ["circular", "zero"])
+def test_faster_ways_agree_on_convolutions(operator: str) -> None:
+    model = network()
+    exact = spectrum(model, (2, 8, 6), operator=operator)
+    for how, tolerance in (({"dtype": "float32"}, 1e-6), ({"method": "gram"}, 1e-7)):
+        found = spectrum(model, (2, 8, 6), operator=operator, **how)
+        for name, values in exact.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance * values[0])
+            assert not np.array_equal(found[name], values)
+
+
+def test_unknown_ways_are_refused() -> None:
+    with pytest.raises(ConfigError, match="found 'float16', expected 'float64' or 'float32'"):
+        spectrum(network(), (2, 8, 6), dtype="float16")
+    with pytest.raises(ConfigError, match="found 'qr', expected 'svd' or 'gram'"):
+        spectrum(network(), (2, 8, 6), method="qr")
+
+
 # -- summaries ------------------------------------------------------------------------------------------
 
 
 def test_a_summary_is_what_it_says() -> None:
-    assert summarize(np.array([4.0, 2.0])) == {
+    entropy = math.log(3) - 2 / 3 * math.log(2)
+    expected = {
         "std": 1.0,
         "mean": 3.0,
         "std_over_mean": 1 / 3,
         "max": 4.0,
         "min": 2.0,
         "count": 2,
+        "stable_rank": 1.25,
+        "condition": 2.0,
+        "entropy": entropy,
+        "effective_rank": math.exp(entropy),
     }
+    assert summarize(np.array([4.0, 2.0])) == pytest.approx(expected, rel=1e-15)
+
+
+def test_equal_values_have_full_rank() -> None:
+    found = summarize(np.full(7, 0.3))
+    assert found["stable_rank"] == pytest.approx(7)
+    assert found["effective_rank"] == pytest.approx(7)
+    assert found["condition"] == 1.0
+
+
+def test_a_value_of_zero_has_no_condition_number_and_no_share_of_the_entropy() -> None:
+    found = summarize(np.array([2.0, 2.0, 0.0]))
+    assert found["condition"] is None
+    assert found["effective_rank"] == pytest.approx(2)
 
 
 def test_a_summary_of_zeros_is_zero_and_of_nothing_is_refused() -> None:
-    assert summarize(np.zeros(3))["std_over_mean"] == 0.0
+    found = summarize(np.zeros(3))
+    assert found.pop("condition") is None
+    assert found.pop("count") == 3
+    assert set(found.values()) == {0.0}
     with pytest.raises(ConfigError, match="found no singular values"):
         summarize(np.zeros(0))

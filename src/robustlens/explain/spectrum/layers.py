@@ -1,0 +1,90 @@
+"""The layers of a network that are linear maps, and the size of what each of them reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from robustlens.errors import ConfigError
+from robustlens.models import device_of, forward, undisturbed
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer as a linear map, bias aside.
+
+    Attributes:
+        module: the layer. size: height and width of the feature map that it reads; None for a linear layer.
+        folded: its weight with a BatchNorm in it, instead of its own.
+    """
+
+    module: nn.Conv2d | nn.Linear
+    size: Pair | None = None
+    folded: Float64[Tensor, "outputs inputs ..."] | None = None
+
+    @property
+    def weight(self) -> Float64[Tensor, "outputs inputs ..."]:
+        """In float64 on the CPU."""
+        return self.module.weight.detach().cpu().double() if self.folded is None else self.folded
+
+    def __str__(self) -> str:
+        """For people: kind, channels, kernel, stride and feature map."""
+        module = self.module
+        if not isinstance(module, nn.Conv2d):
+            return f"linear {module.in_features} -> {module.out_features}"
+        extras = {"stride": module.stride, "dilation": module.dilation, "groups": (module.groups,)}
+        shown = [f"{name} {_short(value)}" for name, value in extras.items() if set(value) != {1}]
+        kernel, size = "x".join(map(str, module.kernel_size)), "x".join(map(str, self.size or ("?",)))
+        return ", ".join(
+            [f"conv {module.in_channels} -> {module.out_channels}, {kernel}", *shown, f"on {size}"]
+        )
+
+
+def trace(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Layer]:
+    """The Conv2d and Linear layers that one forward pass in eval mode calls, with their feature-map sizes.
+
+    Raises:
+        ConfigError: a convolution sees feature maps of several sizes.
+        ModelError: the model does not take images of that shape.
+    """
+    named = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    sizes: dict[nn.Module, set[Pair | None]] = {module: set() for module in named.values()}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shape = inputs[0].shape
+        sizes[module].add((shape[-2], shape[-1]) if isinstance(module, nn.Conv2d) else None)
+
+    handles = [module.register_forward_pre_hook(note) for module in named.values()]
+    try:
+        with undisturbed(model):
+            forward(model, blank(model, input_shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module in named.items():
+        if len(sizes[module]) > 1:
+            found = ", ".join(sorted(map(str, sizes[module])))
+            raise ConfigError(f"spectrum: layer {name!r} sees feature maps of {found}, expected one size")
+    return {name: Layer(module, size) for name, module in named.items() for size in sizes[module]}
+
+
+def blank(model: nn.Module, input_shape: Sequence[int]) -> Float[Tensor, "1 ..."]:
+    """A black image for `model`, of its dtype and on its device."""
+    kind = next(model.parameters(), torch.zeros(())).dtype
+    return torch.zeros((1, *input_shape), dtype=kind, device=device_of(model))
+
+
+def pair(sides: Sequence[int]) -> Pair:
+    """Two numbers as torch's modules keep them."""
+    return sides[0], sides[1]
+
+
+def _short(sides: Sequence[int]) -> str:
+    """One number where all are equal."""
+    return str(sides[0]) if len(set(sides)) == 1 else "x".join(map(str, sides))

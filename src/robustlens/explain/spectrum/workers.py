@@ -1,0 +1,50 @@
+"""Many small decompositions at once: threads that use one BLAS thread each."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustlens.errors import ConfigError
+
+METHODS = {"svd": "as accurate as the dtype", "gram": "half of the digits at the small end"}
+"""How singular values are found, and what that costs in accuracy."""
+
+
+def workers() -> ThreadPoolExecutor:
+    """As many threads as torch has.
+
+    LAPACK with several threads gains little on small matrices, and loses a hundredfold where other
+    processes want the cores. The setting holds in these threads only.
+    """
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+
+def decomposition(method: str) -> Callable[[Tensor], Tensor]:
+    """From matrices (..., m, n) to their singular values (..., min(m, n)), in any order.
+
+    Raises:
+        ConfigError: unknown method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"spectrum.method: found {method!r}, expected 'svd' or 'gram'")
+    return torch.linalg.svdvals if method == "svd" else gram_values
+
+
+def gram_values(matrices: Tensor) -> Tensor:
+    """Square roots of the eigenvalues of A A^H or A^H A, whichever is smaller.
+
+    Rounding moves an eigenvalue by eps s_max^2, and so a singular value s by eps s_max^2 / (2 s): large ones
+    lose nothing, and those below sqrt(eps) s_max (1e-8 s_max in float64, 3e-4 s_max in float32) are noise.
+    """
+    rows, columns = matrices.shape[-2:]
+    gram = matrices @ matrices.mH if rows <= columns else matrices.mH @ matrices
+    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+
+
+def descending(values: Float[Tensor, " n"]) -> np.ndarray:
+    """As the spectra are given: from large to small, float64."""
+    return values.double().sort(descending=True).values.numpy()
