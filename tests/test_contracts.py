@@ -62,6 +62,7 @@ OBJECTIVE_ROWS = {
 # One row per registered measure: options that make it quick.
 MEASURE_ROWS = {
     "spectrum": {},
+    "jacobian": {"examples": 4},
     "activations": {},
     "margins": {},
     "smoothness": {"steps": 2},

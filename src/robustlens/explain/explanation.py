@@ -15,6 +15,7 @@ from robustlens.data import Splits
 from robustlens.errors import ConfigError
 from robustlens.evaluate import is_current, provenance
 from robustlens.explain.activations import measure_activations
+from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape import measure_landscape
 from robustlens.explain.margins import measure_margins
 from robustlens.explain.measure import Measure, Measurement, Subject
@@ -28,6 +29,7 @@ from robustlens.train import load_data
 
 MEASURES: dict[str, Measure] = {
     "spectrum": measure_spectrum,
+    "jacobian": measure_jacobian,
     "activations": measure_activations,
     "margins": measure_margins,
     "smoothness": measure_smoothness,
