@@ -4,7 +4,11 @@ Each room offers plain functions on a model and tensors, and a measure built on 
 """
 
 from robustlens.explain.activations import activations
+from robustlens.explain.bound import bound
+from robustlens.explain.certificate import certificate
+from robustlens.explain.covering import covering, intrinsic_dimension
 from robustlens.explain.explanation import MEASURES, arrays_of, as_json, explain, explain_run, get
+from robustlens.explain.instance_margins import instance_margins
 from robustlens.explain.jacobian import jacobian
 from robustlens.explain.landscape import landscape
 from robustlens.explain.margins import margins
@@ -20,11 +24,16 @@ __all__ = [
     "activations",
     "arrays_of",
     "as_json",
+    "bound",
+    "certificate",
+    "covering",
     "explain",
     "explain_run",
     "extremes",
     "feature_changes",
     "get",
+    "instance_margins",
+    "intrinsic_dimension",
     "jacobian",
     "landscape",
     "margins",

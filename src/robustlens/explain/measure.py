@@ -20,6 +20,7 @@ class Subject:
     Attributes:
         model: in eval mode. train, test: fixed subsets. threat: as in the evaluation.
         seed: base of every random choice. batch_size: changes speed, not results.
+        training_examples: how many images the network was trained on; None: those of `train`.
     """
 
     model: nn.Module
@@ -29,6 +30,7 @@ class Subject:
     seed: int = 0
     batch_size: int = 256
     listen: Listener = silent
+    training_examples: int | None = None
 
     def images(self, split: str, examples: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `examples` images and labels of "train" or "test", on the model's device."""

@@ -1,0 +1,147 @@
+"""Between an image and its nearest boundary point: two steps that the bound of Wen et al. takes, measured.
+
+Assumption 3.1: the margin falls all the way. And the step from feature to instance margin: the network's
+Jacobian stretches the way there at least as much as the layers' smallest singular values say.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from robustlens import losses
+from robustlens.errors import ConfigError, ModelError
+from robustlens.explain.margins import logits_of
+from robustlens.models import device_of, forward, undisturbed
+
+ROUNDING = 1e-5
+"""Rises of the margin below this share of the largest one on the segment are rounding."""
+
+
+def margin_paths(
+    model: nn.Module,
+    x: Float[Tensor, "n ..."],
+    y: Int64[Tensor, " n"],
+    nearest: Float[Tensor, "n ..."],
+    *,
+    points: int = 20,
+    batch_size: int = 256,
+) -> Float[np.ndarray, "n places"]:
+    """Margin f_y - max_{i != y} f_i on the segment from each image to its boundary point, both included.
+
+    Raises:
+        ConfigError: `points` below 1.
+    """
+    if points < 1:
+        raise ConfigError(f"geometry.points: found {points}, expected at least 1")
+    labels, start, end = y.cpu(), x.detach().cpu(), nearest.cpu()
+    shares = torch.linspace(0, 1, points + 1).tolist()
+    margins = [
+        -losses.margin(logits_of(model, torch.lerp(start, end, share), batch_size), labels)
+        for share in shares
+    ]
+    return torch.stack(margins, 1).numpy()
+
+
+def violations(paths: Float[np.ndarray, "n places"]) -> dict[str, float | None]:
+    """How often assumption 3.1 fails: shares of paths and of steps on which the margin rises.
+
+    `largest` is the largest rise of a single step, as a share of the largest absolute margin on its path; a
+    rise below 1e-5 of that counts as rounding. None where there are no paths.
+    """
+    if len(paths) == 0:
+        return {"paths": None, "steps": None, "largest": None}
+    scale = np.abs(paths).max(1, keepdims=True)
+    rise = np.diff(paths, axis=1) / np.where(scale > 0, scale, 1.0)
+    rises = rise > ROUNDING
+    return {
+        "paths": float(rises.any(1).mean()),
+        "steps": float(rises.mean()),
+        "largest": float(rise.max(initial=0.0)),
+    }
+
+
+def stretch(
+    model: nn.Module, x: Float[Tensor, "n ..."], nearest: Float[Tensor, "n ..."], *, batch_size: int = 256
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """By how much the way to the boundary is stretched in the features, what the last linear layer reads.
+
+    Args:
+        model: evaluated in eval mode, and left as it was.
+        x: images.
+        nearest: their boundary points, other than x.
+        batch_size: changes speed, not results (but for rounding).
+
+    Returns:
+        `at_x`: ||J(x) delta|| / ||delta|| with delta = nearest - x and J the Jacobian of the features phi.
+        `on_the_way`: ||phi(nearest) - phi(x)|| / ||delta||, the same with the mean of J over the segment,
+        which turns instance margins into feature margins. Wen et al. 2020 put the product of the layers'
+        smallest singular values below both.
+
+    Raises:
+        ModelError: the last layer called is not linear, or is called more than once.
+    """
+    at_x, on_the_way = [], []
+    with undisturbed(model):
+        features, device = features_of(model, x[:1]), device_of(model)
+        for start, end in zip(x.split(batch_size), nearest.split(batch_size), strict=True):
+            start, delta = start.to(device), (end.to(start) - start).to(device)
+            before, moved = torch.func.jvp(features, (start,), (delta,))[:2]
+            size = _norm(delta)
+            at_x.append(_norm(moved) / size)
+            on_the_way.append(_norm(features(start + delta) - before) / size)
+    return {"at_x": _joined(at_x), "on_the_way": _joined(on_the_way)}
+
+
+def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
+    """Name of the linear layer that gives the logits.
+
+    Raises:
+        ModelError: the last of the Conv2d and Linear layers that a forward pass calls is a convolution, or
+            is called more than once.
+    """
+    called: list[str] = []
+    named = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        for name, module in named.items()
+    ]
+    try:
+        with undisturbed(model):
+            forward(model, x[:1].to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called or not isinstance(named[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
+        found = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
+        raise ModelError(f"geometry: found {found} as the last layer, expected a Linear layer, called once")
+    return called[-1]
+
+
+def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor], Tensor]:
+    """The function from images to what the last linear layer reads; `x` is an image to find that layer by."""
+    layer = model.get_submodule(last_linear(model, x))
+
+    def features(images: Tensor) -> Tensor:
+        read: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        try:
+            model(images)
+        finally:
+            handle.remove()
+        return read[0]
+
+    return features
+
+
+def _norm(values: Tensor) -> Tensor:
+    """L2 norm of each image's values, in float64."""
+    return torch.linalg.vector_norm(values.double().flatten(1), dim=1)
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)
