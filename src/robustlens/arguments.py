@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustlens.errors import ConfigError
-from robustlens.recipe import ThreatSpec, Values, checked, norm_name
+from robustlens.recipe import Plan, ThreatSpec, checked, norm_name
 from robustlens.runs import Run
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def network(
     """The network that the argument names; a checkpoint is a run folder's alone."""
     from robustlens import models
 
+    if run is not None and checkpoint == "both":
+        raise ConfigError("--checkpoint: found both, expected best or last beside --out or --data")
     return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code, **options)
 
 
@@ -100,11 +102,13 @@ def value(text: str, option: str = "--set") -> Any:
         ) from error
 
 
-def keep(run: Run, name: str, plan: Values) -> None:
+def keep(run: Run, name: str, plan: Plan) -> None:
     """Refuse to replace a result of another plan, which a study may stand on."""
-    found = run.read_json(name)
-    if found is not None and found.get("plan") != plan.model_dump(mode="json"):
-        raise ConfigError(f"{run.folder}/{name}.json: holds the result of another plan; give --out")
+    for ending, one in plan.of_checkpoints().items():
+        found = run.read_json(f"{name}{ending}")
+        if found is not None and found.get("plan") != one.model_dump(mode="json"):
+            file = f"{run.folder}/{name}{ending}.json"
+            raise ConfigError(f"{file}: holds the result of another plan; give --out")
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -202,7 +202,7 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="What attacks search in: 32-true or bf16-mixed. Verdicts are float32.")
     ] = "32-true",
-    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="best, last or both, of a run folder.")] = "best",
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and masks. Default: the run.")
     ] = None,
@@ -256,7 +256,9 @@ def evaluate(
                 content, _, _ = evaluate_splits(network, splits, plan, progress=listen)
     tables.evaluation(content)
     if leaderboard is not None:
-        write_json(leaderboard, leaderboard_entry(content, dataset=data or "", architecture=model))
+        write_json(
+            leaderboard, leaderboard_entry(content, dataset=data or "", architecture=architecture or model)
+        )
     flags = content["splits"]["test"]["flags"]
     if strict and flags:
         names = ", ".join(flag["name"] for flag in flags)
@@ -271,7 +273,7 @@ def explain(
     eps: Eps = None,
     measures: Annotated[str | None, typer.Option(help="Names with commas. Default: all.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
-    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="best, last or both, of a run folder.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
     architecture: Architecture = None,
     model_option: ModelOption = None,

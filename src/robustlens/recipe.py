@@ -211,13 +211,33 @@ class Recipe(Values):
         return ", ".join(f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}" for key in changed)
 
 
-class EvaluationPlan(Values):
+Checkpoint = Literal["best", "last", "both"]
+
+
+class Plan(Values):
+    """Base of what is done to a run's checkpoint: "both" means the best, and the last beside it."""
+
+    checkpoint: Checkpoint = "best"
+
+    def of_checkpoints(self: "SomePlan") -> "dict[str, SomePlan]":
+        """This plan for each checkpoint, by what ends the name of the result: "" or "-last"."""
+        if self.checkpoint != "both":
+            return {"": self}
+        return {
+            "": self.model_copy(update={"checkpoint": "best"}),
+            "-last": self.model_copy(update={"checkpoint": "last"}),
+        }
+
+
+SomePlan = TypeVar("SomePlan", bound=Plan)
+
+
+class EvaluationPlan(Plan):
     """How models are attacked: the same on training and test images."""
 
     threat: ThreatSpec = ThreatSpec()
     attacks: tuple[str, ...] = ("fgsm", "pgd-20", "cw-20")
     restarts: int = Field(default=1, ge=1)
-    checkpoint: Literal["best", "last"] = "best"
     test_examples: int | None = Field(default=None, gt=0)
     train_examples: int | None = Field(default=None, gt=0)
     curve: tuple[Number, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -229,12 +249,11 @@ class EvaluationPlan(Values):
     seed: int = 0
 
 
-class ExplanationPlan(Values):
+class ExplanationPlan(Plan):
     """What is measured of a trained network, and on how many images."""
 
     measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "landscape")
     examples: int = Field(default=1000, ge=1)
-    checkpoint: Literal["best", "last"] = "best"
     options: dict[str, dict[str, Any]] = {}
     """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""
     batch_size: int = Field(default=256, ge=1)

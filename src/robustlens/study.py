@@ -27,6 +27,7 @@ from robustlens.recipe import (
     EvaluationPlan,
     ExplanationPlan,
     ModelSpec,
+    Plan,
     Recipe,
     ThreatSpec,
     Values,
@@ -280,10 +281,11 @@ def _is_done(run_: Run, spec: StudySpec, evaluation: EvaluationPlan) -> bool:
         return False
 
 
-def _matches(run_: Run, plans: Mapping[str, Values]) -> bool:
+def _matches(run_: Run, plans: Mapping[str, Plan]) -> bool:
     return run_.status["status"] == "done" and all(
-        (run_.read_json(name) or {}).get("plan") == wanted.model_dump(mode="json")
-        for name, wanted in plans.items()
+        (run_.read_json(f"{name}{ending}") or {}).get("plan") == wanted.model_dump(mode="json")
+        for name, plan_ in plans.items()
+        for ending, wanted in plan_.of_checkpoints().items()
     )
 
 

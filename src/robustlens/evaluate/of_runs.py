@@ -1,6 +1,7 @@
 """The evaluation of a run folder's checkpoint, and of any model on training and test images."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -41,15 +42,20 @@ def evaluate_run(
 
     Writes `evaluation.json`, `evaluation.safetensors` and, if the plan says so, `adversarial.safetensors`;
     returns the first. An evaluation of the same plan and weights that is there already is returned as it is;
-    one that was stopped goes on.
+    one that was stopped goes on. With the checkpoint "both", the last one's evaluation is written beside it:
+    `evaluation-last.json` and so on.
     """
     splits = splits or load_data(run.recipe)
-    known = provenance(run, plan, splits)
-    found = run.evaluation
-    if is_current(found, known):
-        return found
-    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
-    return _evaluate_into(run, model, splits, plan, known, progress)
+    content: dict[str, Any] = {}
+    for ending, one in reversed(plan.of_checkpoints().items()):
+        known = provenance(run, one, splits)
+        found = run.read_json(f"evaluation{ending}")
+        if is_current(found, known):
+            content = found
+        else:
+            model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
+            content = _evaluate_into(run, model, splits, one, known, progress, ending)
+    return content
 
 
 def evaluate_model(
@@ -148,7 +154,8 @@ def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan, splits: Splits)
 
 def is_current(found: dict[str, Any] | None, known: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
     """Whether a saved result has exactly this provenance."""
-    return found is not None and all(found.get(key) == value for key, value in known.items())
+    as_saved = json.loads(json.dumps(known))  # JSON has lists for tuples
+    return found is not None and all(found.get(key) == value for key, value in as_saved.items())
 
 
 def _evaluate_into(
@@ -158,14 +165,15 @@ def _evaluate_into(
     plan: EvaluationPlan,
     known: Mapping[str, Any],
     progress: Listener,
+    ending: str = "",
 ) -> dict[str, Any]:
     """Evaluate, and write the files. Progress is kept beside them until they are there."""
-    state = run.folder / _UNFINISHED
+    state = run.folder / f"{_UNFINISHED}{ending}"
     with locked(run.folder):
         content, arrays, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
         if adversarial:
-            run.write_arrays("adversarial", adversarial)
-        run.write_result("evaluation", {**known, **content}, arrays)
+            run.write_arrays(f"adversarial{ending}", adversarial)
+        run.write_result(f"evaluation{ending}", {**known, **content}, arrays)
         shutil.rmtree(state, ignore_errors=True)
     return {**known, **content}
 

@@ -1,7 +1,7 @@
 """The measures by name, and the explanation of a run: all of them on the same images."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from time import perf_counter
@@ -15,6 +15,7 @@ from robustlens.data import Splits
 from robustlens.errors import ConfigError
 from robustlens.evaluate import is_current, provenance
 from robustlens.explain.activations import measure_activations
+from robustlens.explain.bound import measure_bound
 from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape import measure_landscape
 from robustlens.explain.margins import measure_margins
@@ -34,8 +35,12 @@ MEASURES: dict[str, Measure] = {
     "margins": measure_margins,
     "smoothness": measure_smoothness,
     "landscape": measure_landscape,
+    "bound": measure_bound,
 }
 """Every measure. To add one: write `(subject, **options) -> Measurement` and a line here."""
+
+Measured = tuple[Measurement, float]
+"""A measurement, and the seconds it took."""
 
 
 def get(name: str, **options: Any) -> Callable[[Subject], Measurement]:
@@ -61,7 +66,7 @@ def explain(
     plan: ExplanationPlan | None = None,
     *,
     progress: Listener = silent,
-) -> dict[str, tuple[Measurement, float]]:
+) -> dict[str, Measured]:
     """Apply every measure of the plan; returns each measurement with the seconds it took.
 
     Raises:
@@ -70,20 +75,7 @@ def explain(
         NumericsError: a logit is NaN or infinite.
     """
     plan = plan or ExplanationPlan()
-    train, test = (
-        split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
-    )
-    subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress)
-    highest = max(int(part.labels.max()) for part in (train, test) if len(part))
-    models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
-    chosen = {name: get(name, **plan.options.get(name, {})) for name in plan.measures}
-    found = {}
-    for number, (name, measure) in enumerate(chosen.items()):
-        progress(Event("explain", number, len(chosen), name))
-        began = perf_counter()
-        found[name] = (measure(subject), perf_counter() - began)
-    progress(Event("explain", len(chosen), len(chosen)))
-    return found
+    return dict(_measured(model, splits, threat, plan, plan.measures, progress))
 
 
 def explain_run(
@@ -95,24 +87,89 @@ def explain_run(
     trust_code: bool = False,
     progress: Listener = silent,
 ) -> dict[str, Any]:
-    """Explain a run's checkpoint and save the result; one that is current already is returned as it is.
+    """Explain a run's checkpoint and save the result.
 
-    Writes `explanation.json` and `explanation.safetensors`; returns the former. `trust_code` as in
-    `evaluate.evaluate_run`.
+    Writes `explanation.json` and `explanation.safetensors` after every measure; returns the former. A measure
+    that is there already, of the same weights, images and options, is kept: a run that was stopped goes on,
+    and a measure added to a plan costs that measure alone. With the checkpoint "both", the last one's
+    explanation is written beside it as `explanation-last`. `trust_code` as in `evaluate.evaluate_run`.
     """
     splits = splits or load_data(run.recipe)
-    known = {**provenance(run, plan, splits), "threat": asdict(threat)}
-    saved = run.explanation
-    if is_current(saved, known):
-        return saved
-    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
-    found = explain(model, splits, threat, plan, progress=progress)
-    content = {"format": FORMAT, **known, **as_json(found)}
-    run.write_result("explanation", content, arrays_of(found))
+    for ending, one in reversed(plan.of_checkpoints().items()):
+        content = _explain_into(run, f"explanation{ending}", one, threat, splits, trust_code, progress)
     return content
 
 
-def as_json(found: dict[str, tuple[Measurement, float]]) -> dict[str, Any]:
+def _explain_into(
+    run: Run,
+    file: str,
+    plan: ExplanationPlan,
+    threat: ThreatModel,
+    splits: Splits,
+    trust_code: bool,
+    progress: Listener,
+) -> dict[str, Any]:
+    """What is left of an explanation, into `file`; returns all of it."""
+    known = {**provenance(run, plan, splits), "threat": asdict(threat)}
+    content, arrays = _kept(run, file, plan, known)
+    left = [name for name in plan.measures if name not in content]
+    if not left and is_current(saved := run.read_json(file), known):
+        return saved
+    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
+    for name, found in _measured(model, splits, threat, plan, left, progress):
+        content |= as_json({name: found})["measures"]
+        arrays |= arrays_of({name: found})
+        ordered = {measure: content[measure] for measure in plan.measures if measure in content}
+        run.write_result(file, {"format": FORMAT, **known, "measures": ordered}, arrays)
+    if not left:  # a plan with fewer measures than before
+        run.write_result(file, {"format": FORMAT, **known, "measures": content}, arrays)
+    return run.read_json(file) or {}
+
+
+def _kept(
+    run: Run, file: str, plan: ExplanationPlan, known: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is saved already of the measures of this plan, and need not be measured again."""
+    saved = run.read_json(file)
+    if not is_current(saved, {key: value for key, value in known.items() if key != "plan"}):
+        return {}, {}
+    before = ExplanationPlan.model_validate(saved["plan"])
+    if (before.examples, before.seed) != (plan.examples, plan.seed):
+        return {}, {}
+    same = [
+        name
+        for name in plan.measures
+        if name in saved["measures"] and before.options.get(name) == plan.options.get(name)
+    ]
+    arrays = {key: run.array(file, key) for name in same for key in run.array_names(file, f"{name}/")}
+    return {name: saved["measures"][name] for name in same}, arrays
+
+
+def _measured(
+    model: nn.Module,
+    splits: Splits,
+    threat: ThreatModel,
+    plan: ExplanationPlan,
+    measures: Sequence[str],
+    progress: Listener,
+) -> Iterator[tuple[str, Measured]]:
+    """These measures of the plan, one after the other; raises as `explain` does."""
+    train, test = (
+        split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
+    )
+    seen = len(splits.train)
+    subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen)
+    highest = max(int(part.labels.max()) for part in (train, test) if len(part))
+    models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
+    chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}
+    for number, (name, measure) in enumerate(chosen.items()):
+        progress(Event("explain", number, len(chosen), name))
+        began = perf_counter()
+        yield name, (measure(subject), perf_counter() - began)
+    progress(Event("explain", len(chosen), len(chosen)))
+
+
+def as_json(found: Mapping[str, Measured]) -> dict[str, Any]:
     """The numbers of an explanation, as `explanation.json` keeps them."""
     return {
         "measures": {
@@ -122,6 +179,6 @@ def as_json(found: dict[str, tuple[Measurement, float]]) -> dict[str, Any]:
     }
 
 
-def arrays_of(found: dict[str, tuple[Measurement, float]]) -> dict[str, np.ndarray]:
+def arrays_of(found: Mapping[str, Measured]) -> dict[str, np.ndarray]:
     """The arrays of an explanation, as `explanation.safetensors` keeps them: "<measure>/<array>"."""
     return {f"{name}/{key}": array for name, (m, _) in found.items() for key, array in m.arrays.items()}
