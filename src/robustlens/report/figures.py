@@ -5,7 +5,7 @@ A new plot is one function, from the collected study to a `Figure`, and one line
 
 from collections.abc import Callable
 
-from robustlens.report import plots_accuracy, plots_margins, plots_network
+from robustlens.report import plots_accuracy, plots_margins, plots_mistakes, plots_network
 from robustlens.report.collect import Collected
 from robustlens.report.spec import Figure
 
@@ -18,9 +18,13 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_network.activations,
     plots_network.activation_spread,
     plots_margins.margins,
+    plots_margins.concentration,
     plots_margins.confidence,
     plots_margins.indecisive,
+    plots_mistakes.became,
+    plots_mistakes.by_class,
     plots_margins.smoothness,
+    plots_network.feature_change,
     plots_network.landscape,
 )
 

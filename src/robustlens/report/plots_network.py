@@ -17,12 +17,15 @@ from robustlens.report.spec import (
     ecdf,
     fitted,
     floats,
+    histogram,
     points_for,
     thinned,
     view,
 )
 
 SPREADS = (("std / mean", "std_over_mean"), ("std", "std"))
+Arrays = list[tuple[str, list[np.ndarray]]]
+"""For each network its label and an array of every seed."""
 
 
 def spectrum(study: Collected) -> Figure:
@@ -122,6 +125,48 @@ def activation_spread(study: Collected) -> Figure:
     )
 
 
+def feature_change(study: Collected) -> Figure:
+    """How far one fixed perturbation of the image moves what each layer reads."""
+    layers = study.layers("smoothness")
+    points = points_for(2 * len(layers) * len(study.groups))
+    axis = Axis("relative change of the feature")
+
+    def each(layer: str) -> list[Panel]:
+        attacked, noisy = (
+            [(group.label, group.arrays(f"smoothness/{kind}/{layer}")) for group in study.groups]
+            for kind in ("attack", "noise")
+        )
+        below, share = (Axis(title, percent=True) for title in ("share of images below", "share of images"))
+        return [
+            Panel("Under the attack", axis, below, _ecdfs(attacked, points)),
+            Panel("Under random noise", axis, below, _ecdfs(noisy, points)),
+            Panel("Under the attack, histogram", axis, share, _histograms(attacked)),
+        ]
+
+    def depth(unit: str, ending: str) -> list[Panel]:
+        return [
+            _depth(study, "smoothness", layers, f"Under {moved}", unit, key + ending)
+            for moved, key in (("the attack", "attack"), ("random noise", "noise"))
+        ]
+
+    return Figure(
+        "feature-change",
+        "Smoothness",
+        "Change of the features under a fixed perturbation",
+        "Wen et al. expect lines that lie lower the stronger the training, in most layers and in all "
+        "directions: under the attack, which each network chose against itself, and under random noise, the "
+        "same for all.",
+        views(
+            view("Every layer", depth("mean relative change", "")),
+            view("Every layer, amplification", depth("mean amplification", "_amplification")),
+            *(view(layer, each(layer)) for layer in layers),
+        ),
+        note="The relative change is ||phi(x + delta) - phi(x)|| / ||phi(x)||, phi what the layer reads and "
+        "delta one fixed perturbation of the image; the amplification is that over ||delta|| / ||x||.",
+        selector="Layer",
+    )
+
+
 def landscape(study: Collected) -> Figure:
     """Adversarial loss along random directions in weight space, attacked anew at every point."""
     every = [_landscape_view(study, split, rise) for split in ("test", "train") for rise in (False, True)]
@@ -173,29 +218,51 @@ def _log_axis(title: str, curves: list[tuple[tuple[float, ...], np.ndarray]]) ->
     return Axis(title, kind="log", range=(low, high), ticks=tuple((tick, f"{tick:g}") for tick in ticks))
 
 
+def _ecdfs(found: Arrays, points: int) -> tuple[Series, ...]:
+    return tuple(Series(label, *ecdf(np.concatenate(arrays), points)) for label, arrays in found if arrays)
+
+
+def _histograms(found: Arrays) -> tuple[Series, ...]:
+    """Outlines of histograms over common bins, which leave out the outermost images."""
+    every = [array[np.isfinite(array)] for _, arrays in found for array in arrays]
+    if not any(array.size for array in every):
+        return ()
+    highest = float(np.quantile(np.concatenate(every), 0.999)) or 1.0
+    edges = np.linspace(0, highest, 49)
+    return tuple(
+        Series(label, *histogram(np.concatenate(arrays), edges), mark="steps")
+        for label, arrays in found
+        if arrays
+    )
+
+
+def _of_layer(measure: str, layer: str, key: str, group: Group) -> Interval | None:
+    """A number that a measure has of a layer, over seeds."""
+    values = group.measured(measure, "layers", layer, key)
+    return combined(Interval(float(value)) for value in values)
+
+
+def _depth(study: Collected, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:
+    """A number of every layer, through the network."""
+    series = []
+    for group in study.groups:
+        points = [(layer, value) for layer in layers if (value := _of_layer(measure, layer, key, group))]
+        if points:
+            names, intervals = zip(*points, strict=True)
+            series.append(interval_series(group.label, names, list(intervals), "both"))
+    return Panel(title, Axis("layer", kind="category"), Axis(unit), tuple(series))
+
+
 def _spread_views(study: Collected, measure: str, of: str) -> tuple[View, ...]:
     layers = study.layers(measure)
-
-    def read(layer: str, key: str, group: Group) -> Interval | None:
-        values = group.measured(measure, "layers", layer, key)
-        return combined(Interval(float(value)) for value in values)
-
-    depth = []
-    for title, key in SPREADS:
-        series = []
-        for group in study.groups:
-            points = [(layer, value) for layer in layers if (value := read(layer, key, group))]
-            if points:
-                names, intervals = zip(*points, strict=True)
-                series.append(interval_series(group.label, names, list(intervals), "both"))
-        depth.append(
-            Panel(f"{title} of the {of}", Axis("layer", kind="category"), Axis(title), tuple(series))
-        )
+    depth = [_depth(study, measure, layers, f"{title} of the {of}", title, key) for title, key in SPREADS]
     each = [
         view(
             layer,
             [
-                against_strength(study, f"{title} of the {of}", title, False, partial(read, layer, key))
+                against_strength(
+                    study, f"{title} of the {of}", title, False, partial(_of_layer, measure, layer, key)
+                )
                 for title, key in SPREADS
             ],
         )

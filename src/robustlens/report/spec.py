@@ -75,10 +75,20 @@ class View:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Numbers below a figure. `rows`: (label of the network, what its cells say)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure: what it is called, what to look for, and its views (none where nothing was measured).
 
-    `paper` is how many of the views, from the first, are also drawn as PDF and SVG.
+    `paper` is how many of the views, from the first, are also drawn as PDF and SVG. `tables` are for numbers
+    that are read rather than compared by eye.
     """
 
     name: str
@@ -90,6 +100,7 @@ class Figure:
     selector: str = "Show"
     paper: int = 1
     missing: str = field(default="Not measured in these runs.", kw_only=True)
+    tables: tuple[Table, ...] = field(default=(), kw_only=True)
 
     def file_of(self, view: View) -> str | None:
         """Name of the drawing of `view`, without its ending; None where none is made."""
