@@ -17,9 +17,9 @@ from robustlens.explain.instance_margins import InstanceMargins, instance_margin
 from robustlens.explain.lipschitz import diagonal
 from robustlens.explain.margins import logits_of
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.explain.spectrum import spectrum
+from robustlens.explain.spectrum import extremes
 from robustlens.explain.theorem import Bound, ramp_loss
-from robustlens.models import device_of, swift
+from robustlens.models import Normalize
 from robustlens.threat import ThreatModel
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -29,6 +29,8 @@ EXAMPLES = 128
 """Images of each split whose instance margins are searched."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+_UNRESOLVED = 1e-12  # of the largest singular value: what is smaller cannot be told from 0
 
 
 def bound(
@@ -49,13 +51,14 @@ def bound(
 ) -> Bound:
     """Every term of the bound of Wen et al. 2020 (theorem 3.1) for a network and its images.
 
-    The layers are those that the network is in eval mode: BatchNorm is folded into the layer before it where
-    that can be done, and is a layer of its own elsewhere, as is the normalisation of the images.
+    The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
+    `spectrum`); the normalisation of the images is a layer too.
 
     The terms are read in the network's favour: v_min is an upper bound, over the images given and among them
-    over those that the network gets right (the theorem is about networks that get all right), and average
-    pooling and shortcuts, which the theorem does not know, count as nothing lost. So where the bound is
-    vacuous, it is; where it is not, read `InstanceMargins.lower` and the steps that `geometry` measures.
+    over those that the network gets right (the theorem is about networks that get all right); average pooling
+    and shortcuts, which the theorem does not know, count as nothing lost; and circular convolutions have
+    larger smallest values than the zero-padded ones that the layers are. So where the bound is vacuous, it
+    is; where it is not, ask for `operator="zero"`, and read `InstanceMargins.lower` and what `geometry` says.
 
     Args:
         model: evaluated in eval mode, and left as it was.
@@ -69,7 +72,7 @@ def bound(
         training_examples: m, where the network has seen more than `x`.
         margins: of training images, if known; otherwise of the first 128 of `x`.
         covered: the law of the covering numbers, if known; otherwise from `x`.
-        operator: what a convolution is, as in `spectrum`.
+        operator: what a convolution is, "circular" or "zero", as in `spectrum`; the latter takes minutes.
         batch_size: changes speed, not results (but for rounding).
 
     Raises:
@@ -86,7 +89,7 @@ def bound(
     return Bound(
         gammas=np.array(gammas, dtype=np.float64),
         distances=torch.linalg.vector_norm(rows[:, None] - rows, dim=2).numpy(),
-        sigma_min=_smallest_values(model, x, last, operator),
+        sigma_min=_smallest_values(model, x.shape[1:], last, operator),
         v_min=float(margins.upper[margins.correct].min(initial=math.inf)),
         covering=covered or covering(x),
         eps=eps,
@@ -187,17 +190,17 @@ def _ramp_risks(
     return np.array([ramp_loss(margin, gamma).mean() for gamma in gammas])
 
 
-def _smallest_values(model: nn.Module, x: Tensor, last: str, operator: str) -> dict[str, float]:
-    """Smallest singular value of every layer but the last one; 0 where it is below the rounding of an SVD."""
-    folded = swift(model, x[:8].to(device_of(model)))
-    values = spectrum(folded, tuple(x.shape[1:]), operator=operator)
-    unit = np.finfo(np.float64).eps
+def _smallest_values(
+    model: nn.Module, input_shape: Sequence[int], last: str, operator: str
+) -> dict[str, float]:
+    """Smallest singular value of every layer but the last one; 0 where rounding of the largest hides it."""
     found = {
-        name: float(each[-1]) if each[-1] > len(each) * unit * each[0] else 0.0
-        for name, each in values.items()
+        name: float(smallest[-1]) if smallest[-1] > _UNRESOLVED * largest[0] else 0.0
+        for name, (largest, smallest) in extremes(model, input_shape, operator=operator, fold=True).items()
         if name != last
     }
-    scales = {name: diagonal(module) for name, module in folded.named_modules()}
+    parts = model.named_modules()
+    scales = {name: diagonal(module) for name, module in parts if isinstance(module, Normalize)}
     return found | {name: float(scale.abs().min()) for name, scale in scales.items() if scale is not None}
 
 
