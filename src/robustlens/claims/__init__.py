@@ -21,8 +21,8 @@ where runs saw the same images, and covers no training randomness. With several 
 and images with Student's quantile. Training and test images are resampled apart. A quantity that is one
 number per layer (spectra) has no images behind it: layers are the units, by an exact sign test, which takes
 six of them. A claim about strengths is checked apart in every setting (architecture, BatchNorm, data ...) in
-which the study has several of them. Missing runs in the middle of the ladder are named in the note; without its ends there is no
-effect.
+which the study has several of them. Missing runs in the middle of the ladder are named in the note; without
+its ends there is no effect.
 
 To add a claim, write one function of a run and one entry of `CLAIMS`.
 """
