@@ -67,6 +67,7 @@ MEASURE_ROWS = {
     "margins": {},
     "smoothness": {"steps": 2},
     "landscape": {"alphas": (0.0, 0.5), "steps": 2, "examples": 8},
+    "bound": {"examples": 12, "steps": 8, "points": 2},
 }
 
 

@@ -54,11 +54,12 @@ def bound(
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
     `spectrum`); the normalisation of the images is a layer too.
 
-    The terms are read in the network's favour: v_min is an upper bound, over the images given and among them
-    over those that the network gets right (the theorem is about networks that get all right); average pooling
-    and shortcuts, which the theorem does not know, count as nothing lost; and circular convolutions have
-    larger smallest values than the zero-padded ones that the layers are. So where the bound is vacuous, it
-    is; where it is not, ask for `operator="zero"`, and read `InstanceMargins.lower` and what `geometry` says.
+    u_min is read in the network's favour: v_min is an upper bound, over the images given and among them over
+    those that the network gets right (the theorem is about networks that get all right); average pooling and
+    shortcuts, which the theorem does not know, count as nothing lost; and circular convolutions have larger
+    smallest values than the zero-padded ones that the layers are. So where the margin term makes the bound
+    vacuous, it is, at any eps. Where nothing does, ask for `operator="zero"`, and read the instance margins'
+    `lower` and what `geometry` says, before you believe it.
 
     Args:
         model: evaluated in eval mode, and left as it was.
@@ -178,7 +179,7 @@ def measure_bound(
         value,
         unit="ramp loss in [0, 1]; distances in L2 of pixels in [0, 1]; margins in logits",
         what="The generalization bound, each of its terms, and how often what it assumes holds.",
-        source="Wen, Li and Jia 2020, theorem 3.1 and assumption 3.1; read in its favour, see `bound`",
+        source="Wen, Li and Jia 2020, theorem 3.1 and assumption 3.1; u_min in its favour, see `bound`",
         arrays=arrays,
     )
 
