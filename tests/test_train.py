@@ -74,6 +74,15 @@ def test_a_network_learns_and_its_folder_says_how(tmp_path, splits):
     assert found["robust"] == pytest.approx(best["validation"]["robust"])
 
 
+def test_losses_of_an_epoch_are_means_over_all_images(splits):
+    model = rl.models.get("small-cnn", num_classes=3, in_channels=1, width=4, hidden=8)
+    x, y = splits.test.x(), splits.test.labels
+    found, margins = accuracy(model, x, y, rl.ThreatModel("Linf", 0.0), 1, 7), rl.explain.margins(model, x, y)
+    assert found["clean"] == found["robust"] == margins["correct"].mean()
+    assert found["ramp_risk"] == pytest.approx(1 - margins["probability"].clip(0, 1).mean(), rel=1e-5)
+    assert found["loss"] == pytest.approx(margins["loss"].mean(), rel=1e-5)
+
+
 VARIANTS = {
     "at": {"data": {"augment": "crop-flip"}},
     "awp after warm-up": {"awp": {"gamma": 0.01, "warmup_epochs": 1}},

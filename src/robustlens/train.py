@@ -122,14 +122,19 @@ def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 def accuracy(
     network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
 ) -> dict[str, Any]:
-    """Clean and PGD accuracy and clean cross entropy on all of `x`, in eval mode, in float32."""
+    """Clean and PGD accuracy on all of `x`, in eval mode, in float32; and, clean, two mean losses.
+
+    `loss` is cross entropy; `ramp_risk` the ramp loss of the probability margin at gamma 1 (Wen et al. 2020,
+    definition 4), which is 1 on every mistake.
+    """
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True)
     clean = robust = 0
-    loss = 0.0
+    loss = ramp = 0.0
     with models.undisturbed(network):
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = network(images)
             loss += losses.cross_entropy(logits, labels).sum().item()
+            ramp += (1.0 + losses.margin(logits.softmax(1), labels)).clamp(0, 1).sum().item()
             right = ~losses.is_wrong(logits, labels)
             clean += int(right.sum())
             standing, wanted = images[right], labels[right]
@@ -138,8 +143,8 @@ def accuracy(
                 robust += int((~losses.is_wrong(network(standing), wanted)).sum())
             else:
                 robust += len(standing)
-    shares = {"clean": clean / len(x), "robust": robust / len(x), "loss": loss / len(x)}
-    return {"n": len(x), **shares, "measured": _MEASURED}
+    sums = {"clean": clean, "robust": robust, "loss": loss, "ramp_risk": ramp}
+    return {"n": len(x), **{name: found / len(x) for name, found in sums.items()}, "measured": _MEASURED}
 
 
 @dataclass

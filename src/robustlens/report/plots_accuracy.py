@@ -15,6 +15,13 @@ from robustlens.report.spec import Axis, Figure, Panel, Series, View, aligned, f
 
 Reader = Callable[[dict[str, Any]], float | None]
 """Takes one number out of an epoch of `metrics.jsonl`."""
+_EVERY_EPOCH = (
+    ("Robust accuracy", "robust", Axis("accuracy", percent=True), "training - validation"),
+    ("Clean accuracy", "clean", Axis("accuracy", percent=True), "training - validation"),
+    ("Clean loss", "loss", Axis("cross entropy (nats)"), "validation - training"),
+    ("Ramp risk", "ramp_risk", Axis("mean ramp loss"), "validation - training"),
+)
+"""What is logged of fixed images after every epoch: title, key, axis, and which difference is the gap."""
 RADII = 60
 """The most radii of an accuracy curve that is drawn from distances."""
 
@@ -81,7 +88,7 @@ def strength(study: Collected) -> Figure:
 
 def training(study: Collected) -> Figure:
     """Clean and robust accuracy over the epochs, on fixed training and validation images."""
-    every = [_training_view(study, title, key) for title, key in (("Robust", "robust"), ("Clean", "clean"))]
+    every = [_training_view(study, *quantity) for quantity in _EVERY_EPOCH]
     loss = _epochs_panel(study.groups, "Training objective", Axis("mean objective"), lambda e: dig(e, "loss"))
     rate = _epochs_panel(study.groups, "Learning rate", Axis("learning rate"), lambda e: dig(e, "lr"))
     return Figure(
@@ -215,20 +222,21 @@ def _measured_curve(group: Group, curves: list[Any]) -> Series | None:
     return interval_series(group.label, [eps for eps, _ in points], [value for _, value in points], "both")
 
 
-def _training_view(study: Collected, title: str, key: str) -> View | None:
+def _training_view(study: Collected, title: str, key: str, axis: Axis, difference: str) -> View | None:
+    sign = 1 if difference.startswith("training") else -1
+
     def gap(epoch: dict[str, Any]) -> float | None:
         train, validation = dig(epoch, "train", key), dig(epoch, "validation", key)
-        return None if train is None or validation is None else train - validation
+        return None if train is None or validation is None else sign * (train - validation)
 
     # Under an attack of radius 0, standard training would show its clean accuracy as robust.
-    groups = [group for group in study.groups if key == "clean" or group.eps > 0]
-    axis = Axis("accuracy", percent=True)
+    groups = [group for group in study.groups if key != "robust" or group.eps > 0]
     panels = [
         _epochs_panel(groups, "Validation images", axis, lambda e: dig(e, "validation", key), dots=True),
         _epochs_panel(groups, "Training images", axis, lambda e: dig(e, "train", key)),
-        _epochs_panel(groups, "Gap", Axis("training - validation", percent=True), gap),
+        _epochs_panel(groups, "Gap", replace(axis, title=difference), gap),
     ]
-    return view(f"{title} accuracy", aligned(panels))
+    return view(title, aligned(panels))
 
 
 def _epochs_panel(
