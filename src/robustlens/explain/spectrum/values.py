@@ -43,11 +43,11 @@ def spectrum(
         operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
         layers: names of the layers wanted, as in `model.named_modules()`; None for all.
         fold: with BatchNorm, where one belongs to a layer; see `folded`.
-        dtype: "float64", or "float32" in about half of the time: values are then off by some 1e-7 of the
-            largest, so that those below that are noise.
-        method: "svd", or "gram": square roots of the eigenvalues of A A^T, in about half of the time. In
-            float64 values below 1e-8 of the largest are noise. In float32 those below 3e-4 of the largest
-            are, which in trained layers there are: the smallest can be wrong by 100 %.
+        dtype: "float64", or "float32", which is faster: values are then off by some 1e-7 of the largest, so
+            that those below that are noise.
+        method: "svd", or "gram": square roots of the eigenvalues of A A^T, a little faster. In float64 values
+            below 1e-8 of the largest are noise. In float32 those below 3e-4 of the largest are: the smallest
+            can be wrong by 100 %.
         max_bytes: largest matrix to hold: of the frequency blocks of all workers together, or the dense
             matrix of one group, which is built for "zero", and for "circular" where the stride does not
             divide the feature map. A decomposition needs about as much again.
@@ -89,7 +89,7 @@ def extremes(
     """The `count` largest and the `count` smallest singular values of every layer, to float64 accuracy.
 
     As in `spectrum`, whose arguments these are, but for large maps with zero borders too: see `extreme`. All
-    values have converged, within some 1e-14 of the largest one of the layer, or there is an error.
+    values have converged, within 1e-12 of the largest one of the layer, or there is an error.
 
     Args:
         model: takes images (n, *input_shape).
