@@ -13,6 +13,7 @@ MARGIN = np.array([0.05, 0.9, -0.05, -0.2, -0.7], dtype=np.float32)
 def test_mistakes_are_indecisive_strictly_below_tau():
     assert outcomes(CORRECT, MARGIN, 0.1).tolist() == [0, 0, 1, 2, 2]
     assert outcomes(CORRECT, MARGIN.astype(np.float64), 0.3).tolist() == [0, 0, 1, 1, 2]
+    assert outcomes(np.array([False, False]), np.array([-0.25, -0.24]), 0.25).tolist() == [2, 1]
     # A tie is a mistake where the prediction went to the other class.
     assert outcomes(np.array([False]), np.array([0.0]), 0.1).tolist() == [1]
     assert outcomes(np.array([False]), np.array([np.nan]), 0.1).tolist() == [2]

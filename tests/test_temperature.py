@@ -111,5 +111,6 @@ def test_of_a_measure_only_the_twins_at_matched_temperature_ignore_the_scale():
         summary = one.value["matched"][split]
         assert summary["confidence"] == pytest.approx(one.arrays[f"{split}_matched_confidence"].mean())
         assert summary["loss"] == pytest.approx(one.arrays[f"{split}_matched_loss"].mean())
-    # Fitted on the test images: no other temperature has a lower loss there.
-    assert one.value["matched"]["test"]["loss"] <= one.value["test"]["loss"]
+    x, y = subject(Scaled(1.0)).images("test")
+    assert one.value["matched"]["temperature"] == best_temperature(Scaled(1.0)(x).detach(), y)
+    assert one.arrays["temperature"].tolist() == [one.value["matched"]["temperature"]]
