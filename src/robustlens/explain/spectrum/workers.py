@@ -10,9 +10,6 @@ from torch import Tensor
 
 from robustlens.errors import ConfigError
 
-METHODS = {"svd": "as accurate as the dtype", "gram": "half of the digits at the small end"}
-"""How singular values are found, and what that costs in accuracy."""
-
 
 def workers() -> ThreadPoolExecutor:
     """As many threads as torch has.
