@@ -167,7 +167,9 @@ def test_the_radius_of_a_threat_in_l2():
 def _subject(model, classes="abcde"):
     torch.manual_seed(5)
     x = torch.randint(0, 256, (60, 3, 4, 4), dtype=torch.uint8)
-    y = model.eval()(x / 255).argmax(1)
+    logits = model.eval()(x / 255)
+    y = logits.argmax(1)
+    y[::4] = logits[::4].argmin(1)  # a quarter is misclassified
     splits = from_tensors(x[:40], y[:40], x[40:], y[40:], classes=tuple(classes), validation=0.0)
     return Subject(model, splits.train, splits.test, rl.ThreatModel("Linf", 0.05), training_examples=1000)
 
@@ -192,6 +194,7 @@ def test_the_measure_writes_every_term_as_json_knows_it():
         assert "Everything" in value[split]["why_no_lower"]
     v_min = found.arrays["train_upper"][found.arrays["train_correct"]].min()
     assert value["v_min"] == pytest.approx(v_min)
+    assert v_min > 0 == found.arrays["train_upper"].min()
     assert value["train"]["min_in_balls"] == pytest.approx(max(0.0, found.arrays["train_upper"].min() - 0.05))
 
 

@@ -116,6 +116,10 @@ def test_blocks_move_no_more_than_their_constant(name):
         for _ in range(5)
     ]
     assert limit / 30 < max(found) <= limit
+    block.conv2.weight.data.zero_()  # the shortcut alone
+    ones = torch.ones(math.prod(SHAPE), dtype=torch.float64)
+    shortcut = torch.linalg.matrix_norm(jacobian(ones), 2)
+    assert 0 < shortcut <= CONSTANTS[type(block)](block, SHAPE) * (1 + 1e-12)
 
 
 def test_the_certificate_of_an_affine_network_is_exact():
