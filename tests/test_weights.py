@@ -1,6 +1,8 @@
 """Adversarial weight perturbation against a plain re-derivation, and the running average."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,11 @@ from torch import nn
 
 import robustlens as rl
 from robustlens.errors import ConfigError, NumericsError
-from robustlens.weights import bound_singular_values
+from robustlens.weights import (
+    RandomWeightPerturbation,
+    SharpnessAwareMinimization,
+    bound_singular_values,
+)
 from small_models import Snapshot, everything, images
 
 
@@ -168,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing():
 def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="gamma"):
         rl.AdversarialWeightPerturbation(nn.Linear(2, 2), gamma=-1)
-    with pytest.raises(ConfigError, match="two or more dimensions"):
+    with pytest.raises(ConfigError, match="awp: the model has no trainable weight"):
         rl.AdversarialWeightPerturbation(nn.BatchNorm1d(3))
     with pytest.raises(ConfigError, match="decay"):
         rl.ExponentialMovingAverage(nn.Linear(2, 2), 1.0)
@@ -224,3 +230,159 @@ def test_frozen_weights_are_not_clipped_and_broken_ones_are_refused_before_any_i
     with pytest.raises(NumericsError, match="NaN or infinite"):
         bound_singular_values(model, 0.0, 1.0)
     assert torch.equal(model[0].weight, frozen)
+
+
+# -- the family ----------------------------------------------------------------------------------------
+
+
+def published_ascent(model, loss_of, x_adv_of, gamma, steps, alternations):
+    """Algorithm 1 of Wu et al. 2020 in plain code: {name: v}, of weights with two or more dimensions."""
+    w = {name: p.detach().clone() for name, p in model.named_parameters()}
+    v = {name: torch.zeros_like(p) for name, p in w.items() if p.ndim > 1}
+    for round_ in range(alternations):
+        x_adv = x_adv_of(model, round_)
+        for _ in range(steps):
+            named = dict(model.named_parameters())
+            gradients = torch.autograd.grad(loss_of(model, x_adv), [named[name] for name in v])
+            for name, gradient in zip(v, gradients, strict=True):
+                moved = v[name] + gamma / steps * w[name].norm() * gradient / gradient.norm()
+                longest = gamma * w[name].norm()
+                v[name] = moved * min(1.0, float(longest / moved.norm()))
+                named[name].data = w[name] + v[name]
+    for name, p in model.named_parameters():
+        p.data = w[name]
+    return v
+
+
+@pytest.mark.parametrize("alternations", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+def test_the_perturbation_agrees_with_the_published_algorithm(objective, steps, alternations):
+    model, (x, y) = everything().eval().requires_grad_(True).double(), images()
+    x = x.double()
+    chosen = rl.objectives.get(objective)
+
+    def crafted(network, round_):
+        # Stands for the attack: depends on the weights as they are, and on the round.
+        leaf = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(network(leaf), y, reduction="sum"), leaf)
+        return (x + 0.05 * (1 + round_) * slope.sign()).clamp(0, 1)
+
+    def loss_of(network, x_adv):
+        return chosen(network, x, x_adv, y).mean()
+
+    expected = published_ascent(model, loss_of, crafted, 0.01, steps, alternations)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = {"x_adv": crafted(model, 0), "round": 0}
+
+    def craft():
+        batch["round"] += 1
+        batch["x_adv"] = crafted(model, batch["round"])
+
+    awp = rl.AdversarialWeightPerturbation(model, 0.01, steps=steps, alternations=alternations)
+    with awp.perturbed(lambda: loss_of(model, batch["x_adv"]), craft=craft):
+        moved = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    for name, v in expected.items():
+        assert torch.allclose(moved[name], v, rtol=1e-6, atol=1e-12), name
+    assert batch["round"] == alternations - 1
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_micro_batches_give_the_perturbation_of_the_whole_batch():
+    model, (x, y) = everything().eval().requires_grad_(True).double(), images()
+    x = x.double()
+    awp = rl.AdversarialWeightPerturbation(model, 0.01)
+
+    def share(rows):
+        return lambda: F.cross_entropy(model(x[rows]), y[rows], reduction="sum") / len(x)
+
+    whole = awp.offsets([share(slice(None))])
+    parts = awp.offsets([share(slice(0, 3)), share(slice(3, None))])
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-15) for a, b in zip(whole, parts, strict=True))
+
+
+def test_sam_moves_everything_by_rho_along_the_gradient():
+    model, (x, y) = everything().eval().requires_grad_(True), images()
+    before = [p.detach().clone() for p in model.parameters()]
+    gradient = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    length = torch.cat([g.flatten() for g in gradient]).norm()
+    with SharpnessAwareMinimization(model, rho=0.3).perturbed(lambda: F.cross_entropy(model(x), y)):
+        for p, w, g in zip(model.parameters(), before, gradient, strict=True):
+            assert torch.allclose(p.detach(), w + 0.3 * g / length, atol=1e-6)
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+
+
+def test_rwp_has_the_size_of_awp_and_the_direction_of_its_generator():
+    model = everything().eval().requires_grad_(True)
+    rwp = RandomWeightPerturbation(model, gamma=0.02)
+
+    def offsets(seed):
+        return rwp.offsets([], None, torch.Generator().manual_seed(seed))
+
+    first, again, other = offsets(1), offsets(1), offsets(2)
+    for weight, a, b, c in zip(rwp.weights(), first, again, other, strict=True):
+        assert float(a.norm() / weight.detach().norm()) == pytest.approx(0.02, rel=1e-5)
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_alternations_need_a_way_to_craft_and_sizes_are_checked():
+    model = nn.Linear(2, 2)
+    awp = rl.AdversarialWeightPerturbation(model, alternations=2)
+    with pytest.raises(ConfigError, match="craft"), awp.perturbed(lambda: model.weight.sum()):
+        pass
+    with pytest.raises(ConfigError, match=r"found steps 0"):
+        rl.AdversarialWeightPerturbation(model, steps=0)
+    for build in (RandomWeightPerturbation, SharpnessAwareMinimization):
+        with pytest.raises(ConfigError, match="expected a finite number >= 0"):
+            build(model, float("nan"))
+
+
+DATA_PARALLEL = """
+import sys, torch, torch.nn.functional as F
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+import robustlens as rl
+
+rank, size, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
+x, y = torch.rand(16, 12, dtype=torch.float64), torch.arange(16) % 3
+if size > 1:
+    dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=size)
+    model = DistributedDataParallel(model)
+x, y = x.chunk(size)[rank], y.chunk(size)[rank]
+awp = rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+for _ in range(4):
+    loss_fn = lambda: F.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    with awp.perturbed(loss_fn):
+        loss_fn().backward()
+    optimizer.step()
+if rank == 0:
+    torch.save([p.detach() for p in model.parameters()], out)
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Each rank sees half of the batch; gradients, and AWP's perturbation, are those of the whole."""
+    script = tmp_path / "data_parallel.py"
+    script.write_text(DATA_PARALLEL)
+    for size in (1, 2):
+        ranks = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    script,
+                    str(rank),
+                    str(size),
+                    str(tmp_path / f"store{size}"),
+                    tmp_path / f"w{size}",
+                ]
+            )
+            for rank in range(size)
+        ]
+        assert [process.wait(timeout=240) for process in ranks] == [0] * size
+    one, two = (torch.load(tmp_path / f"w{size}", weights_only=True) for size in (1, 2))
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(one, two, strict=True))

@@ -1,5 +1,6 @@
 """What is done to the weights around a step: perturbed for it, averaged over steps, or held to a capacity."""
 
+import abc
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -30,22 +31,115 @@ def displaced(weights: Sequence[nn.Parameter], by: Sequence[Tensor], alpha: floa
         torch.clear_autocast_cache()
 
 
-class AdversarialWeightPerturbation:
+LossFn = Callable[[], Tensor]
+"""Gives a scalar that the perturbation climbs: the mean loss of a batch, at the weights as they are."""
+
+
+class WeightPerturbation(abc.ABC):
+    """Where the training gradient is taken: at w + v instead of at w.
+
+        with perturbation.perturbed(loss_fn):
+            loss_fn().backward()
+        optimizer.step()
+
+    Inside, the weights are at w + v; after it they are w again, bit for bit, also if the body raises. No
+    gradient is accumulated: `.grad` is what the body makes it. BatchNorm's running statistics do not see the
+    passes that look for v, and dropout draws the same mask in them as in the body.
+
+    To add one: a subclass that says which tensors move (`weights`) and where to (`offsets`).
+
+    Args:
+        model: the network being trained, in the mode in which it is trained; a `DistributedDataParallel` too.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        if not self.weights():
+            raise ConfigError(f"{self.name}: the model has no trainable weight that it could move")
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """In messages."""
+
+    def weights(self) -> list[nn.Parameter]:
+        """The tensors that are perturbed: those with two or more dimensions, so no bias and no norm layer."""
+        return [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+
+    @abc.abstractmethod
+    def offsets(
+        self, losses: Sequence[LossFn], craft: Callable[[], None] | None, generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """The perturbation v, one tensor for each weight."""
+
+    @contextlib.contextmanager
+    def perturbed(
+        self,
+        loss_fn: LossFn | Sequence[LossFn],
+        *,
+        craft: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[None]:
+        """Hold the weights at w + v.
+
+        Args:
+            loss_fn: the scalar that v climbs. Where gradients are accumulated, one function for each
+                micro-batch: v climbs their sum. In data-parallel training each rank gives its own, all
+                climb the mean over ranks, and v is the same on all of them.
+            craft: makes the adversarial images that `loss_fn` uses anew, at the weights as they are when it
+                is called; only what alternates (AWP with `alternations` above 1) calls it.
+            generator: of what is drawn; None for torch's global random state.
+
+        Raises:
+            NumericsError: a loss or its gradient is not finite; the weights are untouched.
+        """
+        losses = [loss_fn] if callable(loss_fn) else list(loss_fn)
+        with displaced(self.weights(), self.offsets(losses, craft, generator)):
+            yield
+
+    def gradient(self, losses: Sequence[LossFn]) -> list[Tensor]:
+        """Gradient of the sum of `losses` at the weights as they are, the same on every rank."""
+        weights = self.weights()
+        total = [torch.zeros_like(weight) for weight in weights]
+        silent = getattr(self.model, "no_sync", contextlib.nullcontext)  # these gradients are averaged below
+        with state_kept(self.model), torch.enable_grad(), silent():
+            for loss_fn in losses:
+                loss = loss_fn()
+                found = torch.autograd.grad(loss, weights, allow_unused=True)
+                total = [t if g is None else t + g for t, g in zip(total, found, strict=True)]
+        self._average_over_ranks(total)
+        if not bool(torch.isfinite(torch.stack([gradient.norm() for gradient in total])).all()):
+            raise NumericsError(
+                f"{self.name}: the gradient of the loss ({loss.item():g}) is not finite; lower the rate"
+            )
+        return total
+
+    @staticmethod
+    def _average_over_ranks(gradients: list[Tensor]) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+                gradient.div_(torch.distributed.get_world_size())
+
+
+class AdversarialWeightPerturbation(WeightPerturbation):
     """AWP (Wu, Xia and Wang 2020, algorithm 1): take the gradient step from the worst weights nearby.
 
-    Inside `perturbed(loss_fn)` every weight tensor with two or more dimensions is at w + v, with
+    Every weight tensor with two or more dimensions moves, as a share of its own norm. With one step
 
         v_l = gamma * ||w_l|| * g_l / ||g_l||,      g the gradient of `loss_fn` at w,
 
-    so the perturbation of each tensor is `gamma` of its norm. Biases and normalisation layers (one
-    dimension) do not move. At the end the weights are w again, bit for bit, also if the body raises.
+    and with more steps v ascends by gamma / steps of ||w_l|| each, and is kept within gamma ||w_l||. Each of
+    the `alternations` makes the adversarial images anew at w + v, and then ascends further.
 
     Args:
         model: the network being trained, in the mode in which it is trained.
         gamma: relative size of the perturbation; 0.01 for AT, 0.005 for TRADES, MART and RST.
+        steps: weight steps of each alternation (the paper's K2).
+        alternations: rounds of images and weights (the paper's A). Above 1 `perturbed` needs its `craft`.
 
     Raises:
-        ConfigError: gamma is negative or not finite, or the model has no weight to perturb.
+        ConfigError: an argument is out of range, or the model has no weight to perturb.
 
     Differs from the authors' code: the weights come back *before* `optimizer.step()`, so weight decay
     acts on w and not on w + v (the two agree when weight decay is 0); they are restored from a copy
@@ -53,46 +147,138 @@ class AdversarialWeightPerturbation:
     do not see the ascent pass; dropout draws the same mask in both passes.
     """
 
-    def __init__(self, model: nn.Module, gamma: float = 0.01) -> None:
-        if not 0 <= gamma < float("inf"):
-            raise ConfigError(f"awp.gamma: found {gamma}, expected a finite number >= 0")
-        self.model = model
-        self.gamma = gamma
-        if not self.weights():
-            raise ConfigError("awp: the model has no trainable weight with two or more dimensions")
+    name = "awp"
 
-    def weights(self) -> list[nn.Parameter]:
-        """The tensors that are perturbed."""
-        return [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+    def __init__(
+        self, model: nn.Module, gamma: float = 0.01, *, steps: int = 1, alternations: int = 1
+    ) -> None:
+        _check_size("awp.gamma", gamma)
+        if steps < 1 or alternations < 1:
+            found = f"steps {steps}, alternations {alternations}"
+            raise ConfigError(f"awp: found {found}, expected at least 1 of each")
+        self.gamma, self.steps, self.alternations = gamma, steps, alternations
+        super().__init__(model)
+
+    def offsets(
+        self,
+        losses: Sequence[LossFn],
+        craft: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """The perturbation v, one tensor for each weight; the images at w are there already."""
+        if self.alternations > 1 and craft is None:
+            raise ConfigError("awp.alternations: found more than 1, which need `perturbed(..., craft=...)`")
+        weights = self.weights()
+        v = [torch.zeros_like(weight) for weight in weights]
+        for step in range(self.alternations * self.steps):
+            with displaced(weights, v):
+                if craft is not None and step and step % self.steps == 0:
+                    craft()
+                gradients = self.gradient(losses)
+            further = self.along(gradients, self.gamma / self.steps)
+            v = [before + step_ for before, step_ in zip(v, further, strict=True)]
+            if self.alternations > 1:  # the steps of one alternation cannot leave the ball
+                v = [self._within(weight, moved) for weight, moved in zip(weights, v, strict=True)]
+        return v
+
+    def along(self, gradients: Sequence[Tensor], gamma: float | None = None) -> list[Tensor]:
+        """The ascent from w along known gradients: each tensor by `gamma` of its norm (None: the whole)."""
+        size = self.gamma if gamma is None else gamma
+        return [
+            gradient * (size * weight.detach().norm() / (gradient.norm() + _TINY))
+            for weight, gradient in zip(self.weights(), gradients, strict=True)
+        ]
 
     @contextlib.contextmanager
-    def perturbed(self, loss_fn: Callable[[], Tensor]) -> Iterator[None]:
-        """Hold the weights at w + v. `loss_fn` gives the scalar that v climbs; it runs once, at w.
+    def perturbed_along(self, gradients: Sequence[Tensor]) -> Iterator[None]:
+        """Hold the weights at w + v for v along `gradients`, which come from elsewhere.
 
-        No gradient is accumulated: `.grad` is what the body makes it.
-
-        Raises:
-            NumericsError: the loss or its gradient is not finite; the weights are untouched.
+        The attack's last backward pass gives them for half the price of AWP's own (`attacks.PGD.craft`). They
+        are the gradients of the attack's loss at its last but one iterate, with the network in the attack's
+        mode, and so only near those that AWP asks for: docs/results says what that costs.
         """
-        weights = self.weights()
-        with displaced(weights, self._ascent(weights, loss_fn)):
+        averaged = [gradient.clone() for gradient in gradients]
+        self._average_over_ranks(averaged)
+        with displaced(self.weights(), self.along(averaged)):
             yield
 
-    def _ascent(self, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
-        """The perturbation v, one tensor for each weight."""
-        with state_kept(self.model), torch.enable_grad():
-            loss = loss_fn()
-            found = torch.autograd.grad(loss, weights, allow_unused=True)
-        gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
-        sizes = [gradient.norm() for gradient in gradients]
-        if not bool(torch.isfinite(torch.stack(sizes)).all()):
-            raise NumericsError(
-                f"awp: the gradient of the loss ({loss.item():g}) is not finite; lower the rate"
-            )
-        return [
-            gradient * (self.gamma * weight.detach().norm() / (size + _TINY))
-            for weight, gradient, size in zip(weights, gradients, sizes, strict=True)
-        ]
+    def _within(self, weight: Tensor, v: Tensor) -> Tensor:
+        """v, shortened to gamma of the weight's norm where it is longer."""
+        longest = self.gamma * weight.detach().norm()
+        return v * torch.clamp(longest / (v.norm() + _TINY), max=1.0)
+
+
+class RandomWeightPerturbation(WeightPerturbation):
+    """RWP: as AWP, along a Gaussian direction instead of the worst one. It costs no extra pass.
+
+    v_l = gamma * ||w_l|| * n_l / ||n_l||. The random counterpart against which Wu et al. 2020 (section 3)
+    argue for adversarial weights, and a method of its own (He et al. 2019, "Parametric noise injection";
+    Li et al. 2022, "Efficient generalization improvement guided by random weight perturbation", who scale
+    filter by filter and mix both gradients).
+
+    Args:
+        model: the network being trained.
+        gamma: relative size of the perturbation of each tensor.
+    """
+
+    name = "rwp"
+
+    def __init__(self, model: nn.Module, gamma: float = 0.01) -> None:
+        _check_size("rwp.gamma", gamma)
+        self.gamma = gamma
+        super().__init__(model)
+
+    def offsets(
+        self,
+        losses: Sequence[LossFn],
+        craft: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """A random perturbation; the loss does not matter."""
+        moved = []
+        for weight in self.weights():
+            draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
+            moved.append(draw * (self.gamma * weight.detach().norm() / (draw.norm() + _TINY)))
+        return moved
+
+
+class SharpnessAwareMinimization(WeightPerturbation):
+    """SAM (Foret et al. 2021, eq. 2): v = rho g / ||g||, one norm over all parameters.
+
+    Biases and normalisation layers move as well, and nothing is scaled by the size of a tensor: the two ways
+    in which AWP differs.
+
+    Args:
+        model: the network being trained.
+        rho: length of the perturbation.
+    """
+
+    name = "sam"
+
+    def __init__(self, model: nn.Module, rho: float = 0.05) -> None:
+        _check_size("sam.rho", rho)
+        self.rho = rho
+        super().__init__(model)
+
+    def weights(self) -> list[nn.Parameter]:
+        """All trainable parameters."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def offsets(
+        self,
+        losses: Sequence[LossFn],
+        craft: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """One step of length rho along the gradient."""
+        gradients = self.gradient(losses)
+        length = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        return [gradient * (self.rho / (length + _TINY)) for gradient in gradients]
+
+
+def _check_size(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name}: found {value}, expected a finite number >= 0")
 
 
 class ExponentialMovingAverage:
