@@ -271,7 +271,9 @@ def explain(
     data: Annotated[str | None, typer.Option(help="Data set. Default: the run's own.")] = None,
     norm: NormName = None,
     eps: Eps = None,
-    measures: Annotated[str | None, typer.Option(help="Names with commas. Default: all.")] = None,
+    measures: Annotated[
+        str | None, typer.Option(help="Names with commas, or all. Default: a study's own five.")
+    ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     checkpoint: Annotated[str, typer.Option(help="best, last or both, of a run folder.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
@@ -292,7 +294,8 @@ def explain(
     splits, threat_spec, run = arguments.subject(model, data, norm, eps)
     options = arguments.model_options(run, architecture, model_option)
     values: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint}
-    values["measures"] = measures.split(",") if measures is not None else list(room.MEASURES)
+    if measures is not None:
+        values["measures"] = list(room.MEASURES) if measures == "all" else measures.split(",")
     plan = checked(ExplanationPlan, values, "explain")
     threat = ThreatModel(threat_spec.norm, threat_spec.eps)
     with shown(quiet) as named:

@@ -5,7 +5,7 @@ A new plot is one function, from the collected study to a `Figure`, and one line
 
 from collections.abc import Callable
 
-from robustlens.report import plots_accuracy, plots_margins, plots_mistakes, plots_network
+from robustlens.report import plots_accuracy, plots_bound, plots_margins, plots_mistakes, plots_network
 from robustlens.report.collect import Collected
 from robustlens.report.spec import Figure
 
@@ -15,6 +15,7 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_accuracy.training,
     plots_network.spectrum,
     plots_network.spectrum_spread,
+    plots_bound.jacobian,
     plots_network.activations,
     plots_network.activation_spread,
     plots_margins.margins,
@@ -25,6 +26,8 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_mistakes.by_class,
     plots_margins.smoothness,
     plots_network.feature_change,
+    plots_bound.instance_margins,
+    plots_bound.bound,
     plots_network.landscape,
 )
 
