@@ -57,6 +57,11 @@ OBJECTIVE_ROWS = {
     "at": {},
     "trades": {"beta": 3.0},
     "mart": {"beta": 2.0},
+    "alp": {"weight": 1.0},
+    "llr": {"weight": 2.0, "slope_weight": 1.0},
+    "cure": {"h": 0.5},
+    "vat": {"iterations": 2},
+    "gradient-penalty": {"weight": 0.5},
 }
 
 # One row per registered measure: options that make it quick.
@@ -66,7 +71,16 @@ MEASURE_ROWS = {
     "activations": {},
     "margins": {},
     "smoothness": {"steps": 2},
-    "landscape": {"alphas": (0.0, 0.5), "steps": 2, "examples": 8},
+    "landscape": {
+        "alphas": (0.0, 0.5),
+        "steps": 2,
+        "examples": 8,
+        "plane": 2,
+        "plane_examples": 4,
+        "input": True,
+    },
+    "flatness": {"draws": 2, "ascents": 2, "steps": 2, "examples": 8},
+    "curvature": {"lanczos_steps": 4, "draws": 2, "steps": 2, "examples": 8},
     "bound": {"examples": 12, "steps": 8, "points": 2},
 }
 
@@ -232,15 +246,30 @@ class TestObjective:
     def test_names_an_attack_that_keeps_the_contract_or_none(self, objective_name):
         build = self.objective(objective_name).inner_attack
         if build is None:
-            assert objective_name == "standard"
+            assert objective_name in ("standard", "cure", "gradient-penalty")
             return
-        x, y = images()
-        attack = build(rl.ThreatModel("Linf", 0.1), AttackSpec(steps=2))
-        model = everything()
-        before = Snapshot(model)
-        x_adv = attack(model, x, y)
-        before.assert_unchanged()
-        assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+        for norm, eps in EPS.items():
+            threat, (x, y), model = rl.ThreatModel(norm, eps), images(), everything()
+            before = Snapshot(model)
+            x_adv = build(threat, AttackSpec(steps=2))(model, x, y)
+            before.assert_unchanged()
+            assert threat.distance(x_adv, x).max() <= eps + 1e-6
+            assert x_adv.min() >= 0
+            assert x_adv.max() <= 1
+            assert not torch.equal(x_adv, x)
+            assert torch.equal(build(threat.at(0.0), AttackSpec(steps=2))(model, x, y), x)
+
+    def test_names_an_attack_that_does_not_depend_on_batch_or_order(self, objective_name):
+        build = self.objective(objective_name).inner_attack
+        if build is None:
+            return
+        attack, model = build(rl.ThreatModel("L2", 0.5), AttackSpec(steps=2)), everything(torch.float64)
+        x, y = images(dtype=torch.float64)
+        whole = attack(model, x, y, generator=torch.Generator().manual_seed(4))
+        for rows in (slice(5, 9), torch.arange(11, -1, -1), slice(0, 0)):
+            part = attack(model, x[rows], y[rows], generator=torch.Generator().manual_seed(4))
+            torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-9)
+        assert not torch.equal(attack(model, x, y, generator=torch.Generator().manual_seed(5)), whole)
 
 
 measures = pytest.mark.parametrize("measure_name", MEASURE_ROWS)

@@ -16,27 +16,38 @@ from torch import Tensor
 
 from robustlens.errors import ConfigError
 
+Labels = Int64[Tensor, " n"] | Float[Tensor, "n c"]
+"""A class for each image or, soft labels, a probability for each image and class (mixup)."""
+
 
 @dataclass(frozen=True)
 class Loss:
     """A named surrogate `(logits, target) -> (n,)`; `against` says what `target` is.
 
-    `"label"`: integer labels (n,). `"clean"`: the clean image's logits (n, classes). `"pair"`: the true class
-    and the wanted one, integers (n, 2). Below `least_classes` classes the loss is not defined.
+    `"label"`: integer labels (n,), or soft ones (n, classes) where the loss is `linear` in the label.
+    `"clean"`: the clean image's logits (n, classes). `"pair"`: the true class and the wanted one, integers
+    (n, 2). Below `least_classes` classes the loss is not defined.
     """
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
     against: Literal["label", "clean", "pair"] = "label"
     least_classes: int = 2
+    linear: bool = False
 
     def __call__(self, logits: Float[Tensor, "n c"], target: Tensor) -> Float[Tensor, " n"]:
-        """Evaluate the loss; shapes as the class says."""
+        """Evaluate the loss; shapes as the class says.
+
+        Raises:
+            ConfigError: soft labels for a loss that is not linear in the label.
+        """
+        if self.against == "label" and target.ndim > 1 and not self.linear:
+            raise ConfigError(f"loss {self.name!r}: found soft labels (mixup), expected one class an image")
         return self.function(logits, target)
 
 
-def cross_entropy(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Cross entropy in nats."""
+def cross_entropy(logits: Float[Tensor, "n c"], y: Labels) -> Float[Tensor, " n"]:
+    """Cross entropy in nats; for soft labels the mean over classes of their weight in `y`."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
@@ -98,15 +109,20 @@ def targeted_dlr(logits: Float[Tensor, "n c"], pair: Int64[Tensor, "n 2"]) -> Fl
 
 
 def smoothed_cross_entropy(
-    logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], label_smoothing: float
+    logits: Float[Tensor, "n c"], y: Labels, label_smoothing: float
 ) -> Float[Tensor, " n"]:
-    """Cross entropy against (1 - s) one-hot + s uniform (Szegedy et al. 2016, section 7)."""
+    """Cross entropy against (1 - s) one-hot (or soft label) + s uniform (Szegedy et al. 2016, section 7)."""
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
 def is_wrong(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Whether the prediction is not `y`. A row with a NaN or plus infinity is wrong: it is never robust."""
     return (logits.argmax(1) != y) | is_broken(logits)
+
+
+def likeliest(y: Labels) -> Int64[Tensor, " n"]:
+    """The class of each image: where labels are soft, the one with the largest probability."""
+    return y if y.ndim == 1 else y.argmax(1)
 
 
 def is_broken(logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
@@ -127,7 +143,7 @@ def _best_other(logits: Tensor, y: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("ce", cross_entropy),
+        Loss("ce", cross_entropy, linear=True),
         Loss("margin", margin),
         Loss("dlr", dlr, least_classes=3),
         Loss("kl", kl, against="clean"),

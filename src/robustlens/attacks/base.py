@@ -78,11 +78,11 @@ class Goal:
 
     `against` is what the loss says it is measured against. A goal has won where the prediction is not `y`,
     also where its loss aims at a wanted class (`towards`). A `targeted` goal descends the loss towards `y`
-    instead, and has won where the prediction *is* `y`.
+    instead, and has won where the prediction *is* `y`. Of a soft label the likeliest class counts.
     """
 
     loss: losses.Loss
-    y: Int64[Tensor, " n"]
+    y: losses.Labels
     against: Tensor
     targeted: bool = False
 
@@ -111,7 +111,7 @@ class Goal:
 
     def won(self, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
         """Whether the attack has what it wants, per example."""
-        wrong = losses.is_wrong(logits, self.y)
+        wrong = losses.is_wrong(logits, losses.likeliest(self.y))
         return ~wrong if self.targeted else wrong
 
     def __getitem__(self, rows: Tensor) -> "Goal":

@@ -1,0 +1,54 @@
+"""What every objective shares: its signature, and the attacks that it may name."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.attacks import FGSM, PGD, Attack
+from robustlens.losses import Labels
+from robustlens.recipe import AttackSpec
+from robustlens.threat import ThreatModel
+
+InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A per-example training loss, and the attack that makes its x_adv."""
+
+    @property
+    def inner_attack(self) -> InnerAttack | None:
+        """Builds the attack of training, or None where training sees clean images only."""
+
+    def __call__(
+        self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
+    ) -> Float[Tensor, " n"]:
+        """Loss of each example, in nats; `y` are classes, or soft labels where the loss is linear in them."""
+
+
+def climb(loss: str) -> InnerAttack:
+    """PGD on `loss` as training runs it: the last iterate counts, and no forward pass judges it."""
+
+    def build(threat: ThreatModel, spec: AttackSpec) -> Attack:
+        return PGD(
+            threat,
+            steps=spec.steps,
+            step_size=spec.step_size,
+            random_start=spec.random_start,
+            loss=loss,
+            model_mode=spec.model_mode,
+            keep="last",
+        )
+
+    return build
+
+
+def one_random_step(threat: ThreatModel, spec: AttackSpec) -> Attack:
+    """FGSM from a random start with step 1.25 eps (Wong, Rice and Kolter 2020, section 4).
+
+    Steps and step size of the recipe's attack are PGD's and do not enter.
+    """
+    step_size = 1.25 * threat.eps if threat.eps else None
+    return FGSM(threat, step_size=step_size, random_start=True, model_mode=spec.model_mode)
