@@ -3,7 +3,9 @@
 from collections import Counter
 
 import pytest
+import scipy.stats
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 from data_files import refused
 from robustlens.data import augment, hub
@@ -111,7 +113,87 @@ def test_defaults_are_the_fields_and_unknown_data_is_left_alone() -> None:
     }
     assert augment.default_for("fashion-mnist-10k") == augment.default_for("folder:somewhere") == "none"
     refused(
-        r"data\.augment: found 'mixup', expected one of none, flip, crop, crop-flip",
+        r"data\.augment: found 'mixup', expected one of none, flip, crop, crop-flip, cutout, flip-cutout, "
+        "crop-cutout, crop-flip-cutout",
         lambda: augment.get("mixup"),
         ConfigError,
     )
+
+
+def test_a_hole_is_a_square_around_its_centre_as_far_as_it_is_inside() -> None:
+    x = torch.zeros(3, 2, 4, 5)
+    hole = augment._hole(x, 2, torch.tensor([2, 0, 3]), torch.tensor([3, 0, 4]))
+    assert hole.int()[:, 0].tolist() == [
+        [[0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]],
+        [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]],  # three quarters fall outside
+        [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]],
+    ]
+    odd = augment._hole(x[:1], 3, torch.tensor([1]), torch.tensor([2]))
+    assert odd.int()[0, 0].tolist() == [[0, 1, 1, 1, 0]] * 3 + [[0] * 5]
+
+
+def test_cutout_blackens_one_square_of_each_image_and_nothing_else() -> None:
+    x = numbered(500, size=20)
+    made = augment.get("cutout")(x, torch.Generator().manual_seed(0))
+    black = made == 0
+    assert torch.equal(torch.where(black, 0.0, x), made)
+    assert torch.equal(black, black[:, :1].expand_as(black))
+    tall, wide = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1)
+    assert torch.equal(black[:, 0].sum((1, 2)), tall * wide)  # a rectangle
+    assert tall.max() == wide.max() == 16
+    assert tall.min() == wide.min() == 8  # centred on a corner
+    centres = augment.Augmentation(cutout=1)(x, torch.Generator().manual_seed(0)) == 0
+    for axis in (1, 2):  # each row and column is a centre equally often
+        counts = centres[:, 0].any(3 - axis).sum(0)
+        assert ((counts - 25) ** 2 / 25).sum() < 43.8  # chi2, 19 df, 0.1 %
+
+
+def test_cutout_comes_on_top_of_the_same_crop_and_flip() -> None:
+    x = numbered(50, size=32)
+    whole, cut = (
+        augment.get(n)(x, torch.Generator().manual_seed(0)) for n in ("crop-flip", "crop-flip-cutout")
+    )
+    kept = cut != 0
+    assert torch.equal(cut[kept], whole[kept])
+    assert not torch.equal(cut, whole)
+    rows = slice(7, 20)
+    part = augment.get("crop-flip-cutout")(x[rows], torch.Generator().manual_seed(0))
+    assert torch.equal(part, cut[rows])
+
+
+def mixed(n: int = 6, alpha: float = 1.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Constant images of brightness 0, 1, 2 ... of a class each, mixed; and the share of each in each result."""
+    x = torch.arange(n).float()[:, None, None, None].expand(n, 1, 2, 2)
+    made, labels = augment.mixup(x, torch.arange(n), n, alpha, torch.Generator().manual_seed(seed))
+    return x, made, labels
+
+
+def test_mixup_blends_images_and_labels_by_the_same_shares() -> None:
+    x, made, labels = mixed()
+    torch.testing.assert_close(labels.sum(1), torch.ones(6))
+    torch.testing.assert_close(made, torch.einsum("ij,jchw->ichw", labels, x))
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
+    partner = torch.randperm(6, generator=generator)  # lam is uniform for alpha 1
+    lam = torch.tensor(uniform).float()
+    torch.testing.assert_close(labels, lam * torch.eye(6) + (1 - lam) * F.one_hot(partner, 6))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.4])
+def test_the_share_of_mixup_is_drawn_from_its_beta_distribution(alpha: float) -> None:
+    first = [mixed(alpha=alpha, seed=seed)[2] for seed in range(400)]
+    shares = [label.diagonal().min().item() for label in first if label.diagonal().min() < 1]
+    assert scipy.stats.kstest(shares, "beta", args=(alpha, alpha)).pvalue > 0.001
+
+
+def test_mixup_is_a_function_of_its_generator_and_leaves_its_inputs_alone() -> None:
+    state = torch.random.get_rng_state()
+    x, made, labels = mixed()
+    assert torch.equal(made, mixed()[1])
+    assert not torch.equal(labels, mixed(seed=1)[2])
+    assert torch.equal(x[:, 0, 0, 0], torch.arange(6.0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    one, label = augment.mixup(x[3:4], torch.tensor([3]), 6, 1.0, torch.Generator())
+    assert torch.equal(one, x[3:4])
+    torch.testing.assert_close(label, torch.eye(6)[3:4])
+    refused("mixup: found 0.0, expected a finite number > 0", lambda: mixed(alpha=0.0), ConfigError)

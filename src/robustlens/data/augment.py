@@ -1,15 +1,17 @@
-"""Augmentation on float batches: random crop and horizontal flip, drawn for each example.
+"""Augmentation on float batches: crop, horizontal flip and cutout, drawn for each example; mixup of a batch.
 
 The draw belongs to the example, as in `robustlens.noise`: it is a hash of the image's content and of one
 number taken from the generator, so it does not depend on the batch, its order or the device. Another state of
-the generator (another epoch or step) gives another draw.
+the generator (another epoch or step) gives another draw. Mixup pairs the images of a batch, and so is the
+exception.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import scipy.special
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robustlens import noise
@@ -19,13 +21,16 @@ from robustlens.errors import ConfigError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Zero padding, a random crop back to size and, with `flip`, a mirror image half of the time.
+    """Zero padding, a random crop back to size, with `flip` a mirror image half of the time, and a hole.
 
-    The field's CIFAR recipe (He et al. 2016, section 4.2): padding 4 and flip.
+    The field's CIFAR recipe (He et al. 2016, section 4.2): padding 4 and flip. The hole is a square of side
+    `cutout`, black, in each image (DeVries and Taylor 2017): its centre is any pixel, so part of it may fall
+    outside. They cut after normalisation, where zero is the mean colour.
     """
 
     padding: int = 0
     flip: bool = False
+    cutout: int = 0
 
     def __call__(
         self, x: Float[Tensor, "n c h w"], generator: torch.Generator | None = None
@@ -37,22 +42,29 @@ class Augmentation:
             generator: one number is drawn from it for the batch; without one, the draw is a fixed function of
                 each image.
         """
-        if not len(x) or not (self.padding or self.flip):
+        if not len(x) or not (self.padding or self.flip or self.cutout):
             return x
         draw = noise.uniform(
-            noise.keys(x, noise.seed_from(generator)), x.new_empty(len(x), 3, dtype=torch.float32)
+            noise.keys(x, noise.seed_from(generator)), x.new_empty(len(x), 5, dtype=torch.float32)
         )
-        choices = 2 * self.padding + 1
-        down, right = (draw[:, :2] * choices).long().clamp_max(choices - 1).unbind(1)
-        return _window(x, self.padding, down, right, (draw[:, 2] < 0.5) & self.flip)
+        if self.padding or self.flip:
+            down, right = (_choice(draw[:, place], 2 * self.padding + 1) for place in (0, 1))
+            x = _window(x, self.padding, down, right, (draw[:, 2] < 0.5) & self.flip)
+        if self.cutout:
+            row, column = (_choice(draw[:, 1 + axis], x.shape[axis]) for axis in (2, 3))
+            x = x.masked_fill(_hole(x, self.cutout, row, column), 0.0)
+        return x
 
 
-AUGMENTATIONS = {
+_WHOLE = {
     "none": Augmentation(),
     "flip": Augmentation(flip=True),
     "crop": Augmentation(padding=4),
     "crop-flip": Augmentation(padding=4, flip=True),
 }
+_CUT = {f"{name}-cutout": replace(augmentation, cutout=16) for name, augmentation in _WHOLE.items()}
+AUGMENTATIONS = _WHOLE | {name.removeprefix("none-"): augmentation for name, augmentation in _CUT.items()}
+"""Augmentations by name; the hole has the size of the CIFAR-10 experiments of DeVries and Taylor 2017."""
 
 
 def get(name: str) -> Augmentation:
@@ -71,6 +83,53 @@ def default_for(name: str) -> str:
     ('crop-flip', 'crop', 'none')
     """
     return DATASETS[name].augmentation if name in DATASETS else "none"
+
+
+def mixup(
+    x: Float[Tensor, "n ..."],
+    y: Int64[Tensor, " n"],
+    num_classes: int,
+    alpha: float,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "n ..."], Float[Tensor, "n classes"]]:
+    """Blend each image and its label with those of a random partner (Zhang et al. 2018, eq. 1).
+
+    The images are `lam x_i + (1 - lam) x_j`, and the labels, one-hot, are blended alike. As in the authors'
+    code lam, from Beta(alpha, alpha), is one number for the batch, and j a random permutation of it.
+
+    Args:
+        x: images.
+        y: their classes.
+        num_classes: columns of the soft labels.
+        alpha: towards 0 images stay as they are, 1 draws lam uniformly.
+        generator: of lam and of the partners.
+
+    Raises:
+        ConfigError: `alpha` is not a finite number > 0.
+    """
+    if not 0 < alpha < float("inf"):
+        raise ConfigError(f"mixup: found {alpha}, expected a finite number > 0")
+    uniform = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
+    lam = float(scipy.special.betaincinv(alpha, alpha, uniform.item()))
+    partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+    labels = F.one_hot(y, num_classes).to(x.dtype)
+    return lam * x + (1 - lam) * x[partner], lam * labels + (1 - lam) * labels[partner]
+
+
+def _choice(draw: Float[Tensor, " n"], choices: int) -> Int64[Tensor, " n"]:
+    """One of 0 to `choices` - 1, all alike, from uniform numbers of [0, 1)."""
+    return (draw * choices).long().clamp_max(choices - 1)
+
+
+def _hole(
+    x: Float[Tensor, "n c h w"], side: int, row: Int64[Tensor, " n"], column: Int64[Tensor, " n"]
+) -> Bool[Tensor, "n 1 h w"]:
+    """The pixels of a square around (row, column) in each image, as far as they are inside."""
+    inside = []
+    for centre, size in ((row, x.shape[2]), (column, x.shape[3])):
+        offset = torch.arange(size, device=x.device) - (centre[:, None] - side // 2)
+        inside.append((offset >= 0) & (offset < side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 def _window(x: Tensor, padding: int, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
