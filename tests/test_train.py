@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import robustlens as rl
-from robustlens.data import from_tensors
+from robustlens.data import Split, from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
+from robustlens.pseudo_labels import mixed_order
 from robustlens.recipe import OptimizerSpec, Recipe, checked
 from robustlens.runs import Run, locked
 from robustlens.schedules import learning_rate
@@ -89,6 +91,12 @@ VARIANTS = {
     "ema": {"ema": 0.9},
     "trades in train mode": {"objective": "trades", "attack": {"steps": 2, "model_mode": "train"}},
     "standard": {"objective": "standard"},
+    "awp of two rounds": {"awp": {"gamma": 0.01, "steps": 2, "alternations": 2}},
+    "awp from the attack": {"awp": {"gamma": 0.01, "from_attack": True}},
+    "rwp in micro-batches": {"rwp": {"gamma": 0.01}, "optimizer": {"accumulate": 3}},
+    "sam and l1": {"sam": {"rho": 0.05}, "optimizer": {"l1": 1e-4}},
+    "free": {"attack": {"replays": 3}},
+    "mixup": {"mixup": 1.0},
     "held to a capacity": {"objective": "standard", "capacity": {"low": 0.5, "high": 2, "every": 3}},
 }
 
@@ -324,6 +332,229 @@ def test_saved_weights_keep_to_the_capacity_of_their_recipe(tmp_path, splits):
                 values = torch.linalg.svdvals(weight.flatten(1))
                 assert values.min() > 0.5 - 1e-5
                 assert values.max() < 1.5 + 1e-5
+
+
+# -- what a step may be ---------------------------------------------------------------------------------
+
+
+def without_batch_norm(**changes):
+    return recipe(model={"name": "small-cnn"}, **changes)
+
+
+def trained(tmp_path, splits, name, **changes):
+    """Weights after one epoch of a network without BatchNorm, whose batches can be split."""
+    run = rl.train(
+        without_batch_norm(optimizer={"epochs": 1, **changes.pop("optimizer", {})}, **changes),
+        tmp_path / name,
+        splits=splits,
+    )
+    return {key: tensor for key, tensor in weights(run).items() if not key.startswith("normalize.")}
+
+
+def distance(a, b):
+    return max(float((a[key] - b[key]).abs().max()) for key in a)
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path, splits):
+    awp = {"awp": {"gamma": 0.01}}
+    whole = trained(tmp_path, splits, "whole", **awp)
+    parts = trained(tmp_path, splits, "parts", optimizer={"accumulate": 4}, **awp)
+    plain = trained(tmp_path, splits, "plain")
+    assert distance(whole, parts) < 1e-5
+    assert distance(whole, plain) > 1e-4  # the perturbation does matter
+
+
+def test_awp_from_the_attack_goes_nearly_where_awp_goes(tmp_path, splits):
+    """The gradient of the last attack step is near that of AWP's own pass, and far from none at all."""
+    plain, exact, cheap = (
+        trained(tmp_path, splits, name, attack={"steps": 5}, **options)
+        for name, options in {
+            "plain": {},
+            "exact": {"awp": {"gamma": 0.02}},
+            "cheap": {"awp": {"gamma": 0.02, "from_attack": True}},
+        }.items()
+    )
+
+    def away(w):
+        return torch.cat([(w[key] - plain[key]).flatten() for key in plain])
+
+    cosine = torch.nn.functional.cosine_similarity(away(exact), away(cheap), dim=0)
+    assert cosine > 0.9
+    assert distance(exact, cheap) > 0
+
+
+def test_the_l1_penalty_pulls_every_weight_by_its_factor_and_no_bias(tmp_path, splits):
+    one_step = {"batch_size": len(splits.train), "momentum": 0.0, "schedule": "constant", "lr": 0.5}
+    plain, held = (
+        trained(tmp_path, splits, name, objective="standard", optimizer={**one_step, "l1": l1})
+        for name, l1 in (("plain", 0.0), ("held", 0.01))
+    )
+    for name, tensor in plain.items():
+        pulled = (held[name] - tensor).abs()
+        expected = 0.5 * 0.01 if tensor.ndim > 1 else 0.0
+        assert torch.allclose(pulled, torch.full_like(pulled, expected), atol=1e-6), name
+
+
+def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path, splits, monkeypatch):
+    """Against algorithm 1 of Shafahi et al. 2019 in plain code."""
+    room = sys.modules["robustlens.train"]  # `rl.train` is the function
+    seen = []
+    whole = room.step_for(without_batch_norm(attack={"replays": 3}))
+
+    class Watched(whole):
+        def __call__(self, epoch, step, rows):
+            before = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            carried = self.moved.clone() if step else torch.zeros(len(rows), 1, 8, 8)
+            loss = super().__call__(epoch, step, rows)
+            seen.append(
+                (rows, before, carried, self.moved.clone(), self.optimizer.param_groups[0]["lr"], loss)
+            )
+            return loss
+
+    monkeypatch.setattr(room, "step_for", lambda _: Watched)
+    flat = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "epochs": 1}
+    run = rl.train(
+        without_batch_norm(attack={"replays": 3}, optimizer=flat), tmp_path / "free", splits=splits
+    )
+    network = rl.models.load(str(run.folder)).train()
+    rows, before, moved, after, lr, loss = seen[1]
+    network.load_state_dict({**network.state_dict(), **before})
+    x, y = splits.train.x(rows), splits.train.labels[rows]
+    losses = []
+    for _ in range(3):
+        leaf = (x + moved).clamp(0, 1).requires_grad_()
+        value = torch.nn.functional.cross_entropy(network(leaf), y)
+        losses.append(float(value.detach()))
+        network.zero_grad()
+        value.backward()
+        with torch.no_grad():
+            for p in network.parameters():
+                p -= lr * p.grad
+        ascended = (leaf.detach() + 0.03 * leaf.grad.sign() - x).clamp(-0.03, 0.03)
+        moved = (x + ascended).clamp(0, 1) - x
+    assert torch.allclose(moved, after, atol=1e-6)
+    assert float(loss) == pytest.approx(sum(losses) / 3, rel=1e-4)
+    assert float(after.abs().max()) == pytest.approx(0.03, rel=1e-4)
+
+
+def test_training_stops_when_patience_ends_and_goes_no_further_when_called_again(tmp_path, splits):
+    # A rate of almost nothing: the first epoch stays the best.
+    slow = recipe(
+        objective="standard", optimizer={"lr": 1e-9, "epochs": 9, "patience": 2, "schedule": "constant"}
+    )
+    run = rl.train(slow, tmp_path / "run", splits=splits)
+    assert len(run.metrics()) == 3
+    assert (run.status["status"], run.status["best_epoch"], run.status["epochs_done"]) == ("trained", 1, 3)
+    assert rl.train(slow, tmp_path / "run", splits=splits).status == run.status
+
+
+def test_weights_are_kept_every_so_many_epochs(tmp_path, splits):
+    run = rl.train(recipe(objective="standard", keep_every=2), tmp_path / "run", splits=splits)
+    assert [path.name for path in sorted(run.folder.glob("epoch-*"))] == ["epoch-0002.safetensors"]
+    network = rl.models.load(str(run.folder), checkpoint="epoch-0002")
+    assert network(splits.test.x()).shape == (60, 3)
+
+
+def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
+    before = rl.train(recipe(objective="standard"), tmp_path / "before", splits=splits)
+    x, y = blobs(classes=2)
+    fewer = from_tensors(x, y, x, y)
+    slow = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    init = {"model": str(before.folder), "new_head": True}
+    after = weights(rl.train(recipe(init=init, optimizer=slow), tmp_path / "after", splits=fewer))
+    theirs = weights(before, "best")
+    assert torch.allclose(after["conv1.weight"], theirs["conv1.weight"], atol=1e-6)
+    assert after["linear2.weight"].shape == (2, 8)
+    with pytest.raises(
+        ModelError, match=r"linear2.bias is \(3,\) .* expected \(2,\); with other classes give"
+    ):
+        rl.train(recipe(init={"model": str(before.folder)}), tmp_path / "refused", splits=fewer)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_run_that_began_from_other_weights_is_refused(tmp_path, splits):
+    begun = [
+        rl.train(recipe(objective="standard", seed=seed), tmp_path / f"from{seed}", splits=splits)
+        for seed in (0, 1)
+    ]
+    start = recipe(init={"model": str(tmp_path / "from0")}, optimizer={"epochs": 2})
+    with pytest.raises(StoppedError):
+        rl.train(start, tmp_path / "run", splits=splits, progress=stop_in_epoch_two)
+    (begun[1].folder / "best.safetensors").rename(begun[0].folder / "best.safetensors")
+    with pytest.raises(StateError, match="began from other weights"):
+        rl.train(start, tmp_path / "run", splits=splits)
+
+
+def stop_in_epoch_two(event):
+    if event.phase == "train" and event.done > event.total / 2:
+        raise StoppedError("stop")
+
+
+# -- pseudo-labels --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def partly_labelled():
+    full = from_tensors(*blobs(240), *blobs(60, seed=1))
+    pool = full.train.take(100, seed=3)
+    rest = torch.tensor([row for row in range(len(full.train)) if full.train.index[row] not in pool.index])
+    train = Split(full.train.images[rest], full.train.labels[rest], full.train.index[rest])
+    return replace(full, train=train, unlabeled=pool)
+
+
+RST = {
+    "objective": "trades",
+    "data": {"unlabeled": 100},
+    "pseudo_labels": {"teacher": {"lr": 0.05, "epochs": 3, "batch_size": 32, "schedule": "one-cycle"}},
+}
+
+
+def test_a_standard_network_labels_the_unlabeled_images_and_batches_mix_both(tmp_path, partly_labelled):
+    run = rl.train(recipe(**RST), tmp_path / "run", splits=partly_labelled)
+    teacher = Run(run.folder / "teacher")
+    assert teacher.recipe.objective == "standard"
+    network = rl.models.load(str(teacher.folder), checkpoint="best")
+    with torch.no_grad():
+        predicted = network(partly_labelled.unlabeled.x()).argmax(1)
+    assert run.array("pseudo_labels", "label").tolist() == predicted.tolist()
+    assert run.array("pseudo_labels", "index").tolist() == partly_labelled.unlabeled.index.tolist()
+    right = float((predicted == partly_labelled.unlabeled.labels).double().mean())
+    assert run.status["pseudo_labels"] == {"images": 100, "right": pytest.approx(right)}
+    assert right > 0.4  # chance is 1/3
+
+
+def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled):
+    pool = partly_labelled.unlabeled
+    lying = replace(partly_labelled, unlabeled=replace(pool, labels=(pool.labels + 1) % 3))
+    one, other = (
+        rl.train(recipe(**RST), tmp_path / name, splits=data)
+        for name, data in (("one", partly_labelled), ("other", lying))
+    )
+    a, b = weights(one), weights(other)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
+    asked = recipe(**RST, optimizer={"batch_size": 10})
+    batches = mixed_order(asked, 52)(torch.Generator().manual_seed(0))
+    assert [len(rows) for rows in batches] == [10] * 10
+    assert all(int((rows < 52).sum()) == 5 for rows in batches)
+    own = torch.cat(batches)[torch.cat(batches) < 52]
+    assert len(own.unique()) == len(own) == 50  # the last incomplete batch is dropped
+    others = torch.cat(batches)[torch.cat(batches) >= 52]
+    assert others.max() < 152
+    assert len(others.unique()) == 50
+    with pytest.raises(ConfigError, match=r"batches of 5 of 3 labelled and 5 of 100 unlabeled"):
+        mixed_order(asked, 3)
+
+
+def test_a_stopped_run_with_pseudo_labels_resumes_bit_for_bit(tmp_path, partly_labelled):
+    whole = rl.train(recipe(**RST), tmp_path / "whole", splits=partly_labelled)
+    with pytest.raises(StoppedError):
+        rl.train(recipe(**RST), tmp_path / "parts", splits=partly_labelled, progress=stop_in_epoch_two)
+    parts = rl.train(recipe(**RST), tmp_path / "parts", splits=partly_labelled)
+    a, b = weights(whole), weights(parts)
+    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_bf16_trains_too_and_saves_float32(tmp_path, splits):

@@ -91,6 +91,8 @@ class DataSpec(Values):
     test_limit: int | None = Field(default=None, gt=0)
     validation: Number = Field(default=0.1, ge=0, lt=1)
     augment: str = "auto"
+    unlabeled: int = Field(default=0, ge=0)
+    """Training images beyond `train_limit` whose labels are not looked at."""
     seed: int = 0
     """Seed of the subset and of the validation split, apart from the training seed."""
 
@@ -124,13 +126,54 @@ class AttackSpec(Values):
     """None: eps/4 for Linf (2/255 at 8/255), 15/128 eps for L2."""
     random_start: bool = True
     model_mode: Literal["eval", "train"] = "eval"
+    replays: int = Field(default=1, ge=1)
+    """Above 1: "free" adversarial training, which takes each batch so many times, with steps of eps."""
 
 
-class AWPSpec(Values):
+class PerturbationSpec(Values):
+    """A perturbation of the weights, once the epochs of its warm-up are over."""
+
+    warmup_epochs: int = Field(default=0, ge=0)
+
+
+class AWPSpec(PerturbationSpec):
     """Adversarial weight perturbation (Wu, Xia and Wang 2020)."""
 
     gamma: Number = Field(default=0.01, ge=0)
-    warmup_epochs: int = Field(default=0, ge=0)
+    steps: int = Field(default=1, ge=1)
+    """Weight steps of each alternation (K2)."""
+    alternations: int = Field(default=1, ge=1)
+    """Rounds of images and weights (A)."""
+    from_attack: bool = False
+    """Take the gradient from the attack's last backward pass instead of a pass of its own."""
+
+    @model_validator(mode="after")
+    def _attack_gives_one_step(self) -> "AWPSpec":
+        if self.from_attack and self.steps * self.alternations > 1:
+            raise ValueError("from_attack: the attack gives one step; found steps or alternations above 1")
+        return self
+
+
+class RWPSpec(PerturbationSpec):
+    """Random weight perturbation."""
+
+    gamma: Number = Field(default=0.01, ge=0)
+
+
+class SAMSpec(PerturbationSpec):
+    """Sharpness-aware minimization (Foret et al. 2021)."""
+
+    rho: Number = Field(default=0.05, ge=0)
+
+
+class InitSpec(Values):
+    """Where the weights start: those of another network, of this architecture."""
+
+    model: str
+    """A run folder or a file of weights. Its content is no part of the hash, but bound to the run's state."""
+    checkpoint: Literal["best", "last"] = "best"
+    new_head: bool = False
+    """Start the last linear layer afresh, as it must be where the classes differ."""
 
 
 class CapacitySpec(Values):
@@ -159,13 +202,28 @@ class OptimizerSpec(Values):
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: Number = Field(default=5e-4, ge=0)
+    l1: Number = Field(default=0.0, ge=0)
+    """Factor of the L1 norm of the weights in the loss."""
     batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches of each batch, whose gradients are added up."""
     epochs: int = Field(default=30, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better validation robust accuracy; None: never."""
     schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
     milestones: tuple[Number, ...] = (0.5, 0.75)
     """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""
     warmup: Number = Field(default=0.3, ge=0, lt=1)
     """One-cycle: share of the steps that climb to `lr`."""
+
+
+class PseudoLabelSpec(Values):
+    """RST (Carmon et al. 2019): a standard network labels the unlabeled images, and training mixes both."""
+
+    share: Number = Field(default=0.5, gt=0, lt=1)
+    """Of every batch."""
+    teacher: OptimizerSpec = OptimizerSpec()
+    """How the standard network is trained, on the labelled images."""
 
 
 class MonitorSpec(Values):
@@ -185,13 +243,39 @@ class Recipe(Values):
     objective_options: dict[str, Any] = {}
     attack: AttackSpec = AttackSpec()
     awp: AWPSpec | None = None
+    rwp: RWPSpec | None = None
+    sam: SAMSpec | None = None
+    mixup: Number | None = Field(default=None, gt=0)
+    """Parameter of mixup's Beta distribution (Zhang et al. 2018); None for none."""
+    pseudo_labels: PseudoLabelSpec | None = None
+    init: InitSpec | None = None
     ema: Number | None = Field(default=None, gt=0, lt=1)
     """Decay of the weight average that is evaluated and saved; None for none."""
     capacity: CapacitySpec | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     monitor: MonitorSpec = MonitorSpec()
+    keep_every: int | None = Field(default=None, ge=1)
+    """Also keep the weights of every so many epochs, as `epoch-0010.safetensors`."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = Field(default=0, ge=0, lt=1 << 62)
+
+    @property
+    def perturbation(self) -> PerturbationSpec | None:
+        """The one perturbation of the weights, if any."""
+        return self.awp or self.rwp or self.sam
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> "Recipe":
+        asked = [name for name in ("awp", "rwp", "sam") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise ValueError(f"{asked[1]}: found beside {asked[0]}, expected one perturbation of the weights")
+        if self.attack.replays > 1 and (asked or self.mixup or self.optimizer.accumulate > 1):
+            raise ValueError("attack.replays: free training goes with no awp, rwp, sam, mixup or accumulate")
+        if (self.pseudo_labels is None) != (self.data.unlabeled == 0):
+            raise ValueError(
+                "pseudo_labels: found without data.unlabeled, or the other way; give both or none"
+            )
+        return self
 
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this recipe.
@@ -269,7 +353,7 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     >>> checked(AWPSpec, {"gama": 1}, "awp")
     Traceback (most recent call last):
     ...
-    robustlens.errors.ConfigError: awp.gama: unknown key, found 1; expected one of gamma, warmup_epochs
+    robustlens.errors.ConfigError: awp.gama: unknown key, found 1; expected one of warmup_epochs, gamma, steps, alternations, from_attack
     """
     if isinstance(values, kind):
         return values

@@ -6,14 +6,13 @@ that would have to be saved. `state.safetensors` is written last in every epoch 
 resumed run believes.
 """
 
-import contextlib
 import json
 import logging
 import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from robustlens import attacks, data, losses, models, noise, objectives
-from robustlens.data import Split, Splits, augment
+from robustlens import attacks, data, losses, models, noise
+from robustlens.data import Split, Splits
 from robustlens.errors import NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
+from robustlens.pseudo_labels import labelled_by, mixed_order, teacher_recipe
 from robustlens.recipe import Recipe, checked
 from robustlens.runs import Run, locked
 from robustlens.schedules import learning_rate
+from robustlens.step import step_for
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
-from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage, bound_singular_values
+from robustlens.weights import ExponentialMovingAverage, bound_singular_values
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
@@ -96,6 +97,7 @@ def load_data(recipe: Recipe) -> Splits:
         seed=spec.seed,
         train_limit=spec.train_limit,
         test_limit=spec.test_limit,
+        unlabeled=spec.unlabeled,
     )
 
 
@@ -154,6 +156,7 @@ class _Reached:
     epochs_done: int = 0
     seconds: float = 0.0
     best_score: tuple[float, float] = (-1.0, -1.0)
+    best_epoch: int = 0
 
 
 class _Training:
@@ -166,14 +169,14 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = models.build_from(self.description)
+        if recipe.init is not None:
+            other = models.load(recipe.init.model, checkpoint=recipe.init.checkpoint)
+            models.start_from(model, other, new_head=recipe.init.new_head)
+        self.start = models.fingerprint(model) if recipe.init is not None else None
         # nn.Module.to takes a memory format, although its type stubs leave it out
         to_device: Callable[..., nn.Module] = model.to
         self.model = to_device(self.fabric.device, memory_format=torch.channels_last)
-        self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
-        build = self.objective.inner_attack if self.threat.eps > 0 else None
-        self.attack = None if build is None else build(self.threat, recipe.attack)
-        self.augment = augment.get(_augmentation(recipe))
         spec = recipe.optimizer
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -182,16 +185,21 @@ class _Training:
             nesterov=spec.nesterov,
             weight_decay=spec.weight_decay,
         )
-        self.awp = AdversarialWeightPerturbation(self.model, recipe.awp.gamma) if recipe.awp else None
+        images = splits.train
+        self.step = step_for(recipe)(
+            recipe, self.model, images, self.optimizer, self.fabric, splits.num_classes
+        )
         self.ema = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
         self.reached = _Reached()
-        self.steps = max(1, len(splits.train) // spec.batch_size)
+        self.order = mixed_order(recipe, len(splits.train))
 
     # -- the loop --------------------------------------------------------------------------------
 
     def to_the_end(self) -> None:
         """Train the epochs that are left."""
         self._resume()
+        if self.recipe.pseudo_labels is not None:
+            self.step.images = self._with_pseudo_labels()
         self.run.update_status(
             status="training",
             error=None,
@@ -200,6 +208,8 @@ class _Training:
             data=self.splits.fingerprint,
         )
         for epoch in range(self.reached.epochs_done, self.recipe.optimizer.epochs):
+            if self._is_out_of_patience():
+                break
             began = time.perf_counter()
             with torch.random.fork_rng(devices=self._cuda()):
                 # What layers draw (dropout) is a function of (seed, epoch) too, and no one else's business.
@@ -208,8 +218,31 @@ class _Training:
             self.reached.seconds += time.perf_counter() - began
             self._finish_epoch(epoch, loss, time.perf_counter() - began)
         self.run.update_status(
-            status="trained", epochs_done=self.reached.epochs_done, train_seconds=self.reached.seconds
+            status="trained",
+            epochs_done=self.reached.epochs_done,
+            best_epoch=self.reached.best_epoch,
+            train_seconds=self.reached.seconds,
         )
+
+    def _with_pseudo_labels(self) -> Split:
+        """The training images, and after them the unlabeled ones as a standard network labels them."""
+        assert self.splits.unlabeled is not None
+        teacher = train(
+            teacher_recipe(self.recipe),
+            self.run.folder / "teacher",
+            splits=replace(self.splits, unlabeled=None),
+            progress=lambda event: self.listen(replace(event, phase=f"teacher {event.phase}")),
+        )
+        network = models.load(teacher.folder, checkpoint="best", trust_code=True).to(self.fabric.device)
+        pool = labelled_by(network, self.splits.unlabeled, 2 * self.recipe.optimizer.batch_size)
+        right = (pool.labels == self.splits.unlabeled.labels).double().mean()
+        self.run.update_status(pseudo_labels={"images": len(pool), "right": float(right)})
+        self.run.write_arrays("pseudo_labels", {"index": pool.index.numpy(), "label": pool.labels.numpy()})
+        return self.splits.train.followed_by(pool)
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.recipe.optimizer.patience
+        return patience is not None and self.reached.epochs_done - self.reached.best_epoch >= patience
 
     def _cuda(self) -> list[int]:
         device = self.fabric.device
@@ -217,62 +250,26 @@ class _Training:
 
     def _epoch(self, epoch: int) -> float:
         """All steps of one epoch; returns the mean training loss."""
-        recipe, images = self.recipe, self.splits.train
-        shuffled = torch.randperm(len(images), generator=noise.generator_for(recipe.seed, epoch))
+        recipe = self.recipe
+        batches = self.order(noise.generator_for(recipe.seed, epoch))
         total = torch.zeros((), device=self.fabric.device)
         self.model.train()
-        for step, rows in enumerate(shuffled.split(recipe.optimizer.batch_size)[: self.steps]):
-            done = (epoch + step / self.steps) / recipe.optimizer.epochs
+        for step, rows in enumerate(batches):
+            done = (epoch + step / len(batches)) / recipe.optimizer.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe.optimizer, done)
-            total += self._step(epoch, step, rows)
-            if step % _CHECK_EVERY == 0 or step == self.steps - 1:
+            total += self.step(epoch, step, rows)
+            last = step + 1 == len(batches)
+            if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or last):
+                bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)
+            if self.ema is not None:
+                self.ema.update()
+            if step % _CHECK_EVERY == 0 or last:
                 mean = self._finite(total.item() / (step + 1), epoch, step)
-                at = epoch * self.steps + step + 1
+                at = epoch * len(batches) + step + 1
                 note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
-                self.listen(Event("train", at, self.steps * recipe.optimizer.epochs, note))
+                self.listen(Event("train", at, len(batches) * recipe.optimizer.epochs, note))
         return mean
-
-    def _step(self, epoch: int, step: int, rows: Tensor) -> Tensor:
-        """One gradient step on one batch; returns its loss."""
-        x = self.splits.train.x(rows).to(self.fabric.device)
-        y = self.splits.train.labels[rows].to(self.fabric.device)
-        x = self.augment(x, noise.generator_for(self.recipe.seed, epoch, step, 1))
-        x_adv = x
-        if self.attack is not None:
-            with self.fabric.autocast():
-                x_adv = self.attack(
-                    self.model, x, y, generator=noise.generator_for(self.recipe.seed, epoch, step, 2)
-                )
-
-        def loss_fn() -> Tensor:
-            with self.fabric.autocast():
-                return self.objective(self.model, x, x_adv, y).mean()
-
-        self.optimizer.zero_grad()
-        with self._weights(loss_fn, epoch):
-            loss = loss_fn()
-            self.fabric.backward(loss)
-        self.optimizer.step()
-        self._hold_capacity(step)
-        if self.ema is not None:
-            self.ema.update()
-        return loss.detach()
-
-    def _weights(self, loss_fn: Any, epoch: int) -> contextlib.AbstractContextManager[None]:
-        """Where the gradient is taken: at w, or at w + v once AWP's warm-up is over."""
-        if self.awp is None or not self._awp_acts(epoch):
-            return contextlib.nullcontext()
-        return self.awp.perturbed(loss_fn)
-
-    def _hold_capacity(self, step: int) -> None:
-        """Now and then, and at the end of every epoch, project the weights onto the recipe's capacity."""
-        spec = self.recipe.capacity
-        if spec is not None and ((step + 1) % spec.every == 0 or step + 1 == self.steps):
-            bound_singular_values(self.model, spec.low, spec.high)
-
-    def _awp_acts(self, epoch: int) -> bool:
-        return self.recipe.awp is not None and epoch >= self.recipe.awp.warmup_epochs
 
     def _finite(self, loss: float, epoch: int, step: int) -> float:
         if not math.isfinite(loss):
@@ -301,9 +298,11 @@ class _Training:
                 f"{self.run.folder}: a weight is not finite after epoch {epoch + 1}; lower optimizer.lr"
             )
         if best:
-            self.reached.best_score = score
+            self.reached.best_score, self.reached.best_epoch = score, epoch + 1
             self.run.write_bytes("best.safetensors", weights)
         self.run.write_bytes("last.safetensors", weights)
+        if self.recipe.keep_every is not None and (epoch + 1) % self.recipe.keep_every == 0:
+            self.run.write_bytes(f"epoch-{epoch + 1:04d}.safetensors", weights)
         self.reached.epochs_done = epoch + 1
         self.run.append_metrics(
             {
@@ -311,10 +310,8 @@ class _Training:
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "seconds": seconds,
                 "loss": loss,
-                "loss_measured": "while training, at w + v"
-                if self._awp_acts(epoch)
-                else "while training, at w",
-                "awp": self._awp_acts(epoch),
+                "loss_measured": f"while training, at w{' + v' * self.step.acts(epoch)}",
+                "awp": self.recipe.awp is not None and self.step.acts(epoch),
                 "train": train,
                 "validation": validation,
                 "best": best,
@@ -342,6 +339,7 @@ class _Training:
         header: dict[str, Any] = {
             "recipe": self.recipe.hash(),
             "data": self.splits.fingerprint,
+            "start": self.start,
             **vars(self.reached),
         }
         if self.ema is not None:
@@ -361,6 +359,10 @@ class _Training:
                 raise StateError(
                     f"{path}: was trained on other images of the same name; choose another --out"
                 )
+            if header.get("start") != self.start:
+                raise StateError(
+                    f"{path}: began from other weights than recipe.init names now; choose another --out"
+                )
             self.model.load_state_dict(_part(tensors, "model."))
             optimizer = self.optimizer.state_dict()
             momenta = _part(tensors, "momentum.")
@@ -369,7 +371,8 @@ class _Training:
             if self.ema is not None:
                 self.ema.average.load_state_dict(_part(tensors, "average."))
                 self.ema.steps = header["average_steps"]
-            self.reached = _Reached(header["epochs_done"], header["seconds"], tuple(header["best_score"]))
+            known = {key: header[key] for key in vars(self.reached) if key in header}
+            self.reached = _Reached(**{**known, "best_score": tuple(header["best_score"])})
         self.run.truncate_metrics(self.reached.epochs_done)
 
 
@@ -383,11 +386,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": name,
         "threads": str(torch.get_num_threads()),
     }
-
-
-def _augmentation(recipe: Recipe) -> str:
-    chosen = recipe.data.augment
-    return augment.default_for(recipe.data.name) if chosen == "auto" else chosen
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ def load(
     seed: int = 0,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    unlabeled: int = 0,
 ) -> Splits:
     """Load a data set into memory.
 
@@ -57,6 +58,7 @@ def load(
         train_limit: use that many training images, counted before the validation split is taken out. Subsets
             are stratified and, for one seed, nested; only their images are decoded.
         test_limit: use that many test images, likewise.
+        unlabeled: take that many training images beyond `train_limit` as `Splits.unlabeled`.
 
     Raises:
         ConfigError: an unknown name, or a limit or a share that cannot be met.
@@ -68,7 +70,13 @@ def load(
     """
     sources = _read(name, None if data_dir is None else Path(data_dir))
     return assemble(
-        sources, name, validation=validation, seed=seed, train_limit=train_limit, test_limit=test_limit
+        sources,
+        name,
+        validation=validation,
+        seed=seed,
+        train_limit=train_limit,
+        test_limit=test_limit,
+        unlabeled=unlabeled,
     )
 
 

@@ -42,6 +42,13 @@ class Split:
         chosen = self.images if rows is None else self.images[rows]
         return chosen.to(torch.float32) / 255
 
+    def followed_by(self, other: "Split") -> "Split":
+        """This split, and the images of `other` after it."""
+        pairs = zip(
+            (self.images, self.labels, self.index), (other.images, other.labels, other.index), strict=True
+        )
+        return Split(*(torch.cat(pair) for pair in pairs))
+
     def take(self, n: int, seed: int = 0) -> "Split":
         """A stratified subset of `n` images, in this split's order.
 
@@ -62,6 +69,8 @@ class Splits:
     Attributes:
         classes: their names, in the order of the labels.
         name: what the data set was loaded as.
+        unlabeled: more training images, if any were asked for. Their labels are there to score a network that
+            labels them; nothing is trained on them.
     """
 
     train: Split
@@ -69,6 +78,7 @@ class Splits:
     test: Split
     classes: tuple[str, ...]
     name: str
+    unlabeled: Split | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -88,6 +98,8 @@ class Splits:
         for split in (self.train, self.validation, self.test):
             digest.update(bytes(split.images.contiguous().numpy()))
             digest.update(bytes(split.labels.contiguous().numpy()))
+        if self.unlabeled is not None:
+            digest.update(bytes(self.unlabeled.images.contiguous().numpy()))
         return digest.hexdigest()[:16]
 
 
@@ -129,6 +141,7 @@ def assemble(
     seed: int = 0,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    unlabeled: int = 0,
 ) -> Splits:
     """Check the sources, choose rows, read them.
 
@@ -139,6 +152,7 @@ def assemble(
         seed: of the subsets and of the validation split.
         train_limit: use that many training images, counted before the validation split is taken out.
         test_limit: use that many test images.
+        unlabeled: take that many training images more, as `Splits.unlabeled`.
 
     Raises:
         ConfigError: a limit or a share that cannot be met. DataError: the data is not what it claims to be.
@@ -146,12 +160,14 @@ def assemble(
     for source in (sources.train, sources.test):
         _check_labels(source, len(sources.classes))
     rows = _limited(sources.train, train_limit, seed, "data.train_limit")
+    pool = _beyond(sources.train, rows, unlabeled, seed)
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
     held, kept = _hold_out(sources.train.labels[rows], validation, seed)
     train, test = sources.train.split(rows[kept]), sources.test.split(test_rows)
     aside = sources.train.split(rows[held]) if len(held) else _nothing_like(train)
-    train, aside, test = _alike([train, aside, test], sources)
-    return Splits(train, aside, test, sources.classes, name)
+    more = [sources.train.split(pool)] if len(pool) else []
+    train, aside, test, *more = _alike([train, aside, test, *more], sources)
+    return Splits(train, aside, test, sources.classes, name, *more)
 
 
 def stratified_order(labels: Int64[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " n"]:
@@ -204,6 +220,20 @@ def _limited(source: Source, limit: int | None, seed: int, field: str) -> Tensor
     if limit < 1:
         raise ConfigError(f"{field}: found {limit}, expected at least 1 image, or nothing for all of them")
     return _subset(source.labels, limit, seed, field)
+
+
+def _beyond(source: Source, rows: Tensor, unlabeled: int, seed: int) -> Tensor:
+    """The `unlabeled` rows that a larger limit would have taken next; stratified and nested as these are."""
+    if not unlabeled:
+        return rows[:0]
+    left = len(source.labels) - len(rows)
+    if unlabeled > left:
+        raise ConfigError(
+            f"data.unlabeled: found {unlabeled}, expected at most the {left} training images beyond "
+            "data.train_limit; lower one of them"
+        )
+    more = _limited(source, len(rows) + unlabeled, seed, "data.unlabeled")
+    return more[~torch.isin(more, rows)]
 
 
 def _hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
 from robustlens.models.registry import MODELS, build_from, check_name, describe, get
+from robustlens.models.start import start_from
 from robustlens.models.still import held_still, state_kept, undisturbed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "held_still",
     "load",
     "load_weights",
+    "start_from",
     "state_kept",
     "swift",
     "to_bytes",

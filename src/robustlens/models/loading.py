@@ -5,6 +5,7 @@ Our weights are safetensors, never pickle. A file says in its metadata how to bu
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,10 @@ def _what_is(path: Path) -> str:
 
 def _checkpoint(folder: Path, checkpoint: str | None) -> Path:
     """The weights file of a run folder."""
-    if checkpoint not in ("best", "last", None):
-        raise ModelError(f"checkpoint: found {checkpoint!r}, expected 'best' or 'last'")
+    if checkpoint is not None and not re.fullmatch(r"best|last|epoch-\d{4}", checkpoint):
+        raise ModelError(
+            f"checkpoint: found {checkpoint!r}, expected best, last, or epoch-0010 if it was kept"
+        )
     names = ("best", "last") if checkpoint is None else (checkpoint,)
     for name in names:
         file = folder / f"{name}.safetensors"

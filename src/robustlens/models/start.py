@@ -1,0 +1,40 @@
+"""Starting a network from the weights of another."""
+
+import torch
+from torch import nn
+
+from robustlens.errors import ModelError
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, other: nn.Module, *, new_head: bool = False) -> None:
+    """Copy the weights and buffers of `other` into `model`, which is of the same architecture.
+
+    Normalisation comes along, since the weights were trained behind it.
+
+    Args:
+        model: gets the weights.
+        other: has them, and stays as it is.
+        new_head: leave the last linear layer of `model` as it is, for other classes or a fresh start.
+
+    Raises:
+        ModelError: a tensor is missing, of no use, or of another shape; nothing has been copied.
+    """
+    own, theirs = model.state_dict(), other.state_dict()
+    if new_head:
+        head = _last_linear(model)
+        own, theirs = ({k: v for k, v in d.items() if not k.startswith(f"{head}.")} for d in (own, theirs))
+    for name in sorted({*own, *theirs}):
+        mine, found = (tuple(d[name].shape) if name in d else None for d in (own, theirs))
+        if mine != found:
+            hint = "; with other classes give init.new_head" if not new_head else ""
+            raise ModelError(f"init: {name} is {found} in the network to start from, expected {mine}{hint}")
+    for name, tensor in own.items():
+        tensor.copy_(theirs[name])
+
+
+def _last_linear(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ModelError("init.new_head: the network has no linear layer that could be its head")
+    return names[-1]
