@@ -54,12 +54,12 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
     assert rl.models.load(str(run.folder))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_readmes_python_runs():
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+@pytest.mark.parametrize("name", ["README.md", "docs/explain.md"])
+def test_the_python_of_the_documents_runs(name):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, name, "exec"), {})
 
 
 def test_the_documented_recipe_and_study_are_what_the_code_takes():
