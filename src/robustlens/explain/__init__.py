@@ -7,10 +7,12 @@ from robustlens.explain.activations import activations
 from robustlens.explain.bound import bound
 from robustlens.explain.certificate import certificate
 from robustlens.explain.covering import covering, intrinsic_dimension
+from robustlens.explain.curvature import curvature
 from robustlens.explain.explanation import MEASURES, arrays_of, as_json, explain, explain_run, get
+from robustlens.explain.flatness import flatness
 from robustlens.explain.instance_margins import instance_margins
 from robustlens.explain.jacobian import jacobian
-from robustlens.explain.landscape import landscape
+from robustlens.explain.landscape import input_landscape, landscape, plane
 from robustlens.explain.margins import margins
 from robustlens.explain.measure import Measure, Measurement, Subject
 from robustlens.explain.smoothness import feature_changes, smoothness
@@ -27,16 +29,20 @@ __all__ = [
     "bound",
     "certificate",
     "covering",
+    "curvature",
     "explain",
     "explain_run",
     "extremes",
     "feature_changes",
+    "flatness",
     "get",
+    "input_landscape",
     "instance_margins",
     "intrinsic_dimension",
     "jacobian",
     "landscape",
     "margins",
+    "plane",
     "smoothness",
     "spectral_norms",
     "spectrum",

@@ -16,6 +16,8 @@ from robustlens.errors import ConfigError
 from robustlens.evaluate import is_current, provenance
 from robustlens.explain.activations import measure_activations
 from robustlens.explain.bound import measure_bound
+from robustlens.explain.curvature import measure_curvature
+from robustlens.explain.flatness import measure_flatness
 from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape import measure_landscape
 from robustlens.explain.margins import measure_margins
@@ -35,6 +37,8 @@ MEASURES: dict[str, Measure] = {
     "margins": measure_margins,
     "smoothness": measure_smoothness,
     "landscape": measure_landscape,
+    "flatness": measure_flatness,
+    "curvature": measure_curvature,
     "bound": measure_bound,
 }
 """Every measure. To add one: write `(subject, **options) -> Measurement` and a line here."""

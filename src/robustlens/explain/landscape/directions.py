@@ -1,0 +1,59 @@
+"""Directions in weight space, and anything evaluated along them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from robustlens.weights import displaced
+
+Direction = dict[str, Tensor]
+"""By how much each parameter moves, by its name; parameters that are not in it stay."""
+Value = TypeVar("Value")
+
+
+def filter_normalised(model: nn.Module, generator: torch.Generator) -> Direction:
+    """A Gaussian direction, each filter scaled to the norm of the same filter of the weights.
+
+    A filter is a slice along the first dimension (Li et al. 2018, section 4). Parameters with one
+    dimension do not move and are not in the result.
+    """
+    direction = {}
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            rows = draw.flatten(1)
+            lengths = weight.detach().float().cpu().flatten(1).norm(dim=1, keepdim=True)
+            rows = rows * lengths / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            direction[name] = rows.view(weight.shape).to(weight)
+    return direction
+
+
+def along(
+    model: nn.Module, direction: Direction, alphas: Sequence[float], value: Callable[[], Value]
+) -> Iterator[Value]:
+    """Anything, evaluated at w + alpha d for each alpha in turn; between two values the weights are w."""
+    weights = [model.get_parameter(name) for name in direction]
+    for alpha in alphas:
+        with displaced(weights, list(direction.values()), alpha):
+            found = value()
+        yield found
+
+
+def across(
+    model: nn.Module,
+    directions: tuple[Direction, Direction],
+    alphas: Sequence[float],
+    value: Callable[[], Value],
+) -> Iterator[Value]:
+    """As `along`, at w + a d + b e for each a in turn and, for each of these, each b.
+
+    Where b is 0 the weights are those of `along` d, bit for bit.
+    """
+    first, second = directions
+    weights = [model.get_parameter(name) for name in first]
+    for alpha in alphas:
+        with displaced(weights, list(first.values()), alpha):
+            found = list(along(model, second, alphas, value))
+        yield from found

@@ -1,0 +1,103 @@
+"""The adversarial loss at the weights as they are: what every landscape and flatness number is made of."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from robustlens import losses
+from robustlens.attacks import Attack
+from robustlens.errors import ConfigError
+from robustlens.explain.margins import attacked_images, logits_of
+from robustlens.explain.temperature import best_temperature
+from robustlens.models import swift
+
+_COMPARED = 4
+"""Images on which a copy of the network shows its logits before it is attacked in the network's place."""
+
+Values = dict[str, np.ndarray]
+"""Image by image, the last axis: `loss` and `matched` in nats (float32), `error` (bool)."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedAnew:
+    """The adversarial loss of `model` on fixed images, attacked anew at the weights that it has when called.
+
+    The attack climbs a faster copy of the network, made at every call (`models.swift`: BatchNorm folded,
+    channels last, no gradient to weights); the network itself is asked what the images that it made do, in
+    its own precision. A network that cannot be copied is attacked itself.
+
+    Args:
+        model: left as it is.
+        x, y: images (at least one) and labels.
+        attack: made anew at every call, from the same random start.
+        temperature: by which logits are divided for `matched`.
+        batch_size: changes speed, not results.
+    """
+
+    model: nn.Module
+    x: Float[Tensor, "n ..."]
+    y: Int64[Tensor, " n"]
+    attack: Attack
+    temperature: float
+    batch_size: int = 256
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Int64[Tensor, " n"],
+        attack: Attack,
+        batch_size: int = 256,
+    ) -> "AttackedAnew":
+        """With the temperature that fits the clean logits at the weights as they are now.
+
+        Of clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.
+
+        Raises:
+            ConfigError: no images.
+        """
+        if not len(x):
+            raise ConfigError("landscape: found 0 images, expected at least 1")
+        temperature = best_temperature(logits_of(model, x, batch_size), y.cpu())
+        return cls(model, x, y, attack, temperature, batch_size)
+
+    def images(self) -> Float[Tensor, "n ..."]:
+        """What the attack makes of the images at these weights."""
+        copy = swift(self.model, self.x[:_COMPARED])
+        return attacked_images(copy, self.x, self.y, self.attack, self.batch_size)
+
+    def __call__(self) -> Values:
+        """Loss, matched loss and error of each image under the attack; each (n,)."""
+        return values_of(logits_of(self.model, self.images(), self.batch_size), self.y, self.temperature)
+
+
+def values_of(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], temperature: float) -> Values:
+    """Cross entropy, the same of logits / temperature, and whether the prediction is wrong; each (n,)."""
+    labels = y.cpu()
+    return {
+        "loss": losses.cross_entropy(logits, labels).numpy(),
+        "matched": losses.cross_entropy(logits / temperature, labels).numpy(),
+        "error": losses.is_wrong(logits, labels).numpy(),
+    }
+
+
+def stacked(found: list[Values], shape: tuple[int, ...]) -> Values:
+    """Values of many points as one array of each kind, (*shape, n)."""
+    return {kind: np.stack([each[kind] for each in found]).reshape(*shape, -1) for kind in found[0]}
+
+
+@contextlib.contextmanager
+def asking_for_gradients(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let these ask for gradients inside `held_still`, which puts back at its end what they asked before."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
