@@ -39,6 +39,10 @@ KNOBS: dict[str, float] = {
     "spectrum_mean": 1.0,
     "rise": 1.0,  # at |alpha| = 0.5; twice as much at 1
     "matched": 0.5,
+    "average": 0.5,  # rise at random weights around w
+    "worst": 0.5,
+    "top": 0.5,  # eigenvalue of the relative Hessian
+    "trace": 0.5,
 }
 
 
@@ -138,6 +142,18 @@ def _write_run(run: Run, net: Net) -> None:
         "smoothness": {"value": {"eps": how["eps"], "steps": 10}},
         "landscape": {"value": {"eps": how["eps"], "steps": 10}},
         "spectrum": {"value": {"layers": spectra}},
+        "flatness": {"value": {"eps": how["eps"], "steps": 10, "xi_average": 0.5, "draws": 2}},
+        "curvature": {
+            "value": {
+                "eps": how["eps"],
+                "steps": 10,
+                "split": "test",
+                **{
+                    f"relative_{name}": knobs[knob]
+                    for name, knob in (("top_eigenvalue", "top"), ("trace", "trace"))
+                },
+            }
+        },
     }
     measures = {name: measure for name, measure in measures.items() if name not in net.drop}
     run.write_json("explanation", {"format": 1, "plan": {"examples": N}, "measures": measures})
@@ -193,6 +209,14 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
         "landscape/test_loss": landscape(knobs["rise"]),
         "landscape/test_matched": landscape(knobs["matched"]),
         "landscape/test_error": landscape(knobs["rise"] / 4) > 1.1,
+        "flatness/test_index": np.arange(N),
+    }
+    reference = 1 + 0.1 * _normal(rng)
+    around = np.stack([reference + knobs["average"] + 0.1 * _normal(rng) for _ in range(2)])
+    arrays |= {
+        "flatness/test_reference_loss": reference.astype(np.float32),
+        "flatness/test_average_loss": around.astype(np.float32),
+        "flatness/test_worst_loss": (reference + knobs["worst"]).astype(np.float32),
     }
     for scale, name in enumerate(LAYERS, start=1):
         norms = scale * knobs["norm"] * (1 + knobs["variation"] * _normal(rng))
@@ -238,8 +262,17 @@ PAIRS = {
     "awp-smaller-robust-gap": ("robust_gap", (0.3, 0.1), -0.2),
     "awp-flatter": ("rise", (1.0, 0.4), -0.6),
 }
+ASSOCIATIONS = {
+    # claim: the knob that goes with the robust gap
+    "flatter-smaller-gap": "rise",
+    "flatter-at-matched-temperature-smaller-gap": "matched",
+    "average-case-flatter-smaller-gap": "average",
+    "worst-case-flatter-smaller-gap": "worst",
+    "smaller-eigenvalue-smaller-gap": "top",
+    "smaller-trace-smaller-gap": "trace",
+}
 ASSOCIATION = "flatter-smaller-gap"
-EVERY = [*LADDERS, *PAIRS, ASSOCIATION]
+EVERY = [*LADDERS, *PAIRS, *ASSOCIATIONS]
 
 
 def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
@@ -250,14 +283,16 @@ def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
 
 def story(name: str, how: str, seeds: int = 1) -> list[Net]:
     """Runs on which the claim holds, is reversed, or has nothing but noise ("same") or nothing ("equal")."""
-    if name == ASSOCIATION:
+    if name in ASSOCIATIONS:
         nets = [Net(eps, method=method, objective=objective) for eps, method, objective in (
             (0.1, "AT", "at"), (0.2, "AT", "at"), (0.1, "TRADES", "trades"), (0.1, "MART", "mart"),
             (0.1, "FGSM", "fgsm"), (0.2, "TRADES", "trades"),
         )]  # fmt: skip
         gaps = {"holds": range(6), "reversed": range(5, -1, -1), "same": (3, 0, 5, 4, 1, 2), "equal": [0] * 6}
         return [
-            replace(net, seed=seed, knobs={"rise": 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.05 * gap})
+            replace(
+                net, seed=seed, knobs={ASSOCIATIONS[name]: 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.05 * gap}
+            )
             for seed in range(seeds)
             for i, (net, gap) in enumerate(zip(nets, gaps[how], strict=True))
         ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import claim_data
-from claim_data import ASSOCIATION, EVERY, LADDERS, LAYERS, PAIRS, N, check_one, ladder, story
+from claim_data import ASSOCIATIONS, EVERY, LADDERS, LAYERS, PAIRS, N, check_one, ladder, story
 from robustlens import claims
 from robustlens.claims import wen2020
 from robustlens.claims.designs import Hypothesis
@@ -77,10 +77,10 @@ def test_the_values_are_those_that_were_put_in(tmp_path, name):
     assert found == pytest.approx(values, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, ASSOCIATION])
+@pytest.mark.parametrize("name", [*PAIRS, *ASSOCIATIONS])
 def test_the_values_of_awp_claims_are_those_that_were_put_in(tmp_path, name):
     found = check_one(tmp_path, name, story(name, "holds"))
-    if name == ASSOCIATION:
+    if name in ASSOCIATIONS:
         assert only_values(found) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
         assert [value["against"] for value in found.values] == pytest.approx([0.5, 0.7, 0.9, 1.1, 1.3, 1.5])
     else:
@@ -94,7 +94,7 @@ def only_values(found: claims.Claim) -> list[float]:
 @pytest.mark.parametrize("name", EVERY)
 def test_failed_runs_make_it_inconclusive_and_are_named(tmp_path, name):
     nets = story(name, "holds")
-    failed = len(nets) - 3 if name == ASSOCIATION else 1
+    failed = len(nets) - 3 if name in ASSOCIATIONS else 1
     found = check_one(
         tmp_path, name, [*nets[:-failed], *(replace(net, status="failed") for net in nets[-failed:])]
     )
@@ -109,9 +109,9 @@ def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
         "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/{LAYERS[0]}",
-        "landscape/test_loss",
+        "landscape/test_loss", "landscape/test_matched", "flatness/test_average_loss", "flatness/test_worst_loss",
     )}  # fmt: skip
-    knobs = {**nets[1].knobs, "spectrum": np.nan}
+    knobs = {**nets[1].knobs, "spectrum": np.nan, "top": np.nan, "trace": np.nan}
     nets[1] = replace(nets[1], arrays=bad, knobs=knobs)
     found = check_one(tmp_path, name, nets)
     assert found.verdict == "inconclusive"
@@ -278,9 +278,14 @@ def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
         nets = claim_data.ladder(knobs, setting=setting)
         return [replace(net, method=f"{net.name} ({setting})") for net in nets]
 
-    lonely = [claim_data.Net(0.1, method="AT (wide)", setting="wide"), claim_data.Net(0.1, awp=True, setting="plain")]
+    lonely = [
+        claim_data.Net(0.1, method="AT (wide)", setting="wide"),
+        claim_data.Net(0.1, awp=True, setting="plain"),
+    ]
     nets = [*climb("plain", values), *climb("BN", values[::-1]), *lonely]
-    found = [claim for claim in claims.check(claim_data.write(tmp_path, nets)) if claim.id == "accuracy-falls"]
+    found = [
+        claim for claim in claims.check(claim_data.write(tmp_path, nets)) if claim.id == "accuracy-falls"
+    ]
     assert [(claim.setting, claim.verdict) for claim in found] == [
         ("Standard (plain), AT (plain)", "supported"),
         ("Standard (BN), AT (BN)", "not supported"),

@@ -34,7 +34,7 @@ from typing import Literal
 
 from robustlens.claims import wen2020, wu2020
 from robustlens.claims.designs import Hypothesis, association, ladder, pairs
-from robustlens.claims.evidence import Evidence
+from robustlens.claims.evidence import Evidence, Source
 from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
 from robustlens.claims.statistics import Quantity
 from robustlens.claims.twins import Also
@@ -50,6 +50,26 @@ def _matched(measure: Callable[..., Quantity], direction: Literal[-1, 1]) -> Als
     """The second look at what depends on confidence: the same at each network's own best temperature."""
     caution = "what the claim sees may be low confidence alone"
     return Also("the same at matched temperature", partial(measure, matched=True), direction, caution)
+
+
+def _flatter(
+    name: str, statement: str, what: str, measure: Callable[[Source], Quantity], noun: str
+) -> Hypothesis:
+    """One way to read the claim that flatter networks have smaller robust gaps: `measure` says how flat."""
+    return Hypothesis(
+        id=name,
+        paper=WU,
+        statement=statement,
+        quantity=(
+            "rank correlation, over all adversarially trained methods and strengths (means over seeds), "
+            f"between {what} and the robust gap"
+        ),
+        noun="robust gap",
+        unit="",
+        measure=wu2020.robust_gap,
+        direction=1,
+        design=association(measure, noun),
+    )
 
 
 CLAIMS: dict[str, Hypothesis] = {
@@ -293,20 +313,53 @@ CLAIMS: dict[str, Hypothesis] = {
                 Also("rise of the adversarial error", wu2020.error_rise, -1),
             ),
         ),
-        Hypothesis(
-            id="flatter-smaller-gap",
-            paper=WU,
-            statement="The flatter the adversarial weight-loss landscape, the smaller the robust gap.",
-            quantity=(
-                "rank correlation, over all adversarially trained methods and strengths (means over "
-                "seeds), between the rise of the adversarial loss along random directions and the "
-                "robust gap"
-            ),
-            noun="robust gap",
-            unit="",
-            measure=wu2020.robust_gap,
-            direction=1,
-            design=association(wu2020.rise, "landscape rise"),
+        _flatter(
+            "flatter-smaller-gap",
+            "The flatter the adversarial weight-loss landscape, the smaller the robust gap.",
+            "the rise of the adversarial loss along random directions",
+            wu2020.rise,
+            "landscape rise",
+        ),
+        _flatter(
+            "flatter-at-matched-temperature-smaller-gap",
+            "The flatter the landscape at matched temperature, the smaller the robust gap.",
+            "the rise of the adversarial loss along random directions at each network's own best "
+            "temperature, which low confidence does not flatten,",
+            wu2020.matched_rise,
+            "matched landscape rise",
+        ),
+        _flatter(
+            "average-case-flatter-smaller-gap",
+            "The flatter the adversarial loss is on average around the weights, the smaller the robust gap.",
+            "the mean rise of the adversarial loss over random relative weight perturbations (average-case "
+            "flatness of Stutz, Hein and Schiele 2021)",
+            wu2020.average_case,
+            "average-case flatness",
+        ),
+        _flatter(
+            "worst-case-flatter-smaller-gap",
+            "The flatter the adversarial loss is at worst near the weights, the smaller the robust gap.",
+            "the rise of the adversarial loss at the worst small relative weight perturbation found "
+            "(worst-case flatness of Stutz, Hein and Schiele 2021)",
+            wu2020.worst_case,
+            "worst-case flatness",
+        ),
+        _flatter(
+            "smaller-eigenvalue-smaller-gap",
+            "The smaller the largest curvature of the adversarial loss, the smaller the robust gap.",
+            "the largest eigenvalue of the Hessian of the adversarial loss by weights in units of their "
+            "filter's root mean square, at matched temperature: the plain one depends on the scale of the "
+            "weights and of the logits,",
+            wu2020.top_eigenvalue,
+            "largest eigenvalue",
+        ),
+        _flatter(
+            "smaller-trace-smaller-gap",
+            "The smaller the mean curvature of the adversarial loss, the smaller the robust gap.",
+            "the trace of the Hessian of the adversarial loss by weights in units of their filter's root "
+            "mean square, at matched temperature,",
+            wu2020.trace,
+            "Hessian trace",
         ),
     )
 }

@@ -41,6 +41,42 @@ def error_rise(source: Source) -> Quantity:
     return _rise(source, "error")
 
 
+def average_case(source: Source) -> Quantity:
+    """Mean rise of the adversarial test loss over random relative weight perturbations, in nats."""
+    return _flatness(source, "average", "xi_average", "draws")
+
+
+def worst_case(source: Source) -> Quantity:
+    """Rise of the adversarial test loss at the worst small relative weight perturbation found, in nats."""
+    return _flatness(source, "worst", "xi_worst", "ascents")
+
+
+def top_eigenvalue(source: Source) -> Quantity:
+    """Largest eigenvalue of the relative Hessian of the adversarial test loss, at matched temperature."""
+    return _curvature(source, "relative_top_eigenvalue")
+
+
+def trace(source: Source) -> Quantity:
+    """Trace of the relative Hessian of the adversarial test loss, at matched temperature."""
+    return _curvature(source, "relative_trace")
+
+
+def _flatness(source: Source, case: str, *settings: str) -> Quantity:
+    keys = (f"flatness/test_{case}_loss", "flatness/test_reference_loss")
+    examples, (there, here) = source.examples("explanation", "flatness/test_index", *keys)
+    how = source.measure("flatness")
+    conditions = ", ".join(f"{name} {how.get(name)}" for name in (*settings, "eps", "steps"))
+    return st.mean(examples, there.reshape(-1, examples.n).mean(0) - here, conditions=conditions)
+
+
+def _curvature(source: Source, name: str) -> Quantity:
+    how = source.measure("curvature")
+    if how.get("split") != "test" or not isinstance(how.get(name), int | float):
+        raise Unusable(f"{source.name}: the curvature was not measured on test images")
+    value = np.array([how[name]], dtype=np.float64)
+    return Quantity(lambda: value, conditions=f"eps {how.get('eps')}, {how.get('steps')} steps")
+
+
 def _rise(source: Source, name: str) -> Quantity:
     key = f"landscape/test_{name}"
     examples, (values,) = source.examples("explanation", "landscape/test_index", key)
