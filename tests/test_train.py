@@ -437,6 +437,24 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
     assert float(after.abs().max()) == pytest.approx(0.03, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective": "cure", "attack": {"replays": 2}}, "attack.replays: 'cure' at eps 0.03"),
+        (
+            {"objective": "fgsm", "awp": {"from_attack": True}},
+            "awp.from_attack: 'fgsm' does not train on PGD",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_before_anything_is_written(
+    changes, said, tmp_path, splits
+):
+    with pytest.raises(ConfigError, match=said):
+        rl.train(recipe(**changes), tmp_path / "run", splits=splits)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_stops_when_patience_ends_and_goes_no_further_when_called_again(tmp_path, splits):
     # A rate of almost nothing: the first epoch stays the best.
     slow = recipe(

@@ -21,7 +21,18 @@ FILES = ("run", "recipe", "evaluation", "explanation")
 """The JSON files of a run."""
 Arrays = Literal["explanation", "evaluation"]
 """The files of a run that hold arrays."""
-DISPLAY = {"standard": "Standard", "at": "AT", "trades": "TRADES", "mart": "MART", "fgsm": "FGSM"}
+DISPLAY = {
+    "standard": "Standard",
+    "at": "AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "fgsm": "FGSM",
+    "alp": "ALP",
+    "llr": "LLR",
+    "cure": "CURE",
+    "vat": "VAT",
+    "gradient-penalty": "Gradient penalty",
+}
 """Names of the objectives in the papers."""
 
 
