@@ -5,7 +5,14 @@ A new plot is one function, from the collected study to a `Figure`, and one line
 
 from collections.abc import Callable
 
-from robustlens.report import plots_accuracy, plots_bound, plots_margins, plots_mistakes, plots_network
+from robustlens.report import (
+    plots_accuracy,
+    plots_bound,
+    plots_landscape,
+    plots_margins,
+    plots_mistakes,
+    plots_network,
+)
 from robustlens.report.collect import Collected
 from robustlens.report.spec import Figure
 
@@ -29,6 +36,10 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_bound.instance_margins,
     plots_bound.bound,
     plots_network.landscape,
+    plots_landscape.plane,
+    plots_landscape.around_images,
+    plots_landscape.flatness_and_gap,
+    plots_landscape.curvature,
 )
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from robustlens.report.collect import Group
 from robustlens.report.palette import Style
-from robustlens.report.spec import Axis, Figure, Panel, Series, View
+from robustlens.report.spec import Axis, Figure, Panel, Relief, Series, View
 
 MARKERS = {
     "circle": "o",
@@ -95,12 +95,12 @@ def _canvas(view: View, groups: Sequence[Group]) -> Canvas:
     rows = -(-count // columns)
     canvas = Canvas(figsize=(2.5 * columns + 0.2, 2.15 * rows + 0.45), layout="constrained")
     FigureCanvasAgg(canvas)
-    axes = canvas.subplots(rows, columns, squeeze=False).ravel()
-    for panel, ax in zip(view.panels, axes, strict=False):
+    for place, panel in enumerate(view.panels, start=1):
+        in_space = panel.relief is not None and panel.relief.mark == "surface"
+        ax = canvas.add_subplot(rows, columns, place, projection="3d" if in_space else None)
         _draw_panel(ax, panel, groups)
-    for ax in axes[count:]:
-        ax.set_axis_off()
     shown = {series.label for panel in view.panels for series in panel.series}
+    shown |= {panel.relief.label for panel in view.panels if panel.relief}
     handles = [_handle(group) for group in groups if group.label in shown]
     lines = -(-len(handles) // (2 * columns)) or 1
     canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, -(-len(handles) // lines)))
@@ -115,6 +115,8 @@ def _draw_panel(ax: Axes, panel: Panel, groups: Sequence[Group]) -> None:
         ax.annotate(text, (x, 1), (0, 2), ha="center", va="bottom", fontsize=6.5, color="#5c6470", **place)
     for series in panel.series:
         _draw_series(ax, series, groups)
+    if panel.relief:
+        _draw_relief(ax, panel.relief)
     _set_axis(ax, "x", panel.x)
     _set_axis(ax, "y", panel.y)
 
@@ -139,6 +141,14 @@ def _draw_series(ax: Axes, series: Series, groups: Sequence[Group]) -> None:
         ax.plot(x, series.y, **style)
         if series.low:
             ax.fill_between(x, series.low, series.high, color=colour, alpha=0.14, linewidth=0, zorder=2)
+
+
+def _draw_relief(ax: Any, relief: Relief) -> None:
+    if relief.mark == "surface":
+        ax.plot_surface(*np.meshgrid(relief.x, relief.y), np.array(relief.z), cmap="viridis")
+        return
+    colours = ax.contourf(relief.x, relief.y, np.array(relief.z), levels=12, cmap="viridis")
+    ax.figure.colorbar(colours, ax=ax, label=relief.axis.title)
 
 
 def _set_axis(ax: Axes, which: str, axis: Axis) -> None:

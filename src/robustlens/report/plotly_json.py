@@ -10,7 +10,7 @@ from typing import Any
 
 from robustlens.report.collect import Group
 from robustlens.report.palette import Style
-from robustlens.report.spec import Axis, Figure, Panel, Series
+from robustlens.report.spec import Axis, Figure, Panel, Relief, Series
 
 
 def figure_json(figure: Figure, groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -36,6 +36,8 @@ def panel_json(panel: Panel, groups: Sequence[Group]) -> dict[str, Any]:
         for series in sorted(panel.series, key=_drawing_order)
         for trace in _traces(series, panel, groups)
     ]
+    if panel.relief:
+        return _relief(panel, panel.relief, groups)
     layout: dict[str, Any] = {
         "xaxis": _axis(panel.x),
         "yaxis": _axis(panel.y),
@@ -102,6 +104,29 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Group]) -> list[dict[
         "meta": {**meta, "role": "band"},
     }
     return [band, trace]
+
+
+def _relief(panel: Panel, relief: Relief, groups: Sequence[Group]) -> dict[str, Any]:
+    """Values over a plane; they are coloured by height, alike in light and dark."""
+    own = [place for place, group in enumerate(groups) if group.label == relief.label]
+    axes = {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y)}
+    trace: dict[str, Any] = {
+        "type": relief.mark,
+        "x": _numbers(relief.x),
+        "y": _numbers(relief.y),
+        "z": [_numbers(row) for row in relief.z],
+        "colorscale": "Viridis",
+        "showscale": relief.mark == "contour",
+        "name": _text(relief.label),
+        "meta": {"of": own, "look": own[-1], "role": "relief"},
+        "hovertemplate": "%{x}, %{y}: <b>%{z}</b><extra></extra>",
+    }
+    if relief.mark == "surface":
+        return {"data": [trace], "layout": {"scene": {**axes, "zaxis": _axis(relief.axis)}, **axes}}
+    if relief.axis.percent:
+        trace["zhoverformat"] = ",.1%"
+        trace["colorbar"] = {"tickformat": ",.0%"}
+    return {"data": [trace], "layout": {**axes, "hovermode": "closest"}}
 
 
 def _axis(axis: Axis) -> dict[str, Any]:

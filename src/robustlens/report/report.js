@@ -61,6 +61,16 @@
     };
   }
 
+  // The axes of a surface in space.
+  function space(own) {
+    const each = ([name, one]) => [name, { ...axis(one), automargin: undefined, backgroundcolor: "rgba(0,0,0,0)" }];
+    return {
+      ...Object.fromEntries(Object.entries(own).map(each)),
+      aspectmode: "cube",
+      dragmode: touch ? false : "turntable",
+    };
+  }
+
   function layout(panel) {
     const own = panel.layout;
     const font = getComputedStyle(document.body).fontFamily;
@@ -78,6 +88,7 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: css("--ink") },
       xaxis: axis(own.xaxis),
       yaxis: axis(own.yaxis),
+      ...(own.scene ? { scene: space(own.scene) } : {}),
       shapes: (own.shapes || []).map((shape) => ({ ...shape, line: { color: quiet, width: 1, dash: "dot" } })),
       annotations: (own.annotations || []).map((note) => ({ ...note, font: { color: quiet, size: 10 } })),
     };

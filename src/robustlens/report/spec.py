@@ -56,14 +56,38 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Relief:
+    """One network's values over a plane.
+
+    Args:
+        label: the network.
+        x, y: coordinates along the panel's axes.
+        z: the values, a row for each y.
+        axis: of the values.
+        mark: "surface", seen in space, or "contour", seen from above.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    z: tuple[tuple[float, ...], ...]
+    axis: Axis
+    mark: Literal["surface", "contour"]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `rules`: (x, text) of thin upright lines that mark a value of interest."""
+    """One pair of axes. `rules`: (x, text) of thin upright lines that mark a value of interest.
+
+    A panel shows series, or one `relief`.
+    """
 
     title: str
     x: Axis
     y: Axis
-    series: tuple[Series, ...]
+    series: tuple[Series, ...] = ()
     rules: tuple[tuple[float, str], ...] = ()
+    relief: Relief | None = None
 
 
 @dataclass(frozen=True)
@@ -117,11 +141,11 @@ class Figure:
     def rows(self) -> list[dict[str, float | str | None]]:
         """The tidy data, one row a point, in full precision: the CSV beside the figure."""
         return [
-            {"view": view.name, "panel": panel.title, "label": series.label, "mark": series.mark, **point}
+            {"view": view.name, "panel": panel.title, "label": of.label, "mark": of.mark, **point}
             for view in self.views
             for panel in view.panels
-            for series in panel.series
-            for point in _points(series)
+            for of, points in _drawn(panel)
+            for point in points
         ]
 
 
@@ -162,7 +186,7 @@ def slug(text: str) -> str:
 
 def view(name: str, panels: Iterable[Panel]) -> View | None:
     """A view of the panels that have something to show; None where none has."""
-    kept = tuple(panel for panel in panels if panel.series)
+    kept = tuple(panel for panel in panels if panel.series or panel.relief)
     return View(name, kept) if kept else None
 
 
@@ -202,7 +226,24 @@ def thinned(count: int, most: int = POINTS) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def _points(series: Series) -> Iterable[dict[str, float | str | None]]:
+Point = dict[str, float | str | None]
+
+
+def _drawn(panel: Panel) -> Iterable[tuple[Series | Relief, Iterable[Point]]]:
+    """All that a panel shows, and its points."""
+    for series in panel.series:
+        yield series, _points(series)
+    if panel.relief:
+        yield panel.relief, _heights(panel.relief)
+
+
+def _heights(relief: Relief) -> Iterable[Point]:
+    for y, row in zip(relief.y, relief.z, strict=True):
+        for x, z in zip(relief.x, row, strict=True):
+            yield {"x": x, "y": y, "z": z}
+
+
+def _points(series: Series) -> Iterable[Point]:
     for place, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
         low = series.low[place] if series.low else None
         high = series.high[place] if series.high else None
