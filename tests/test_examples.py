@@ -24,6 +24,18 @@ def test_awp_in_your_loop(capsys):
     assert "robust" in capsys.readouterr().out
 
 
+def test_awp_with_fabric(capsys):
+    assert load("awp_with_fabric").main() > 0.3
+    assert "robust" in capsys.readouterr().out
+
+
+def test_awp_with_transformers(capsys):
+    pytest.importorskip("transformers", reason="no part of the dev extra; its example says how to get it")
+    pytest.importorskip("accelerate")
+    assert load("awp_with_transformers").main() > 0.15
+    assert "robust" in capsys.readouterr().out
+
+
 def test_evaluate_and_explain(capsys):
     found = load("evaluate_and_explain").main(examples=60)
     assert 0 <= found["robust"] <= 0.5
