@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation in a Lightning Fabric loop: one device, or several with the same perturbation.
+"""Adversarial weight perturbation in a Lightning Fabric loop, on one device or on several alike.
 
 Run: python examples/awp_with_fabric.py, or on two devices: fabric run --devices 2 examples/awp_with_fabric.py
 """

@@ -475,9 +475,7 @@ def test_logits_must_agree_to_1e_4_of_their_scale(
     error: float, left: int, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = folding.scale_and_shift
-    monkeypatch.setattr(
-        folding, "scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1])
-    )
+    monkeypatch.setattr(folding, "scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1]))
     model = trained_like(NETS["linear, bn"][0]())
     model[3].bias.data += offset
     assert norms_in(models.swift(model, torch.rand(6, 4, dtype=torch.float64))) == left

@@ -60,7 +60,11 @@ def test_differences_name_the_field_and_both_values():
     ("kind", "values", "said"),
     [
         (Recipe, {"optimiser": {}}, r"recipe.optimiser: unknown key, found {}; expected one of data, model"),
-        (Recipe, {"awp": {"gama": 1}}, r"recipe.awp.gama: unknown key, found 1; expected one of warmup_epochs, gamma"),
+        (
+            Recipe,
+            {"awp": {"gama": 1}},
+            r"recipe.awp.gama: unknown key, found 1; expected one of warmup_epochs, gamma",
+        ),
         (Recipe, {"threat": {"eps": 8}}, r"did you mean 8/255 = 0.03137"),
         (Recipe, {"threat": {"norm": "L7"}}, r"found 'L7', expected Linf, L2 or L1"),
         (Recipe, {"optimizer": {"lr": "fast"}}, r"recipe.optimizer.lr: found 'fast'"),
@@ -68,7 +72,11 @@ def test_differences_name_the_field_and_both_values():
         (Recipe, {"optimizer": {"epochs": 0, "batch_size": 0}}, r"\(and 1 more\)"),
         (Recipe, {"capacity": {"low": 2, "high": 1}}, r"capacity.low: found 2, expected at most high"),
         (Recipe, {"awp": {}, "sam": {}}, r"recipe.sam: found beside awp, expected one perturbation"),
-        (Recipe, {"attack": {"replays": 4}, "mixup": 1}, r"recipe.attack.replays: free training goes with no"),
+        (
+            Recipe,
+            {"attack": {"replays": 4}, "mixup": 1},
+            r"recipe.attack.replays: free training goes with no",
+        ),
         (Recipe, {"pseudo_labels": {}}, r"recipe.pseudo_labels: found without data.unlabeled"),
         (Recipe, {"awp": {"from_attack": True, "steps": 2}}, r"awp.from_attack: the attack gives one step"),
         (Recipe, {"precision": "fp8"}, r"recipe.precision: found 'fp8'"),

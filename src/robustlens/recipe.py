@@ -350,10 +350,10 @@ Kind = TypeVar("Kind", bound=Values)
 def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     """Build `kind` from untrusted `values`; pydantic's report becomes one `ConfigError` line.
 
-    >>> checked(AWPSpec, {"gama": 1}, "awp")
+    >>> checked(SAMSpec, {"ro": 1}, "sam")
     Traceback (most recent call last):
     ...
-    robustlens.errors.ConfigError: awp.gama: unknown key, found 1; expected one of warmup_epochs, gamma, steps, alternations, from_attack
+    robustlens.errors.ConfigError: sam.ro: unknown key, found 1; expected one of warmup_epochs, rho
     """
     if isinstance(values, kind):
         return values

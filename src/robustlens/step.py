@@ -76,8 +76,8 @@ class Step:
             raise ConfigError(f"awp.from_attack: {recipe.objective!r} does not train on PGD's images; use at")
         if recipe.attack.replays > 1 and build is None:
             raise ConfigError(
-                f"attack.replays: {recipe.objective!r} at eps {self.threat.eps:g} does not look at adversarial "
-                "images; use at"
+                f"attack.replays: {recipe.objective!r} at eps {self.threat.eps:g} does not look at "
+                "adversarial images; use at"
             )
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
