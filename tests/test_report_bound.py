@@ -88,9 +88,9 @@ def test_the_table_says_where_and_why_the_bound_is_vacuous(study: Collected) -> 
     assert rows["Standard"]["vacuous for"] == "4 of 4 gammas"
     assert rows["AT 0.2"]["vacuous for"] == "2 of 4 gammas"
     assert rows["AT 0.2"]["because of"] == "margin, covering"
-    assert rows["AT 0.1"]["Product of the smallest singular values"] == "-10.5"
-    assert rows["AT 0.1"]["Smallest instance margin"] == "-"
-    assert rows["AT 0.1"]["dimension k (nets, TwoNN)"] == "9.5, 24.5"
+    assert rows["AT 0.1"]["singular values"] == "-10.5"
+    assert rows["AT 0.1"]["v_min"] == "-"
+    assert rows["AT 0.1"]["k (nets, TwoNN)"] == "9.5, 24.5"
 
 
 def test_distances_pool_seeds_and_leave_out_what_was_never_reached(study: Collected) -> None:

@@ -11,19 +11,19 @@ from robustlens.report.plots_accuracy import against_strength, views
 from robustlens.report.spec import Axis, Figure, Panel, Series, Table, ecdf, points_for, view
 
 TERMS = (
-    ("Product of the smallest singular values", "sigma_product"),
-    ("Smallest distance of two rows of the last layer", "distance"),
-    ("Smallest instance margin", "v_min"),
-    ("u_min, their product", "u_min"),
-    ("Complexity term of the bound", "complexity_term"),
+    ("Product of the smallest singular values", "singular values", "sigma_product"),
+    ("Smallest distance of two rows of the last layer", "rows", "distance"),
+    ("Smallest instance margin", "v_min", "v_min"),
+    ("u_min, their product", "u_min", "u_min"),
+    ("Complexity term of the bound", "complexity", "complexity_term"),
 )
-"""What the bound is made of, by its name under `log10` in the explanation."""
+"""What the bound is made of: in full, in a table, and by its name under `log10` in the explanation."""
 SPLITS = (("Test images", "test"), ("Training images", "train"))
 
 
 def bound(study: Collected) -> Figure:
     """The terms of the generalization bound against strength, and where it says something."""
-    terms = [against_strength(study, title, "log10", False, partial(_log10, key)) for title, key in TERMS]
+    terms = [against_strength(study, title, "log10", False, partial(_log10, key)) for title, _, key in TERMS]
     gaps = [
         against_strength(
             study, f"gamma {gamma:g}", "test - train ramp risk", False, partial(_ramp_gap, gamma)
@@ -131,12 +131,12 @@ def _distances(study: Collected, split: str, points: int) -> tuple[Series, ...]:
 def _bound_tables(study: Collected) -> tuple[Table, ...]:
     """For every network the terms, and what makes the bound vacuous; means over seeds."""
     rows = tuple((group.label, _cells(group)) for group in study.groups if group.measured("bound", "log10"))
-    columns = (*(title for title, _ in TERMS), "dimension k (nets, TwoNN)", "vacuous for", "because of")
-    return (Table("Terms as powers of ten, means over seeds", columns, rows),) if rows else ()
+    columns = (*(short for _, short, _ in TERMS), "k (nets, TwoNN)", "vacuous for", "because of")
+    return (Table("The terms as powers of ten, means over seeds", columns, rows),) if rows else ()
 
 
 def _cells(group: Group) -> tuple[str, ...]:
-    terms = [_power(_log10(key, group)) for _, key in TERMS]
+    terms = [_power(_log10(key, group)) for _, _, key in TERMS]
     nets, two_nn = (_mean(group.measured("bound", "covering", key)) for key in ("dimension", "two_nn"))
     found = _rows(group)
     vacuous = sum(bool(row["vacuous"]) for row in found)
