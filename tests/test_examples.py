@@ -66,6 +66,27 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
     assert rl.models.load(str(run.folder))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp_path, monkeypatch):
+    """As it stands but for the size of the batches, and not compiled, which takes a compiler."""
+    import robustlens as rl
+    from robustlens.recipe import Recipe, checked
+
+    monkeypatch.setenv("ROBUSTLENS_DATA", str(real_cifar10.parent))
+    plan = study.plan(study.read(ROOT / "examples" / "gpu_awp2020.yaml"))
+    (awp,) = [run for run in plan if run.recipe.awp]
+    assert awp.recipe.optimizer.milestones[0] * awp.recipe.optimizer.epochs == 20
+    values = awp.recipe.model_dump()
+    values["data"] |= {"train_limit": 102, "test_limit": 20}
+    values["optimizer"] |= {"epochs": 1, "batch_size": 2, "lr": 1e-3}
+    values["attack"] |= {"steps": 2}
+    values["monitor"] |= {"examples": 2, "steps": 1}
+    seen = []
+    recipe = checked(Recipe, {**values, "compile": False}, "recipe")
+    run = rl.train(recipe, tmp_path / "run", progress=lambda event: seen.append(event))
+    assert max(event.total for event in seen if event.phase == "train") == 50
+    assert run.metrics()[0]["awp"] is True
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/explain.md"])
 def test_the_python_of_the_documents_runs(name):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)

@@ -355,6 +355,28 @@ def distance(a, b):
     return max(float((a[key] - b[key]).abs().max()) for key in a)
 
 
+COMPILED = """
+import functools, sys, torch, robustlens as rl
+from robustlens.recipe import Recipe
+from robustlens.data import from_tensors
+torch.compile = functools.partial(torch.compile, backend="eager")  # the default backend takes a compiler
+x, y = (torch.rand(64, 1, 8, 8) * 255).to(torch.uint8), torch.arange(64) % 3
+for flag in (False, True):
+    recipe = Recipe.model_validate({
+        "model": {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}, "attack": {"steps": 2},
+        "optimizer": {"epochs": 1, "batch_size": 32}, "data": {"name": "arrays", "augment": "none"},
+        "awp": {"gamma": 0.01}, "compile": flag})
+    rl.train(recipe, f"{sys.argv[1]}/{flag}", splits=from_tensors(x, y, x, y))
+"""
+
+
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path):
+    # In a process of its own: here every call is type-checked, which dynamo cannot follow.
+    subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path)], check=True, timeout=240)
+    plain, compiled = (load_file(tmp_path / str(flag) / "last.safetensors") for flag in (False, True))
+    assert distance(plain, compiled) < 1e-5
+
+
 def test_micro_batches_change_nothing_but_rounding(tmp_path, splits):
     awp = {"awp": {"gamma": 0.01}}
     whole = trained(tmp_path, splits, "whole", **awp)

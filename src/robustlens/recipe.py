@@ -257,6 +257,8 @@ class Recipe(Values):
     keep_every: int | None = Field(default=None, ge=1)
     """Also keep the weights of every so many epochs, as `epoch-0010.safetensors`."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    """Let torch compile the network for training: pays on a GPU, and costs a minute at the start."""
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
     @property

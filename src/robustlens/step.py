@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -64,7 +65,9 @@ class Step:
         fabric: Fabric,
         num_classes: int,
     ) -> None:
-        self.recipe, self.model, self.images = recipe, model, images
+        self.recipe, self.images = recipe, images
+        # The compiled network shares every tensor with `model`, which the trainer saves.
+        self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         self.optimizer, self.fabric, self.num_classes = optimizer, fabric, num_classes
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
