@@ -199,6 +199,23 @@ def test_the_dot_of_a_training_curve_is_the_last_best_epoch(study: Collected) ->
         assert dots[group.label].y == (best["validation"]["robust"],)
 
 
+def test_best_and_last_stand_side_by_side_where_both_were_evaluated(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, n=60)
+    assert figure(collect.study(folder), "checkpoints").views == ()
+    group = next(group for group in collect.study(folder).groups if group.eps > 0)
+    for record in group.records:
+        last = json.loads(json.dumps(record.evaluation))
+        last["gaps"]["robust"] = {"value": 0.3, "low": 0.2, "high": 0.4}
+        record.run.write_json("evaluation-last", last)
+    found = figure(collect.study(folder), "checkpoints")
+    assert found.labels() == [group.label]
+    gap = series(found, "Robust gap", group.label)
+    best = group.interval("gaps", "robust")
+    assert best is not None
+    assert gap.x == ("best", "last")
+    assert gap.y == pytest.approx((best.value, 0.3))
+
+
 def test_training_at_eps_0_has_no_robust_curve(study: Collected) -> None:
     robust, clean, _ = figure(study, "training").views
     assert "Standard" not in {s.label for s in robust.panels[0].series}

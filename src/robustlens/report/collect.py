@@ -17,7 +17,7 @@ from robustlens.intervals import Interval
 from robustlens.report.palette import Style, styles
 from robustlens.runs import Run, StudyFolder, attack_columns
 
-FILES = ("run", "recipe", "evaluation", "explanation")
+FILES = ("run", "recipe", "evaluation", "explanation", "evaluation-last")
 """The JSON files of a run."""
 Arrays = Literal["explanation", "evaluation"]
 """The files of a run that hold arrays."""
@@ -50,6 +50,8 @@ class Record:
     recipe: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     explanation: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    """The evaluation of the last checkpoint, where it is not the only one."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -287,6 +289,7 @@ def _record(run: Run) -> Record:
         recipe=recipe,
         evaluation=read["evaluation"],
         explanation=read["explanation"],
+        last=read["evaluation-last"],
         metrics=metrics,
         problems=problems,
     )

@@ -20,6 +20,7 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_accuracy.robust_accuracy,
     plots_accuracy.strength,
     plots_accuracy.training,
+    plots_accuracy.checkpoints,
     plots_network.spectrum,
     plots_network.spectrum_spread,
     plots_bound.jacobian,

@@ -86,6 +86,34 @@ def strength(study: Collected) -> Figure:
     )
 
 
+def checkpoints(study: Collected) -> Figure:
+    """The best and the last checkpoint side by side."""
+    quantities = (
+        ("Clean accuracy, test", "accuracy", ("splits", "test", "clean")),
+        ("Robust accuracy, test", "accuracy", ("splits", "test", "robust")),
+        ("Robust gap", "train - test robust accuracy", ("gaps", "robust")),
+    )
+    panels = [
+        Panel(
+            title,
+            Axis("checkpoint", kind="category"),
+            Axis(unit, percent=True),
+            tuple(line for group in study.groups if (line := _best_and_last(group, path))),
+        )
+        for title, unit, path in quantities
+    ]
+    return Figure(
+        "checkpoints",
+        "Training",
+        "Best and last checkpoint",
+        "Robust overfitting is a line that falls from best to last on test images while the gap rises; AWP "
+        "should hold both level.",
+        views(view("", panels)),
+        note="The best checkpoint was chosen on validation images. Whiskers are 95 % intervals.",
+        missing="It takes a study with `checkpoint: both` in its evaluation.",
+    )
+
+
 def training(study: Collected) -> Figure:
     """Clean and robust accuracy over the epochs, on fixed training and validation images."""
     every = [_training_view(study, *quantity) for quantity in _EVERY_EPOCH]
@@ -163,6 +191,17 @@ def views(*found: View | None) -> tuple[View, ...]:
 
 def _at(path: tuple[str, ...], group: Group) -> Interval | None:
     return group.interval(*path)
+
+
+def _best_and_last(group: Group, path: tuple[str, ...]) -> Series | None:
+    """A quantity of the evaluation at both checkpoints, of the runs that have both."""
+    both = [record for record in group.records if record.last and record.evaluation]
+    ends = [
+        combined(as_interval(dig(getattr(record, which), *path)) for record in both)
+        for which in ("evaluation", "last")
+    ]
+    known = [found for found in ends if found is not None]
+    return interval_series(group.label, ("best", "last"), known, "both") if len(known) == 2 else None
 
 
 def _shifts(found: list[tuple[Group, Interval]]) -> dict[tuple[str, float], float]:
