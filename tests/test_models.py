@@ -410,7 +410,7 @@ def test_a_run_folder_gives_its_best_weights_unless_others_are_asked_for(tmp_pat
     assert same(models.load(str(tmp_path)), best)
     assert same(models.load(tmp_path, checkpoint="best"), best)
     assert same(models.load(tmp_path, checkpoint="last"), last)
-    with pytest.raises(ModelError, match="found 'first', expected 'best' or 'last'"):
+    with pytest.raises(ModelError, match="found 'first', expected best, last, or epoch-0010"):
         models.load(tmp_path, checkpoint="first")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from measured_more import measure_more
 from robustlens.errors import StateError
 from robustlens.report import collect, figures, files, headline, write, write_run
 from robustlens.report.collect import Collected
@@ -22,7 +23,7 @@ from troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole study with its report."""
-    folder = write_study(tmp_path_factory.mktemp("study") / "quick", claims=example_claims())
+    folder = measure_more(write_study(tmp_path_factory.mktemp("study") / "quick", claims=example_claims()))
     write(folder)
     return folder
 

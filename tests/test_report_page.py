@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from browser import REASON, chromium, find_chromium
+from measured_more import measure_more
 from robustlens.report import collect, figures, files, write
 from robustlens.report.collect import Collected
 from study_files import example_claims, write_study
@@ -24,9 +25,8 @@ def _reported(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _reported(
-        write_study(tmp_path_factory.mktemp("study") / "quick", suite=True, claims=example_claims())
-    )
+    folder = write_study(tmp_path_factory.mktemp("study") / "quick", suite=True, claims=example_claims())
+    return _reported(measure_more(folder))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,14 @@ class Visit:
         page.set_default_timeout(120_000)  # a busy machine draws slowly, and that is no failure
         self.said: list[str] = []
         self.asked: list[str] = []
-        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        page.on("console", self._note)
         page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         page.on("request", lambda request: self.asked.append(request.url))
+
+    def _note(self, message: Any) -> None:
+        # What the browser says of the speed of its own drawing, in space and on canvases, is no fault of ours.
+        if not any(driver in message.text for driver in ("Canvas2D", "GL Driver Message")):
+            self.said.append(f"{message.type}: {message.text}")
 
     def open(self, path: Path) -> None:
         self.page.goto(path.as_uri())
@@ -125,8 +130,8 @@ def rgb(colour: str) -> str:
 DRAWN = """() => [...document.querySelectorAll('.plot')].map(plot => ({
     name: plot.getAttribute('aria-label'),
     wanted: plot.data.filter(trace => trace.visible !== false).length,
-    drawn: plot.querySelectorAll('svg .scatterlayer .trace').length,
-    ink: plot.querySelectorAll('svg .scatterlayer path').length,
+    drawn: plot.querySelectorAll('.scatterlayer .trace, .contourlayer .contour, .gl-container canvas').length,
+    ink: plot.querySelectorAll('.scatterlayer path, .contourlayer path').length,
     width: plot.querySelector('svg').getBoundingClientRect().width, room: plot.clientWidth,
 }))"""
 
