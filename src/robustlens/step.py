@@ -68,6 +68,11 @@ class Step:
         self.recipe, self.images = recipe, images
         # The compiled network shares every tensor with `model`, which the trainer saves.
         self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+        # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
+        self.shared = self.model if fabric.world_size == 1 else fabric.setup_module(self.model)
+        if recipe.optimizer.batch_size % fabric.world_size:
+            found = f"{recipe.optimizer.batch_size} for {fabric.world_size} processes"
+            raise ConfigError(f"optimizer.batch_size: found {found}, expected a multiple of their number")
         self.optimizer, self.fabric, self.num_classes = optimizer, fabric, num_classes
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
@@ -89,15 +94,15 @@ class Step:
         parts = self._parts(x, y)
         gradients = self._craft(parts, epoch, step)
 
-        def loss_fn(part: Part) -> Tensor:
+        def loss_fn(part: Part, model: nn.Module = self.model) -> Tensor:
             with self.fabric.autocast():
-                return self.objective(self.model, part.x, part.x_adv, part.y).mean() * part.share
+                return self.objective(model, part.x, part.x_adv, part.y).mean() * part.share
 
         self.optimizer.zero_grad()
         total = torch.zeros((), device=x.device)
         with self._moved(parts, loss_fn, gradients, epoch, step):
             for part in parts:
-                loss = loss_fn(part) + self._penalty() * part.share
+                loss = loss_fn(part, self.shared) + self._penalty() * part.share
                 self.fabric.backward(loss)
                 total += loss.detach()
         self.optimizer.step()
@@ -115,10 +120,12 @@ class Step:
         x = self.images.x(rows).to(device)
         y = self.images.labels[rows].to(device)
         x = self.augment(x, noise.generator_for(seed, epoch, step, _AUGMENT))
-        if self.recipe.mixup is None:
-            return x, y
-        draws = noise.generator_for(seed, epoch, step, _MIXUP)
-        return augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws)
+        if self.recipe.mixup is not None:
+            draws = noise.generator_for(seed, epoch, step, _MIXUP)
+            x, y = augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws)
+        # The whole batch is made on every rank: what is drawn for an image does not depend on their number.
+        own = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        return x[own], y[own]
 
     def _parts(self, x: Tensor, y: Tensor) -> list[Part]:
         """The batch in as many micro-batches as gradients are accumulated over."""
@@ -204,7 +211,7 @@ class FreeStep(Step):
         for _ in range(self.recipe.attack.replays):
             x_adv = self.threat.project(x + self.moved, x).requires_grad_()
             with self.fabric.autocast():
-                loss = self.objective(self.model, x, x_adv, y).mean()
+                loss = self.objective(self.shared, x, x_adv, y).mean()
             self.optimizer.zero_grad()
             self.fabric.backward(loss + self._penalty())
             self.optimizer.step()

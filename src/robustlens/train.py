@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -27,8 +26,9 @@ from robustlens.data import Split, Splits
 from robustlens.errors import NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
 from robustlens.pseudo_labels import labelled_by, mixed_order, teacher_recipe
+from robustlens.ranks import fabric_for, held, run_at
 from robustlens.recipe import Recipe, checked
-from robustlens.runs import Run, locked
+from robustlens.runs import Run
 from robustlens.schedules import learning_rate
 from robustlens.step import step_for
 from robustlens.threat import ThreatModel
@@ -50,6 +50,9 @@ def train(
 ) -> Run:
     """Train one network, or go on with it, and return its run folder.
 
+    Under torchrun the processes train one network together (`robustlens.ranks`): each takes its share of
+    every batch, and the first one writes.
+
     Args:
         recipe: everything that determines the result, as a `Recipe` or the mapping of one.
         out: the run folder; None for `robustlens-out/<hash of the recipe>`. A finished run is returned
@@ -63,13 +66,13 @@ def train(
         LockedError: another process trains in `out`. StateError: `out` belongs to another recipe.
     """
     recipe = checked(Recipe, recipe, "recipe")
-    run = Run(out if out is not None else Path("robustlens-out") / recipe.hash())
+    run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
     run.check(recipe)
     if run.status["status"] in ("trained", "done"):
         return run
     # Data and network first: a wrong recipe leaves no file behind.
     training = _Training(recipe, run, splits or load_data(recipe), progress)
-    with locked(run.folder):
+    with held(run):
         run.claim(recipe)
         try:
             training.to_the_end()
@@ -78,6 +81,7 @@ def train(
         except RobustlensError as error:
             run.update_status(status="failed", error=describe(error))
             raise
+    training.fabric.barrier()  # what the first rank wrote is there for all
     return run
 
 
@@ -164,7 +168,7 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits, listen: Listener) -> None:
         self.recipe, self.run, self.splits, self.listen = recipe, run, splits, listen
-        self.fabric = Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+        self.fabric = fabric_for(recipe.precision)
         self.description = describe_model(recipe, splits)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -265,11 +269,17 @@ class _Training:
             if self.ema is not None:
                 self.ema.update()
             if step % _CHECK_EVERY == 0 or last:
-                mean = self._finite(total.item() / (step + 1), epoch, step)
+                mean = self._finite(self._over_ranks(total) / (step + 1), epoch, step)
                 at = epoch * len(batches) + step + 1
                 note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
                 self.listen(Event("train", at, len(batches) * recipe.optimizer.epochs, note))
         return mean
+
+    def _over_ranks(self, loss: Tensor) -> float:
+        """The mean over ranks, the same for all, so that no rank goes on where another stops."""
+        found = self.fabric.all_reduce(loss, reduce_op="mean")
+        assert isinstance(found, Tensor)
+        return found.item()
 
     def _finite(self, loss: float, epoch: int, step: int) -> float:
         if not math.isfinite(loss):
@@ -328,7 +338,9 @@ class _Training:
         part = split.take(min(spec.examples, len(split)), seed=self.recipe.data.seed)
         device = self.fabric.device
         x, y = part.x().to(device), part.labels.to(device)
-        return accuracy(self.network, x, y, self.threat, spec.steps, 2 * self.recipe.optimizer.batch_size)
+        size = 2 * self.recipe.optimizer.batch_size
+        # Running statistics may differ from rank to rank: those of the first, which are saved, count.
+        return self.fabric.broadcast(accuracy(self.network, x, y, self.threat, spec.steps, size))
 
     def _state(self) -> bytes:
         """Everything that training needs to go on, in one file."""
