@@ -152,6 +152,7 @@ def train(
 
     Example: robustlens train --data cifar10 --model resnet20 --objective trades --eps 8/255 --out runs/trades
     """
+    from robustlens import ranks
     from robustlens.train import train
 
     arguments.use_data_dir(data_dir)
@@ -174,8 +175,10 @@ def train(
         if not equals:
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
         arguments.put(values, key, arguments.value(text))
-    with shown(quiet) as named:
+    with shown(quiet or not ranks.is_first()) as named:
         run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
+    if not ranks.is_first():
+        return
     last = run.metrics()[-1]
     for split in ("train", "validation"):
         if last[split]:
