@@ -134,7 +134,10 @@ def spread(values: list[float | None]) -> str:
 def claims(study: StudyFolder) -> None:
     """One row per claim."""
     print("\n## Claims\n\n| paper | claim | verdict | effect | statistic | why |\n|---|---|---|---|---|---|")
+    aside = [claim for claim in study.claims if claim["effect"]["value"] is None and not claim["values"]]
     for claim in study.claims:
+        if claim in aside:
+            continue
         effect, statistic = claim["effect"], claim["statistic"]
         shown = number(effect["value"])
         if effect["value"] is not None and effect["low"] is not None:
@@ -146,6 +149,9 @@ def claims(study: StudyFolder) -> None:
             + " | ".join([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
             + " |"
         )
+    if aside:
+        told = "; ".join(f"{claim['statement'].rstrip('.')} ({claim['paper']})" for claim in aside)
+        print(f"\nNot put to this study, which lacks the runs or measures: {told}.")
 
 
 def number(value: Any) -> str:
