@@ -357,6 +357,7 @@ def distance(a, b):
 
 TOGETHER = """
 import sys, torch, robustlens as rl
+from robustlens import ranks
 from robustlens.recipe import Recipe
 from robustlens.data import from_tensors
 generator = torch.Generator().manual_seed(0)
@@ -366,6 +367,7 @@ recipe = Recipe.model_validate({
     "optimizer": {"epochs": 2, "batch_size": 16, "lr": 0.05}, "data": {"name": "arrays", "augment": "crop-flip"},
     "monitor": {"examples": 8, "steps": 1}, "awp": {"gamma": 0.01}, "objective": "trades"})
 rl.train(recipe, sys.argv[1], splits=from_tensors(x, y, x, y))
+ranks.leave()
 """
 
 

@@ -362,6 +362,9 @@ for _ in range(4):
     optimizer.step()
 if rank == 0:
     torch.save([p.detach() for p in model.parameters()], out)
+if size > 1:
+    dist.barrier()  # a rank that leaves early may abort the other
+    dist.destroy_process_group()
 """
 
 

@@ -177,6 +177,7 @@ def train(
         arguments.put(values, key, arguments.value(text))
     with shown(quiet or not ranks.is_first()) as named:
         run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
+    ranks.leave()
     if not ranks.is_first():
         return
     last = run.metrics()[-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 
 from robustlens.runs import Run, locked
@@ -38,6 +39,13 @@ def fabric_for(precision: Any) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def leave() -> None:
+    """End together: a process that leaves early may abort the others."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def is_first() -> bool:
