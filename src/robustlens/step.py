@@ -190,8 +190,7 @@ class Step:
         factor = self.recipe.optimizer.l1
         if not factor:
             return 0.0
-        sizes = [p.abs().sum() for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
-        return factor * torch.stack(sizes).sum()
+        return factor * torch.stack([weight.abs().sum() for weight in weights.matrices(self.model)]).sum()
 
 
 class FreeStep(Step):

@@ -189,9 +189,8 @@ class _Training:
             nesterov=spec.nesterov,
             weight_decay=spec.weight_decay,
         )
-        images = splits.train
         self.step = step_for(recipe)(
-            recipe, self.model, images, self.optimizer, self.fabric, splits.num_classes
+            recipe, self.model, splits.train, self.optimizer, self.fabric, splits.num_classes
         )
         self.ema = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
         self.reached = _Reached()

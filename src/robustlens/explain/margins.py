@@ -13,6 +13,7 @@ from robustlens import losses, mistakes
 from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.temperature import best_temperature
+from robustlens.explain.theorem import ramp_loss
 from robustlens.mistakes import TAUS
 from robustlens.models import device_of, undisturbed
 
@@ -77,7 +78,7 @@ def ramp_risk(probability: np.ndarray) -> float:
     >>> ramp_risk(np.array([1.0, 0.25, -0.5]))
     0.5833333333333334
     """
-    return float((1 - np.clip(probability.astype(np.float64), 0, 1)).mean())
+    return float(ramp_loss(probability.astype(np.float64), 1.0).mean())
 
 
 def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -> dict[str, Any]:

@@ -128,6 +128,10 @@ class Group:
         found = (dig(record.explanation, "measures", measure, "value", *path) for record in self.records)
         return [value for value in found if value is not None]
 
+    def number(self, measure: str, *path: str) -> Interval | None:
+        """A number that a measure has at `path`, over seeds."""
+        return combined(Interval(float(value)) for value in self.measured(measure, *path))
+
     def who(self, record: Record) -> str:
         """One of its runs, in words."""
         return self.label if len(self.records) == 1 else f"{self.label}, seed {record.seed}"

@@ -100,11 +100,11 @@ def jacobian(study: Collected) -> Figure:
 
 
 def _log10(key: str, group: Group) -> Interval | None:
-    return combined(Interval(float(value)) for value in group.measured("bound", "log10", key))
+    return group.number("bound", "log10", key)
 
 
 def _share(path: tuple[str, ...], group: Group) -> Interval | None:
-    return combined(Interval(float(value)) for value in group.measured("bound", "test", *path))
+    return group.number("bound", "test", *path)
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from robustlens.intervals import Interval
-from robustlens.report.collect import Collected, Group, combined
+from robustlens.report.collect import Collected, Group
 from robustlens.report.plots_accuracy import interval_series, views
 from robustlens.report.spec import Axis, Figure, Panel, Relief, Series, View, floats, view
 
@@ -83,7 +83,7 @@ def flatness_and_gap(study: Collected) -> Figure:
             (group.label, flat.value, gap)
             for group in study.groups
             if group.eps > 0
-            and (flat := combined(Interval(float(v)) for v in group.measured(measure, *path)))
+            and (flat := group.number(measure, *path))
             and (gap := group.interval("gaps", "robust"))
         ]
         every.append(view(name, [scatter("Robust gap", unit, points)]))

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from robustlens.intervals import Interval
-from robustlens.report.collect import Collected, Group, combined
+from robustlens.report.collect import Collected, Group
 from robustlens.report.plots_accuracy import against_strength, interval_series, views
 from robustlens.report.spec import (
     POINTS,
@@ -238,8 +238,7 @@ def _histograms(found: Arrays) -> tuple[Series, ...]:
 
 def _of_layer(measure: str, layer: str, key: str, group: Group) -> Interval | None:
     """A number that a measure has of a layer, over seeds."""
-    values = group.measured(measure, "layers", layer, key)
-    return combined(Interval(float(value)) for value in values)
+    return group.number(measure, "layers", layer, key)
 
 
 def _depth(study: Collected, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:
