@@ -67,6 +67,8 @@ class Net:
     index: Sequence[int] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     setting: str | None = None
+    along: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Knobs at the epochs that were measured along training; the highest is the last."""
 
     @property
     def name(self) -> str:
@@ -113,12 +115,19 @@ def ladder(values: Mapping[float, Mapping[str, float]], seeds: int = 1, **more: 
 
 def _write_run(run: Run, net: Net) -> None:
     error = {"type": "NumericsError", "message": "the loss became NaN", "exit_code": 4}
-    run.update_status(status=net.status, error=error if net.status == "failed" else None)
+    last = max(net.along, default=0)
+    run.update_status(status=net.status, error=error if net.status == "failed" else None, epochs_done=last)
     if net.status != "done":
         return
-    unknown = set(net.knobs) - set(KNOBS)
+    _write_results(run, net, net.knobs, "")
+    for epoch, knobs in net.along.items():
+        _write_results(run, net, knobs, "-last" if epoch == last else f"-epoch-{epoch:04d}")
+
+
+def _write_results(run: Run, net: Net, knobs: Mapping[str, float], ending: str) -> None:
+    unknown = set(knobs) - set(KNOBS)
     assert not unknown, unknown
-    knobs = {**KNOBS, **net.knobs}
+    knobs = {**KNOBS, **knobs}
     rng = np.random.default_rng(net.noise)
     for file, arrays in (("evaluation", _evaluation(knobs, rng)), ("explanation", _explanation(knobs, rng))):
         kept = {key: net.arrays.get(key, array) for key, array in arrays.items() if key not in net.drop}
@@ -127,9 +136,9 @@ def _write_run(run: Run, net: Net) -> None:
                 key: np.asarray(net.index) if key.rsplit("/", 1)[-1].endswith("index") else array
                 for key, array in kept.items()
             }
-        run.write_arrays(file, kept)
+        run.write_arrays(f"{file}{ending}", kept)
     how = {"threat": {"norm": "Linf", "eps": 0.1}, "attacks": ["pgd-20"], "eps": 0.1, **net.conditions}
-    run.write_json("evaluation", {"format": 1, "plan": {"seed": 0}, **how})
+    run.write_json(f"evaluation{ending}", {"format": 1, "plan": {"seed": 0}, **how})
     spread = {
         "max": 2.0,
         "std": knobs["spectrum"],
@@ -156,7 +165,7 @@ def _write_run(run: Run, net: Net) -> None:
         },
     }
     measures = {name: measure for name, measure in measures.items() if name not in net.drop}
-    run.write_json("explanation", {"format": 1, "plan": {"examples": N}, "measures": measures})
+    run.write_json(f"explanation{ending}", {"format": 1, "plan": {"examples": N}, "measures": measures})
 
 
 def _share(rate: float, rng: np.random.Generator, n: int = N) -> np.ndarray:
@@ -271,8 +280,13 @@ ASSOCIATIONS = {
     "smaller-eigenvalue-smaller-gap": "top",
     "smaller-trace-smaller-gap": "trace",
 }
+ALONG = {
+    # claim: the knob that goes with the robust gap, epoch by epoch
+    "gap-follows-landscape": "rise",
+    "gap-follows-landscape-at-matched-temperature": "matched",
+}
 ASSOCIATION = "flatter-smaller-gap"
-EVERY = [*LADDERS, *PAIRS, *ASSOCIATIONS]
+EVERY = [*LADDERS, *PAIRS, *ASSOCIATIONS, *ALONG]
 
 
 def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
@@ -283,6 +297,13 @@ def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
 
 def story(name: str, how: str, seeds: int = 1) -> list[Net]:
     """Runs on which the claim holds, is reversed, or has nothing but noise ("same") or nothing ("equal")."""
+    if name in ALONG:
+        gaps = {"holds": range(6), "reversed": range(5, -1, -1), "same": (3, 0, 5, 4, 1, 2), "equal": [0] * 6}
+        along = {
+            5 * (i + 1): {ALONG[name]: 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.05 * gap}
+            for i, gap in enumerate(gaps[how])
+        }
+        return [Net(0.1, seed=seed, along=along) for seed in range(seeds)]
     if name in ASSOCIATIONS:
         nets = [Net(eps, method=method, objective=objective) for eps, method, objective in (
             (0.1, "AT", "at"), (0.2, "AT", "at"), (0.1, "TRADES", "trades"), (0.1, "MART", "mart"),

@@ -20,7 +20,9 @@ def measure_more(folder: Path) -> Path:
             for name, value in _values(place).items():
                 content["measures"][name] = {**content["measures"]["landscape"], "value": value}
             run.write_result("explanation", content, arrays | _arrays(place))
-            run.write_json("evaluation-last", {**record.evaluation, "checkpoint": "last"})
+            for ending in ("-epoch-0001", "-last"):
+                run.write_json(f"evaluation{ending}", {**record.evaluation, "checkpoint": ending[1:]})
+                run.write_json(f"explanation{ending}", run.read_json("explanation") or {})
     return folder
 
 

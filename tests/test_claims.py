@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import claim_data
-from claim_data import ASSOCIATIONS, EVERY, LADDERS, LAYERS, PAIRS, N, check_one, ladder, story
+from claim_data import ALONG, ASSOCIATIONS, EVERY, LADDERS, LAYERS, PAIRS, N, check_one, ladder, story
 from robustlens import claims
 from robustlens.claims import wen2020
-from robustlens.claims.designs import Hypothesis
-from robustlens.claims.designs import ladder as over_strengths
+from robustlens.claims.designs import LADDER, Hypothesis
 from robustlens.claims.evidence import Evidence
 from robustlens.claims.findings import Effect, Findings, Statistic, decide
 from robustlens.errors import StateError
@@ -77,10 +76,10 @@ def test_the_values_are_those_that_were_put_in(tmp_path, name):
     assert found == pytest.approx(values, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, *ASSOCIATIONS])
+@pytest.mark.parametrize("name", [*PAIRS, *ASSOCIATIONS, *ALONG])
 def test_the_values_of_awp_claims_are_those_that_were_put_in(tmp_path, name):
     found = check_one(tmp_path, name, story(name, "holds"))
-    if name in ASSOCIATIONS:
+    if name not in PAIRS:
         assert only_values(found) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
         assert [value["against"] for value in found.values] == pytest.approx([0.5, 0.7, 0.9, 1.1, 1.3, 1.5])
     else:
@@ -105,7 +104,7 @@ def test_failed_runs_make_it_inconclusive_and_are_named(tmp_path, name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
-    nets = story(name, "holds")
+    nets = story(name, "holds", seeds=2 if name in ALONG else 1)
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
         "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/{LAYERS[0]}",
@@ -263,7 +262,7 @@ def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
         quantity = wen2020.accuracy(source)
         return replace(quantity, of=lambda weights: wen2020.accuracy(source).of(weights) / 2)
 
-    toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", "", half_of_accuracy, -1, over_strengths)
+    toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", "", half_of_accuracy, -1, LADDER)
     folder = claim_data.write(tmp_path, story("accuracy-falls", "holds"))
     found = toy.check(Evidence.of(StudyFolder(folder)))
     assert found.effect.value == pytest.approx(-0.1)
@@ -293,6 +292,52 @@ def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
     assert [claim.effect.value for claim in found] == pytest.approx([effect, -effect], abs=0.003)
     # What is no matter of strengths is checked once, on the whole study.
     assert [claim.setting for claim in claims.check(tmp_path) if claim.id == "awp-flatter"] == [""]
+
+
+def test_awp_is_judged_at_the_best_and_at_the_last_checkpoint(tmp_path):
+    def net(awp, best, last):
+        return claim_data.Net(0.1, awp=awp, knobs={"robust_gap": best}, along={40: {"robust_gap": last}})
+
+    folder = claim_data.write(tmp_path, [net(False, 0.05, 0.4), net(True, 0.15, 0.1)])
+    found = {claim.setting: claim for claim in claims.check(folder) if claim.id == "awp-smaller-robust-gap"}
+    assert {setting: claim.verdict for setting, claim in found.items()} == {
+        "best checkpoint": "not supported",
+        "last checkpoint": "supported",
+    }
+    assert found["last checkpoint"].effect.value == pytest.approx(-0.3)
+    assert {value["checkpoint"] for value in found["last checkpoint"].values} == {"last"}
+
+
+def test_what_the_last_checkpoint_lacks_is_not_said_twice(tmp_path):
+    nets = [claim_data.Net(0.1, awp=awp, along={40: {}}) for awp in (False, True)]
+    folder = claim_data.write(tmp_path, nets)
+    for file in folder.glob("runs/*/explanation-last.*"):
+        file.unlink()
+    found = [(claim.id, claim.setting) for claim in claims.check(folder)]
+    assert ("awp-flatter", "best checkpoint") in found
+    assert ("awp-flatter", "last checkpoint") not in found
+    assert ("awp-smaller-robust-gap", "last checkpoint") in found
+
+
+def test_correlations_along_training_are_averaged_over_runs(tmp_path):
+    # Ranks 2 1 4 3 against 1 2 3 4: rho = 1 - 6 * 4 / 60 = 0.6; and 1 2 3 4 against themselves: 1.
+    def net(seed, gaps):
+        along = {
+            10 * (i + 1): {"rise": 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.08 * gap}
+            for i, gap in enumerate(gaps)
+        }
+        return claim_data.Net(0.1, seed=seed, along=along)
+
+    found = check_one(tmp_path, "gap-follows-landscape", [net(0, (1, 0, 3, 2)), net(1, (0, 1, 2, 3))])
+    assert found.effect.value == pytest.approx(0.8)
+    assert found.statistic.value == 1.0
+    assert "2 runs, at 4 epochs each" in found.why
+    assert [value["checkpoint"] for value in found.values[:4]] == [
+        "epoch-0010",
+        "epoch-0020",
+        "epoch-0030",
+        "last",
+    ]
 
 
 @pytest.mark.parametrize("reverse", [False, True])

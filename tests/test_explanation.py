@@ -5,6 +5,7 @@ import torch
 
 import robustlens as rl
 from robustlens.data import from_tensors
+from robustlens.errors import ConfigError, StateError
 from robustlens.evaluate import evaluate_run
 from robustlens.explain import MEASURES, explain_run
 from robustlens.explain.measure import Measurement
@@ -22,17 +23,19 @@ def splits():
     )
 
 
+RECIPE = Recipe.model_validate(
+    {
+        "model": {"name": "small-cnn", "options": {"width": 4, "hidden": 8}},
+        "objective": "standard",
+        "optimizer": {"lr": 0.05, "epochs": 2, "batch_size": 32, "schedule": "constant"},
+        "data": {"name": "arrays", "augment": "none"},
+    }
+)
+
+
 @pytest.fixture
 def run(tmp_path, splits):
-    recipe = Recipe.model_validate(
-        {
-            "model": {"name": "small-cnn", "options": {"width": 4, "hidden": 8}},
-            "objective": "standard",
-            "optimizer": {"lr": 0.05, "epochs": 2, "batch_size": 32, "schedule": "constant"},
-            "data": {"name": "arrays", "augment": "none"},
-        }
-    )
-    return rl.train(recipe, tmp_path / "run", splits=splits)
+    return rl.train(RECIPE, tmp_path / "run", splits=splits)
 
 
 class Calls(list):
@@ -135,3 +138,36 @@ def test_both_checkpoints_are_evaluated_and_explained_side_by_side(run, splits, 
     assert len(calls) == 2
     explained(run, splits, plan("mean", checkpoint="both"))
     assert len(calls) == 2
+
+
+def test_every_kept_epoch_is_evaluated_and_explained_once(tmp_path, splits, calls):
+    optimizer = RECIPE.optimizer.model_copy(update={"epochs": 3})
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "keep_every": 1})
+    run = rl.train(recipe, tmp_path / "run", splits=splits)
+    evaluation = EvaluationPlan(
+        attacks=("fgsm",), curve=(), test_examples=20, train_examples=20, checkpoint="every"
+    )
+    for _ in range(2):
+        assert evaluate_run(run, evaluation, splits=splits)["checkpoint"] == "best"
+        explained(run, splits, plan("mean", checkpoint="every"))
+    assert calls == ["mean"] * 4  # the best, two kept epochs, and the last, which was kept too
+    assert run.kept() == ["epoch-0001", "epoch-0002"]
+    for name in ("evaluation", "explanation"):
+        assert run.along(name) == {1: "-epoch-0001", 2: "-epoch-0002", 3: "-last"}
+    for ending, checkpoint in (("", "best"), ("-epoch-0002", "epoch-0002"), ("-last", "last")):
+        network = rl.models.load(run.folder, checkpoint=checkpoint)
+        mean = float(network.conv1.weight.detach().mean())
+        found = run.read_json(f"explanation{ending}")["measures"]["mean"]["value"]["mean"]
+        assert found == pytest.approx(mean)
+    # One of them can be asked for by name.
+    evaluate_run(run, evaluation.model_copy(update={"checkpoint": "epoch-0002"}), splits=splits)
+    assert run.evaluation["weights"] == run.read_json("evaluation-epoch-0002")["weights"]
+
+
+def test_an_epoch_that_was_not_kept_is_refused_with_those_that_are_there(run, splits):
+    wanted = EvaluationPlan(attacks=("fgsm",), curve=(), checkpoint="epoch-7")
+    with pytest.raises(StateError, match=r"found no checkpoint epoch-0007, only best, last;"):
+        evaluate_run(run, wanted, splits=splits)
+    assert run.evaluation is None
+    with pytest.raises(ConfigError, match="found 'first', expected best, last, both, every or epoch-NNNN"):
+        plan("mean", checkpoint="first")

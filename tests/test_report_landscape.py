@@ -100,6 +100,27 @@ def test_checkpoints_of_one_network_are_points_of_one_series() -> None:
     assert (second.label, second.x, second.y) == ("AWP", (0.5,), (0.05,))
 
 
+def test_epochs_along_training_are_drawn_in_order(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, n=60)
+    trained = [group for group in collect.study(folder).groups if group.eps > 0]
+    assert plots_landscape.along_training(collect.study(folder)).views == ()
+    for epoch, ending in ((2, "-epoch-0002"), (30, "-last"), (10, "-epoch-0010")):
+        for record in (record for group in trained for record in group.records):
+            record.run.update_status(epochs_done=30)
+            gaps = {"gaps": {"robust": {"value": epoch / 100}}}
+            rise = {"landscape": {"value": {"rise": {"0.5": 2.0 * epoch}}}}
+            record.run.write_json(f"evaluation{ending}", gaps)
+            record.run.write_json(f"explanation{ending}", {"measures": rise})
+    study = collect.study(folder)
+    (view,) = plots_landscape.along_training(study).views
+    gap, rise_panel = view.panels
+    assert [(line.x, line.y) for line in gap.series] == [((2.0, 10.0, 30.0), (0.02, 0.1, 0.3))] * len(trained)
+    assert rise_panel.series[0].y == (4.0, 20.0, 60.0)
+    paths = plots_landscape.flatness_and_gap(study).views[0].panels[1]
+    assert paths.title == "Along training"
+    assert (paths.series[0].x, paths.series[0].y) == ((4.0, 20.0, 60.0), (0.02, 0.1, 0.3))
+
+
 def test_the_density_of_eigenvalues_has_the_weights_of_the_quadrature(study: Collected) -> None:
     figure = plots_landscape.curvature(study)
     assert [view.name for view in figure.views] == ["Relative, at matched temperature"]

@@ -55,8 +55,8 @@ def network(
     """The network that the argument names; a checkpoint is a run folder's alone."""
     from robustlens import models
 
-    if run is not None and checkpoint == "both":
-        raise ConfigError("--checkpoint: found both, expected best or last beside --out or --data")
+    if run is not None and checkpoint in ("both", "every"):
+        raise ConfigError(f"--checkpoint: found {checkpoint}, expected one of them beside --out or --data")
     return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code, **options)
 
 
@@ -104,7 +104,7 @@ def value(text: str, option: str = "--set") -> Any:
 
 def keep(run: Run, name: str, plan: Plan) -> None:
     """Refuse to replace a result of another plan, which a study may stand on."""
-    for ending, one in plan.of_checkpoints().items():
+    for ending, one in plan.of_checkpoints(run.kept()).items():
         found = run.read_json(f"{name}{ending}")
         if found is not None and found.get("plan") != one.model_dump(mode="json"):
             file = f"{run.folder}/{name}{ending}.json"

@@ -206,7 +206,9 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="What attacks search in: 32-true or bf16-mixed. Verdicts are float32.")
     ] = "32-true",
-    checkpoint: Annotated[str, typer.Option(help="best, last or both, of a run folder.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="Of a run folder: best, last, both, epoch-NNNN, every.")
+    ] = "best",
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and masks. Default: the run.")
     ] = None,
@@ -279,7 +281,9 @@ def explain(
         str | None, typer.Option(help="Names with commas, or all. Default: a study's own five.")
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
-    checkpoint: Annotated[str, typer.Option(help="best, last or both, of a run folder.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="Of a run folder: best, last, both, epoch-NNNN, every.")
+    ] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
     architecture: Architecture = None,
     model_option: ModelOption = None,

@@ -7,6 +7,7 @@ No torch here: a recipe can be read, compared and printed anywhere.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,20 @@ def norm_name(text: str) -> str:
     if found is None:
         raise ConfigError(f"norm: found {text!r}, expected Linf, L2 or L1")
     return found
+
+
+def checkpoint_name(text: str) -> str:
+    """A name of one or several checkpoints, a kept epoch in full; `ConfigError` for any other.
+
+    >>> checkpoint_name("both"), checkpoint_name("epoch-10")
+    ('both', 'epoch-0010')
+    """
+    kept = re.fullmatch(r"epoch-(\d+)", str(text))
+    if kept:
+        return f"epoch-{int(kept[1]):04d}"
+    if text not in ("best", "last", "both", "every"):
+        raise ConfigError(f"checkpoint: found {text!r}, expected best, last, both, every or epoch-NNNN")
+    return text
 
 
 def number(text: Any) -> Any:
@@ -297,22 +312,26 @@ class Recipe(Values):
         return ", ".join(f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}" for key in changed)
 
 
-Checkpoint = Literal["best", "last", "both"]
-
-
 class Plan(Values):
-    """Base of what is done to a run's checkpoint: "both" means the best, and the last beside it."""
+    """Base of what is done to the checkpoints of a run.
 
-    checkpoint: Checkpoint = "best"
+    `checkpoint` is "best", "last" or one that `keep_every` kept, "epoch-0010"; "both" means the best, and
+    the last beside it; "every" the kept ones as well.
+    """
 
-    def of_checkpoints(self: "SomePlan") -> "dict[str, SomePlan]":
-        """This plan for each checkpoint, by what ends the name of the result: "" or "-last"."""
-        if self.checkpoint != "both":
+    checkpoint: Annotated[str, BeforeValidator(checkpoint_name)] = "best"
+
+    def of_checkpoints(self: "SomePlan", kept: Sequence[str] = ()) -> "dict[str, SomePlan]":
+        """This plan for each checkpoint of a run that kept these, by what ends the name of the result.
+
+        >>> list(Plan(checkpoint="every").of_checkpoints(["epoch-0010"]))
+        ['', '-last', '-epoch-0010']
+        """
+        if self.checkpoint not in ("both", "every"):
             return {"": self}
-        return {
-            "": self.model_copy(update={"checkpoint": "best"}),
-            "-last": self.model_copy(update={"checkpoint": "last"}),
-        }
+        others = ["last", *(kept if self.checkpoint == "every" else ())]
+        endings = {"": "best"} | {f"-{name}": name for name in others}
+        return {ending: self.model_copy(update={"checkpoint": name}) for ending, name in endings.items()}
 
 
 SomePlan = TypeVar("SomePlan", bound=Plan)

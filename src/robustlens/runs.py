@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -206,6 +207,37 @@ class Run:
                     f"{path}: line {number} is damaged; delete the run folder to start again"
                 ) from error
         return epochs
+
+    def weights(self, checkpoint: str) -> bytes:
+        """The file of a checkpoint; raises `StateError` naming those that are there."""
+        try:
+            return (self.folder / f"{checkpoint}.safetensors").read_bytes()
+        except FileNotFoundError as error:
+            there = [name for name in ("best", "last", *self.kept()) if self._has(name)]
+            raise StateError(
+                f"{self.folder}: found no checkpoint {checkpoint}, only {', '.join(there) or 'none'}; "
+                "train it, or name one of these (recipe.keep_every keeps epochs)"
+            ) from error
+
+    def kept(self) -> list[str]:
+        """Checkpoints that training kept on its way, the earliest first; the last epoch's is `last`."""
+        last = f"epoch-{self.status.get('epochs_done', 0):04d}"
+        return sorted({path.stem for path in self.folder.glob("epoch-*.safetensors")} - {last})
+
+    def _has(self, checkpoint: str) -> bool:
+        return (self.folder / f"{checkpoint}.safetensors").exists()
+
+    def along(self, name: str) -> dict[int, str]:
+        """The results `<name>` of the checkpoints along training: epoch -> the end of the result's name.
+
+        Empty where no checkpoint but the best has one. The best is left out: it is one of these epochs, or
+        lies between them.
+        """
+        found = {path.stem.removeprefix(name) for path in self.folder.glob(f"{name}-*.json")}
+        epochs = {int(ending[7:]): ending for ending in found if re.fullmatch(r"-epoch-\d+", ending)}
+        if "-last" in found:
+            epochs[int(self.status.get("epochs_done", 0))] = "-last"
+        return dict(sorted(epochs.items()))
 
     # -- writing ---------------------------------------------------------------------------------
 

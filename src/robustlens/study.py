@@ -285,7 +285,7 @@ def _matches(run_: Run, plans: Mapping[str, Plan]) -> bool:
     return run_.status["status"] == "done" and all(
         (run_.read_json(f"{name}{ending}") or {}).get("plan") == wanted.model_dump(mode="json")
         for name, plan_ in plans.items()
-        for ending, wanted in plan_.of_checkpoints().items()
+        for ending, wanted in plan_.of_checkpoints(run_.kept()).items()
     )
 
 

@@ -21,7 +21,8 @@ where runs saw the same images, and covers no training randomness. With several 
 and images with Student's quantile. Training and test images are resampled apart. A quantity that is one
 number per layer (spectra) has no images behind it: layers are the units, by an exact sign test, which takes
 six of them. A claim about strengths is checked apart in every setting (architecture, BatchNorm, data ...) in
-which the study has several of them. Missing runs in the middle of the ladder are named in the note; without
+which the study has several of them; one about AWP or flatness at the best and at the last checkpoint, where
+the study evaluates both. Missing runs in the middle of the ladder are named in the note; without
 its ends there is no effect.
 
 To add a claim, write one function of a run and one entry of `CLAIMS`.
@@ -33,8 +34,9 @@ from pathlib import Path
 from typing import Literal
 
 from robustlens.claims import wen2020, wu2020
-from robustlens.claims.designs import Hypothesis, association, ladder, pairs
-from robustlens.claims.evidence import Evidence, Source
+from robustlens.claims.associations import across_methods, along_training
+from robustlens.claims.designs import LADDER, PAIRS, Hypothesis
+from robustlens.claims.evidence import LAST, Evidence, Source
 from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
 from robustlens.claims.statistics import Quantity
 from robustlens.claims.twins import Also
@@ -68,7 +70,25 @@ def _flatter(
         unit="",
         measure=wu2020.robust_gap,
         direction=1,
-        design=association(measure, noun),
+        design=across_methods(measure, noun),
+    )
+
+
+def _together(
+    name: str, statement: str, what: str, measure: Callable[[Source], Quantity], noun: str
+) -> Hypothesis:
+    """The claim that a run's robust gap grows as its landscape gets sharper, epoch by epoch."""
+    return Hypothesis(
+        id=name,
+        paper=WU,
+        statement=statement,
+        quantity=f"mean over adversarially trained runs of the rank correlation, over epochs, between {what} "
+        "and the robust gap",
+        noun="robust gap",
+        unit="",
+        measure=wu2020.robust_gap,
+        direction=1,
+        design=along_training(measure, noun),
     )
 
 
@@ -84,7 +104,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.accuracy,
             direction=-1,
-            design=ladder,
+            design=LADDER,
         ),
         Hypothesis(
             id="less-confident",
@@ -95,7 +115,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.confidence,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(_matched(wen2020.confidence, -1),),
         ),
         Hypothesis(
@@ -112,7 +132,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.near_boundary,
             direction=1,
-            design=ladder,
+            design=LADDER,
             also=(
                 Also(
                     "std of the probability margin",
@@ -138,7 +158,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.change_under_attack,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(_matched(wen2020.change_under_attack, -1),),
         ),
         Hypothesis(
@@ -156,7 +176,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.feature_change,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(
                 Also(
                     "the same under random noise in the ball",
@@ -178,7 +198,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.indecisive_share,
             direction=1,
-            design=ladder,
+            design=LADDER,
             also=(
                 Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),
                 _matched(wen2020.indecisive_share, 1),
@@ -193,7 +213,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.margin_distance,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(_matched(wen2020.margin_distance, -1),),
         ),
         Hypothesis(
@@ -209,7 +229,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.ramp_gap,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(_matched(wen2020.ramp_gap, -1),),
         ),
         Hypothesis(
@@ -221,7 +241,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="nats",
             measure=wen2020.loss_gap,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(_matched(wen2020.loss_gap, -1),),
         ),
         Hypothesis(
@@ -233,7 +253,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.error_gap,
             direction=1,
-            design=ladder,
+            design=LADDER,
         ),
         Hypothesis(
             id="activation-variation-falls",
@@ -247,7 +267,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.activation_variation,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(
                 Also(
                     "raw std of activation norms",
@@ -270,7 +290,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.spectrum_spread,
             direction=-1,
-            design=ladder,
+            design=LADDER,
             also=(
                 Also(
                     "std over mean of singular values",
@@ -292,7 +312,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wu2020.robust_gap,
             direction=-1,
-            design=pairs,
+            design=PAIRS,
         ),
         Hypothesis(
             id="awp-flatter",
@@ -307,7 +327,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="nats",
             measure=wu2020.rise,
             direction=-1,
-            design=pairs,
+            design=PAIRS,
             also=(
                 Also("temperature-matched rise", wu2020.matched_rise, -1, "low confidence alone looks flat"),
                 Also("rise of the adversarial error", wu2020.error_rise, -1),
@@ -361,6 +381,20 @@ CLAIMS: dict[str, Hypothesis] = {
             wu2020.trace,
             "Hessian trace",
         ),
+        _together(
+            "gap-follows-landscape",
+            "Along training, the robust gap grows as the adversarial weight-loss landscape gets sharper.",
+            "the rise of the adversarial loss along random directions",
+            wu2020.rise,
+            "landscape rise",
+        ),
+        _together(
+            "gap-follows-landscape-at-matched-temperature",
+            "Along training, the robust gap grows as the landscape at matched temperature gets sharper.",
+            "the rise of the adversarial loss at each network's own best temperature",
+            wu2020.matched_rise,
+            "matched landscape rise",
+        ),
     )
 }
 """Every claim by its id, in the order of the report."""
@@ -377,12 +411,9 @@ def check(study_folder: Path | str) -> list[Claim]:
             damaged raises nothing: the claims that need it are inconclusive and name it.
     """
     evidence = Evidence.of(StudyFolder(study_folder))
-    parts = evidence.settings()
-    return [
-        hypothesis.check(part)
-        for hypothesis in CLAIMS.values()
-        for part in (parts if hypothesis.design is ladder else [evidence])
-    ]
+    found = [claim for hypothesis in CLAIMS.values() for claim in hypothesis.claims(evidence)]
+    # What was not measured at the last checkpoint is said once, of the best.
+    return [claim for claim in found if claim.values or claim.setting != LAST]
 
 
 def write(study_folder: Path | str) -> list[Claim]:

@@ -1,10 +1,10 @@
-"""How a claim is put to a study: over a ladder of strengths, over pairs with and without AWP, or as a link.
+"""How a claim is put to a study: over a ladder of strengths, or over pairs with and without AWP.
 
 A design gathers the runs it needs, reads one quantity of each, and returns `Findings`. It knows the direction
-that a paper claims only to express agreement; the verdict is `findings.decide`'s.
+that a paper claims only to express agreement; the verdict is `findings.decide`'s. The designs that correlate
+two quantities are in `associations`.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,7 +31,7 @@ class Hypothesis:
         unit: of the quantity.
         measure: the quantity as a function of a run.
         direction: +1 where the claim says it grows, -1 where it falls.
-        design: `ladder`, `pairs` or `association(...)`.
+        design: `LADDER`, `PAIRS`, or one of `associations`.
         also: second looks, for the note.
     """
 
@@ -43,14 +43,18 @@ class Hypothesis:
     unit: str
     measure: Measure
     direction: Literal[-1, 1]
-    design: Callable[["Hypothesis", Evidence], Findings]
+    design: "Design"
     also: tuple[Also, ...] = ()
+
+    def claims(self, evidence: Evidence) -> list[Claim]:
+        """The claim on every part of the evidence that it speaks of apart."""
+        return [self.check(part) for part in self.design.parts(evidence)]
 
     def check(self, evidence: Evidence) -> Claim:
         """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""
         claim = Claim(self.id, self.paper, self.statement, self.quantity, setting=evidence.setting)
         try:
-            found = self.design(self, evidence)
+            found = self.design.findings(self, evidence)
         except Unusable as reason:
             return replace(claim, why=_sentence(str(reason)))
         verdict, why = decide(self.direction, found)
@@ -66,6 +70,14 @@ class Hypothesis:
         )
 
 
+@dataclass(frozen=True)
+class Design:
+    """How findings come of evidence, and the parts of it that are asked one by one."""
+
+    findings: Callable[[Hypothesis, Evidence], Findings]
+    parts: Callable[[Evidence], Sequence[Evidence]] = lambda evidence: [evidence]
+
+
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
@@ -73,7 +85,7 @@ def _sentence(text: str) -> str:
 # -- designs -------------------------------------------------------------------------------------------
 
 
-def ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+def _ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     """Standard against ever stronger adversarial training: strongest minus weakest, seed by seed.
 
     Raises:
@@ -160,7 +172,7 @@ def _over_layers(
     )
 
 
-def pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+def _pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     """Every run with AWP against its twin without: the same objective, strength and seed.
 
     Raises:
@@ -206,55 +218,7 @@ def pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     )
 
 
-def association(against: Measure, noun: str) -> Callable[[Hypothesis, Evidence], Findings]:
-    """The design that asks whether a quantity goes with `against`, over all adversarially trained methods.
-
-    The unit is a method at a strength, averaged over its seeds: seeds of one method are no new methods.
-    """
-
-    def design(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
-        readings, missing = read(hypothesis.measure, evidence.adversarial())
-        others, unread = read(against, [reading.source for reading in readings])
-        x_of = {id(reading.source): float(reading.value) for reading in others}
-        both = [reading for reading in readings if id(reading.source) in x_of]
-        units: dict[tuple[str, str, float, bool], list[tuple[float, float]]] = defaultdict(list)
-        for reading in both:
-            source = reading.source
-            method = str(source.run.entry.get("method", ""))
-            point = (x_of[id(source)], float(reading.value))
-            units[method, source.objective, source.eps, source.awp].append(point)
-        missing += unread
-        if len(units) < 4:
-            lacking = f"; {listed(missing)}" if missing else ""
-            found = f"found {len(units)}{lacking}"
-            raise Unusable(f"needs at least 4 adversarially trained methods or strengths, {found}")
-        x, y = np.array([np.mean(points, axis=0) for points in units.values()]).T
-        rho = st.spearman(x, y)
-        if rho is None:
-            raise Unusable(
-                f"{hypothesis.noun} or {noun} is the same in all {len(units)} methods; nothing to correlate"
-            )
-        p = st.spearman_p(x, y, np.zeros(len(x), dtype=np.int64), evidence.bootstrap.generator("spearman"))
-        spread = st.spearman_interval(rho, len(x))
-        strengths = {reading.source.eps for reading in both}
-        notes = [
-            "the interval is over methods and strengths, not over examples or training randomness",
-            "methods trained at different strengths are pooled" if len(strengths) > 1 else "",
-            f"missing: {listed(missing)}" if missing else "",
-        ]
-        return Findings(
-            seen=f"{noun} and {hypothesis.noun} over {len(units)} adversarially trained methods",
-            size="a rank correlation of",
-            effect=Effect(f"Spearman of {noun} and {hypothesis.noun}", spread.value, spread.low, spread.high),
-            statistic=Statistic(f"Spearman over {len(units)} methods", rho, p=p),
-            agreement=hypothesis.direction * rho,
-            needed=ORDER,
-            trend=f"permutation p {p:.2g}",
-            obstacle="",
-            scale=1.0,
-            values=tuple({**reading.entry(), "against": x_of[id(reading.source)]} for reading in both),
-            seeds=len({reading.source.seed for reading in both}),
-            note="; ".join(part for part in notes if part),
-        )
-
-    return design
+LADDER = Design(_ladder, Evidence.settings)
+"""Over the strengths of training, in every setting."""
+PAIRS = Design(_pairs, Evidence.checkpoints)
+"""With AWP against without, at every checkpoint."""

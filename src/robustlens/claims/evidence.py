@@ -7,7 +7,7 @@ in the claim's `why`.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from robustlens.claims.statistics import Array, Bootstrap, Examples, Quantity
 from robustlens.errors import StateError
 from robustlens.runs import Run, StudyFolder
 
+LAST = "last checkpoint"
+"""The setting of claims that are checked on the weights after the last epoch."""
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
 
@@ -27,6 +29,8 @@ class Source:
 
     run: Run
     bootstrap: Bootstrap
+    ending: str = ""
+    """Of the names of its results, where these are of another checkpoint than the chosen one: "-last"."""
     peers: tuple[Run, ...] = field(default=(), repr=False)
     """All runs of the study, for what has to be chosen alike for all (the landscape's alpha)."""
 
@@ -58,10 +62,23 @@ class Source:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.label} (seed {self.seed})"
+        checkpoint = self.ending.replace("-", " ", 1).strip()
+        return f"{self.label} (seed {self.seed}{checkpoint and f', {checkpoint}'})"
+
+    def at(self, ending: str) -> "Source":
+        """The same run at another checkpoint, by what its results' names end in."""
+        return replace(self, ending=ending)
+
+    def along(self) -> dict[int, "Source"]:
+        """This run at every epoch that was evaluated along its training, in order; `Missing` if at none."""
+        found = self.run.along("evaluation")
+        if not found:
+            raise Missing(f"{self.name} {self._state()} and has no evaluation along its training")
+        return {epoch: self.at(ending) for epoch, ending in found.items()}
 
     def array(self, file: str, key: str) -> np.ndarray:
         """One array of this run; raises `Missing` where it is not there."""
+        file += self.ending
         if not (self.run.folder / f"{file}.safetensors").exists():
             raise Missing(f"{self.name} {self._state()} and has no {file}")
         try:
@@ -73,6 +90,7 @@ class Source:
 
     def json(self, file: str) -> dict[str, Any]:
         """`<file>.json` of this run; raises `Missing` where it is not there."""
+        file += self.ending
         try:
             found = self.run.read_json(file)
         except StateError as error:
@@ -122,7 +140,7 @@ class Source:
     def layers(self, prefix: str) -> list[str]:
         """Names of the layers that `explanation.safetensors` holds under `prefix`, in its order."""
         try:
-            names = self.run.array_names("explanation", f"{prefix}/")
+            names = self.run.array_names(f"explanation{self.ending}", f"{prefix}/")
         except StateError as error:
             raise Missing(str(error)) from None
         found = [name.removeprefix(f"{prefix}/") for name in names if not name.endswith("/index")]
@@ -157,12 +175,8 @@ class Reading:
     def entry(self) -> dict[str, Any]:
         """For `values` of the claim; a number per layer is summed up by its median."""
         value = float(np.median(self.value))
-        return {
-            "label": self.source.label,
-            "eps": self.source.eps,
-            "seed": self.source.seed,
-            "value": value,
-        }
+        found = {"label": self.source.label, "eps": self.source.eps, "seed": self.source.seed, "value": value}
+        return found | ({"checkpoint": self.source.ending[1:]} if self.source.ending else {})
 
 
 @dataclass(frozen=True)
@@ -172,14 +186,14 @@ class Evidence:
     sources: Sequence[Source]
     bootstrap: Bootstrap
     setting: str = ""
-    """Names of the methods of this setting; empty for a study as a whole."""
+    """Names of the methods of this setting, or its checkpoint; empty for a study as a whole."""
 
     @classmethod
     def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "Evidence":
         """Everything that a study holds."""
         bootstrap = bootstrap or Bootstrap()
         runs = tuple(folder.runs())
-        return cls([Source(run, bootstrap, runs) for run in runs], bootstrap)
+        return cls([Source(run, bootstrap, peers=runs) for run in runs], bootstrap)
 
     def settings(self) -> list["Evidence"]:
         """The settings in which strengths can be compared, each by itself: nothing else differs inside one.
@@ -193,6 +207,16 @@ class Evidence:
         if len(ladders) < 2:
             return [self]
         return [Evidence(found, self.bootstrap, _methods(found)) for found in ladders]
+
+    def checkpoints(self) -> list["Evidence"]:
+        """The study at its chosen checkpoints, and apart at the last ones where these were evaluated."""
+        if not any("-last" in source.run.along("evaluation").values() for source in self.sources):
+            return [self]
+        last = [source.at("-last") for source in self.sources]
+        return [
+            replace(self, setting="best checkpoint"),
+            replace(self, sources=last, setting=LAST),
+        ]
 
     def ladder(self) -> list[Source]:
         """Standard training and plain adversarial training, one run for each strength and seed, ascending.

@@ -197,9 +197,15 @@ def _usable(draws: Array) -> Array:
 
 def spearman(x: Array, y: Array) -> float | None:
     """Spearman's rank correlation (mean ranks for ties); None where either side is all equal."""
-    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(np.clip(a @ b / scale, -1, 1)) if scale > 0 else None
+    found = float(spearman_of_rows(x[None], y[None])[0])
+    return found if math.isfinite(found) else None
+
+
+def spearman_of_rows(x: Array, y: Array) -> Array:
+    """Spearman's correlation of each row of `x` (b, n) with that of `y`; NaN where a row is all equal."""
+    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.clip(divide((a * b).sum(1), scale), -1, 1)
 
 
 def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:

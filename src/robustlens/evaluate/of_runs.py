@@ -42,12 +42,12 @@ def evaluate_run(
 
     Writes `evaluation.json`, `evaluation.safetensors` and, if the plan says so, `adversarial.safetensors`;
     returns the first. An evaluation of the same plan and weights that is there already is returned as it is;
-    one that was stopped goes on. With the checkpoint "both", the last one's evaluation is written beside it:
-    `evaluation-last.json` and so on.
+    one that was stopped goes on. With the checkpoint "both", the last one's evaluation is written beside it,
+    `evaluation-last.json` and so on; with "every", the kept epochs' too, `evaluation-epoch-0010.json`.
     """
     splits = splits or load_data(run.recipe)
     content: dict[str, Any] = {}
-    for ending, one in reversed(plan.of_checkpoints().items()):
+    for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
         known = provenance(run, one, splits)
         found = run.read_json(f"evaluation{ending}")
         if is_current(found, known):
@@ -141,10 +141,9 @@ def evaluate_splits(
 
 def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan, splits: Splits) -> dict[str, Any]:
     """What a result was computed from: recipe, plan, the very weights and images, and our version."""
-    weights = (run.folder / f"{plan.checkpoint}.safetensors").read_bytes()
     return {
         "recipe_hash": run.recipe.hash(),
-        "weights": hashlib.sha256(weights).hexdigest()[:16],
+        "weights": hashlib.sha256(run.weights(plan.checkpoint)).hexdigest()[:16],
         "checkpoint": plan.checkpoint,
         "plan": plan.model_dump(mode="json"),
         "data": splits.fingerprint,

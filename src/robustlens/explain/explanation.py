@@ -95,11 +95,12 @@ def explain_run(
 
     Writes `explanation.json` and `explanation.safetensors` after every measure; returns the former. A measure
     that is there already, of the same weights, images and options, is kept: a run that was stopped goes on,
-    and a measure added to a plan costs that measure alone. With the checkpoint "both", the last one's
-    explanation is written beside it as `explanation-last`. `trust_code` as in `evaluate.evaluate_run`.
+    and a measure added to a plan costs that measure alone. With the checkpoint "both" or
+    "every", the others' are written beside it (`explanation-last`, `explanation-epoch-0010`). `trust_code`
+    as in `evaluate.evaluate_run`.
     """
     splits = splits or load_data(run.recipe)
-    for ending, one in reversed(plan.of_checkpoints().items()):
+    for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
         content = _explain_into(run, f"explanation{ending}", one, threat, splits, trust_code, progress)
     return content
 

@@ -4,8 +4,9 @@ A run that failed, is unfinished or lost a file stays in the report with its sta
 or damaged in one run hides another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from robustlens.intervals import Interval
 from robustlens.report.palette import Style, styles
 from robustlens.runs import Run, StudyFolder, attack_columns
 
-FILES = ("run", "recipe", "evaluation", "explanation", "evaluation-last")
+FILES = ("run", "recipe", "evaluation", "explanation")
 """The JSON files of a run."""
 Arrays = Literal["explanation", "evaluation"]
 """The files of a run that hold arrays."""
@@ -36,6 +37,24 @@ DISPLAY = {
 """Names of the objectives in the papers."""
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was measured of one run at an epoch along its training."""
+
+    epoch: int
+    is_last: bool
+    evaluation: Mapping[str, Any]
+    explanation: Mapping[str, Any]
+
+    def interval(self, *path: str) -> Interval | None:
+        """The interval at `path` of the evaluation."""
+        return as_interval(dig(self.evaluation, *path))
+
+    def number(self, measure: str, *path: str) -> Interval | None:
+        """A number that a measure has at `path`."""
+        return as_interval({"value": dig(self.explanation, "measures", measure, "value", *path)})
+
+
 @dataclass
 class Record:
     """One run, read once. `problems` are files that could not be read, one line each."""
@@ -50,10 +69,15 @@ class Record:
     recipe: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     explanation: dict[str, Any] = field(default_factory=dict)
-    last: dict[str, Any] = field(default_factory=dict)
-    """The evaluation of the last checkpoint, where it is not the only one."""
+    along: tuple[Checkpoint, ...] = ()
+    """The checkpoints beside the chosen one, the earliest first."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def last(self) -> Checkpoint | None:
+        """The last checkpoint, where it is not the only one."""
+        return next((checkpoint for checkpoint in self.along if checkpoint.is_last), None)
 
     @property
     def state(self) -> str:
@@ -131,6 +155,20 @@ class Group:
     def number(self, measure: str, *path: str) -> Interval | None:
         """A number that a measure has at `path`, over seeds."""
         return combined(Interval(float(value)) for value in self.measured(measure, *path))
+
+    def along(self, read: Callable[[Checkpoint], Interval | None]) -> dict[int, Interval]:
+        """What `read` finds at every epoch measured along training, over the seeds that have it."""
+        epochs = sorted({checkpoint.epoch for record in self.records for checkpoint in record.along})
+        found = {
+            epoch: combined(
+                read(checkpoint)
+                for record in self.records
+                for checkpoint in record.along
+                if checkpoint.epoch == epoch
+            )
+            for epoch in epochs
+        }
+        return {epoch: value for epoch, value in found.items() if value is not None}
 
     def who(self, record: Record) -> str:
         """One of its runs, in words."""
@@ -267,18 +305,23 @@ def _unique(labels: list[str]) -> list[str]:
 
 def _record(run: Run) -> Record:
     problems: list[str] = []
-    read: dict[str, Any] = {}
-    for name in FILES:
+
+    def found(what: Callable[[], Any], empty: Any) -> Any:
         try:
-            read[name] = run.read_json(name) or {}
+            return what() or empty
         except RobustlensError as error:
-            read[name] = {}
             problems.append(_told(error, run))
-    try:
-        metrics = run.metrics()
-    except RobustlensError as error:
-        metrics = []
-        problems.append(_told(error, run))
+            return empty
+
+    read = {name: found(partial(run.read_json, name), {}) for name in FILES}
+    along = tuple(
+        Checkpoint(
+            epoch,
+            ending == "-last",
+            *(found(partial(run.read_json, f"{name}{ending}"), {}) for name in ("evaluation", "explanation")),
+        )
+        for epoch, ending in found(partial(run.along, "evaluation"), {}).items()
+    )
     recipe, entry = read["recipe"], run.entry
     method = str(entry.get("method") or _method(recipe) or run.folder.name)
     eps = _number(entry.get("eps"), dig(recipe, "threat", "eps"))
@@ -293,8 +336,8 @@ def _record(run: Run) -> Record:
         recipe=recipe,
         evaluation=read["evaluation"],
         explanation=read["explanation"],
-        last=read["evaluation-last"],
-        metrics=metrics,
+        along=along,
+        metrics=found(run.metrics, []),
         problems=problems,
     )
 

@@ -40,6 +40,7 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_landscape.plane,
     plots_landscape.around_images,
     plots_landscape.flatness_and_gap,
+    plots_landscape.along_training,
     plots_landscape.curvature,
 )
 

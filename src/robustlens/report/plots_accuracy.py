@@ -195,10 +195,10 @@ def _at(path: tuple[str, ...], group: Group) -> Interval | None:
 
 def _best_and_last(group: Group, path: tuple[str, ...]) -> Series | None:
     """A quantity of the evaluation at both checkpoints, of the runs that have both."""
-    both = [record for record in group.records if record.last and record.evaluation]
+    both = [(record, record.last) for record in group.records if record.last and record.evaluation]
     ends = [
-        combined(as_interval(dig(getattr(record, which), *path)) for record in both)
-        for which in ("evaluation", "last")
+        combined(as_interval(dig(record.evaluation, *path)) for record, _ in both),
+        combined(last.interval(*path) for _, last in both),
     ]
     known = [found for found in ends if found is not None]
     return interval_series(group.label, ("best", "last"), known, "both") if len(known) == 2 else None

@@ -1,12 +1,13 @@
 """Figures of landscapes: planes in weight space, the loss around the images, curvature, and flatness."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import methodcaller
 from typing import Literal
 
 import numpy as np
 
 from robustlens.intervals import Interval
-from robustlens.report.collect import Collected, Group
+from robustlens.report.collect import Checkpoint, Collected, Group
 from robustlens.report.plots_accuracy import interval_series, views
 from robustlens.report.spec import Axis, Figure, Panel, Relief, Series, View, floats, view
 
@@ -29,6 +30,7 @@ NUMBERS = (
 )
 """Numbers that say how flat a network is: name, axis, measure and where it lies in the measure's value."""
 _LOSS, _ERROR = Axis("cross entropy (nats)"), Axis("error rate", percent=True)
+Read = Callable[[Checkpoint], Interval | None]
 Point = tuple[str, float, Interval]
 """A network's label, how flat it is, and its robust gap."""
 
@@ -76,17 +78,22 @@ def around_images(study: Collected) -> Figure:
 
 
 def flatness_and_gap(study: Collected) -> Figure:
-    """How flat each adversarially trained network is, against its robust gap; a view for each number."""
+    """How flat each adversarially trained network is, against its robust gap; a view for each number.
+
+    At the chosen checkpoint, and along training where its epochs were measured: a path for each network.
+    """
+    groups = [group for group in study.groups if group.eps > 0]
     every = []
     for name, unit, measure, *path in NUMBERS:
         points = [
             (group.label, flat.value, gap)
-            for group in study.groups
-            if group.eps > 0
-            and (flat := group.number(measure, *path))
-            and (gap := group.interval("gaps", "robust"))
+            for group in groups
+            if (flat := group.number(measure, *path)) and (gap := group.interval("gaps", "robust"))
         ]
-        every.append(view(name, [scatter("Robust gap", unit, points)]))
+        paths = [point for group in groups for point in _path(group, measure, *path)]
+        every.append(
+            view(name, [scatter("Robust gap", unit, points), scatter("Along training", unit, paths)])
+        )
     return Figure(
         "flatness-gap",
         "Landscape",
@@ -101,15 +108,53 @@ def flatness_and_gap(study: Collected) -> Figure:
 
 
 def scatter(title: str, unit: str, points: Iterable[Point]) -> Panel:
-    """One marker for each point; a network may have several, as of the checkpoints of its training."""
+    """One marker for each point; those of a network (the epochs of its training) are joined in order."""
     by_label: dict[str, list[Point]] = {}
     for point in points:
         by_label.setdefault(point[0], []).append(point)
     series = tuple(
-        interval_series(label, floats([flat for _, flat, _ in own]), [gap for *_, gap in own], "points")
+        interval_series(
+            label,
+            floats([flat for _, flat, _ in own]),
+            [gap for *_, gap in own],
+            "points" if len(own) == 1 else "both",
+        )
         for label, own in by_label.items()
     )
     return Panel(title, Axis(unit), Axis("train - test robust accuracy", percent=True), series)
+
+
+def along_training(study: Collected) -> Figure:
+    """The robust gap and what may go with it, epoch by epoch, as evaluated and not only as monitored."""
+    groups = [group for group in study.groups if group.eps > 0]
+    accuracies = (
+        ("Robust gap", "train - test robust accuracy", ("gaps", "robust")),
+        ("Robust accuracy, test", "accuracy", ("splits", "test", "robust")),
+    )
+    shown = [
+        _over_epochs(groups, title, Axis(unit, percent=True), methodcaller("interval", *path))
+        for title, unit, path in accuracies
+    ]
+    every = [
+        view(
+            name,
+            [*shown, _over_epochs(groups, name, Axis(unit), methodcaller("number", *path))],
+        )
+        for name, unit, *path in NUMBERS
+        if any(group.along(methodcaller("number", *path)) for group in groups)
+    ]
+    return Figure(
+        "along-training",
+        "Landscape",
+        "Gap and flatness along training",
+        "Wu et al.: where robust overfitting sets in, the gap widens and the landscape gets sharper; AWP "
+        "should hold both down.",
+        views(*every) if any(len(panel.series[0].x) > 1 for panel in shown if panel.series) else (),
+        note="Each epoch's weights evaluated and explained afresh, on the images and by the attacks of the "
+        "table; over seeds as there.",
+        selector="Flatness",
+        missing="It takes a recipe with `keep_every` and a study with `checkpoint: every`.",
+    )
 
 
 def curvature(study: Collected) -> Figure:
@@ -136,6 +181,22 @@ def curvature(study: Collected) -> Figure:
 
 
 # -- pieces --------------------------------------------------------------------------------------------
+
+
+def _path(group: Group, measure: str, *path: str) -> list[Point]:
+    """Flatness and gap of a network at every epoch at which both were measured, if there are several."""
+    flat = group.along(methodcaller("number", measure, *path))
+    gap = group.along(methodcaller("interval", "gaps", "robust"))
+    points = [(group.label, flat[epoch].value, gap[epoch]) for epoch in flat if epoch in gap]
+    return points if len(points) > 1 else []
+
+
+def _over_epochs(groups: Iterable[Group], title: str, axis: Axis, read: Read) -> Panel:
+    found = [(group.label, values) for group in groups if (values := group.along(read))]
+    series = (
+        interval_series(label, floats(list(values)), list(values.values()), "both") for label, values in found
+    )
+    return Panel(title, Axis("epoch"), axis, tuple(series))
 
 
 def _reliefs(
