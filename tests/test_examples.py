@@ -105,3 +105,9 @@ def test_the_documented_recipe_and_study_are_what_the_code_takes():
         "a documented default is wrong"
     )
     assert len(study.plan(checked(study.StudySpec, yaml.safe_load(example), "docs/recipe.md"))) == 6
+
+
+def test_the_readme_counts_the_claims_that_there_are():
+    from robustlens.claims import CLAIMS
+
+    assert f"| claims | {len(CLAIMS)} statements" in (ROOT / "README.md").read_text()

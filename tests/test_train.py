@@ -76,6 +76,33 @@ def test_a_network_learns_and_its_folder_says_how(tmp_path, splits):
     assert found["robust"] == pytest.approx(best["validation"]["robust"])
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.03), ("L2", 0.4)])
+@pytest.mark.parametrize("objective", ["fgsm", "at", "trades", "mart", "alp"])
+def test_training_with_awp_uses_the_ball_of_its_threat_and_stays_in_it(
+    objective, norm, eps, tmp_path, splits, monkeypatch
+):
+    real, moved = rl.objectives.get, []
+
+    class Watched:
+        def __init__(self, name, **options):
+            self.objective = real(name, **options)
+            self.inner_attack = self.objective.inner_attack
+
+        def __call__(self, model, x, x_adv, y):
+            moved.append((x_adv - x).detach().flatten(1))
+            return self.objective(model, x, x_adv, y)
+
+    monkeypatch.setattr(rl.objectives, "get", Watched)
+    wanted = recipe(
+        objective=objective, threat={"norm": norm, "eps": eps}, awp={"gamma": 0.01}, optimizer={"epochs": 1}
+    )
+    run = rl.train(wanted, tmp_path / "run", splits=splits)
+    sizes = torch.cat(moved).norm(dim=1, p=math.inf if norm == "Linf" else 2)
+    assert sizes.max() <= eps + 1e-6
+    assert sizes.mean() > 0.6 * eps
+    assert run.metrics()[0]["awp"] is True
+
+
 def test_losses_of_an_epoch_are_means_over_all_images(splits):
     model = rl.models.get("small-cnn", num_classes=3, in_channels=1, width=4, hidden=8)
     x, y = splits.test.x(), splits.test.labels

@@ -5,11 +5,12 @@ python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT"
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustlens.recipe import eps_text
+from robustlens.report.collect import dig
 from robustlens.runs import Run, StudyFolder
 
 
@@ -30,7 +31,19 @@ def main(folder: Path, command: str) -> None:
     print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
     headline(runs)
     quantities([run for run in runs if run.explanation])
+    along_training([run for run in runs if run.along("evaluation")])
     claims(study)
+
+
+def row(cells: Iterable[str]) -> None:
+    """One row of a table."""
+    print("| " + " | ".join(cells) + " |")
+
+
+def head(titles: Sequence[str]) -> None:
+    """The head of a table."""
+    row(titles)
+    print("|" + "---|" * len(titles))
 
 
 def percent(interval: dict[str, float]) -> str:
@@ -41,9 +54,8 @@ def percent(interval: dict[str, float]) -> str:
 def headline(runs: list[Run]) -> None:
     """One row per run."""
     attacks = runs[0].evaluation["attacks"]
-    head = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
-    head += ["robust gap, points", "error gap, points", "loss gap, nats", "flags"]
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    titles = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
+    head([*titles, "robust gap, points", "error gap, points", "loss gap, nats", "flags"])
     for run in runs:
         test, gaps = run.evaluation["splits"]["test"], run.evaluation["gaps"]
         loss = gaps["loss"]
@@ -56,7 +68,7 @@ def headline(runs: list[Run]) -> None:
         cells += [percent(test["by_attack"][name]) for name in attacks]
         cells += [percent(gaps["robust"]), percent(gaps["error"])]
         cells += [f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f})"]
-        print("| " + " | ".join([*cells, ", ".join(flag["name"] for flag in test["flags"]) or "none"]) + " |")
+        row([*cells, ", ".join(flag["name"] for flag in test["flags"]) or "none"])
 
 
 def quantities(runs: list[Run]) -> None:
@@ -65,37 +77,78 @@ def quantities(runs: list[Run]) -> None:
     if not columns:
         return
     print("\n## What was measured\n\nMeans over seeds (smallest to largest); medians are over layers.\n")
-    print(
-        "| method | eps | "
-        + " | ".join(title for title, _ in columns)
-        + " |\n|"
-        + "---|" * (len(columns) + 2)
-    )
-    for label in dict.fromkeys(run.entry["label"] for run in runs):
-        same = [run for run in runs if run.entry["label"] == label]
+    head(["method", "eps", *(title for title, _ in columns)])
+    for label, same in by_label(runs).items():
         cells = [spread([read(run) for run in same]) for _, read in columns]
-        print("| " + " | ".join([label, eps_text(same[0].entry["eps"]), *cells]) + " |")
+        row([label, eps_text(same[0].entry["eps"]), *cells])
+
+
+def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each method and strength."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.entry["label"], []).append(run)
+    return found
+
+
+def along_training(runs: list[Run]) -> None:
+    """The best checkpoint, and every epoch that was evaluated, a row each: means over seeds, and ranges."""
+    if not runs:
+        return
+    print("\n## Best, last and along training\n\nMeans over seeds (smallest to largest).\n")
+    head(["method", "checkpoint", *(title for title, _ in ALONG), "seconds an epoch, median"])
+    for label, same in by_label(runs).items():
+        paces = spread([statistics.median(epoch["seconds"] for epoch in run.metrics()) for run in same])
+        endings = {"best": ""} | {
+            ending[1:]: ending for run in same for ending in run.along("evaluation").values()
+        }
+        for checkpoint, ending in endings.items():
+            cells = [spread([read(run, ending) for run in same]) for _, read in ALONG]
+            row([label, checkpoint, *cells, paces if checkpoint == "last" else ""])
+
+
+def evaluated(*path: str) -> Callable[[Run, str], float | None]:
+    """Reads one number of an evaluation, in per cent; None where it was not made."""
+    return lambda run, ending: scaled(dig(run.read_json(f"evaluation{ending}"), *path, "value"), 100)
+
+
+def explained(measure: str, *path: str) -> Callable[[Run, str], float | None]:
+    """Reads one number of an explanation; None where it was not measured."""
+    return lambda run, ending: scaled(
+        dig(run.read_json(f"explanation{ending}"), "measures", measure, "value", *path)
+    )
+
+
+def scaled(value: Any, by: float = 1) -> float | None:
+    """The number, if it is one."""
+    return by * value if isinstance(value, int | float) else None
+
+
+ALONG: tuple[tuple[str, Callable[[Run, str], float | None]], ...] = (
+    ("clean, test %", evaluated("splits", "test", "clean")),
+    ("robust, test %", evaluated("splits", "test", "robust")),
+    ("robust, training %", evaluated("splits", "train", "robust")),
+    ("robust gap, points", evaluated("gaps", "robust")),
+    ("landscape rise at 0.5, nats", explained("landscape", "rise", "0.5")),
+    ("at matched temperature", explained("landscape", "matched_rise", "0.5")),
+    ("average-case flatness, nats", explained("flatness", "average", "loss")),
+    ("worst-case flatness, nats", explained("flatness", "worst", "loss")),
+    ("largest relative eigenvalue", explained("curvature", "relative_top_eigenvalue")),
+    ("relative trace", explained("curvature", "relative_trace")),
+)
+"""What the table of checkpoints shows: title, and how a run's checkpoint is read."""
 
 
 def measured(*path: str) -> Callable[[Run], float | None]:
     """Reads one number of an explanation; None where it was not measured."""
-
-    def read(run: Run) -> float | None:
-        found: Any = (run.explanation or {}).get("measures", {}).get(path[0], {}).get("value")
-        for key in path[1:]:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found if isinstance(found, int | float) else None
-
-    return read
+    return lambda run: explained(*path)(run, "")
 
 
 def median_of_layers(measure: str, *path: str) -> Callable[[Run], float | None]:
     """As `measured`, of every layer, and their median."""
 
     def read(run: Run) -> float | None:
-        layers = (
-            (run.explanation or {}).get("measures", {}).get(measure, {}).get("value", {}).get("layers", {})
-        )
+        layers = dig(run.explanation, "measures", measure, "value", "layers") or {}
         found = [measured(measure, "layers", layer, *path)(run) for layer in layers]
         known = [value for value in found if value is not None]
         return statistics.median(known) if known else None
@@ -133,7 +186,8 @@ def spread(values: list[float | None]) -> str:
 
 def claims(study: StudyFolder) -> None:
     """One row per claim."""
-    print("\n## Claims\n\n| paper | claim | verdict | effect | statistic | why |\n|---|---|---|---|---|---|")
+    print("\n## Claims\n")
+    head(["paper", "claim", "verdict", "effect", "statistic", "why"])
     aside = [claim for claim in study.claims if claim["effect"]["value"] is None and not claim["values"]]
     for claim in study.claims:
         if claim in aside:
@@ -144,11 +198,7 @@ def claims(study: StudyFolder) -> None:
             shown += f" ({number(effect['low'])} to {number(effect['high'])}) {effect['unit']}"
         where = f" *In {claim['setting']}.*" if claim.get("setting") else ""
         cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
-        print(
-            "| "
-            + " | ".join([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
-            + " |"
-        )
+        row([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
     if aside:
         told = "; ".join(f"{claim['statement'].rstrip('.')} ({claim['paper']})" for claim in aside)
         print(f"\nNot put to this study, which lacks the runs or measures: {told}.")
