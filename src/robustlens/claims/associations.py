@@ -11,7 +11,7 @@ from robustlens.claims import statistics as st
 from robustlens.claims.designs import Design, Hypothesis
 from robustlens.claims.evidence import Evidence, Measure, Reading, Source, listed, read
 from robustlens.claims.findings import ORDER, SHARE, Effect, Findings, Missing, Statistic, Unusable
-from robustlens.claims.statistics import Array, Bootstrap
+from robustlens.claims.statistics import Array, Bootstrap, Interval
 from robustlens.claims.twins import share
 
 LEAST = 4
@@ -42,28 +42,22 @@ def across_methods(against: Measure, noun: str) -> Design:
                 f"{hypothesis.noun} or {noun} is the same in all {len(methods)} methods; nothing to correlate"
             )
         p = st.spearman_p(x, y, np.zeros(len(x), dtype=np.int64), evidence.bootstrap.generator("spearman"))
-        spread = st.spearman_interval(rho, len(x))
         low, high = _resampled(list(methods.values()), evidence.bootstrap)
-        strengths = {point.source.eps for point in points}
-        notes = [
-            "the interval is over methods and strengths, not over examples or training randomness",
-            f"a bootstrap over methods, seeds and examples gives {low:+.2f} to {high:+.2f}",
-            "methods trained at different strengths are pooled" if len(strengths) > 1 else "",
-            f"missing: {listed(missing)}" if missing else "",
-        ]
-        return Findings(
+        several = len({point.source.eps for point in points}) > 1
+        told = _Told(
             seen=f"{noun} and {hypothesis.noun} over {len(methods)} adversarially trained methods",
             size="a rank correlation of",
-            effect=Effect(f"Spearman of {noun} and {hypothesis.noun}", spread.value, spread.low, spread.high),
-            statistic=Statistic(f"Spearman over {len(methods)} methods", rho, p=p),
-            agreement=hypothesis.direction * rho,
-            needed=ORDER,
             trend=f"permutation p {p:.2g}",
-            obstacle="",
-            scale=1.0,
-            values=tuple(point.entry() for point in points),
-            seeds=len({point.source.seed for point in points}),
-            note="; ".join(part for part in notes if part),
+            notes=(
+                "the interval is over methods and strengths, not over examples or training randomness",
+                f"a bootstrap over methods, seeds and examples gives {low:+.2f} to {high:+.2f}",
+                "methods trained at different strengths are pooled" if several else "",
+            ),
+        )
+        statistic = Statistic(f"Spearman over {len(methods)} methods", rho, p=p)
+        spread = st.spearman_interval(rho, len(x))
+        return _findings(
+            hypothesis, noun, points, missing, spread, statistic, hypothesis.direction * rho, told
         )
 
     return Design(findings, Evidence.checkpoints)
@@ -86,36 +80,31 @@ def along_training(against: Measure, noun: str) -> Design:
             )
         rhos = np.array([st.spearman(*np.array([point.values for point in own]).T) for own in runs], float)
         draws = np.array([_rows(own, evidence.bootstrap) for own in runs])
-        if len(runs) == 1:
+        alone = len(runs) == 1
+        if alone:
             over_epochs = st.spearman_interval(float(rhos[0]), len(runs[0]))
             spread = st.hull(over_epochs, st.interval_over_examples(float(rhos[0]), draws[0]))
         else:
             generator = evidence.bootstrap.generator("runs")
             spread = st.interval_over_seeds(rhos, draws, st.identity, generator)
-        statistic, agreement, trend = share(rhos, hypothesis.direction, "run")
+        ways = ("is negative", "is positive")
+        statistic, agreement, trend = share(rhos, hypothesis.direction, "run", ways)
         epochs = sorted({len(own) for own in runs})
         counted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        notes = [
-            "the interval is over epochs, and over examples"
-            if len(runs) == 1
-            else "the interval is over runs and examples; runs of one method count apart",
-            f"missing: {listed(missing)}" if missing else "",
-        ]
-        return Findings(
-            seen=f"{noun} and {hypothesis.noun} along the training of {len(runs)} run"
-            f"{'s' * (len(runs) > 1)}, at {counted} epochs each",
+        told = _Told(
+            seen=f"{noun} and {hypothesis.noun} along the training of {len(runs)} run{'s' * (not alone)}, "
+            f"at {counted} epochs each",
             size="a mean rank correlation of",
-            effect=Effect(f"Spearman of {noun} and {hypothesis.noun}", spread.value, spread.low, spread.high),
-            statistic=statistic,
-            agreement=agreement if len(runs) >= 3 else None,
-            needed=SHARE,
-            trend=trend.replace("it rises", "it is positive").replace("it falls", "it is negative"),
-            obstacle="",
-            scale=1.0,
-            values=tuple(point.entry() for own in runs for point in own),
-            seeds=len({own[0].source.seed for own in runs}),
-            note="; ".join(part for part in notes if part),
+            trend=trend,
+            notes=(
+                "the interval is over epochs, and over examples"
+                if alone
+                else "the interval is over runs and examples; runs of one method count apart",
+            ),
         )
+        points = [point for own in runs for point in own]
+        enough = agreement if len(runs) >= 3 else None
+        return _findings(hypothesis, noun, points, missing, spread, statistic, enough, told, needed=SHARE)
 
     return Design(findings)
 
@@ -138,6 +127,45 @@ class _Point:
     def entry(self) -> dict[str, Any]:
         """For `values` of the claim."""
         return {**self.y.entry(), "against": float(self.x.value)}
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The words of a finding."""
+
+    seen: str
+    size: str
+    trend: str
+    notes: tuple[str, ...]
+
+
+def _findings(
+    hypothesis: Hypothesis,
+    noun: str,
+    points: Sequence[_Point],
+    missing: Sequence[str],
+    spread: Interval,
+    statistic: Statistic,
+    agreement: float | None,
+    told: _Told,
+    needed: float = ORDER,
+) -> Findings:
+    """What both designs make of a correlation and its interval."""
+    lacking = f"missing: {listed(missing)}" if missing else ""
+    return Findings(
+        seen=told.seen,
+        size=told.size,
+        effect=Effect(f"Spearman of {noun} and {hypothesis.noun}", spread.value, spread.low, spread.high),
+        statistic=statistic,
+        agreement=agreement,
+        needed=needed,
+        trend=told.trend,
+        obstacle="",
+        scale=1.0,
+        values=tuple(point.entry() for point in points),
+        seeds=len({point.source.seed for point in points}),
+        note="; ".join(part for part in (*told.notes, lacking) if part),
+    )
 
 
 def _points(measure: Measure, against: Measure, sources: Sequence[Source]) -> tuple[list[_Point], list[str]]:

@@ -92,12 +92,17 @@ def _moved(before: Reading, after: Reading, side: Callable[[Reading], Array]) ->
     return np.asarray(side(after) - side(before))
 
 
-def share(changes: Array, direction: int, unit: str) -> tuple[Statistic, float, str]:
-    """Share of layers or pairs that go the claimed way, its exact interval and sign test; and in words."""
+def share(
+    changes: Array, direction: int, unit: str, ways: tuple[str, str] = ("falls", "rises")
+) -> tuple[Statistic, float, str]:
+    """Share of layers or pairs that go the claimed way, its exact interval and sign test; and in words.
+
+    `ways` are what a negative and a positive change is called.
+    """
     n = len(changes)
     towards, away = int(np.sum(direction * changes > 0)), int(np.sum(direction * changes < 0))
     low, high = st.share_interval(towards, n)
-    way = "falls" if direction < 0 else "rises"
+    way = ways[direction > 0]
     name = f"share of {unit}s in which it {way} ({towards} of {n})"
     told = f"it {way} in {towards} of {n} {unit}{'s' if n > 1 else ''}"
     return Statistic(name, towards / n, low, high, st.sign_test_p(towards, away)), towards / n, told

@@ -135,21 +135,17 @@ def along_training(study: Collected) -> Figure:
         _over_epochs(groups, title, Axis(unit, percent=True), methodcaller("interval", *path))
         for title, unit, path in accuracies
     ]
-    every = [
-        view(
-            name,
-            [*shown, _over_epochs(groups, name, Axis(unit), methodcaller("number", *path))],
-        )
-        for name, unit, *path in NUMBERS
-        if any(group.along(methodcaller("number", *path)) for group in groups)
+    numbers = [
+        _over_epochs(groups, name, Axis(unit), methodcaller("number", *path)) for name, unit, *path in NUMBERS
     ]
+    every = [view(panel.title, [*shown, panel]) for panel in numbers if panel.series]
     return Figure(
         "along-training",
         "Landscape",
         "Gap and flatness along training",
         "Wu et al.: where robust overfitting sets in, the gap widens and the landscape gets sharper; AWP "
         "should hold both down.",
-        views(*every) if any(len(panel.series[0].x) > 1 for panel in shown if panel.series) else (),
+        views(*every),
         note="Each epoch's weights evaluated and explained afresh, on the images and by the attacks of the "
         "table; over seeds as there.",
         selector="Flatness",
@@ -192,9 +188,12 @@ def _path(group: Group, measure: str, *path: str) -> list[Point]:
 
 
 def _over_epochs(groups: Iterable[Group], title: str, axis: Axis, read: Read) -> Panel:
-    found = [(group.label, values) for group in groups if (values := group.along(read))]
+    """A line for each network that was measured at several epochs."""
+    found = {group.label: group.along(read) for group in groups}
     series = (
-        interval_series(label, floats(list(values)), list(values.values()), "both") for label, values in found
+        interval_series(label, floats(list(values)), list(values.values()), "both")
+        for label, values in found.items()
+        if len(values) > 1
     )
     return Panel(title, Axis("epoch"), axis, tuple(series))
 
