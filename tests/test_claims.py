@@ -286,8 +286,8 @@ def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
         claim for claim in claims.check(claim_data.write(tmp_path, nets)) if claim.id == "accuracy-falls"
     ]
     assert [(claim.setting, claim.verdict) for claim in found] == [
-        ("Standard (plain), AT (plain)", "supported"),
-        ("Standard (BN), AT (BN)", "not supported"),
+        ("in Standard (plain), AT (plain)", "supported"),
+        ("in Standard (BN), AT (BN)", "not supported"),
     ]
     assert [claim.effect.value for claim in found] == pytest.approx([effect, -effect], abs=0.003)
     # What is no matter of strengths is checked once, on the whole study.
@@ -301,11 +301,11 @@ def test_awp_is_judged_at_the_best_and_at_the_last_checkpoint(tmp_path):
     folder = claim_data.write(tmp_path, [net(False, 0.05, 0.4), net(True, 0.15, 0.1)])
     found = {claim.setting: claim for claim in claims.check(folder) if claim.id == "awp-smaller-robust-gap"}
     assert {setting: claim.verdict for setting, claim in found.items()} == {
-        "best checkpoint": "not supported",
-        "last checkpoint": "supported",
+        "at the best checkpoint": "not supported",
+        "at the last checkpoint": "supported",
     }
-    assert found["last checkpoint"].effect.value == pytest.approx(-0.3)
-    assert {value["checkpoint"] for value in found["last checkpoint"].values} == {"last"}
+    assert found["at the last checkpoint"].effect.value == pytest.approx(-0.3)
+    assert {value["checkpoint"] for value in found["at the last checkpoint"].values} == {"last"}
 
 
 def test_what_the_last_checkpoint_lacks_is_not_said_twice(tmp_path):
@@ -314,9 +314,9 @@ def test_what_the_last_checkpoint_lacks_is_not_said_twice(tmp_path):
     for file in folder.glob("runs/*/explanation-last.*"):
         file.unlink()
     found = [(claim.id, claim.setting) for claim in claims.check(folder)]
-    assert ("awp-flatter", "best checkpoint") in found
-    assert ("awp-flatter", "last checkpoint") not in found
-    assert ("awp-smaller-robust-gap", "last checkpoint") in found
+    assert ("awp-flatter", "at the best checkpoint") in found
+    assert ("awp-flatter", "at the last checkpoint") not in found
+    assert ("awp-smaller-robust-gap", "at the last checkpoint") in found
 
 
 def test_correlations_along_training_are_averaged_over_runs(tmp_path):

@@ -196,7 +196,7 @@ def claims(study: StudyFolder) -> None:
         shown = number(effect["value"])
         if effect["value"] is not None and effect["low"] is not None:
             shown += f" ({number(effect['low'])} to {number(effect['high'])}) {effect['unit']}"
-        where = f" *In {claim['setting']}.*" if claim.get("setting") else ""
+        where = f" *{claim['setting'][:1].upper()}{claim['setting'][1:]}.*" if claim.get("setting") else ""
         cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
         row([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
     if aside:

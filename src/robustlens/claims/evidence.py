@@ -17,7 +17,7 @@ from robustlens.claims.statistics import Array, Bootstrap, Examples, Quantity
 from robustlens.errors import StateError
 from robustlens.runs import Run, StudyFolder
 
-LAST = "last checkpoint"
+LAST = "at the last checkpoint"
 """The setting of claims that are checked on the weights after the last epoch."""
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
@@ -186,7 +186,7 @@ class Evidence:
     sources: Sequence[Source]
     bootstrap: Bootstrap
     setting: str = ""
-    """Names of the methods of this setting, or its checkpoint; empty for a study as a whole."""
+    """Where this is, as a phrase: "in" some methods, "at" a checkpoint; empty for a study as a whole."""
 
     @classmethod
     def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "Evidence":
@@ -206,7 +206,7 @@ class Evidence:
         ladders = [found for found in rungs.values() if len({source.eps for source in found}) > 1]
         if len(ladders) < 2:
             return [self]
-        return [Evidence(found, self.bootstrap, _methods(found)) for found in ladders]
+        return [Evidence(found, self.bootstrap, f"in {_methods(found)}") for found in ladders]
 
     def checkpoints(self) -> list["Evidence"]:
         """The study at its chosen checkpoints, and apart at the last ones where these were evaluated."""
@@ -214,7 +214,7 @@ class Evidence:
             return [self]
         last = [source.at("-last") for source in self.sources]
         return [
-            replace(self, setting="best checkpoint"),
+            replace(self, setting="at the best checkpoint"),
             replace(self, sources=last, setting=LAST),
         ]
 

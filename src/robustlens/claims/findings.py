@@ -47,7 +47,7 @@ class Effect:
 class Claim:
     """One statement of a paper, checked on one study. The fields are those of `claims.json`.
 
-    `setting` names the methods it was checked on, where the study has several settings to check it in.
+    `setting` says in which methods or at which checkpoint, where the study has several to check it in.
     """
 
     id: str
