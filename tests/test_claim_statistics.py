@@ -205,6 +205,27 @@ def test_the_interval_over_seeds_holds_the_truth_in_95_of_100_studies(seeds, spr
     assert 0.915 <= np.mean(held) <= 0.99
 
 
+@pytest.mark.parametrize(("units", "points"), [(2, 4), (3, 4), (8, 4), (3, 8)])
+def test_correlations_by_chance_alone_rarely_exclude_zero(units, points):
+    rng = np.random.default_rng(4)
+    out, ranks = 0, np.arange(points, dtype=float)
+    for _ in range(2000):
+        rhos = np.array([st.spearman(ranks, rng.permutation(ranks)) for _ in range(units)])
+        found = st.interval_of_mean_correlation(rhos, points, of=units)
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        out += found.low > 0 or found.high < 0
+    assert out / 2000 <= 0.055
+
+
+def test_the_interval_of_a_mean_correlation_is_students_unless_chance_is_wider():
+    rhos = np.array([0.2, 0.6, 0.4])
+    half = stats.t.ppf(0.975, 2) * 0.2 / math.sqrt(3)
+    found = st.interval_of_mean_correlation(rhos, 100, of=30)
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    alike = st.interval_of_mean_correlation(np.array([0.8, 0.8]), 5, of=4)
+    assert (alike.low, alike.high) == pytest.approx((0.8 - 1.96 / math.sqrt(4 * 4), 1.0), abs=1e-3)
+
+
 def test_where_only_seeds_vary_the_interval_is_students():
     values = np.array([0.1, 0.3, 0.2])
     draws = np.broadcast_to(values[:, None], (3, 20_000))

@@ -319,6 +319,56 @@ def test_what_the_last_checkpoint_lacks_is_not_said_twice(tmp_path):
     assert ("awp-smaller-robust-gap", "at the last checkpoint") in found
 
 
+def test_methods_are_the_units_along_training_and_their_seeds_are_not(tmp_path):
+    def nets(method, gaps, seeds):
+        along = {
+            10 * (i + 1): {"rise": 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.08 * gap}
+            for i, gap in enumerate(gaps)
+        }
+        return [claim_data.Net(0.1, method=method, seed=seed, along=along) for seed in range(seeds)]
+
+    found = check_one(
+        tmp_path,
+        "gap-follows-landscape",
+        [*nets("A", (0, 1, 2, 3), 6), *nets("B", (1, 0, 3, 2), 1), *nets("C", (3, 2, 1, 0), 1)],
+    )
+    assert found.effect.value == pytest.approx((1 + 0.6 - 1) / 3)
+    assert found.verdict == "inconclusive"
+    assert "2 of 3 methods" in found.why
+
+
+def test_awp_from_the_attack_is_no_part_of_the_papers_claim(tmp_path):
+    nets = [
+        claim_data.Net(0.1, awp=awp, knobs={"robust_gap": gap}) for awp, gap in ((False, 0.3), (True, 0.1))
+    ]
+    cheap = claim_data.Net(0.1, awp=True, method="cheap", knobs={"robust_gap": 0.9})
+    folder = claim_data.write(tmp_path, [*nets, cheap])
+    meta = json.loads((folder / "study.json").read_text())
+    meta["runs"][-1]["awp_from_attack"] = True
+    (folder / "study.json").write_text(json.dumps(meta))
+    (found,) = [claim for claim in claims.check(folder) if claim.id == "awp-smaller-robust-gap"]
+    assert found.effect.value == pytest.approx(-0.2)
+
+
+def test_the_setting_names_the_checkpoint_that_was_chosen(tmp_path):
+    folder = claim_data.write(
+        tmp_path, [claim_data.Net(0.1, awp=awp, along={40: {}}) for awp in (False, True)]
+    )
+    for file in folder.glob("runs/*/evaluation.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "checkpoint": "epoch-0010"}))
+    found = {claim.setting for claim in claims.check(folder) if claim.id == "awp-flatter"}
+    assert found == {"at the epoch-0010 checkpoint", "at the last checkpoint"}
+
+
+def test_what_cannot_be_used_at_the_last_checkpoint_is_said_there(tmp_path):
+    nets = [claim_data.Net(0.1, awp=awp, along={40: {}}) for awp in (False, True)]
+    folder = claim_data.write(tmp_path, nets)
+    file = next(folder.glob("runs/*/evaluation-last.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "attacks": ["fgsm"]}))
+    found = {claim.setting: claim for claim in claims.check(folder) if claim.id == "awp-smaller-robust-gap"}
+    assert "under different conditions" in found["at the last checkpoint"].why
+
+
 def test_correlations_along_training_are_averaged_over_runs(tmp_path):
     # Ranks 2 1 4 3 against 1 2 3 4: rho = 1 - 6 * 4 / 60 = 0.6; and 1 2 3 4 against themselves: 1.
     def net(seed, gaps):
@@ -328,9 +378,15 @@ def test_correlations_along_training_are_averaged_over_runs(tmp_path):
         }
         return claim_data.Net(0.1, seed=seed, along=along)
 
-    found = check_one(tmp_path, "gap-follows-landscape", [net(0, (1, 0, 3, 2)), net(1, (0, 1, 2, 3))])
+    short = claim_data.Net(0.1, seed=2, along={10: {}, 20: {}, 30: {}})
+    found = check_one(tmp_path, "gap-follows-landscape", [net(0, (1, 0, 3, 2)), net(1, (0, 1, 2, 3)), short])
     assert found.effect.value == pytest.approx(0.8)
+    # Student's with one degree of freedom over two runs: half the difference is 0.2.
+    assert found.effect.low == pytest.approx(max(-1, 0.8 - 12.7062 * 0.2))
+    assert found.effect.high == 1.0
     assert found.statistic.value == 1.0
+    assert "AT 0.1 (seed 2) was measured at 3 epochs" in found.note
+    assert "grow with time alone" in found.note
     assert "2 runs, at 4 epochs each" in found.why
     assert [value["checkpoint"] for value in found.values[:4]] == [
         "epoch-0010",

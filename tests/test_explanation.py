@@ -5,11 +5,12 @@ import torch
 
 import robustlens as rl
 from robustlens.data import from_tensors
-from robustlens.errors import ConfigError, StateError
+from robustlens.errors import ConfigError, LockedError, StateError
 from robustlens.evaluate import evaluate_run
 from robustlens.explain import MEASURES, explain_run
 from robustlens.explain.measure import Measurement
 from robustlens.recipe import EvaluationPlan, ExplanationPlan, Recipe
+from robustlens.runs import locked
 
 THREAT = rl.ThreatModel("Linf", 0.03)
 
@@ -171,3 +172,27 @@ def test_an_epoch_that_was_not_kept_is_refused_with_those_that_are_there(run, sp
     assert run.evaluation is None
     with pytest.raises(ConfigError, match="found 'first', expected best, last, both, every or epoch-NNNN"):
         plan("mean", checkpoint="first")
+
+
+def test_results_of_another_plan_do_not_stay_beside_the_new_one(run, splits, calls):
+    def evaluated(attack, checkpoint):
+        wanted = EvaluationPlan(
+            attacks=(attack,), curve=(), test_examples=20, train_examples=20, checkpoint=checkpoint
+        )
+        return evaluate_run(run, wanted, splits=splits)
+
+    evaluated("fgsm", "both")
+    explained(run, splits, plan("mean", checkpoint="both"))
+    evaluated("fgsm", "best")  # the same plan but for the checkpoint: the last one's result still holds
+    assert run.along("evaluation") == {2: "-last"}
+    evaluated("pgd-2", "best")
+    assert run.along("evaluation") == {}
+    assert not (run.folder / "evaluation-last.safetensors").exists()
+    explained(run, splits, plan("count"))
+    assert run.along("explanation") == {}
+
+
+def test_a_run_that_another_process_works_on_is_not_explained(run, splits, calls):
+    with locked(run.folder), pytest.raises(LockedError):
+        explained(run, splits, plan("mean"))
+    assert calls == []

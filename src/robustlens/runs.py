@@ -94,6 +94,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _plan_but_checkpoint(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    plan = (result or {}).get("plan") or {}
+    return {key: value for key, value in plan.items() if key != "checkpoint"}
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
@@ -230,8 +235,7 @@ class Run:
     def along(self, name: str) -> dict[int, str]:
         """The results `<name>` of the checkpoints along training: epoch -> the end of the result's name.
 
-        Empty where no checkpoint but the best has one. The best is left out: it is one of these epochs, or
-        lies between them.
+        Empty where no checkpoint but the chosen one has one, which is left out.
         """
         found = {path.stem.removeprefix(name) for path in self.folder.glob(f"{name}-*.json")}
         epochs = {int(ending[7:]): ending for ending in found if re.fullmatch(r"-epoch-\d+", ending)}
@@ -258,6 +262,14 @@ class Run:
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         self.write_arrays(name, arrays)
         self.write_json(name, content)
+
+    def drop_outdated(self, name: str) -> None:
+        """Remove the results `<name>` of other checkpoints that another plan than that of `<name>` made."""
+        wanted = _plan_but_checkpoint(self.read_json(name))
+        for ending in self.along(name).values():
+            if _plan_but_checkpoint(self.read_json(f"{name}{ending}")) != wanted:
+                (self.folder / f"{name}{ending}.json").unlink()
+                (self.folder / f"{name}{ending}.safetensors").unlink(missing_ok=True)
 
     def write_bytes(self, file_name: str, content: bytes) -> None:
         """Write any other file of the folder, atomically."""

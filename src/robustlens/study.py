@@ -90,6 +90,7 @@ class Planned:
             "label": self.label,
             "objective": recipe.objective,
             "awp": recipe.awp is not None,
+            "awp_from_attack": recipe.awp is not None and recipe.awp.from_attack,
             "eps": recipe.threat.eps,
             "seed": recipe.seed,
             # Claims compare a run with AWP to its twin, and strengths only where nothing else differs.

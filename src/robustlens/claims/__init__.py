@@ -36,7 +36,7 @@ from typing import Literal
 from robustlens.claims import wen2020, wu2020
 from robustlens.claims.associations import across_methods, along_training
 from robustlens.claims.designs import LADDER, PAIRS, Hypothesis
-from robustlens.claims.evidence import LAST, Evidence, Source
+from robustlens.claims.evidence import Evidence, Source
 from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
 from robustlens.claims.statistics import Quantity
 from robustlens.claims.twins import Also
@@ -411,9 +411,7 @@ def check(study_folder: Path | str) -> list[Claim]:
             damaged raises nothing: the claims that need it are inconclusive and name it.
     """
     evidence = Evidence.of(StudyFolder(study_folder))
-    found = [claim for hypothesis in CLAIMS.values() for claim in hypothesis.claims(evidence)]
-    # What was not measured at the last checkpoint is said once, of the best.
-    return [claim for claim in found if claim.values or claim.setting != LAST]
+    return [claim for hypothesis in CLAIMS.values() for claim in hypothesis.claims(evidence)]
 
 
 def write(study_folder: Path | str) -> list[Claim]:

@@ -1,9 +1,9 @@
 """Whether two quantities go together: over methods, or along the training of each run."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from robustlens.claims.evidence import Evidence, Measure, Reading, Source, liste
 from robustlens.claims.findings import ORDER, SHARE, Effect, Findings, Missing, Statistic, Unusable
 from robustlens.claims.statistics import Array, Bootstrap, Interval
 from robustlens.claims.twins import share
+
+Member = TypeVar("Member")
 
 LEAST = 4
 """Below so many methods, or epochs, ranks say next to nothing."""
@@ -26,23 +28,18 @@ def across_methods(against: Measure, noun: str) -> Design:
 
     def findings(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
         points, missing = _points(hypothesis.measure, against, evidence.adversarial())
-        methods: dict[tuple[str, str, float, bool], list[_Point]] = defaultdict(list)
-        for point in points:
-            source = point.source
-            method = str(source.run.entry.get("method", ""))
-            methods[method, source.objective, source.eps, source.awp].append(point)
+        methods = _by_method(points, lambda point: point.source)
         if len(methods) < LEAST:
             lacking = f"; {listed(missing)}" if missing else ""
             found = f"found {len(methods)}{lacking}"
             raise Unusable(f"needs at least {LEAST} adversarially trained methods or strengths, {found}")
-        x, y = np.array([np.mean([point.values for point in own], axis=0) for own in methods.values()]).T
+        x, y = np.array([np.mean([point.values for point in own], axis=0) for own in methods]).T
         rho = st.spearman(x, y)
         if rho is None:
             raise Unusable(
                 f"{hypothesis.noun} or {noun} is the same in all {len(methods)} methods; nothing to correlate"
             )
         p = st.spearman_p(x, y, np.zeros(len(x), dtype=np.int64), evidence.bootstrap.generator("spearman"))
-        low, high = _resampled(list(methods.values()), evidence.bootstrap)
         several = len({point.source.eps for point in points}) > 1
         told = _Told(
             seen=f"{noun} and {hypothesis.noun} over {len(methods)} adversarially trained methods",
@@ -50,7 +47,7 @@ def across_methods(against: Measure, noun: str) -> Design:
             trend=f"permutation p {p:.2g}",
             notes=(
                 "the interval is over methods and strengths, not over examples or training randomness",
-                f"a bootstrap over methods, seeds and examples gives {low:+.2f} to {high:+.2f}",
+                _resampled_across(methods, evidence.bootstrap),
                 "methods trained at different strengths are pooled" if several else "",
             ),
         )
@@ -66,8 +63,8 @@ def across_methods(against: Measure, noun: str) -> Design:
 def along_training(against: Measure, noun: str) -> Design:
     """Whether a quantity goes with `against` over the epochs of a run: one rank correlation for each run.
 
-    The effect is their mean. Its interval is a bootstrap over runs and examples; with a single run it holds
-    the one over epochs and the one over examples.
+    The effect is their mean. Methods are the units, each the mean over its seeds; below three of them runs
+    are, and the note says so.
     """
 
     def findings(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
@@ -78,32 +75,32 @@ def along_training(against: Measure, noun: str) -> Design:
                 f"needs an adversarially trained run that was measured at {LEAST} epochs or more "
                 f"(keep_every, checkpoint: every) and changes{lacking}"
             )
-        rhos = np.array([st.spearman(*np.array([point.values for point in own]).T) for own in runs], float)
-        draws = np.array([_rows(own, evidence.bootstrap) for own in runs])
-        alone = len(runs) == 1
-        if alone:
-            over_epochs = st.spearman_interval(float(rhos[0]), len(runs[0]))
-            spread = st.hull(over_epochs, st.interval_over_examples(float(rhos[0]), draws[0]))
-        else:
-            generator = evidence.bootstrap.generator("runs")
-            spread = st.interval_over_seeds(rhos, draws, st.identity, generator)
+        methods = _by_method(runs, lambda own: own[0].source)
+        unit, units = ("method", methods) if len(methods) >= 3 else ("run", [[own] for own in runs])
+        rhos = np.array([np.mean([_rho(own) for own in together]) for together in units])
+        fewest, most = (end(len(own) for own in runs) for end in (min, max))
+        spread = (
+            st.spearman_interval(float(rhos[0]), fewest)
+            if len(rhos) == 1
+            else st.interval_of_mean_correlation(rhos, fewest, of=len(runs))
+        )
         ways = ("is negative", "is positive")
-        statistic, agreement, trend = share(rhos, hypothesis.direction, "run", ways)
-        epochs = sorted({len(own) for own in runs})
-        counted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        statistic, agreement, trend = share(rhos, hypothesis.direction, unit, ways)
+        epochs = str(fewest) if fewest == most else f"{fewest} to {most}"
         told = _Told(
-            seen=f"{noun} and {hypothesis.noun} along the training of {len(runs)} run{'s' * (not alone)}, "
-            f"at {counted} epochs each",
+            seen=f"{noun} and {hypothesis.noun} along the training of {len(runs)} "
+            f"run{'s' * (len(runs) > 1)}, at {epochs} epochs each",
             size="a mean rank correlation of",
             trend=trend,
             notes=(
-                "the interval is over epochs, and over examples"
-                if alone
-                else "the interval is over runs and examples; runs of one method count apart",
+                f"the interval is over {unit}s" if len(rhos) > 1 else "the interval is over epochs",
+                _resampled_along(methods, evidence.bootstrap),
+                "both quantities also grow with time alone, so this is weaker evidence than a correlation "
+                "across methods",
             ),
         )
         points = [point for own in runs for point in own]
-        enough = agreement if len(runs) >= 3 else None
+        enough = agreement if len(rhos) >= 3 else None
         return _findings(hypothesis, noun, points, missing, spread, statistic, enough, told, needed=SHARE)
 
     return Design(findings)
@@ -184,9 +181,11 @@ def _runs(measure: Measure, against: Measure, evidence: Evidence) -> tuple[list[
         try:
             points, unread = _points(measure, against, list(source.along().values()))
         except Missing as reason:
-            points, unread = [], [str(reason)]
+            missing.append(str(reason))
+            continue
         missing += unread
         if len(points) < LEAST:
+            missing.append(f"{source.name} was measured at {len(points)} epochs")
             continue
         if st.spearman(*np.array([point.values for point in points]).T) is None:
             missing.append(f"{source.name} is the same at all epochs; nothing to correlate")
@@ -195,27 +194,53 @@ def _runs(measure: Measure, against: Measure, evidence: Evidence) -> tuple[list[
     return runs, missing
 
 
+def _rho(points: Sequence[_Point]) -> float:
+    found = st.spearman(*np.array([point.values for point in points]).T)
+    assert found is not None  # `_runs` has passed the others over
+    return found
+
+
+def _by_method(members: Iterable[Member], source_of: Callable[[Member], Source]) -> list[list[Member]]:
+    """The members of each method and strength."""
+    found: dict[tuple[str, str, float, bool], list[Member]] = defaultdict(list)
+    for member in members:
+        source = source_of(member)
+        method = str(source.run.entry.get("method", ""))
+        found[method, source.objective, source.eps, source.awp].append(member)
+    return list(found.values())
+
+
+# -- the bootstrap over methods, seeds and examples, all drawn anew together ---------------------------
+
+
+def _resampled_across(methods: Sequence[Sequence[_Point]], bootstrap: Bootstrap) -> str:
+    """The correlation over methods of what each has on average over its seeds."""
+    generator = bootstrap.generator("methods")
+    means = [_drawn(_draws(own, bootstrap), generator).mean(-1) for own in methods]
+    return _percentiles(st.spearman_of_rows(*_drawn(np.stack(means, -1), generator)))
+
+
+def _resampled_along(methods: Sequence[Sequence[Sequence[_Point]]], bootstrap: Bootstrap) -> str:
+    """The mean over methods, and over their runs, of the correlation over epochs."""
+    generator = bootstrap.generator("methods")
+    rhos = [np.stack([st.spearman_of_rows(*_draws(run, bootstrap)) for run in own], -1) for own in methods]
+    means = [_drawn(of_runs, generator).mean(-1) for of_runs in rhos]
+    return _percentiles(_drawn(np.stack(means, -1), generator).mean(-1))
+
+
 def _draws(points: Sequence[_Point], bootstrap: Bootstrap) -> Array:
     """Both quantities of each point on every resample of the examples: (2, resamples, points)."""
     columns = [[bootstrap.draws(side.quantity) for side in (point.x, point.y)] for point in points]
     return np.array(columns).transpose(1, 2, 0)
 
 
-def _rows(points: Sequence[_Point], bootstrap: Bootstrap) -> Array:
-    """The rank correlation over `points` on every resample of the examples."""
-    return st.spearman_of_rows(*_draws(points, bootstrap))
+def _drawn(values: Array, generator: np.random.Generator) -> Array:
+    """As many of the last axis of `values` (..., resamples, k), drawn anew in each resample."""
+    chosen = generator.integers(values.shape[-1], size=values.shape[-2:])
+    return np.take_along_axis(values, np.broadcast_to(chosen, values.shape), axis=-1)
 
 
-def _resampled(methods: Sequence[Sequence[_Point]], bootstrap: Bootstrap) -> tuple[float, float]:
-    """Percentile interval of the rank correlation: methods, their seeds and the examples drawn anew."""
-    generator, size = bootstrap.generator("methods"), bootstrap.resamples
-    each = np.arange(size)[:, None]
-    means = []
-    for own in methods:
-        seeds = generator.integers(len(own), size=(size, len(own)))
-        means.append(_draws(own, bootstrap)[:, each, seeds].mean(2))
-    chosen = generator.integers(len(methods), size=(size, len(methods)))
-    x, y = np.stack(means, axis=2)[:, each, chosen]
-    found = st.spearman_of_rows(x, y)
-    low, high = np.nanquantile(found, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
-    return float(low), float(high)
+def _percentiles(draws: Array) -> str:
+    """In words; resamples that leave nothing to rank are passed over."""
+    low, high = np.nanquantile(draws, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
+    return f"a bootstrap over methods, seeds and examples gives {low:+.2f} to {high:+.2f}"

@@ -13,7 +13,17 @@ import numpy as np
 
 from robustlens.claims import statistics as st
 from robustlens.claims.evidence import Evidence, Measure, Reading, listed, read
-from robustlens.claims.findings import ORDER, SHARE, Claim, Effect, Findings, Statistic, Unusable, decide
+from robustlens.claims.findings import (
+    ORDER,
+    SHARE,
+    Claim,
+    Effect,
+    Findings,
+    Missing,
+    Statistic,
+    Unusable,
+    decide,
+)
 from robustlens.claims.statistics import Array
 from robustlens.claims.twins import Also, Change, Twin, effect, note, obstacle, share, went
 
@@ -47,8 +57,23 @@ class Hypothesis:
     also: tuple[Also, ...] = ()
 
     def claims(self, evidence: Evidence) -> list[Claim]:
-        """The claim on every part of the evidence that it speaks of apart."""
-        return [self.check(part) for part in self.design.parts(evidence)]
+        """The claim on every part of the evidence that it speaks of apart.
+
+        A part beyond the first is passed over where nothing of it was measured, which the first one says.
+        """
+        first, *others = self.design.parts(evidence)
+        return [self.check(part) for part in (first, *(part for part in others if self._is_measured(part)))]
+
+    def _is_measured(self, evidence: Evidence) -> bool:
+        for source in evidence.sources:
+            try:
+                self.measure(source)
+            except Missing:
+                continue
+            except Unusable:
+                pass  # it was measured, and the check says what is wrong with it
+            return True
+        return False
 
     def check(self, evidence: Evidence) -> Claim:
         """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""

@@ -17,8 +17,6 @@ from robustlens.claims.statistics import Array, Bootstrap, Examples, Quantity
 from robustlens.errors import StateError
 from robustlens.runs import Run, StudyFolder
 
-LAST = "at the last checkpoint"
-"""The setting of claims that are checked on the weights after the last epoch."""
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
 
@@ -65,13 +63,24 @@ class Source:
         checkpoint = self.ending.replace("-", " ", 1).strip()
         return f"{self.label} (seed {self.seed}{checkpoint and f', {checkpoint}'})"
 
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint that was evaluated here, or None where none was (or its file is damaged)."""
+        try:
+            return str(self.json("evaluation").get("checkpoint", "best"))
+        except Missing:
+            return None
+
     def at(self, ending: str) -> "Source":
         """The same run at another checkpoint, by what its results' names end in."""
         return replace(self, ending=ending)
 
     def along(self) -> dict[int, "Source"]:
         """This run at every epoch that was evaluated along its training, in order; `Missing` if at none."""
-        found = self.run.along("evaluation")
+        try:
+            found = self.run.along("evaluation")
+        except StateError as error:
+            raise Missing(str(error)) from None
         if not found:
             raise Missing(f"{self.name} {self._state()} and has no evaluation along its training")
         return {epoch: self.at(ending) for epoch, ending in found.items()}
@@ -210,12 +219,12 @@ class Evidence:
 
     def checkpoints(self) -> list["Evidence"]:
         """The study at its chosen checkpoints, and apart at the last ones where these were evaluated."""
-        if not any("-last" in source.run.along("evaluation").values() for source in self.sources):
-            return [self]
         last = [source.at("-last") for source in self.sources]
+        if all(source.checkpoint is None for source in last):
+            return [self]
         return [
-            replace(self, setting="at the best checkpoint"),
-            replace(self, sources=last, setting=LAST),
+            replace(self, setting=f"at the {self.sources[0].checkpoint or 'best'} checkpoint"),
+            replace(self, sources=last, setting="at the last checkpoint"),
         ]
 
     def ladder(self) -> list[Source]:
@@ -245,12 +254,16 @@ class Evidence:
         ]
 
     def pairs(self) -> list[tuple[Source, Source | None]]:
-        """Every adversarially trained run with AWP, after its twin without (None where there is none)."""
+        """Every adversarially trained run with AWP, after its twin without (None where there is none).
+
+        The paper's AWP: runs that take it from the attack's gradient are left out.
+        """
         plain = {}
         for source in reversed(self.sources):
             if not source.awp:
                 plain[_twin_key(source)] = source
-        return [(source, plain.get(_twin_key(source))) for source in self.adversarial() if source.awp]
+        with_awp = (s for s in self.adversarial() if s.awp and not s.run.entry.get("awp_from_attack"))
+        return [(source, plain.get(_twin_key(source))) for source in with_awp]
 
     def adversarial(self) -> list[Source]:
         """Every adversarially trained run."""

@@ -249,6 +249,24 @@ def spearman_interval(rho: float, n: int) -> Interval:
     return Interval(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high)
 
 
+def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
+    """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
+
+    A correlation over few points takes few values, so a handful of them may agree by chance; without any
+    association each has the variance 1 / (n - 1).
+
+    Args:
+        rhos: (units,), two or more, each the mean over its runs.
+        points: n, the fewest that a run's correlation rests on.
+        of: how many runs there are in all.
+    """
+    value, units = float(rhos.mean()), len(rhos)
+    student = float(stats.t.ppf(1 - _TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    chance = float(stats.norm.ppf(1 - _TAIL)) / math.sqrt((points - 1) * of)
+    half = max(student, chance)
+    return Interval(value, max(value - half, -1.0), min(value + half, 1.0))
+
+
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """Exact binomial interval of a share (Clopper and Pearson 1934)."""
     low = float(stats.beta.ppf(_TAIL, count, n - count + 1)) if count > 0 else 0.0

@@ -44,6 +44,7 @@ def evaluate_run(
     returns the first. An evaluation of the same plan and weights that is there already is returned as it is;
     one that was stopped goes on. With the checkpoint "both", the last one's evaluation is written beside it,
     `evaluation-last.json` and so on; with "every", the kept epochs' too, `evaluation-epoch-0010.json`.
+    Those of another plan are removed: they would be taken for this one's.
     """
     splits = splits or load_data(run.recipe)
     content: dict[str, Any] = {}
@@ -55,6 +56,7 @@ def evaluate_run(
         else:
             model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
             content = _evaluate_into(run, model, splits, one, known, progress, ending)
+    run.drop_outdated("evaluation")
     return content
 
 

@@ -26,7 +26,7 @@ from robustlens.explain.smoothness import measure_smoothness
 from robustlens.explain.spectrum import measure_spectrum
 from robustlens.progress import Event, Listener, silent
 from robustlens.recipe import ExplanationPlan
-from robustlens.runs import FORMAT, Run
+from robustlens.runs import FORMAT, Run, locked
 from robustlens.threat import ThreatModel
 from robustlens.train import load_data
 
@@ -96,12 +96,17 @@ def explain_run(
     Writes `explanation.json` and `explanation.safetensors` after every measure; returns the former. A measure
     that is there already, of the same weights, images and options, is kept: a run that was stopped goes on,
     and a measure added to a plan costs that measure alone. With the checkpoint "both" or
-    "every", the others' are written beside it (`explanation-last`, `explanation-epoch-0010`). `trust_code`
-    as in `evaluate.evaluate_run`.
+    "every", the others' are written beside it (`explanation-last`, `explanation-epoch-0010`), and those of
+    another plan removed. `trust_code` as in `evaluate.evaluate_run`.
+
+    Raises:
+        LockedError: another process trains, evaluates or explains this run.
     """
     splits = splits or load_data(run.recipe)
-    for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
-        content = _explain_into(run, f"explanation{ending}", one, threat, splits, trust_code, progress)
+    with locked(run.folder):
+        for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
+            content = _explain_into(run, f"explanation{ending}", one, threat, splits, trust_code, progress)
+        run.drop_outdated("explanation")
     return content
 
 
