@@ -67,7 +67,7 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
 
 
 def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp_path, monkeypatch):
-    """As it stands but for the size of the batches, and not compiled, which takes a compiler."""
+    """On batches of two and a shorter schedule and attack, and not compiled, which takes a compiler."""
     import robustlens as rl
     from robustlens.recipe import Recipe, checked
 

@@ -26,7 +26,8 @@ def main(folder: Path, command: str) -> None:
     threat, n = plan["threat"], {name: split["n"] for name, split in splits.items()}
     strength = f"{threat['norm']} eps {eps_text(threat['eps'])}"
     print(f"Evaluated at {strength} on {n['test']} test and {n['train']} training images, checkpoint")
-    print(f"`{plan['checkpoint']}` by validation. Attacks run one after another, on survivors: columns are")
+    chosen = " by validation" if plan["checkpoint"] == "best" else ""
+    print(f"`{plan['checkpoint']}`{chosen}. Attacks run one after another, on survivors: columns are")
     print("cumulative. Intervals are 95 %.")
     print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
     headline(runs)
@@ -83,12 +84,17 @@ def quantities(runs: list[Run]) -> None:
         row([label, eps_text(same[0].entry["eps"]), *cells])
 
 
+def grouped(every: Iterable[Any], by: Callable[[Any], str]) -> dict[str, list[Any]]:
+    """Things that share a text."""
+    found: dict[str, list[Any]] = {}
+    for one in every:
+        found.setdefault(by(one), []).append(one)
+    return found
+
+
 def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """The runs of each method and strength."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.entry["label"], []).append(run)
-    return found
+    return grouped(runs, lambda run: run.entry["label"])
 
 
 def along_training(runs: list[Run]) -> None:
@@ -98,13 +104,21 @@ def along_training(runs: list[Run]) -> None:
     print("\n## Best, last and along training\n\nMeans over seeds (smallest to largest).\n")
     head(["method", "checkpoint", *(title for title, _ in ALONG), "seconds an epoch, median"])
     for label, same in by_label(runs).items():
-        paces = spread([statistics.median(epoch["seconds"] for epoch in run.metrics()) for run in same])
+        paces = spread([pace(run) for run in same])
         endings = {"best": ""} | {
             ending[1:]: ending for run in same for ending in run.along("evaluation").values()
         }
         for checkpoint, ending in endings.items():
             cells = [spread([read(run, ending) for run in same]) for _, read in ALONG]
             row([label, checkpoint, *cells, paces if checkpoint == "last" else ""])
+
+
+def pace(run: Run) -> float | None:
+    """Median seconds of an epoch; of those whose weights are perturbed, where any are."""
+    epochs = run.metrics()
+    perturbed = [epoch["seconds"] for epoch in epochs if epoch["awp"]]
+    seconds = perturbed or [epoch["seconds"] for epoch in epochs]
+    return statistics.median(seconds) if seconds else None
 
 
 def evaluated(*path: str) -> Callable[[Run, str], float | None]:
@@ -200,8 +214,10 @@ def claims(study: StudyFolder) -> None:
         cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
         row([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
     if aside:
-        told = "; ".join(f"{claim['statement'].rstrip('.')} ({claim['paper']})" for claim in aside)
-        print(f"\nNot put to this study, which lacks the runs or measures: {told}.")
+        print("\nWithout anything to compare:\n")
+    for why, together in grouped(aside, lambda claim: claim["why"].split(";")[0]).items():
+        told = "; ".join(f"{claim['statement'].rstrip('.')} ({claim['paper']})" for claim in together)
+        print(f"- {told}: {why[:1].lower()}{why[1:].rstrip('.')}.")
 
 
 def number(value: Any) -> str:

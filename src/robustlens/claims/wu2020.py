@@ -74,7 +74,10 @@ def _curvature(source: Source, name: str) -> Quantity:
     if how.get("split") != "test" or not isinstance(how.get(name), int | float):
         raise Unusable(f"{source.name}: the curvature was not measured on test images")
     value = np.array([how[name]], dtype=np.float64)
-    return Quantity(lambda: value, conditions=f"eps {how.get('eps')}, {how.get('steps')} steps")
+    settings = ("examples", "eps", "steps")
+    return Quantity(
+        lambda: value, conditions=", ".join(f"{setting} {how.get(setting)}" for setting in settings)
+    )
 
 
 def _rise(source: Source, name: str) -> Quantity:

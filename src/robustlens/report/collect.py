@@ -157,17 +157,14 @@ class Group:
         return combined(Interval(float(value)) for value in self.measured(measure, *path))
 
     def along(self, read: Callable[[Checkpoint], Interval | None]) -> dict[int, Interval]:
-        """What `read` finds at every epoch measured along training, over the seeds that have it."""
-        epochs = sorted({checkpoint.epoch for record in self.records for checkpoint in record.along})
-        found = {
-            epoch: combined(
-                read(checkpoint)
-                for record in self.records
-                for checkpoint in record.along
-                if checkpoint.epoch == epoch
-            )
-            for epoch in epochs
-        }
+        """What `read` finds at every epoch along training that was measured for all seeds, over the seeds."""
+        seeds = [
+            {at.epoch: value for at in record.along if (value := read(at)) is not None}
+            for record in self.records
+            if record.along
+        ]
+        shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
+        found = {epoch: combined(values[epoch] for values in seeds) for epoch in shared}
         return {epoch: value for epoch, value in found.items() if value is not None}
 
     def who(self, record: Record) -> str:
@@ -351,7 +348,8 @@ def _method(recipe: Mapping[str, Any]) -> str:
     if dig(recipe, "threat", "eps") == 0:
         return DISPLAY["standard"]
     objective = str(recipe.get("objective") or "")
-    return DISPLAY.get(objective, objective) + ("+AWP" if recipe.get("awp") else "")
+    perturbed = [f"+{name.upper()}" for name in ("awp", "rwp", "sam") if recipe.get(name)]
+    return DISPLAY.get(objective, objective) + "".join(perturbed)
 
 
 def _number(*candidates: Any) -> float:

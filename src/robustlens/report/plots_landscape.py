@@ -1,15 +1,18 @@
 """Figures of landscapes: planes in weight space, the loss around the images, curvature, and flatness."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import methodcaller
 from typing import Literal
 
 import numpy as np
 
+from robustlens.claims.associations import LEAST
+from robustlens.claims.statistics import spearman
 from robustlens.intervals import Interval
 from robustlens.report.collect import Checkpoint, Collected, Group
 from robustlens.report.plots_accuracy import interval_series, views
 from robustlens.report.spec import Axis, Figure, Panel, Relief, Series, View, floats, view
+from robustlens.report.words import minus
 
 NUMBERS = (
     ("Landscape rise", "rise of the adversarial loss at |alpha| = 0.5 (nats)", "landscape", "rise", "0.5"),
@@ -91,9 +94,8 @@ def flatness_and_gap(study: Collected) -> Figure:
             if (flat := group.number(measure, *path)) and (gap := group.interval("gaps", "robust"))
         ]
         paths = [point for group in groups for point in _path(group, measure, *path)]
-        every.append(
-            view(name, [scatter("Robust gap", unit, points), scatter("Along training", unit, paths)])
-        )
+        title = f"Robust gap{_correlation(points)}"
+        every.append(view(name, [scatter(title, unit, points), scatter("Along training", unit, paths)]))
     return Figure(
         "flatness-gap",
         "Landscape",
@@ -101,7 +103,7 @@ def flatness_and_gap(study: Collected) -> Figure:
         "Wu et al.: among adversarially trained networks the flatter have the smaller gap, so points should "
         "lie along a rising line, also at matched temperature, where low confidence does not look flat.",
         views(*every),
-        note="Standard networks are left out. Whiskers are 95 % intervals of the gap.",
+        note="Standard networks are left out. Whiskers are 95 % intervals of the gap (two seeds: its range).",
         selector="Flatness",
         missing="It takes an adversarially trained network with a measured landscape.",
     )
@@ -177,6 +179,14 @@ def curvature(study: Collected) -> Figure:
 
 
 # -- pieces --------------------------------------------------------------------------------------------
+
+
+def _correlation(points: Sequence[Point]) -> str:
+    """Spearman's correlation of flatness and gap, for a title; nothing of too few networks."""
+    if len(points) < LEAST:
+        return ""
+    rho = spearman(np.array([flat for _, flat, _ in points]), np.array([gap.value for *_, gap in points]))
+    return "" if rho is None else f", rank correlation {minus(f'{rho:.2f}')}"
 
 
 def _path(group: Group, measure: str, *path: str) -> list[Point]:
