@@ -223,8 +223,24 @@ def test_a_model_without_input_gradient_is_one_clear_line():
         def forward(self, x):
             return x.detach()[:, :3]
 
+    threat, x, y = rl.ThreatModel("Linf", 0.1), torch.rand(2, 5), torch.tensor([0, 0])
     with pytest.raises(ModelError, match="no gradient with respect to the input"):
-        rl.attacks.PGD(rl.ThreatModel("Linf", 0.1))(Detached(), torch.rand(2, 5), torch.tensor([0, 0]))
+        rl.attacks.PGD(threat)(Detached(), x, y)
+    trained = nn.Sequential(Detached(), nn.Linear(3, 3))
+    with pytest.raises(ModelError, match="no gradient with respect to the input"):
+        rl.attacks.PGD(threat, steps=1, keep="last").craft(trained, x, y, [trained[1].weight])
+
+
+def test_crafting_for_training_gives_the_gradient_of_its_last_pass_and_none_for_unused_weights():
+    model = nn.ModuleDict({"used": nn.Linear(5, 3), "unused": nn.Linear(5, 3)}).double()
+    model.forward = model["used"].forward
+    x, y = torch.rand(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    attack = rl.attacks.PGD(rl.ThreatModel("Linf", 0.1), steps=1, random_start=False, keep="last")
+    x_adv, (used, unused) = attack.craft(model, x, y, [model["used"].weight, model["unused"].weight])
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), model["used"].weight)
+    torch.testing.assert_close(used, expected)
+    assert torch.equal(unused, torch.zeros(3, 5).double())
+    assert torch.equal(x_adv, attack(model, x, y))
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,18 @@ def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing():
     before.assert_unchanged()
 
 
+def test_a_gradient_from_elsewhere_that_is_not_finite_is_refused_and_changes_nothing():
+    model = nn.Linear(4, 3)
+    before = Snapshot(model)
+    awp = rl.AdversarialWeightPerturbation(model)
+    with (
+        pytest.raises(NumericsError, match="awp: the gradient of 1 of 1 tensors is not finite"),
+        awp.perturbed_along([torch.full_like(model.weight, torch.nan)]),
+    ):
+        pass
+    before.assert_unchanged()
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="gamma"):
         rl.AdversarialWeightPerturbation(nn.Linear(2, 2), gamma=-1)
@@ -339,29 +351,40 @@ def test_alternations_need_a_way_to_craft_and_sizes_are_checked():
 
 
 DATA_PARALLEL = """
-import sys, torch, torch.nn.functional as F
+import copy, sys, torch, torch.nn.functional as F
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import robustlens as rl
+from robustlens.weights import RandomWeightPerturbation, SharpnessAwareMinimization
 
 rank, size, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
+start = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
 x, y = torch.rand(16, 12, dtype=torch.float64), torch.arange(16) % 3
 if size > 1:
     dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=size)
-    model = DistributedDataParallel(model)
 x, y = x.chunk(size)[rank], y.chunk(size)[rank]
-awp = rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-for _ in range(4):
-    loss_fn = lambda: F.cross_entropy(model(x), y)
-    optimizer.zero_grad()
-    with awp.perturbed(loss_fn):
-        loss_fn().backward()
-    optimizer.step()
+torch.manual_seed(rank)  # nobody says that ranks share their random state
+perturbations = {
+    "awp": lambda model: rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2),
+    "rwp": lambda model: RandomWeightPerturbation(model, gamma=0.05),
+    "sam": lambda model: SharpnessAwareMinimization(model, rho=0.05),
+}
+trained = {}
+for name, perturbation_of in perturbations.items():
+    model = copy.deepcopy(start)
+    model = DistributedDataParallel(model) if size > 1 else model
+    perturbation = perturbation_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(4):
+        loss_fn = lambda: F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        with perturbation.perturbed(loss_fn):
+            loss_fn().backward()
+        optimizer.step()
+    trained[name] = [p.detach() for p in model.parameters()]
 if rank == 0:
-    torch.save([p.detach() for p in model.parameters()], out)
+    torch.save(trained, out)
 if size > 1:
     dist.barrier()  # a rank that leaves early may abort the other
     dist.destroy_process_group()
@@ -369,7 +392,7 @@ if size > 1:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Each rank sees half of the batch; gradients, and AWP's perturbation, are those of the whole."""
+    """Each rank sees half of the batch; gradients and perturbations are those of the whole."""
     script = tmp_path / "data_parallel.py"
     script.write_text(DATA_PARALLEL)
     for size in (1, 2):
@@ -388,4 +411,6 @@ def test_two_processes_train_as_one(tmp_path):
         ]
         assert [process.wait(timeout=240) for process in ranks] == [0] * size
     one, two = (torch.load(tmp_path / f"w{size}", weights_only=True) for size in (1, 2))
-    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(one, two, strict=True))
+    for name, alone in one.items():
+        pairs = zip(alone, two[name], strict=True)
+        assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in pairs), name

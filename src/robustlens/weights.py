@@ -93,7 +93,8 @@ class WeightPerturbation(abc.ABC):
                 climb the mean over ranks, and v is the same on all of them.
             craft: makes the adversarial images that `loss_fn` uses anew, at the weights as they are when it
                 is called; only what alternates (AWP with `alternations` above 1) calls it.
-            generator: of what is drawn; None for torch's global random state.
+            generator: of what is drawn, the same on every rank; None for torch's global random state, in
+                data-parallel training that of the first rank.
 
         Raises:
             NumericsError: a loss or its gradient is not finite; the weights are untouched.
@@ -112,19 +113,16 @@ class WeightPerturbation(abc.ABC):
                 loss = loss_fn()
                 found = torch.autograd.grad(loss, weights, allow_unused=True)
                 total = [t if g is None else t + g for t, g in zip(total, found, strict=True)]
-        self._average_over_ranks(total)
-        if not bool(torch.isfinite(torch.stack([gradient.norm() for gradient in total])).all()):
-            raise NumericsError(
-                f"{self.name}: the gradient of the loss ({loss.item():g}) is not finite; lower the rate"
-            )
-        return total
+        return self._agreed(total)
 
-    @staticmethod
-    def _average_over_ranks(gradients: list[Tensor]) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for gradient in gradients:
-                torch.distributed.all_reduce(gradient)
-                gradient.div_(torch.distributed.get_world_size())
+    def _agreed(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Their means over the ranks; `NumericsError`, on all of these, where one is not finite."""
+        means = [_mean_over_ranks(gradient) for gradient in gradients]
+        finite = torch.isfinite(torch.stack([mean.norm() for mean in means]))
+        if not bool(finite.all()):
+            found = f"of {int((~finite).sum())} of {len(means)} tensors"
+            raise NumericsError(f"{self.name}: the gradient {found} is not finite; lower the learning rate")
+        return means
 
 
 class AdversarialWeightPerturbation(WeightPerturbation):
@@ -198,10 +196,11 @@ class AdversarialWeightPerturbation(WeightPerturbation):
         (`attacks.PGD.craft`). They are the gradients of the attack's loss at its last but one iterate, with
         the network in the attack's mode, and so only near those that AWP asks for; what that costs in
         robustness has not been measured yet.
+
+        Raises:
+            NumericsError: a gradient is not finite; the weights are untouched.
         """
-        averaged = [gradient.clone() for gradient in gradients]
-        self._average_over_ranks(averaged)
-        with displaced(self.weights(), self.along(averaged)):
+        with displaced(self.weights(), self.along(self._agreed(gradients))):
             yield
 
     def _within(self, weight: Tensor, v: Tensor) -> Tensor:
@@ -239,6 +238,9 @@ class RandomWeightPerturbation(WeightPerturbation):
         """A random perturbation; the loss does not matter."""
         weights = self.weights()
         draws = [torch.randn(w.shape, generator=generator, dtype=torch.float32).to(w) for w in weights]
+        if generator is None and _in_parallel():  # the global random states of the ranks need not agree
+            for draw in draws:
+                torch.distributed.broadcast(draw, src=0)
         return _relative(weights, draws, self.gamma)
 
 
@@ -282,6 +284,19 @@ def _relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: fl
         direction * (gamma * weight.detach().norm() / (direction.norm() + _TINY))
         for weight, direction in zip(weights, directions, strict=True)
     ]
+
+
+def _in_parallel() -> bool:
+    """Whether several processes train one network together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _mean_over_ranks(tensor: Tensor) -> Tensor:
+    if not _in_parallel():
+        return tensor
+    total = tensor.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def _check_size(name: str, value: float) -> None:

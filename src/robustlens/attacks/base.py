@@ -12,6 +12,11 @@ from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
 from robustlens.threat import ThreatModel
 
+NO_INPUT_GRADIENT = (
+    "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
+    "run; remove the no_grad, detach or rounding inside its forward pass"
+)
+
 
 @runtime_checkable
 class Attack(Protocol):
@@ -129,10 +134,7 @@ def gradient_at(
         ModelError: the value does not depend on the input through autograd.
     """
     if not value.requires_grad:
-        raise ModelError(
-            "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
-            "run; remove the no_grad, detach or rounding inside its forward pass"
-        )
+        raise ModelError(NO_INPUT_GRADIENT)
     (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
     return gradient.nan_to_num(0.0, 0.0, 0.0)
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens import losses, noise
-from robustlens.attacks.base import Goal, input_gradient, require_radius
+from robustlens.attacks.base import NO_INPUT_GRADIENT, Goal, input_gradient, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, ModelError
 from robustlens.losses import Labels
 from robustlens.models import held_still
 from robustlens.threat import ThreatModel
@@ -116,8 +116,11 @@ class PGD:
         pass of the last step: at the last iterate but one, with the network in `model_mode`. It costs half a
         backward pass, where a pass of its own would cost three times as much.
 
+        Weights that the network does not use get a gradient of zero.
+
         Raises:
             ConfigError: the attack keeps the best iterate, which no training needs.
+            ModelError: the loss does not depend on the input through autograd.
         """
         if self.keep != "last":
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
@@ -131,10 +134,13 @@ class PGD:
             leaf = x_adv.detach().requires_grad_()
             with torch.enable_grad():
                 value = goal.value(model(leaf))
-                gradient, *found = torch.autograd.grad(value.sum(), [leaf, *weights])
+                gradient, *found = torch.autograd.grad(value.sum(), [leaf, *weights], allow_unused=True)
+            if gradient is None:
+                raise ModelError(NO_INPUT_GRADIENT)
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self._step_size()), x)
-        return x_adv, [each / len(x) for each in found]
+        pairs = zip(weights, found, strict=True)
+        return x_adv, [torch.zeros_like(weight) if g is None else g / len(x) for weight, g in pairs]
 
     def _step_size(self) -> float:
         return self.threat.default_step_size if self.step_size is None else self.step_size
