@@ -201,19 +201,32 @@ def test_the_dot_of_a_training_curve_is_the_last_best_epoch(study: Collected) ->
 
 def test_best_and_last_stand_side_by_side_where_both_were_evaluated(tmp_path: Path) -> None:
     folder = write_study(tmp_path, n=60)
-    assert figure(collect.study(folder), "checkpoints").views == ()
+    (logged,) = figure(collect.study(folder), "checkpoints").views
     group = next(group for group in collect.study(folder).groups if group.eps > 0)
     for record in group.records:
         last = json.loads(json.dumps(record.evaluation))
         last["gaps"]["robust"] = {"value": 0.3, "low": 0.2, "high": 0.4}
         record.run.write_json("evaluation-last", last)
     found = figure(collect.study(folder), "checkpoints")
-    assert found.labels() == [group.label]
+    assert found.views[1] == logged
+    assert {line.label for panel in found.views[0].panels for line in panel.series} == {group.label}
     gap = series(found, "Robust gap", group.label)
     best = group.interval("gaps", "robust")
     assert best is not None
     assert gap.x == ("best", "last")
     assert gap.y == pytest.approx((best.value, 0.3))
+
+
+def test_best_and_last_are_reported_as_logged_where_the_last_was_not_evaluated(study: Collected) -> None:
+    (logged,) = figure(study, "checkpoints").views
+    clean, robust, _ = logged.panels
+    assert "Standard" in {line.label for line in clean.series}
+    assert "Standard" not in {line.label for line in robust.series}
+    group = next(group for group in study.groups if group.eps > 0)
+    (metrics,) = [record.metrics for record in group.records]
+    best = [epoch for epoch in metrics if epoch["best"]][-1]
+    line = next(line for line in robust.series if line.label == group.label)
+    assert line.y == pytest.approx((best["validation"]["robust"], metrics[-1]["validation"]["robust"]))
 
 
 def test_training_at_eps_0_has_no_robust_curve(study: Collected) -> None:

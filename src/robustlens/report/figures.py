@@ -12,6 +12,7 @@ from robustlens.report import (
     plots_margins,
     plots_mistakes,
     plots_network,
+    plots_training,
 )
 from robustlens.report.collect import Collected
 from robustlens.report.spec import Figure
@@ -19,8 +20,8 @@ from robustlens.report.spec import Figure
 FIGURES: tuple[Callable[[Collected], Figure], ...] = (
     plots_accuracy.robust_accuracy,
     plots_accuracy.strength,
-    plots_accuracy.training,
-    plots_accuracy.checkpoints,
+    plots_training.training,
+    plots_training.checkpoints,
     plots_network.spectrum,
     plots_network.spectrum_spread,
     plots_bound.jacobian,

@@ -1,6 +1,6 @@
-"""Figures of accuracy, gaps and training. Each function turns a study into one `Figure`."""
+"""Figures of accuracy and gaps. Each function turns a study into one `Figure`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -10,18 +10,9 @@ import numpy as np
 
 from robustlens.intervals import Interval, wilson
 from robustlens.recipe import eps_text
-from robustlens.report.collect import Collected, Group, Record, as_interval, combined, dig
-from robustlens.report.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
+from robustlens.report.collect import Collected, Group, as_interval, combined, dig
+from robustlens.report.spec import Axis, Figure, Panel, Series, View, aligned, floats, view
 
-Reader = Callable[[dict[str, Any]], float | None]
-"""Takes one number out of an epoch of `metrics.jsonl`."""
-_EVERY_EPOCH = (
-    ("Robust accuracy", "robust", Axis("accuracy", percent=True), "training - validation"),
-    ("Clean accuracy", "clean", Axis("accuracy", percent=True), "training - validation"),
-    ("Clean loss", "loss", Axis("cross entropy (nats)"), "validation - training"),
-    ("Ramp risk", "ramp_risk", Axis("mean ramp loss"), "validation - training"),
-)
-"""What is logged of fixed images after every epoch: title, key, axis, and which difference is the gap."""
 RADII = 60
 """The most radii of an accuracy curve that is drawn from distances."""
 
@@ -86,54 +77,6 @@ def strength(study: Collected) -> Figure:
     )
 
 
-def checkpoints(study: Collected) -> Figure:
-    """The best and the last checkpoint side by side."""
-    quantities = (
-        ("Clean accuracy, test", "accuracy", ("splits", "test", "clean")),
-        ("Robust accuracy, test", "accuracy", ("splits", "test", "robust")),
-        ("Robust gap", "train - test robust accuracy", ("gaps", "robust")),
-    )
-    panels = [
-        Panel(
-            title,
-            Axis("checkpoint", kind="category"),
-            Axis(unit, percent=True),
-            tuple(line for group in study.groups if (line := _best_and_last(group, path))),
-        )
-        for title, unit, path in quantities
-    ]
-    return Figure(
-        "checkpoints",
-        "Training",
-        "Best and last checkpoint",
-        "Robust overfitting is a line that falls from best to last on test images while the gap rises; AWP "
-        "should hold both level.",
-        views(view("", panels)),
-        note="The best checkpoint was chosen on validation images. Whiskers are 95 % intervals.",
-        missing="It takes a study with `checkpoint: both` in its evaluation.",
-    )
-
-
-def training(study: Collected) -> Figure:
-    """Clean and robust accuracy over the epochs, on fixed training and validation images."""
-    every = [_training_view(study, *quantity) for quantity in _EVERY_EPOCH]
-    loss = _epochs_panel(study.groups, "Training objective", Axis("mean objective"), lambda e: dig(e, "loss"))
-    rate = _epochs_panel(study.groups, "Learning rate", Axis("learning rate"), lambda e: dig(e, "lr"))
-    return Figure(
-        "training",
-        "Training",
-        "Training curves",
-        "Robust overfitting shows as a training curve that still climbs while validation falls; the marker "
-        "shows the epoch that was kept, chosen on validation images.",
-        views(*every, view("Objective", [loss, rate])),
-        note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is at each "
-        "network's own training eps, so standard training has none. Bands span the seeds.",
-        selector="Curve",
-        paper=2,
-        missing="No epochs were logged.",
-    )
-
-
 # -- shared by the other figures -----------------------------------------------------------------------
 
 
@@ -193,17 +136,6 @@ def _at(path: tuple[str, ...], group: Group) -> Interval | None:
     return group.interval(*path)
 
 
-def _best_and_last(group: Group, path: tuple[str, ...]) -> Series | None:
-    """A quantity of the evaluation at both checkpoints, of the runs that have both."""
-    both = [(record, record.last) for record in group.records if record.last and record.evaluation]
-    ends = [
-        combined(as_interval(dig(record.evaluation, *path)) for record, _ in both),
-        combined(last.interval(*path) for _, last in both),
-    ]
-    known = [found for found in ends if found is not None]
-    return interval_series(group.label, ("best", "last"), known, "both") if len(known) == 2 else None
-
-
 def _shifts(found: list[tuple[Group, Interval]]) -> dict[tuple[str, float], float]:
     """How far the markers of each (method, eps) step aside where several methods share a strength."""
     strengths = sorted({group.eps for group, _ in found})
@@ -259,66 +191,3 @@ def _measured_curve(group: Group, curves: list[Any]) -> Series | None:
     if not points:
         return None
     return interval_series(group.label, [eps for eps, _ in points], [value for _, value in points], "both")
-
-
-def _training_view(study: Collected, title: str, key: str, axis: Axis, difference: str) -> View | None:
-    sign = 1 if difference.startswith("training") else -1
-
-    def gap(epoch: dict[str, Any]) -> float | None:
-        train, validation = dig(epoch, "train", key), dig(epoch, "validation", key)
-        return None if train is None or validation is None else sign * (train - validation)
-
-    # Under an attack of radius 0, standard training would show its clean accuracy as robust.
-    groups = [group for group in study.groups if key != "robust" or group.eps > 0]
-    panels = [
-        _epochs_panel(groups, "Validation images", axis, lambda e: dig(e, "validation", key), dots=True),
-        _epochs_panel(groups, "Training images", axis, lambda e: dig(e, "train", key)),
-        _epochs_panel(groups, "Gap", replace(axis, title=difference), gap),
-    ]
-    return view(title, aligned(panels))
-
-
-def _epochs_panel(
-    groups: Iterable[Group], title: str, axis: Axis, read: Reader, *, dots: bool = False
-) -> Panel:
-    found = list(groups)
-    series = [line for group in found if (line := _epochs(group, read))]
-    best = [dot for group in found for dot in _best(group, read)] if dots else []
-    return Panel(title, Axis("epoch"), axis, (*series, *best))
-
-
-def _logged(record: Record, read: Reader) -> Iterator[tuple[int, float]]:
-    for epoch in record.metrics:
-        number, value = dig(epoch, "epoch"), read(epoch)
-        if isinstance(number, int) and isinstance(value, int | float):
-            yield number, float(value)
-
-
-def _epochs(group: Group, read: Reader) -> Series | None:
-    """The mean over seeds, with their range as a band."""
-    by_epoch: dict[int, list[float]] = {}
-    for record in group.records:
-        for number, value in _logged(record, read):
-            by_epoch.setdefault(number, []).append(value)
-    if not by_epoch:
-        return None
-    epochs = np.array(sorted(by_epoch))
-    epochs = epochs[thinned(len(epochs))]
-    values = [by_epoch[int(epoch)] for epoch in epochs]
-    band = max(map(len, values)) > 1
-    return Series(
-        group.label,
-        floats(epochs),
-        floats([float(np.mean(value)) for value in values]),
-        floats([min(value) for value in values]) if band else (),
-        floats([max(value) for value in values]) if band else (),
-    )
-
-
-def _best(group: Group, read: Reader) -> Iterator[Series]:
-    """A dot at the epoch whose weights were kept: the last that was the best so far."""
-    for record in group.records:
-        kept = [dig(epoch, "epoch") for epoch in record.metrics if dig(epoch, "best")]
-        value = dict(_logged(record, read)).get(kept[-1]) if kept else None
-        if value is not None:
-            yield Series(group.label, (float(kept[-1]),), (value,), mark="points")
