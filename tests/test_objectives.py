@@ -15,7 +15,7 @@ from robustlens.attacks import FGSM, PGD
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ConfigError, ModelError
 from robustlens.models.wide_resnet import wide_resnet
-from robustlens.objectives import OBJECTIVES, LinearityAttack, VirtualAdversary
+from robustlens.objectives import OBJECTIVES, LinearityAttack, VirtualAdversary, takes_soft_labels
 from robustlens.objectives.tangent import Tangent
 from robustlens.recipe import AttackSpec
 from small_models import everything, images
@@ -425,6 +425,7 @@ def test_mart_margin_and_dlr_refuse_soft_labels():
     soft = F.one_hot(y, 5).float()
     with pytest.raises(ConfigError, match="objective 'mart': found soft labels"):
         rl.objectives.get("mart")(model, x, x, soft)
+    assert [name for name in OBJECTIVES if not takes_soft_labels(rl.objectives.get(name))] == ["mart"]
     for name in ("margin", "dlr"):
         with pytest.raises(ConfigError, match=f"loss '{name}': found soft labels"):
             losses.get(name)(model(x), soft)

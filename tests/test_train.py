@@ -464,16 +464,21 @@ def test_awp_from_the_attack_goes_nearly_where_awp_goes(tmp_path, splits):
     assert distance(exact, cheap) > 0
 
 
-def test_the_l1_penalty_pulls_every_weight_by_its_factor_and_no_bias(tmp_path, splits):
+@pytest.mark.parametrize("perturbation", [{}, {"awp": {"gamma": 0.5}}], ids=["at w", "awp"])
+def test_the_l1_penalty_pulls_every_weight_by_its_factor_and_no_bias(perturbation, tmp_path, splits):
+    """Its gradient is that at w, also where w + v has another sign."""
     one_step = {"batch_size": len(splits.train), "momentum": 0.0, "schedule": "constant", "lr": 0.5}
     plain, held = (
-        trained(tmp_path, splits, name, objective="standard", optimizer={**one_step, "l1": l1})
+        trained(
+            tmp_path, splits, name, objective="standard", optimizer={**one_step, "l1": l1}, **perturbation
+        )
         for name, l1 in (("plain", 0.0), ("held", 0.01))
     )
+    torch.manual_seed(0)  # that of the recipe: the weights as they were
+    start = rl.models.build_from(describe_model(without_batch_norm(), splits)).state_dict()
     for name, tensor in plain.items():
-        pulled = (held[name] - tensor).abs()
-        expected = 0.5 * 0.01 if tensor.ndim > 1 else 0.0
-        assert torch.allclose(pulled, torch.full_like(pulled, expected), atol=1e-6), name
+        expected = 0.5 * 0.01 * start[name].sign() if tensor.ndim > 1 else torch.zeros_like(tensor)
+        assert torch.allclose(tensor - held[name], expected, atol=1e-6), name
 
 
 def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path, splits, monkeypatch):
@@ -493,7 +498,7 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
             return loss
 
     monkeypatch.setattr(room, "step_for", lambda _: Watched)
-    flat = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "epochs": 1}
+    flat = {"momentum": 0.0, "weight_decay": 0.0, "l1": 0.01, "schedule": "constant", "epochs": 1}
     run = rl.train(
         without_batch_norm(attack={"replays": 3}, optimizer=flat), tmp_path / "free", splits=splits
     )
@@ -510,7 +515,7 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
         value.backward()
         with torch.no_grad():
             for p in network.parameters():
-                p -= lr * p.grad
+                p -= lr * (p.grad + 0.01 * p.sign() * (p.ndim > 1))
         ascended = (leaf.detach() + 0.03 * leaf.grad.sign() - x).clamp(-0.03, 0.03)
         moved = (x + ascended).clamp(0, 1) - x
     assert torch.allclose(moved, after, atol=1e-6)
@@ -526,6 +531,7 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
             {"objective": "fgsm", "awp": {"from_attack": True}},
             "awp.from_attack: 'fgsm' does not train on PGD",
         ),
+        ({"objective": "mart", "mixup": 1.0}, "mixup: 'mart' takes no soft labels"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_before_anything_is_written(
@@ -545,6 +551,23 @@ def test_training_stops_when_patience_ends_and_goes_no_further_when_called_again
     assert len(run.metrics()) == 3
     assert (run.status["status"], run.status["best_epoch"], run.status["epochs_done"]) == ("trained", 1, 3)
     assert rl.train(slow, tmp_path / "run", splits=splits).status == run.status
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"optimizer": {"patience": 2}}, "optimizer.patience"),
+        (
+            {"pseudo_labels": {"teacher": {"patience": 2}}, "data": {"unlabeled": 60}},
+            "pseudo_labels.teacher",
+        ),
+    ],
+)
+def test_patience_needs_validation_images(changes, where, tmp_path, splits):
+    nothing = replace(splits, validation=splits.test.take(0, seed=0), unlabeled=splits.test)
+    with pytest.raises(ConfigError, match=f"{where}.* without validation images"):
+        rl.train(recipe(**changes), tmp_path / "run", splits=nothing)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_are_kept_every_so_many_epochs(tmp_path, splits):
@@ -569,6 +592,19 @@ def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
     ):
         rl.train(recipe(init={"model": str(before.folder)}), tmp_path / "refused", splits=fewer)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_network_starts_from_a_kept_epoch(tmp_path, splits):
+    before = rl.train(recipe(objective="standard", keep_every=2), tmp_path / "before", splits=splits)
+    slow = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    init = {"model": str(before.folder), "checkpoint": "epoch-2"}
+    after = weights(rl.train(recipe(init=init, optimizer=slow), tmp_path / "after", splits=splits))
+    kept = weights(before, "epoch-0002")
+    assert torch.allclose(after["conv1.weight"], kept["conv1.weight"], atol=1e-6)
+    assert not torch.allclose(after["conv1.weight"], weights(before, "last")["conv1.weight"], atol=1e-6)
+    for several in ("both", "every"):
+        with pytest.raises(ConfigError, match=f"found '{several}', expected best, last or epoch-NNNN"):
+            recipe(init={**init, "checkpoint": several})
 
 
 def test_a_run_that_began_from_other_weights_is_refused(tmp_path, splits):
@@ -645,6 +681,30 @@ def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
     assert len(others.unique()) == 50
     with pytest.raises(ConfigError, match=r"batches of 5 of 3 labelled and 5 of 100 unlabeled"):
         mixed_order(asked, 3)
+
+
+def test_each_micro_batch_holds_its_share_of_both_kinds(tmp_path, partly_labelled, monkeypatch):
+    real, seen = rl.objectives.get, []
+
+    class Watched:
+        inner_attack = None
+
+        def __init__(self, name, **options):
+            self.objective = real(name, **options)
+
+        def __call__(self, model, x, x_adv, y):
+            seen.append(x)
+            return self.objective(model, x, x_adv, y)
+
+    first = recipe(**RST, optimizer={"batch_size": 30, "epochs": 1, "accumulate": 4})
+    monkeypatch.setattr(rl.objectives, "get", Watched)
+    rl.train(first, tmp_path / "run", splits=partly_labelled)
+    own = {image.numpy().tobytes() for image in partly_labelled.train.x()}
+    of_this_run = [part for part in seen if len(part) < 30]  # the teacher takes whole batches
+    assert {len(part) for part in of_this_run} == {7, 8}
+    for part in of_this_run:
+        labelled = sum(image.numpy().tobytes() in own for image in part)
+        assert labelled in (len(part) // 2, -(-len(part) // 2))
 
 
 def test_a_stopped_run_with_pseudo_labels_resumes_bit_for_bit(tmp_path, partly_labelled):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -31,8 +32,8 @@ def norm_name(text: str) -> str:
     return found
 
 
-def checkpoint_name(text: str) -> str:
-    """A name of one or several checkpoints, a kept epoch in full; `ConfigError` for any other.
+def checkpoint_name(text: str, *, several: tuple[str, ...] = ("both", "every")) -> str:
+    """A name of one or, if in `several`, more checkpoints, a kept epoch in full; `ConfigError` for any other.
 
     >>> checkpoint_name("both"), checkpoint_name("epoch-10")
     ('both', 'epoch-0010')
@@ -40,8 +41,9 @@ def checkpoint_name(text: str) -> str:
     kept = re.fullmatch(r"epoch-(\d+)", str(text))
     if kept:
         return f"epoch-{int(kept[1]):04d}"
-    if text not in ("best", "last", "both", "every"):
-        raise ConfigError(f"checkpoint: found {text!r}, expected best, last, both, every or epoch-NNNN")
+    known = ("best", "last", *several)
+    if text not in known:
+        raise ConfigError(f"checkpoint: found {text!r}, expected {', '.join(known)} or epoch-NNNN")
     return text
 
 
@@ -186,7 +188,8 @@ class InitSpec(Values):
 
     model: str
     """A run folder or a file of weights. Its content is no part of the hash, but bound to the run's state."""
-    checkpoint: Literal["best", "last"] = "best"
+    checkpoint: Annotated[str, BeforeValidator(partial(checkpoint_name, several=()))] = "best"
+    """best, last, or one that `keep_every` of its recipe kept: epoch-0010."""
     new_head: bool = False
     """Start the last linear layer afresh, as it must be where the classes differ."""
 

@@ -82,6 +82,8 @@ class Step:
         self.perturbation = _perturbation(recipe, model)
         if recipe.awp and recipe.awp.from_attack and not isinstance(self.attack, PGD):
             raise ConfigError(f"awp.from_attack: {recipe.objective!r} does not train on PGD's images; use at")
+        if recipe.mixup is not None and not objectives.takes_soft_labels(self.objective):
+            raise ConfigError(f"mixup: {recipe.objective!r} takes no soft labels; use another objective")
         if recipe.attack.replays > 1 and build is None:
             raise ConfigError(
                 f"attack.replays: {recipe.objective!r} at eps {self.threat.eps:g} does not look at "
@@ -89,7 +91,7 @@ class Step:
             )
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
-        """Step on the images at `rows`; returns the mean loss."""
+        """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
         x, y = self._batch(epoch, step, rows)
         parts = self._parts(x, y)
         gradients = self._craft(parts, epoch, step)
@@ -102,9 +104,10 @@ class Step:
         total = torch.zeros((), device=x.device)
         with self._moved(parts, loss_fn, gradients, epoch, step):
             for part in parts:
-                loss = loss_fn(part, self.shared) + self._penalty() * part.share
+                loss = loss_fn(part, self.shared)
                 self.fabric.backward(loss)
                 total += loss.detach()
+        self._add_penalty()
         self.optimizer.step()
         return total
 
@@ -128,9 +131,13 @@ class Step:
         return x[own], y[own]
 
     def _parts(self, x: Tensor, y: Tensor) -> list[Part]:
-        """The batch in as many micro-batches as gradients are accumulated over."""
-        size = -(-len(x) // self.recipe.optimizer.accumulate)
-        pairs = zip(x.split(size), y.split(size), strict=True)
+        """The batch in as many micro-batches as gradients are accumulated over.
+
+        A batch has its labelled images first and the pseudo-labelled ones after them; in steps through it
+        every micro-batch, and BatchNorm in it, gets its share of both.
+        """
+        number = min(self.recipe.optimizer.accumulate, len(x))
+        pairs = [(x[first::number], y[first::number]) for first in range(number)]
         return [Part(images, images, labels, len(images) / len(x)) for images, labels in pairs]
 
     def _craft(self, parts: list[Part], epoch: int, step: int) -> list[Tensor] | None:
@@ -185,12 +192,17 @@ class Step:
             generator=noise.generator_for(self.recipe.seed, epoch, step, _WEIGHTS),
         )
 
-    def _penalty(self) -> Tensor | float:
-        """The L1 norm of the weights with two or more dimensions, times its factor."""
+    @torch.no_grad()
+    def _add_penalty(self) -> None:
+        """Add the gradient of the L1 penalty on the weights with two or more dimensions, taken at w.
+
+        As with weight decay, which the optimizer adds, a perturbation of the weights does not enter, and
+        a weight without a gradient stays.
+        """
         factor = self.recipe.optimizer.l1
-        if not factor:
-            return 0.0
-        return factor * torch.stack([weight.abs().sum() for weight in weights.matrices(self.model)]).sum()
+        for weight in weights.matrices(self.model) if factor else ():
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=factor)
 
 
 class FreeStep(Step):
@@ -202,7 +214,7 @@ class FreeStep(Step):
     """
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
-        """Step `replays` times on the images at `rows`; returns the mean loss."""
+        """Step `replays` times on the images at `rows`; returns the mean of the objective over these."""
         x, y = self._batch(epoch, step, rows)
         if step == 0:
             self.moved = torch.zeros_like(x)
@@ -212,7 +224,8 @@ class FreeStep(Step):
             with self.fabric.autocast():
                 loss = self.objective(self.shared, x, x_adv, y).mean()
             self.optimizer.zero_grad()
-            self.fabric.backward(loss + self._penalty())
+            self.fabric.backward(loss)
+            self._add_penalty()
             self.optimizer.step()
             assert x_adv.grad is not None
             ascended = self.threat.ascend(x_adv.detach(), x_adv.grad, self.threat.eps)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from robustlens import attacks, data, losses, models, noise
 from robustlens.data import Split, Splits
-from robustlens.errors import NumericsError, RobustlensError, StateError, StoppedError
+from robustlens.errors import ConfigError, NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
 from robustlens.pseudo_labels import labelled_by, mixed_order, teacher_recipe
 from robustlens.ranks import fabric_for, held, run_at
@@ -168,6 +168,7 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits, listen: Listener) -> None:
         self.recipe, self.run, self.splits, self.listen = recipe, run, splits, listen
+        _check_patience(recipe, splits)
         self.fabric = fabric_for(recipe.precision)
         self.description = describe_model(recipe, splits)
         with torch.random.fork_rng(devices=[]):
@@ -385,6 +386,19 @@ class _Training:
             known = {key: header[key] for key in vars(self.reached) if key in header}
             self.reached = _Reached(**{**known, "best_score": tuple(header["best_score"])})
         self.run.truncate_metrics(self.reached.epochs_done)
+
+
+def _check_patience(recipe: Recipe, splits: Splits) -> None:
+    """Refuse patience, of the network or of its teacher, where every epoch counts as the best."""
+    specs = {"optimizer": recipe.optimizer}
+    if recipe.pseudo_labels is not None:
+        specs["pseudo_labels.teacher"] = recipe.pseudo_labels.teacher
+    for name, spec in specs.items():
+        if spec.patience is not None and len(splits.validation) == 0:
+            raise ConfigError(
+                f"{name}.patience: found {spec.patience} without validation images, by which an epoch is "
+                "better than another; set data.validation above 0"
+            )
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -106,7 +106,7 @@ def _what_is(path: Path) -> str:
 
 def _checkpoint(folder: Path, checkpoint: str | None) -> Path:
     """The weights file of a run folder."""
-    if checkpoint is not None and not re.fullmatch(r"best|last|epoch-\d{4}", checkpoint):
+    if checkpoint is not None and not re.fullmatch(r"best|last|epoch-\d{4,}", checkpoint):
         raise ModelError(
             f"checkpoint: found {checkpoint!r}, expected best, last, or epoch-0010 if it was kept"
         )

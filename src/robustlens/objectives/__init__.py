@@ -11,7 +11,7 @@ from typing import Any
 
 from robustlens.errors import ConfigError
 from robustlens.objectives.adversarial import MART, TRADES, CrossEntropy, LogitPairing
-from robustlens.objectives.base import InnerAttack, Objective, climb, one_random_step
+from robustlens.objectives.base import InnerAttack, Objective, climb, one_random_step, takes_soft_labels
 from robustlens.objectives.linearity import LinearityAttack, LocalLinearity
 from robustlens.objectives.smooth import CURE, GradientPenalty
 from robustlens.objectives.virtual import VAT, VirtualAdversary
@@ -34,6 +34,7 @@ __all__ = [
     "get",
     "one_random_step",
     "options_of",
+    "takes_soft_labels",
 ]
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

@@ -1,6 +1,7 @@
 """Objectives of logits alone, at x and at x_adv: cross entropy, TRADES, MART, logit pairing."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -64,6 +65,7 @@ class MART:
         ConfigError: called with soft labels, for which there is no runner-up.
     """
 
+    soft_labels: ClassVar[bool] = False
     beta: float = 5.0
     inner_attack: InnerAttack | None = field(default=climb("ce"), repr=False)
 

@@ -16,7 +16,10 @@ InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
 
 @runtime_checkable
 class Objective(Protocol):
-    """A per-example training loss, and the attack that makes its x_adv."""
+    """A per-example training loss, and the attack that makes its x_adv.
+
+    One that is not defined for soft labels says `soft_labels = False` beside these (`takes_soft_labels`).
+    """
 
     @property
     def inner_attack(self) -> InnerAttack | None:
@@ -26,6 +29,11 @@ class Objective(Protocol):
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
     ) -> Float[Tensor, " n"]:
         """Loss of each example, in nats; `y` are classes, or soft labels where the loss is linear in them."""
+
+
+def takes_soft_labels(objective: Objective) -> bool:
+    """Whether labels may be blends of classes, as mixup makes them."""
+    return getattr(objective, "soft_labels", True)
 
 
 def climb(loss: str) -> InnerAttack:
