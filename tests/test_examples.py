@@ -30,8 +30,6 @@ def test_awp_with_fabric(capsys):
 
 
 def test_awp_with_transformers(capsys):
-    pytest.importorskip("transformers", reason="no part of the dev extra; its example says how to get it")
-    pytest.importorskip("accelerate")
     assert load("awp_with_transformers").main() > 0.15
     assert "robust" in capsys.readouterr().out
 
