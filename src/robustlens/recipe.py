@@ -221,7 +221,7 @@ class OptimizerSpec(Values):
     nesterov: bool = False
     weight_decay: Number = Field(default=5e-4, ge=0)
     l1: Number = Field(default=0.0, ge=0)
-    """Factor of the L1 norm of the weights in the loss."""
+    """Factor of the L1 norm of the weights, whose gradient is taken at w as that of weight decay is."""
     batch_size: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches of each batch, whose gradients are added up."""
