@@ -116,7 +116,9 @@ def test_epochs_along_training_are_drawn_in_order(tmp_path: Path) -> None:
     gap, rise_panel = view.panels
     assert [(line.x, line.y) for line in gap.series] == [((2.0, 10.0, 30.0), (0.02, 0.1, 0.3))] * len(trained)
     assert rise_panel.series[0].y == (4.0, 20.0, 60.0)
-    paths = plots_landscape.flatness_and_gap(study).views[0].panels[1]
+    _, last, paths = plots_landscape.flatness_and_gap(study).views[0].panels
+    assert last.title.startswith("Last checkpoint")
+    assert (last.series[0].x, last.series[0].y) == ((60.0,), (0.3,))
     assert paths.title == "Along training"
     assert (paths.series[0].x, paths.series[0].y) == ((4.0, 20.0, 60.0), (0.02, 0.1, 0.3))
 

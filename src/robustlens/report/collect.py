@@ -156,6 +156,10 @@ class Group:
         """A number that a measure has at `path`, over seeds."""
         return combined(Interval(float(value)) for value in self.measured(measure, *path))
 
+    def at_last(self, read: Callable[[Checkpoint], Interval | None]) -> Interval | None:
+        """What `read` finds at the last checkpoint, over the seeds of which it was measured."""
+        return combined(read(record.last) for record in self.records if record.last)
+
     def along(self, read: Callable[[Checkpoint], Interval | None]) -> dict[int, Interval]:
         """What `read` finds at every epoch along training that was measured for all seeds, over the seeds."""
         seeds = [

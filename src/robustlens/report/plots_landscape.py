@@ -83,19 +83,22 @@ def around_images(study: Collected) -> Figure:
 def flatness_and_gap(study: Collected) -> Figure:
     """How flat each adversarially trained network is, against its robust gap; a view for each number.
 
-    At the chosen checkpoint, and along training where its epochs were measured: a path for each network.
+    At the chosen checkpoint, at the last, and along training: a path for each network.
     """
     groups = [group for group in study.groups if group.eps > 0]
+    gap = methodcaller("interval", "gaps", "robust")
     every = []
-    for name, unit, measure, *path in NUMBERS:
-        points = [
-            (group.label, flat.value, gap)
-            for group in groups
-            if (flat := group.number(measure, *path)) and (gap := group.interval("gaps", "robust"))
+    for name, unit, *path in NUMBERS:
+        flat = methodcaller("number", *path)
+        chosen = _points((group, flat(group), gap(group)) for group in groups)
+        last = _points((group, group.at_last(flat), group.at_last(gap)) for group in groups)
+        along = [point for group in groups for point in _path(group, flat, gap)]
+        panels = [
+            scatter(f"Robust gap{_correlation(chosen)}", unit, chosen),
+            scatter(f"Last checkpoint{_correlation(last)}", unit, last),
+            scatter("Along training", unit, along),
         ]
-        paths = [point for group in groups for point in _path(group, measure, *path)]
-        title = f"Robust gap{_correlation(points)}"
-        every.append(view(name, [scatter(title, unit, points), scatter("Along training", unit, paths)]))
+        every.append(view(name, panels))
     return Figure(
         "flatness-gap",
         "Landscape",
@@ -189,11 +192,15 @@ def _correlation(points: Sequence[Point]) -> str:
     return "" if rho is None else f", rank correlation {minus(f'{rho:.2f}')}"
 
 
-def _path(group: Group, measure: str, *path: str) -> list[Point]:
+def _points(found: Iterable[tuple[Group, Interval | None, Interval | None]]) -> list[Point]:
+    """Those networks of which both the flatness and the gap are known."""
+    return [(group.label, flat.value, gap) for group, flat, gap in found if flat and gap]
+
+
+def _path(group: Group, flat: Read, gap: Read) -> list[Point]:
     """Flatness and gap of a network at every epoch at which both were measured, if there are several."""
-    flat = group.along(methodcaller("number", measure, *path))
-    gap = group.along(methodcaller("interval", "gaps", "robust"))
-    points = [(group.label, flat[epoch].value, gap[epoch]) for epoch in flat if epoch in gap]
+    x, y = group.along(flat), group.along(gap)
+    points = [(group.label, x[epoch].value, y[epoch]) for epoch in x if epoch in y]
     return points if len(points) > 1 else []
 
 
