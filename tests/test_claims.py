@@ -316,6 +316,7 @@ def test_what_the_last_checkpoint_lacks_is_not_said_twice(tmp_path):
     found = [(claim.id, claim.setting) for claim in claims.check(folder)]
     assert ("awp-flatter", "at the best checkpoint") in found
     assert ("awp-flatter", "at the last checkpoint") not in found
+    assert ("flatter-smaller-gap", "at the last checkpoint") not in found
     assert ("awp-smaller-robust-gap", "at the last checkpoint") in found
 
 

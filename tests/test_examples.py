@@ -109,3 +109,17 @@ def test_the_readme_counts_the_claims_that_there_are():
     from robustlens.claims import CLAIMS
 
     assert f"| claims | {len(CLAIMS)} statements" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["awp_from_attack", "awp_along_training"])
+def test_the_smaller_awp_studies_share_their_runs_with_the_large_one(name):
+    hashes = {
+        study_name: {
+            run.id: run.recipe.hash()
+            for run in study.plan(study.read(ROOT / "examples" / f"{study_name}.yaml"))
+        }
+        for study_name in ("awp2020", name)
+    }
+    shared = hashes["awp2020"].items() & hashes[name].items()
+    assert len(shared) >= 6
+    assert all("from-the-attack" in run for run, _ in hashes[name].items() - shared)

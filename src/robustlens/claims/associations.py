@@ -57,7 +57,7 @@ def across_methods(against: Measure, noun: str) -> Design:
             hypothesis, noun, points, missing, spread, statistic, hypothesis.direction * rho, told
         )
 
-    return Design(findings, Evidence.checkpoints)
+    return Design(findings, Evidence.checkpoints, reads=(against,))
 
 
 def along_training(against: Measure, noun: str) -> Design:

@@ -62,18 +62,9 @@ class Hypothesis:
         A part beyond the first is passed over where nothing of it was measured, which the first one says.
         """
         first, *others = self.design.parts(evidence)
-        return [self.check(part) for part in (first, *(part for part in others if self._is_measured(part)))]
-
-    def _is_measured(self, evidence: Evidence) -> bool:
-        for source in evidence.sources:
-            try:
-                self.measure(source)
-            except Missing:
-                continue
-            except Unusable:
-                pass  # it was measured, and the check says what is wrong with it
-            return True
-        return False
+        needed = (self.measure, *self.design.reads)
+        measured = [part for part in others if all(_is_measured(measure, part) for measure in needed)]
+        return [self.check(part) for part in (first, *measured)]
 
     def check(self, evidence: Evidence) -> Claim:
         """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""
@@ -97,10 +88,24 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Design:
-    """How findings come of evidence, and the parts of it that are asked one by one."""
+    """How findings come of evidence, the parts of it that are asked one by one, and what else is read."""
 
     findings: Callable[[Hypothesis, Evidence], Findings]
     parts: Callable[[Evidence], Sequence[Evidence]] = lambda evidence: [evidence]
+    reads: tuple[Measure, ...] = ()
+
+
+def _is_measured(measure: Measure, evidence: Evidence) -> bool:
+    """Whether any run has the quantity, be it one that cannot be used."""
+    for source in evidence.sources:
+        try:
+            measure(source)
+        except Missing:
+            continue
+        except Unusable:
+            pass
+        return True
+    return False
 
 
 def _sentence(text: str) -> str:
