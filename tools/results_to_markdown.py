@@ -102,23 +102,33 @@ def along_training(runs: list[Run]) -> None:
     if not runs:
         return
     print("\n## Best, last and along training\n\nMeans over seeds (smallest to largest).\n")
-    head(["method", "checkpoint", *(title for title, _ in ALONG), "seconds an epoch, median"])
+    rows = []
     for label, same in by_label(runs).items():
-        paces = spread([pace(run) for run in same])
         endings = {"best": ""} | {
             ending[1:]: ending for run in same for ending in run.along("evaluation").values()
         }
         for checkpoint, ending in endings.items():
-            cells = [spread([read(run, ending) for run in same]) for _, read in ALONG]
-            row([label, checkpoint, *cells, paces if checkpoint == "last" else ""])
+            rows.append(
+                [label, checkpoint, *(spread([read(run, ending) for run in same]) for _, read in ALONG)]
+            )
+    titles = ["method", "checkpoint", *(title for title, _ in ALONG)]
+    shown = [place for place in range(len(titles)) if any(cells[place] != "-" for cells in rows)]
+    head([titles[place] for place in shown])
+    for cells in rows:
+        row([cells[place] for place in shown])
 
 
-def pace(run: Run) -> float | None:
-    """Median seconds of an epoch; of those whose weights are perturbed, where any are."""
-    epochs = run.metrics()
-    perturbed = [epoch["seconds"] for epoch in epochs if epoch["awp"]]
-    seconds = perturbed or [epoch["seconds"] for epoch in epochs]
-    return statistics.median(seconds) if seconds else None
+def pace(run: Run, ending: str) -> float | None:
+    """Median seconds of an epoch whose weights are perturbed over one of its warm-up; told once, of the last.
+
+    Both in one process, so that other work on the machine disturbs them alike.
+    """
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for epoch in run.metrics():
+        seconds[epoch["awp"]].append(epoch["seconds"])
+    if ending != "-last" or not all(seconds.values()):
+        return None
+    return statistics.median(seconds[True]) / statistics.median(seconds[False])
 
 
 def evaluated(*path: str) -> Callable[[Run, str], float | None]:
@@ -149,6 +159,7 @@ ALONG: tuple[tuple[str, Callable[[Run, str], float | None]], ...] = (
     ("worst-case flatness, nats", explained("flatness", "worst", "loss")),
     ("largest relative eigenvalue", explained("curvature", "relative_top_eigenvalue")),
     ("relative trace", explained("curvature", "relative_trace")),
+    ("time of an epoch with AWP, over one of its warm-up", pace),
 )
 """What the table of checkpoints shows: title, and how a run's checkpoint is read."""
 
