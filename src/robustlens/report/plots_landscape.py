@@ -94,7 +94,7 @@ def flatness_and_gap(study: Collected) -> Figure:
         last = _points((group, group.at_last(flat), group.at_last(gap)) for group in groups)
         along = [point for group in groups for point in _path(group, flat, gap)]
         panels = [
-            scatter(f"Robust gap{_correlation(chosen)}", unit, chosen),
+            scatter(f"Chosen checkpoint{_correlation(chosen)}", unit, chosen),
             scatter(f"Last checkpoint{_correlation(last)}", unit, last),
             scatter("Along training", unit, along),
         ]
