@@ -73,8 +73,8 @@ def checkpoints(study: Collected) -> Figure:
         "Robust overfitting is a line that falls from best to last on test images while the gap rises; AWP "
         "should hold both level.",
         views(view("Evaluated", evaluated), view("Logged, on validation images", logged)),
-        note="The best checkpoint was chosen on validation images, which speak of it too kindly. Bands are 95 % "
-        "intervals. The last one is evaluated where a plan's checkpoint is both, or every.",
+        note="The best checkpoint was chosen on validation images, which speak of it too kindly. Bands are "
+        "95 % intervals. The last one is evaluated where a plan's checkpoint is both, or every.",
         selector="Accuracy",
         missing="No epochs were logged.",
     )
