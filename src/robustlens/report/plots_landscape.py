@@ -140,8 +140,9 @@ def along_training(study: Collected) -> Figure:
         _over_epochs(groups, title, Axis(unit, percent=True), methodcaller("interval", *path))
         for title, unit, path in accuracies
     ]
+    # The scatter says in full what each number is; here the axis has no room for it.
     numbers = [
-        _over_epochs(groups, name, Axis(unit), methodcaller("number", *path)) for name, unit, *path in NUMBERS
+        _over_epochs(groups, name, Axis("nats"), methodcaller("number", *path)) for name, _, *path in NUMBERS
     ]
     every = [view(panel.title, [*shown, panel]) for panel in numbers if panel.series]
     return Figure(
