@@ -194,8 +194,8 @@ class AdversarialWeightPerturbation(WeightPerturbation):
 
         The attack's last backward pass gives them for a third of the price of AWP's own
         (`attacks.PGD.craft`). They are the gradients of the attack's loss at its last but one iterate, with
-        the network in the attack's mode, and so only near those that AWP asks for; what that costs in
-        robustness has not been measured yet.
+        the network in the attack's mode, and so only near those that AWP asks for; measured on
+        CIFAR-10 (docs/results) it costs no robustness, and flattens two thirds as much.
 
         Raises:
             NumericsError: a gradient is not finite; the weights are untouched.
