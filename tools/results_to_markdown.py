@@ -1,6 +1,9 @@
 """Turn a finished study into a page of docs/results/: headline table and claims, straight from its files.
 
-python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT" > docs/results/cifar10.md
+python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT" [times] > docs/results/cifar10.md
+
+`times` adds what an epoch with perturbed weights takes over one of its warm-up: for runs that had their cores
+to themselves, or shared them alike all along.
 """
 
 import statistics
@@ -14,7 +17,7 @@ from robustlens.report.collect import dig
 from robustlens.runs import Run, StudyFolder
 
 
-def main(folder: Path, command: str) -> None:
+def main(folder: Path, command: str, times: bool = False) -> None:
     """Print the page."""
     study = StudyFolder(folder)
     meta, runs = study.meta, [run for run in study.runs() if run.evaluation]
@@ -32,7 +35,7 @@ def main(folder: Path, command: str) -> None:
     print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
     headline(runs)
     quantities([run for run in runs if run.explanation])
-    along_training([run for run in runs if run.along("evaluation")])
+    along_training([run for run in runs if run.along("evaluation")], (*ALONG, TIME) if times else ALONG)
     claims(study)
 
 
@@ -97,7 +100,7 @@ def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return grouped(runs, lambda run: run.entry["label"])
 
 
-def along_training(runs: list[Run]) -> None:
+def along_training(runs: list[Run], columns: "Columns") -> None:
     """The best checkpoint, and every epoch that was evaluated, a row each: means over seeds, and ranges."""
     if not runs:
         return
@@ -109,9 +112,9 @@ def along_training(runs: list[Run]) -> None:
         }
         for checkpoint, ending in endings.items():
             rows.append(
-                [label, checkpoint, *(spread([read(run, ending) for run in same]) for _, read in ALONG)]
+                [label, checkpoint, *(spread([read(run, ending) for run in same]) for _, read in columns)]
             )
-    titles = ["method", "checkpoint", *(title for title, _ in ALONG)]
+    titles = ["method", "checkpoint", *(title for title, _ in columns)]
     shown = [place for place in range(len(titles)) if any(cells[place] != "-" for cells in rows)]
     head([titles[place] for place in shown])
     for cells in rows:
@@ -119,10 +122,7 @@ def along_training(runs: list[Run]) -> None:
 
 
 def pace(run: Run, ending: str) -> float | None:
-    """Median seconds of an epoch whose weights are perturbed over one of its warm-up; told once, of the last.
-
-    Both in one process, so that other work on the machine disturbs them alike.
-    """
+    """Median seconds of an epoch whose weights are perturbed over one of its warm-up; told once, of the last."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for epoch in run.metrics():
         seconds[epoch["awp"]].append(epoch["seconds"])
@@ -148,7 +148,9 @@ def scaled(value: Any, by: float = 1) -> float | None:
     return by * value if isinstance(value, int | float) else None
 
 
-ALONG: tuple[tuple[str, Callable[[Run, str], float | None]], ...] = (
+Columns = tuple[tuple[str, Callable[[Run, str], float | None]], ...]
+TIME = ("time of an epoch with AWP, over one of its warm-up", pace)
+ALONG: Columns = (
     ("clean, test %", evaluated("splits", "test", "clean")),
     ("robust, test %", evaluated("splits", "test", "robust")),
     ("robust, training %", evaluated("splits", "train", "robust")),
@@ -159,7 +161,6 @@ ALONG: tuple[tuple[str, Callable[[Run, str], float | None]], ...] = (
     ("worst-case flatness, nats", explained("flatness", "worst", "loss")),
     ("largest relative eigenvalue", explained("curvature", "relative_top_eigenvalue")),
     ("relative trace", explained("curvature", "relative_trace")),
-    ("time of an epoch with AWP, over one of its warm-up", pace),
 )
 """What the table of checkpoints shows: title, and how a run's checkpoint is read."""
 
@@ -237,4 +238,4 @@ def number(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], times=sys.argv[3:] == ["times"])
