@@ -1,6 +1,6 @@
 """Turn a finished study into a page of docs/results/: headline table and claims, straight from its files.
 
-python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT" [times] > docs/results/cifar10.md
+python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT" [times] > PAGE.md
 
 `times` adds what an epoch with perturbed weights takes over one of its warm-up: for runs that had their cores
 to themselves, or shared them alike all along.
@@ -122,7 +122,7 @@ def along_training(runs: list[Run], columns: "Columns") -> None:
 
 
 def pace(run: Run, ending: str) -> float | None:
-    """Median seconds of an epoch whose weights are perturbed over one of its warm-up; told once, of the last."""
+    """Median seconds of an epoch with perturbed weights over one of its warm-up; told once, of the last."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for epoch in run.metrics():
         seconds[epoch["awp"]].append(epoch["seconds"])
