@@ -14,6 +14,7 @@ from typing import Any
 
 from robustlens.recipe import eps_text
 from robustlens.report.collect import dig
+from robustlens.report.words import sentence
 from robustlens.runs import Run, StudyFolder
 
 
@@ -222,7 +223,7 @@ def claims(study: StudyFolder) -> None:
         shown = number(effect["value"])
         if effect["value"] is not None and effect["low"] is not None:
             shown += f" ({number(effect['low'])} to {number(effect['high'])}) {effect['unit']}"
-        where = f" *{claim['setting'][:1].upper()}{claim['setting'][1:]}.*" if claim.get("setting") else ""
+        where = f" *{sentence(claim['setting'])}*" if claim.get("setting") else ""
         cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
         row([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
     if aside:

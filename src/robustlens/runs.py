@@ -218,7 +218,8 @@ class Run:
         try:
             return (self.folder / f"{checkpoint}.safetensors").read_bytes()
         except FileNotFoundError as error:
-            there = [name for name in ("best", "last", *self.kept()) if self._has(name)]
+            ends = (name for name in ("best", "last") if (self.folder / f"{name}.safetensors").exists())
+            there = [*ends, *self.kept()]
             raise StateError(
                 f"{self.folder}: found no checkpoint {checkpoint}, only {', '.join(there) or 'none'}; "
                 "train it, or name one of these (recipe.keep_every keeps epochs)"
@@ -228,9 +229,6 @@ class Run:
         """Checkpoints that training kept on its way, the earliest first; the last epoch's is `last`."""
         last = f"epoch-{self.status.get('epochs_done', 0):04d}"
         return sorted({path.stem for path in self.folder.glob("epoch-*.safetensors")} - {last})
-
-    def _has(self, checkpoint: str) -> bool:
-        return (self.folder / f"{checkpoint}.safetensors").exists()
 
     def along(self, name: str) -> dict[int, str]:
         """The results `<name>` of the checkpoints along training: epoch -> the end of the result's name.

@@ -35,8 +35,8 @@ from typing import Literal
 
 from robustlens.claims import wen2020, wu2020
 from robustlens.claims.associations import across_methods, along_training
-from robustlens.claims.designs import LADDER, PAIRS, Hypothesis
-from robustlens.claims.evidence import Evidence, Source
+from robustlens.claims.designs import LADDER, PAIRS, Design, Hypothesis
+from robustlens.claims.evidence import Evidence, Measure
 from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
 from robustlens.claims.statistics import Quantity
 from robustlens.claims.twins import Also
@@ -54,43 +54,39 @@ def _matched(measure: Callable[..., Quantity], direction: Literal[-1, 1]) -> Als
     return Also("the same at matched temperature", partial(measure, matched=True), direction, caution)
 
 
-def _flatter(
-    name: str, statement: str, what: str, measure: Callable[[Source], Quantity], noun: str
+def _gap_goes_with(
+    design: Callable[[Measure, str], Design],
+    correlation: str,
+    name: str,
+    statement: str,
+    what: str,
+    measure: Measure,
+    noun: str,
 ) -> Hypothesis:
-    """One way to read the claim that flatter networks have smaller robust gaps: `measure` says how flat."""
+    """That the robust gap grows with how sharp a network is, which `measure` says."""
     return Hypothesis(
         id=name,
         paper=WU,
         statement=statement,
-        quantity=(
-            "rank correlation, over all adversarially trained methods and strengths (means over seeds), "
-            f"between {what} and the robust gap"
-        ),
+        quantity=f"{correlation}, between {what} and the robust gap",
         noun="robust gap",
         unit="",
         measure=wu2020.robust_gap,
         direction=1,
-        design=across_methods(measure, noun),
+        design=design(measure, noun),
     )
 
 
-def _together(
-    name: str, statement: str, what: str, measure: Callable[[Source], Quantity], noun: str
-) -> Hypothesis:
-    """The claim that a run's robust gap grows as its landscape gets sharper, epoch by epoch."""
-    return Hypothesis(
-        id=name,
-        paper=WU,
-        statement=statement,
-        quantity=f"mean over adversarially trained runs of the rank correlation, over epochs, between {what} "
-        "and the robust gap",
-        noun="robust gap",
-        unit="",
-        measure=wu2020.robust_gap,
-        direction=1,
-        design=along_training(measure, noun),
-    )
-
+_flatter = partial(
+    _gap_goes_with,
+    across_methods,
+    "rank correlation, over all adversarially trained methods and strengths (means over seeds)",
+)
+_together = partial(
+    _gap_goes_with,
+    along_training,
+    "mean over adversarially trained runs of the rank correlation, over epochs",
+)
 
 CLAIMS: dict[str, Hypothesis] = {
     hypothesis.id: hypothesis

@@ -187,7 +187,7 @@ def _runs(measure: Measure, against: Measure, evidence: Evidence) -> tuple[list[
         if len(points) < LEAST:
             missing.append(f"{source.name} was measured at {len(points)} epochs")
             continue
-        if st.spearman(*np.array([point.values for point in points]).T) is None:
+        if np.isnan(_rho(points)):
             missing.append(f"{source.name} is the same at all epochs; nothing to correlate")
             continue
         runs.append(points)
@@ -195,9 +195,9 @@ def _runs(measure: Measure, against: Measure, evidence: Evidence) -> tuple[list[
 
 
 def _rho(points: Sequence[_Point]) -> float:
-    found = st.spearman(*np.array([point.values for point in points]).T)
-    assert found is not None  # `_runs` has passed the others over
-    return found
+    """The rank correlation over `points`; NaN where there is nothing to rank."""
+    x, y = np.array([point.values for point in points]).T
+    return float(st.spearman_of_rows(x[None], y[None])[0])
 
 
 def _by_method(members: Iterable[Member], source_of: Callable[[Member], Source]) -> list[list[Member]]:

@@ -5,6 +5,8 @@ Each function takes a `Source` (one run) and returns a `Quantity`. The claims ma
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +67,7 @@ def _flatness(source: Source, case: str, *settings: str) -> Quantity:
     keys = (f"flatness/test_{case}_loss", "flatness/test_reference_loss")
     examples, (there, here) = source.examples("explanation", "flatness/test_index", *keys)
     how = source.measure("flatness")
-    conditions = ", ".join(f"{name} {how.get(name)}" for name in (*settings, "eps", "steps"))
+    conditions = _conditions(how, *settings, "eps", "steps")
     return st.mean(examples, there.reshape(-1, examples.n).mean(0) - here, conditions=conditions)
 
 
@@ -74,10 +76,12 @@ def _curvature(source: Source, name: str) -> Quantity:
     if how.get("split") != "test" or not isinstance(how.get(name), int | float):
         raise Unusable(f"{source.name}: the curvature was not measured on test images")
     value = np.array([how[name]], dtype=np.float64)
-    settings = ("examples", "eps", "steps")
-    return Quantity(
-        lambda: value, conditions=", ".join(f"{setting} {how.get(setting)}" for setting in settings)
-    )
+    return Quantity(lambda: value, conditions=_conditions(how, "examples", "eps", "steps"))
+
+
+def _conditions(how: Mapping[str, Any], *settings: str) -> str:
+    """How a quantity was measured, for comparing like with like."""
+    return ", ".join(f"{setting} {how.get(setting)}" for setting in settings)
 
 
 def _rise(source: Source, name: str) -> Quantity:
