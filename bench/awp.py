@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 import robustlens as rl
-from robustlens.allocator import keep_memory
-from robustlens.ranks import fabric_for
-from robustlens.recipe import Recipe
-from robustlens.step import Step
-from robustlens.train import describe_model, load_data
+from robustlens.machine import keep_memory
+from robustlens.training.distributed import fabric_for
+from robustlens.config import Recipe
+from robustlens.training.step import Step
+from robustlens.training.trainer import describe_model, load_data
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "AT": {},

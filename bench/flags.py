@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import robustlens as rl
 from robustlens import noise
 from robustlens.data import Split
-from robustlens.train import load_data
+from robustlens.training.trainer import load_data
 
 
 class Broken(nn.Module):

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 import robustlens as rl
 from robustlens import noise
-from robustlens.allocator import keep_memory
+from robustlens.machine import keep_memory
 from robustlens.explain.landscape import filter_normalised, landscape
-from robustlens.runs import Run
+from robustlens.results.folders import Run
 
 ALPHAS = (-0.5, 0.0, 0.5)
 

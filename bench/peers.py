@@ -37,8 +37,8 @@ import torchattacks
 from torch import Tensor, nn
 
 import robustlens as rl
-from robustlens.allocator import keep_memory
-from robustlens.train import load_data
+from robustlens.machine import keep_memory
+from robustlens.training.trainer import load_data
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 TORCHATTACKS = f"torchattacks {torchattacks.__version__}"

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import robustlens as rl
-from robustlens.explain.spectrum import Layer, trace
+from robustlens.spectra import Layer, trace
 
 SHAPE = (3, 32, 32)
 TOLERANCE = 1e-12

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 import robustlens as rl
-from robustlens.allocator import keep_memory
+from robustlens.machine import keep_memory
 
 SHAPES = {"small-cnn": (1, 28, 28), "small-cnn-bn": (1, 28, 28)}
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10

@@ -14,9 +14,9 @@ import robustlens as rl
 from robustlens.data import from_tensors
 from robustlens.explain import MEASURES, Subject
 from robustlens.objectives import OBJECTIVES
-from robustlens.recipe import AttackSpec
+from robustlens.config import AttackSpec
 from robustlens.weights import AdversarialWeightPerturbation
-from small_models import Snapshot, everything, images
+from helpers.small_models import Snapshot, everything, images
 
 EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
 

@@ -49,7 +49,7 @@ def test_example_studies_are_plans_that_can_start(path):
 
 def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar10, tmp_path, monkeypatch):
     import robustlens as rl
-    from robustlens.recipe import Recipe, checked
+    from robustlens.config import Recipe, checked
 
     monkeypatch.setenv("ROBUSTLENS_DATA", str(real_cifar10.parent))
     (awp,) = [run for run in study.plan(study.read(ROOT / "examples" / "cifar10.yaml")) if "awp" in run.id]
@@ -67,7 +67,7 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
 def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp_path, monkeypatch):
     """On batches of two and a shorter schedule and attack, and not compiled, which takes a compiler."""
     import robustlens as rl
-    from robustlens.recipe import Recipe, checked
+    from robustlens.config import Recipe, checked
 
     monkeypatch.setenv("ROBUSTLENS_DATA", str(real_cifar10.parent))
     plan = study.plan(study.read(ROOT / "examples" / "gpu_awp2020.yaml"))
@@ -96,7 +96,7 @@ def test_the_python_of_the_documents_runs(name):
 def test_the_documented_recipe_and_study_are_what_the_code_takes():
     import yaml
 
-    from robustlens.recipe import Recipe, checked
+    from robustlens.config import Recipe, checked
 
     recipe, example = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipe.md").read_text(), flags=re.S)
     assert checked(Recipe, yaml.safe_load(recipe), "docs/recipe.md") == Recipe(), (

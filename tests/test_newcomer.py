@@ -15,7 +15,7 @@ from robustlens.data import from_tensors
 from robustlens.errors import ConfigError
 from robustlens.explain import MEASURES, Measurement, explain
 from robustlens.objectives import OBJECTIVES, climb
-from robustlens.recipe import ExplanationPlan
+from robustlens.config import ExplanationPlan
 from test_train import blobs, recipe
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustlens.recipe import eps_text
-from robustlens.report.collect import dig
-from robustlens.report.words import sentence
-from robustlens.runs import Run, StudyFolder
+from robustlens.config import eps_text
+from robustlens.report.data import dig
+from robustlens.report.text.wording import sentence
+from robustlens.results.folders import Run, StudyFolder
 
 
 def main(folder: Path, command: str, times: bool = False) -> None:

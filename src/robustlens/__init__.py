@@ -13,11 +13,11 @@ from robustlens.version import __version__
 
 if TYPE_CHECKING:
     from robustlens import attacks, data, explain, losses, models, objectives
-    from robustlens.evaluate import Evaluation, evaluate
-    from robustlens.recipe import Recipe
-    from robustlens.runs import Run
+    from robustlens.evaluation import Evaluation, evaluate
+    from robustlens.config import Recipe
+    from robustlens.results.folders import Run
     from robustlens.threat import ThreatModel
-    from robustlens.train import train
+    from robustlens.training.trainer import train
     from robustlens.weights import AdversarialWeightPerturbation, ExponentialMovingAverage
 
 _HOME = {

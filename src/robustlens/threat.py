@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustlens import noise
 from robustlens.errors import ConfigError
-from robustlens.recipe import norm_name, radius_problem
+from robustlens.config import norm_name, radius_problem
 
 _TINY = 1e-12
 

@@ -33,14 +33,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from robustlens.claims import wen2020, wu2020
-from robustlens.claims.associations import across_methods, along_training
+from robustlens.claims.wen2020 import quantities as wen2020
+from robustlens.claims.wu2020 import quantities as wu2020
+from robustlens.claims.correlations import across_methods, along_training
 from robustlens.claims.designs import LADDER, PAIRS, Design, Hypothesis
 from robustlens.claims.evidence import Evidence, Measure
-from robustlens.claims.findings import Claim, Effect, Statistic, Verdict
-from robustlens.claims.statistics import Quantity
-from robustlens.claims.twins import Also
-from robustlens.runs import FORMAT, StudyFolder, write_json
+from robustlens.claims.verdict import Claim, Effect, Statistic, Verdict
+from robustlens.stats.bootstrap import Quantity
+from robustlens.claims.pairs import Also
+from robustlens.results.folders import FORMAT, StudyFolder, write_json
 
 __all__ = ["CLAIMS", "Claim", "Effect", "Hypothesis", "Statistic", "Verdict", "check", "write"]
 

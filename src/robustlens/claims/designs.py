@@ -11,21 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from robustlens.claims import statistics as st
+from robustlens.stats import bootstrap as st
 from robustlens.claims.evidence import Evidence, Measure, Reading, listed, read
-from robustlens.claims.findings import (
-    ORDER,
-    SHARE,
-    Claim,
-    Effect,
-    Findings,
-    Missing,
-    Statistic,
-    Unusable,
-    decide,
-)
-from robustlens.claims.statistics import Array
-from robustlens.claims.twins import Also, Change, Twin, effect, note, obstacle, share, went
+from robustlens.claims.verdict import ORDER, SHARE, Claim, Effect, Findings, Missing, Statistic, Unusable, decide
+from robustlens.stats.bootstrap import Array
+from robustlens.claims.pairs import Also, Change, Twin, effect, note, obstacle, share, went
 
 
 @dataclass(frozen=True)

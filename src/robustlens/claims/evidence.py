@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.claims.findings import Missing, Unusable
-from robustlens.claims.statistics import Array, Bootstrap, Examples, Quantity
+from robustlens.claims.verdict import Missing, Unusable
+from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Quantity
 from robustlens.errors import StateError
-from robustlens.runs import Run, StudyFolder
+from robustlens.results.folders import Run, StudyFolder
 
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""

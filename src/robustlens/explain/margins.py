@@ -9,12 +9,13 @@ from jaxtyping import Float, Int64
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from robustlens import losses, mistakes
+from robustlens import losses
+from robustlens.stats import misclassification as mistakes
 from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.temperature import best_temperature
-from robustlens.explain.theorem import ramp_loss
-from robustlens.mistakes import TAUS
+from robustlens.explain.bound.theorem import ramp_loss
+from robustlens.stats.misclassification import TAUS
 from robustlens.models import device_of, undisturbed
 
 MATCHED = "matched_"

@@ -11,7 +11,7 @@ from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
 from robustlens.models.registry import MODELS, build_from, check_name, describe, get
 from robustlens.models.start import start_from
-from robustlens.models.still import held_still, state_kept, undisturbed
+from robustlens.models.inference import held_still, state_kept, undisturbed
 
 __all__ = [
     "MODELS",

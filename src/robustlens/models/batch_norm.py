@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens.models.still import held_still
+from robustlens.models.inference import held_still
 
 _SIDE = 32  # of the made-up images, in pixels
 _EXAMPLES = 8

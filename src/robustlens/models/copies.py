@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from robustlens.errors import ConfigError, ModelError, StoppedError
 from robustlens.models.folding import fold, observe, swap
 from robustlens.models.probe import as_logits
-from robustlens.models.still import undisturbed
+from robustlens.models.inference import undisturbed
 
 # How far logits may lie from the model's, as a share of their scale.
 _FLOAT32, _BFLOAT16, _FLOAT64 = 1e-4, 0.1, 1e-3

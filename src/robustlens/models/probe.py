@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, NumericsError, RobustlensError
 from robustlens.models.external import one_line
-from robustlens.models.still import undisturbed
+from robustlens.models.inference import undisturbed
 
 
 def device_of(model: nn.Module) -> torch.device:

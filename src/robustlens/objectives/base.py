@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlens.attacks import FGSM, PGD, Attack
 from robustlens.losses import Labels
-from robustlens.recipe import AttackSpec
+from robustlens.config import AttackSpec
 from robustlens.threat import ThreatModel
 
 InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]

@@ -13,7 +13,7 @@ from robustlens.losses import Labels
 from robustlens.models import held_still
 from robustlens.objectives.base import InnerAttack
 from robustlens.objectives.tangent import Tangent
-from robustlens.recipe import AttackSpec
+from robustlens.config import AttackSpec
 from robustlens.threat import ThreatModel
 
 

@@ -13,7 +13,7 @@ from robustlens.errors import ConfigError
 from robustlens.losses import Labels
 from robustlens.models import held_still
 from robustlens.objectives.base import InnerAttack
-from robustlens.recipe import AttackSpec
+from robustlens.config import AttackSpec
 from robustlens.threat import ThreatModel
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from robustlens.models import held_still
-from robustlens.reliability.evidence import Evidence
+from robustlens.reliability.diagnostics import Evidence
 from robustlens.reliability.flag import Flag, Kind
-from robustlens.reliability.kinds import KINDS, table
+from robustlens.reliability.checks import KINDS, table
 from robustlens.reliability.state import State
 from robustlens.threat import ThreatModel
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from scipy.stats import binom
 
 from robustlens import attacks
-from robustlens.reliability.evidence import Evidence
+from robustlens.reliability.diagnostics import Evidence
 
 _CHANCE = 1e-3
 

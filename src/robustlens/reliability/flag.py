@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustlens.reliability.evidence import Evidence
+from robustlens.reliability.diagnostics import Evidence
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from robustlens import noise
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ModelError
-from robustlens.reliability.evidence import Evidence
+from robustlens.reliability.diagnostics import Evidence
 
 _SHARE = 0.05
 """Share of the images without a gradient from which on a flag is raised."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from robustlens import losses
-from robustlens.reliability.evidence import Evidence
+from robustlens.reliability.diagnostics import Evidence
 
 _ALONE = 8
 

@@ -6,6 +6,6 @@ into figures that no drawing library has touched yet (`figures`, `spec`) and dra
 through all of it.
 """
 
-from robustlens.report.page import write, write_run
+from robustlens.report.page.rendering import write, write_run
 
 __all__ = ["write", "write_run"]

@@ -1,0 +1,51 @@
+"""What people write: recipes, plans and studies, frozen, checked and hashed. No torch."""
+
+from robustlens.config.checkpoint import BEST, LAST, Checkpoint
+from robustlens.config.plans import EvaluationPlan, ExplanationPlan, Plan
+from robustlens.config.recipe import (
+    AttackSpec,
+    AWPSpec,
+    CapacitySpec,
+    DataSpec,
+    InitSpec,
+    ModelSpec,
+    MonitorSpec,
+    OptimizerSpec,
+    PerturbationSpec,
+    PseudoLabelSpec,
+    Recipe,
+    RWPSpec,
+    SAMSpec,
+    ThreatSpec,
+)
+from robustlens.config.values import Number, Values, checked, eps_text, norm_name, radius_problem, read_yaml
+
+__all__ = [
+    "BEST",
+    "LAST",
+    "AWPSpec",
+    "AttackSpec",
+    "CapacitySpec",
+    "Checkpoint",
+    "DataSpec",
+    "EvaluationPlan",
+    "ExplanationPlan",
+    "InitSpec",
+    "ModelSpec",
+    "MonitorSpec",
+    "Number",
+    "OptimizerSpec",
+    "PerturbationSpec",
+    "Plan",
+    "PseudoLabelSpec",
+    "RWPSpec",
+    "Recipe",
+    "SAMSpec",
+    "ThreatSpec",
+    "Values",
+    "checked",
+    "eps_text",
+    "norm_name",
+    "radius_problem",
+    "read_yaml",
+]

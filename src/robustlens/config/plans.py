@@ -1,0 +1,65 @@
+"""What is done to the checkpoints of a run: how they are attacked, and what is measured of them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
+from robustlens.config.recipe import ThreatSpec
+from robustlens.config.values import Number, Values
+
+SomePlan = TypeVar("SomePlan", bound="Plan")
+
+
+class Plan(Values):
+    """Base of what is done to the checkpoints of a run.
+
+    `checkpoint` is "best", "last" or one that `keep_every` kept, "epoch-0010"; "both" means the best, and
+    the last beside it; "every" the kept ones as well.
+    """
+
+    checkpoint: Annotated[str, BeforeValidator(selection)] = "best"
+
+    def checkpoints(self, kept: Sequence[Checkpoint] = ()) -> list[Checkpoint]:
+        """The checkpoints that this plan asks for, of a run that kept these; the primary one first.
+
+        >>> [str(checkpoint) for checkpoint in Plan(checkpoint="every").checkpoints([Checkpoint("epoch", 10)])]
+        ['best', 'last', 'epoch-0010']
+        """
+        if self.checkpoint not in SELECTIONS:
+            return [Checkpoint.parse(self.checkpoint)]
+        return [BEST, LAST, *(kept if self.checkpoint == "every" else ())]
+
+    def at(self: SomePlan, checkpoint: Checkpoint) -> SomePlan:
+        """The same plan for one checkpoint."""
+        return self.model_copy(update={"checkpoint": str(checkpoint)})
+
+
+class EvaluationPlan(Plan):
+    """How models are attacked: the same on training and test images."""
+
+    threat: ThreatSpec = ThreatSpec()
+    attacks: tuple[str, ...] = ("fgsm", "pgd-20", "cw-20")
+    restarts: int = Field(default=1, ge=1)
+    test_examples: int | None = Field(default=None, gt=0)
+    train_examples: int | None = Field(default=None, gt=0)
+    curve: tuple[Number, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
+    batch_size: int = Field(default=256, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """What attacks search in; what counts is decided in float32 and float64."""
+    save_adversarial: bool = False
+    seed: int = 0
+
+
+class ExplanationPlan(Plan):
+    """What is measured of a trained network, under which threat, and on how many images."""
+
+    threat: ThreatSpec = ThreatSpec()
+    measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "landscape")
+    examples: int = Field(default=1000, ge=1)
+    options: dict[str, dict[str, Any]] = {}
+    """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""
+    batch_size: int = Field(default=256, ge=1)
+    seed: int = 0

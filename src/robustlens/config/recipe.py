@@ -1,0 +1,253 @@
+"""Recipes: frozen values that determine a training run. Unknown keys are refused, and a recipe has a hash.
+
+A number may be written as a fraction, `eps: 8/255`, in YAML, in Python and on the command line alike.
+No torch here: a recipe can be read, compared and printed anywhere.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from robustlens.config.checkpoint import Checkpoint
+from robustlens.config.values import Number, Values, canonical, flat, norm_name, radius_problem
+
+
+
+class DataSpec(Values):
+    """Which images. `augment: auto` is the field's choice for the data set (crop and flip on CIFAR)."""
+
+    name: str = "fashion-mnist-10k"
+    data_dir: str | None = Field(default=None, exclude=True)
+    """Where the files lie; not part of the hash, since the same data may lie elsewhere."""
+    train_limit: int | None = Field(default=None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0)
+    validation: Number = Field(default=0.1, ge=0, lt=1)
+    augment: str = "auto"
+    unlabeled: int = Field(default=0, ge=0)
+    """Training images beyond `train_limit` whose labels are not looked at."""
+    seed: int = 0
+    """Seed of the subset and of the validation split, apart from the training seed."""
+
+
+class ModelSpec(Values):
+    """Which architecture: a registered name or "package.module:factory", with its options."""
+
+    name: str = "small-cnn"
+    options: dict[str, Any] = {}
+
+
+class ThreatSpec(Values):
+    """The threat model that training defends against. eps 0 is standard training."""
+
+    norm: Annotated[str, BeforeValidator(norm_name)] = "Linf"
+    eps: Number = 0.1
+
+    @model_validator(mode="after")
+    def _eps_fits_the_box(self) -> "ThreatSpec":
+        problem = radius_problem(self.norm, self.eps)
+        if problem:
+            raise ValueError(f"eps: {problem}")
+        return self
+
+
+class AttackSpec(Values):
+    """The inner attack of training (PGD-10, the field's default)."""
+
+    steps: int = Field(default=10, ge=1)
+    step_size: Number | None = Field(default=None, gt=0)
+    """None: eps/4 for Linf (2/255 at 8/255), 15/128 eps for L2."""
+    random_start: bool = True
+    model_mode: Literal["eval", "train"] = "eval"
+    replays: int = Field(default=1, ge=1)
+    """Above 1: "free" adversarial training, which takes each batch so many times, with steps of eps."""
+
+
+class PerturbationSpec(Values):
+    """A perturbation of the weights, once the epochs of its warm-up are over."""
+
+    warmup_epochs: int = Field(default=0, ge=0)
+
+
+class AWPSpec(PerturbationSpec):
+    """Adversarial weight perturbation (Wu, Xia and Wang 2020)."""
+
+    gamma: Number = Field(default=0.01, ge=0)
+    steps: int = Field(default=1, ge=1)
+    """Weight steps of each alternation (K2)."""
+    alternations: int = Field(default=1, ge=1)
+    """Rounds of images and weights (A)."""
+    from_attack: bool = False
+    """Take the gradient from the attack's last backward pass instead of a pass of its own."""
+
+    @model_validator(mode="after")
+    def _attack_gives_one_step(self) -> "AWPSpec":
+        if self.from_attack and self.steps * self.alternations > 1:
+            raise ValueError("from_attack: the attack gives one step; found steps or alternations above 1")
+        return self
+
+
+class RWPSpec(PerturbationSpec):
+    """Random weight perturbation."""
+
+    gamma: Number = Field(default=0.01, ge=0)
+
+
+class SAMSpec(PerturbationSpec):
+    """Sharpness-aware minimization (Foret et al. 2021)."""
+
+    rho: Number = Field(default=0.05, ge=0)
+
+
+class FactoryPerturbationSpec(PerturbationSpec):
+    """A perturbation of the user's own: a subclass of `weights.WeightPerturbation`, by where it lies."""
+
+    factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """As "package.module:Class"."""
+    options: dict[str, Any] = {}
+
+
+class InitSpec(Values):
+    """Where the weights start: those of another network, of this architecture."""
+
+    model: str
+    """A run folder or a file of weights. Its content is no part of the hash, but bound to the run's state."""
+    checkpoint: Annotated[str, BeforeValidator(lambda text: str(Checkpoint.parse(text)))] = "best"
+    """best, last, or one that `keep_every` of its recipe kept: epoch-0010."""
+    new_head: bool = False
+    """Start the last linear layer afresh, as it must be where the classes differ."""
+
+
+class CapacitySpec(Values):
+    """What the singular values of the weights are held to, so that strengths compare at one capacity.
+
+    `low` 0 caps the spectral norm alone; `low` 1/(1 + xi) and `high` 1 + xi are singular value bounding
+    (Jia et al. 2017).
+    """
+
+    low: Number = Field(default=0.0, ge=0)
+    high: Number = Field(default=1.0, gt=0)
+    every: int = Field(default=50, ge=1)
+    """Steps between two projections; the last step of an epoch always projects."""
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "CapacitySpec":
+        if self.low > self.high:
+            raise ValueError(f"low: found {self.low:g}, expected at most high ({self.high:g})")
+        return self
+
+
+class OptimizerSpec(Values):
+    """SGD with momentum and a schedule over steps."""
+
+    lr: Number = Field(default=0.1, gt=0)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: Number = Field(default=5e-4, ge=0)
+    l1: Number = Field(default=0.0, ge=0)
+    """Factor of the L1 norm of the weights, whose gradient is taken at w as that of weight decay is."""
+    batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches of each batch, whose gradients are added up."""
+    epochs: int = Field(default=30, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better validation robust accuracy; None: never."""
+    schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
+    milestones: tuple[Number, ...] = (0.5, 0.75)
+    """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""
+    warmup: Number = Field(default=0.3, ge=0, lt=1)
+    """One-cycle: share of the steps that climb to `lr`."""
+
+
+class PseudoLabelSpec(Values):
+    """RST (Carmon et al. 2019): a standard network labels the unlabeled images, and training mixes both."""
+
+    share: Number = Field(default=0.5, gt=0, lt=1)
+    """Of every batch."""
+    teacher: OptimizerSpec = OptimizerSpec()
+    """How the standard network is trained, on the labelled images."""
+
+
+class MonitorSpec(Values):
+    """What is measured after every epoch, on fixed images, at w, in eval mode, without augmentation."""
+
+    examples: int = Field(default=512, ge=1)
+    steps: int = Field(default=10, ge=1)
+
+
+class Recipe(Values):
+    """Everything that determines one training run."""
+
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    threat: ThreatSpec = ThreatSpec()
+    objective: str = "at"
+    objective_options: dict[str, Any] = {}
+    attack: AttackSpec = AttackSpec()
+    awp: AWPSpec | None = None
+    rwp: RWPSpec | None = None
+    sam: SAMSpec | None = None
+    weight_perturbation: FactoryPerturbationSpec | None = None
+    """A perturbation of your own, in place of those three."""
+    mixup: Number | None = Field(default=None, gt=0)
+    """Parameter of mixup's Beta distribution (Zhang et al. 2018); None for none."""
+    pseudo_labels: PseudoLabelSpec | None = None
+    init: InitSpec | None = None
+    ema: Number | None = Field(default=None, gt=0, lt=1)
+    """Decay of the weight average that is evaluated and saved; None for none."""
+    capacity: CapacitySpec | None = None
+    optimizer: OptimizerSpec = OptimizerSpec()
+    monitor: MonitorSpec = MonitorSpec()
+    keep_every: int | None = Field(default=None, ge=1)
+    """Also keep the weights of every so many epochs, as `epoch-0010.safetensors`."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    """Let torch compile the network for training: pays on a GPU, and costs a minute at the start."""
+    seed: int = Field(default=0, ge=0, lt=1 << 62)
+
+    @property
+    def perturbations(self) -> dict[str, PerturbationSpec]:
+        """The perturbations of the weights that are asked for, by field; a valid recipe has one at most."""
+        fields = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: spec for name, spec in fields if isinstance(spec, PerturbationSpec)}
+
+    @property
+    def perturbation(self) -> PerturbationSpec | None:
+        """The one perturbation of the weights, if any."""
+        return next(iter(self.perturbations.values()), None)
+
+    @property
+    def unperturbed(self) -> "Recipe":
+        """The same recipe without a perturbation of the weights."""
+        return self.model_copy(update=dict.fromkeys(self.perturbations))
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> "Recipe":
+        asked = list(self.perturbations)
+        if len(asked) > 1:
+            raise ValueError(f"{asked[1]}: found beside {asked[0]}, expected one perturbation of the weights")
+        if self.attack.replays > 1 and (asked or self.mixup or self.optimizer.accumulate > 1):
+            raise ValueError("attack.replays: free training goes with no awp, rwp, sam, mixup or accumulate")
+        if (self.pseudo_labels is None) != (self.data.unlabeled == 0):
+            raise ValueError(
+                "pseudo_labels: found without data.unlabeled, or the other way; give both or none"
+            )
+        return self
+
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this recipe.
+
+        Fields at their default are left out, so that a field added later changes no hash. A default must
+        therefore never change: a better value becomes a new name.
+        """
+        values = canonical(self.model_dump(mode="json", exclude_defaults=True))
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def difference(self, other: "Recipe") -> str:
+        """The fields in which two recipes differ, as "field: theirs -> mine"; empty if they agree."""
+        mine, theirs = (flat(recipe.model_dump(mode="json")) for recipe in (self, other))
+        missing = object()
+        changed = [key for key in {**theirs, **mine} if mine.get(key, missing) != theirs.get(key, missing)]
+        return ", ".join(f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}" for key in changed)

@@ -1,0 +1,156 @@
+"""Base of everything that people write in YAML: frozen values, fractions, one-line errors."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustlens.errors import ConfigError
+
+
+def norm_name(text: str) -> str:
+    """The norm's one name here ("Linf", "L2", "L1") for any usual spelling; `ConfigError` otherwise.
+
+    >>> norm_name("l_inf"), norm_name("l2")
+    ('Linf', 'L2')
+    """
+    known = {"linf": "Linf", "inf": "Linf", "l2": "L2", "2": "L2", "l1": "L1", "1": "L1"}
+    found = known.get(re.sub(r"[_\-\s]", "", str(text)).lower())
+    if found is None:
+        raise ConfigError(f"norm: found {text!r}, expected Linf, L2 or L1")
+    return found
+
+
+def number(text: Any) -> Any:
+    """A float from a number or a fraction such as "8/255"; anything else is passed on for pydantic to refuse.
+
+    >>> number("8/255") == 8 / 255
+    True
+    """
+    if isinstance(text, str) and re.fullmatch(r"\s*[-+.\deE]+\s*(/\s*[.\d]+\s*)?", text):
+        top, _, bottom = text.partition("/")
+        try:
+            return float(Fraction(top.strip()) / Fraction(bottom.strip() or "1"))
+        except (ValueError, ZeroDivisionError):
+            return text
+    return text
+
+
+def eps_text(eps: float) -> str:
+    """A radius as people write it: 0.1, or 8/255.
+
+    >>> eps_text(0.1), eps_text(8 / 255), eps_text(0.123456)
+    ('0.1', '8/255', '0.1235')
+    """
+    if abs(eps - round(eps, 3)) < 1e-9:
+        return f"{eps:g}"
+    if abs(eps * 255 - round(eps * 255)) < 1e-6:
+        return f"{round(eps * 255)}/255"
+    return f"{eps:.4g}"
+
+Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+
+
+def radius_problem(norm: str, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> str | None:
+    """What is wrong with this radius, in words, or None.
+
+    An Linf ball wider than the pixel box almost always is a radius written in 0..255 units.
+    """
+    width = bounds[1] - bounds[0]
+    if not 0 <= eps < float("inf"):
+        return f"found {eps}, expected a finite number >= 0"
+    if norm == "Linf" and eps > width:
+        likely = f"{eps:g}/255 = {eps / 255 * width:.4g}"
+        return f"found {eps:g}, which reaches any image on pixels in {list(bounds)}; did you mean {likely}?"
+    return None
+
+
+class Values(BaseModel):
+    """Base of every part of a recipe: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+Kind = TypeVar("Kind", bound=Values)
+
+
+def checked(kind: type[Kind], values: Any, where: str) -> Kind:
+    """Build `kind` from untrusted `values`; pydantic's report becomes one `ConfigError` line.
+
+    >>> class Spec(Values):
+    ...     rho: Number = 0.05
+    >>> checked(Spec, {"ro": 1}, "sam")
+    Traceback (most recent call last):
+    ...
+    robustlens.errors.ConfigError: sam.ro: unknown key, found 1; expected one of rho
+    """
+    if isinstance(values, kind):
+        return values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: found {type(values).__name__}, expected a mapping")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, where, kind)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, through the safe loader.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of fields")
+    return values
+
+
+def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+    """The first problem that pydantic found, as field, value found and value expected."""
+    problem = error.errors()[0]
+    place = ".".join([where, *(str(part) for part in problem["loc"])]).strip(".")
+    if problem["type"] == "extra_forbidden":
+        names = ", ".join(_fields(kind, problem["loc"][:-1]))
+        return f"{place}: unknown key, found {problem['input']!r}; expected one of {names}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "value_error":  # one of our own checks, which says what it found
+        return f"{place}.{problem['ctx']['error']}"
+    message = problem["msg"]
+    return f"{place}: found {problem['input']!r}; {message[:1].lower() + message[1:]}{more}"
+
+
+def _fields(kind: Any, place: tuple[Any, ...]) -> list[str]:
+    """Field names of the part of `kind` at `place`."""
+    for part in place:
+        field = kind.model_fields.get(part) if hasattr(kind, "model_fields") else None
+        if field is None:
+            return ["the documented keys"]
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(kind.model_fields) if kind is not None else ["the documented keys"]
+
+
+def canonical(value: Any) -> Any:
+    """One spelling for equal numbers: 6.0 is 6."""
+    if isinstance(value, dict):
+        return {key: canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inside = isinstance(value, dict)
+        flat.update(flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,61 @@
+"""An evaluation as the RobustBench leaderboard takes it (Croce et al. 2021)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustlens.errors import ConfigError
+from robustlens.config import eps_text
+
+ABOUT = ("name", "authors", "venue", "link", "architecture", "dataset", "footnote", "reported")
+"""What the numbers cannot say; left empty unless given."""
+
+
+def leaderboard_entry(content: Mapping[str, Any], **about: Any) -> dict[str, Any]:
+    """The fields of RobustBench's `model_info` files, from the content of an `evaluation.json`.
+
+    Accuracies are of the test images, in per cent with two decimals, as text, as the leaderboard has them.
+    `unreliable` is true where a reliability flag is up, and the footnote then names the flags.
+
+    Args:
+        content: of an evaluation with the suite "standard" or "plus" among its attacks.
+        about: of the paper and the model: any of `ABOUT`, `additional_data` (default False) and
+            `number_forward_passes` (default 1).
+
+    Raises:
+        ConfigError: the evaluation has no such suite, or an unknown field is given.
+    """
+    unknown = sorted(set(about) - {*ABOUT, "additional_data", "number_forward_passes"})
+    if unknown:
+        raise ConfigError(f"leaderboard: found the field {unknown[0]!r}, expected one of {', '.join(ABOUT)}")
+    suites = content["suites"]
+    name = next((suite for suite in ("standard", "plus") if suite in suites), None)
+    if name is None:
+        found = ", ".join(content["attacks"])
+        raise ConfigError(
+            f"leaderboard: found the attacks {found}, expected the suite standard; add --attacks standard"
+        )
+    test = content["splits"]["test"]
+    flags = [flag["name"] for flag in test["flags"]]
+    robust = _percent(test["by_attack"][suites[name][-1]])
+    entry = {
+        "link": about.get("link", ""),
+        "name": about.get("name", ""),
+        "authors": about.get("authors", ""),
+        "additional_data": bool(about.get("additional_data", False)),
+        "number_forward_passes": int(about.get("number_forward_passes", 1)),
+        "dataset": about.get("dataset", ""),
+        "venue": about.get("venue", ""),
+        "architecture": about.get("architecture", ""),
+        "eps": eps_text(content["threat"]["eps"]),
+        "clean_acc": _percent(test["clean"]),
+        "reported": about.get("reported", robust),
+        "autoattack_acc": robust,
+        "unreliable": bool(flags),
+    }
+    footnote = [about["footnote"]] if about.get("footnote") else []
+    footnote += [f"Reliability flags: {', '.join(flags)}."] if flags else []
+    return entry | ({"footnote": " ".join(footnote)} if footnote else {})
+
+
+def _percent(interval: Mapping[str, Any]) -> str:
+    return f"{100 * interval['value']:.2f}"

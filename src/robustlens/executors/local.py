@@ -1,0 +1,185 @@
+"""Where the runs of a study are carried out: processes on this machine.
+
+Every run gets a process of its own, so that one that fails, or is killed for its memory, takes nothing with
+it. On a CPU, several processes with one thread each finish more runs than one process with all threads.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from robustlens.machine import keep_memory
+from robustlens.errors import RobustlensError, StoppedError, out_of_memory
+from robustlens.progress import Event, Listener
+
+_TELL_EVERY = 0.2  # seconds between events of one worker
+
+
+@dataclass(frozen=True)
+class Job:
+    """`work(listener, *arguments)` in a process of its own; everything must pickle between processes."""
+
+    name: str
+    work: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: `error` is None, or one line."""
+
+    name: str
+    error: str | None = None
+    exit_code: int = 0
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: SpawnProcess
+    pipe: Connection
+    error: tuple[str, int] | None = field(default=None)
+
+
+class LocalProcesses:
+    """Runs jobs in at most `workers` processes at once, sharing the cores among them.
+
+    Args:
+        workers: None for one per core. With a GPU, ask for as many as should share it, usually 1.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = workers or self.cores
+
+    def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
+        """Carry out the jobs in order; yields each outcome as it comes, and hears their events.
+
+        On any exception here, a signal or Ctrl-C for instance, the workers are ended first.
+        """
+        waiting, busy = list(jobs), list[_Worker]()
+        threads = max(1, self.cores // max(1, min(self.workers, len(waiting))))
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self.workers:
+                    busy.append(_start(waiting.pop(0), threads))
+                wait([worker.pipe for worker in busy], timeout=1.0)
+                for worker in list(busy):
+                    ended = _hear(worker, listen)
+                    if ended:
+                        busy.remove(worker)
+                        yield _outcome(worker)
+        finally:
+            for worker in busy:
+                worker.process.terminate()
+            for worker in busy:
+                worker.process.join(timeout=10)
+
+
+def _start(job: Job, threads: int) -> _Worker:
+    """A worker for `job`. Thread counts are set before torch loads: they cannot be lowered later."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+        process = context.Process(target=_work, args=(job, there), name=job.name, daemon=True)
+        process.start()
+    there.close()
+    return _Worker(job, process, here)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """What a worker process does: the job, with its events and its error sent home."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    keep_memory()
+    try:
+        job.work(_Sender(pipe), *job.arguments)
+    except RobustlensError as error:
+        pipe.send((str(error).splitlines()[0], error.exit_code))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        pipe.send((f"{job.name}: out of memory; lower the batch size or the number of workers", 5))
+    finally:
+        pipe.close()
+
+
+class _Sender:
+    """A listener that sends events through a pipe, not more often than is useful."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if now - self.last >= _TELL_EVERY or event.done == event.total:
+            self.last = now
+            self.pipe.send(event)
+
+
+def _hear(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
+    """Take what the worker sent; True once it has ended and said everything."""
+    try:
+        while worker.pipe.poll():
+            message = worker.pipe.recv()
+            if isinstance(message, Event):
+                listen(worker.job.name, message)
+            else:
+                worker.error = message
+    except (EOFError, ConnectionResetError):
+        worker.process.join()
+        return True
+    return False
+
+
+def _outcome(worker: _Worker) -> Outcome:
+    name, code = worker.job.name, worker.process.exitcode or 0
+    if worker.error is not None:
+        return Outcome(name, *worker.error)
+    if code < 0:
+        why = "out of memory?" if code == -signal.SIGKILL else "see above"
+        return Outcome(name, f"{name}: the process was ended by signal {-code} ({why})", 5)
+    if code > 0:
+        return Outcome(name, f"{name}: the process ended with an unexpected error (see above)", 1)
+    return Outcome(name)
+
+
+class InProcess:
+    """Runs jobs one after another in this process: for debugging, and where processes cannot be made."""
+
+    def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
+        """As `LocalProcesses.run`."""
+        for job in jobs:
+            try:
+                job.work(_named(listen, job.name), *job.arguments)
+            except StoppedError:
+                raise
+            except RobustlensError as error:
+                yield Outcome(job.name, str(error).splitlines()[0], error.exit_code)
+            else:
+                yield Outcome(job.name)
+
+
+def _named(listen: Callable[[str, Event], None], name: str) -> Listener:
+    return lambda event: listen(name, event)

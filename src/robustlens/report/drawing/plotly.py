@@ -1,0 +1,182 @@
+"""Draws a `Figure` for the page: plotly's JSON, small, in the light colours; the page's script repaints it.
+
+Texts are untrusted (labels, layer names) and plotly reads a little HTML in them, so they are escaped here.
+"""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from robustlens.report.data import Group
+from robustlens.report.drawing.palette import Style
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Relief, Series
+
+
+def figure_json(figure: Figure, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The views of a figure: name, name of the drawing, and its panels for plotly."""
+    return [
+        {
+            "name": view.name,
+            "file": figure.file_of(view),
+            "panels": [{"title": panel.title, **panel_json(panel, groups)} for panel in view.panels],
+        }
+        for view in figure.views
+    ]
+
+
+def panel_json(panel: Panel, groups: Sequence[Group]) -> dict[str, Any]:
+    """One panel as a plotly figure.
+
+    `meta.of` of a trace are the positions of the networks that it belongs to (it hides with the last of
+    them), `meta.look` the position whose colours it has, `meta.role` what is to be coloured.
+    """
+    traces = [
+        trace
+        for series in sorted(panel.series, key=_drawing_order)
+        for trace in _traces(series, panel, groups)
+    ]
+    if panel.relief:
+        return _relief(panel, panel.relief, groups)
+    layout: dict[str, Any] = {
+        "xaxis": _axis(panel.x),
+        "yaxis": _axis(panel.y),
+        "hovermode": "x unified" if _shares_x(panel) else "closest",
+    }
+    if panel.rules:
+        layout["shapes"] = [
+            {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"} for x, _ in panel.rules
+        ]
+        layout["annotations"] = [
+            {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "text": _text(text)}
+            for x, text in panel.rules
+        ]
+    return {"data": traces, "layout": layout}
+
+
+def _traces(series: Series, panel: Panel, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    own = [place for place, group in enumerate(groups) if group.label == series.label]
+    if series.mark == "thread":
+        own = [place for place, group in enumerate(groups) if group.method == series.label]
+    look = groups[own[-1]].style
+    meta = {"of": own, "look": own[-1], "role": "thread" if series.mark == "thread" else "line"}
+    x, y = _numbers(series.drawn_x()), _numbers(series.y)
+    trace: dict[str, Any] = {
+        "x": x,
+        "y": y,
+        "mode": {"points": "markers", "both": "lines+markers"}.get(series.mark, "lines"),
+        "name": _text(series.label),
+        "meta": meta,
+        "hovertemplate": _hover(panel),
+    }
+    if series.mark == "thread":
+        trace |= {"hoverinfo": "skip", "hovertemplate": "", "line": {"color": look.light, "width": 1.2}}
+        return [trace]
+    if series.mark != "points":
+        trace["line"] = {"color": look.light, "dash": look.dash, "width": 2}
+    if series.mark == "steps":
+        trace["line"]["shape"] = "hv"
+    if series.mark in ("points", "both"):
+        size = 9 if series.mark == "points" else 7
+        trace["marker"] = {"color": look.light, "symbol": look.symbol, "size": size}
+    if not series.low:
+        return [trace]
+    low, high = _numbers(series.low), _numbers(series.high)
+    if series.mark == "points":
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [_rounded(h - v) for h, v in zip(series.high, series.y, strict=True)],
+            "arrayminus": [_rounded(v - b) for b, v in zip(series.low, series.y, strict=True)],
+            "thickness": 1.4,
+            "width": 3,
+        }
+        return [trace]
+    band = {
+        "x": x + x[::-1],
+        "y": high + low[::-1],
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": _see_through(look),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "name": _text(series.label),
+        "meta": {**meta, "role": "band"},
+    }
+    return [band, trace]
+
+
+def _relief(panel: Panel, relief: Relief, groups: Sequence[Group]) -> dict[str, Any]:
+    """Values over a plane; they are coloured by height, alike in light and dark."""
+    own = [place for place, group in enumerate(groups) if group.label == relief.label]
+    axes = {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y)}
+    trace: dict[str, Any] = {
+        "type": relief.mark,
+        "x": _numbers(relief.x),
+        "y": _numbers(relief.y),
+        "z": [_numbers(row) for row in relief.z],
+        "colorscale": "Viridis",
+        "showscale": relief.mark == "contour",
+        "name": _text(relief.label),
+        "meta": {"of": own, "look": own[-1], "role": "relief"},
+        "hovertemplate": "%{x}, %{y}: <b>%{z}</b><extra></extra>",
+    }
+    if relief.mark == "surface":
+        return {"data": [trace], "layout": {"scene": {**axes, "zaxis": _axis(relief.axis)}, **axes}}
+    if relief.axis.percent:
+        trace["zhoverformat"] = ",.1%"
+        trace["colorbar"] = {"tickformat": ",.0%"}
+    return {"data": [trace], "layout": {**axes, "hovermode": "closest"}}
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    found: dict[str, Any] = {"title": {"text": _text(axis.title)}}
+    if axis.kind != "linear":
+        found["type"] = axis.kind
+    if axis.percent:
+        found |= {"tickformat": ",.0%", "hoverformat": ",.1%"}
+    elif axis.kind != "category":
+        found["hoverformat"] = ".4~g"
+    if axis.ticks:
+        found |= {
+            "tickvals": [value for value, _ in axis.ticks],
+            "ticktext": [_text(t) for _, t in axis.ticks],
+        }
+    if axis.range:
+        ends = [math.log10(end) for end in axis.range] if axis.kind == "log" else axis.range
+        found["range"] = [_rounded(end) for end in ends]
+    return found
+
+
+def _hover(panel: Panel) -> str:
+    """What the pointer shows: the network and its value; the x as well where every point has its own."""
+    x = "" if _shares_x(panel) or panel.x.ticks else " at %{x}"
+    return "%{fullData.name}: <b>%{y}</b>" + x + "<extra></extra>"
+
+
+def _shares_x(panel: Panel) -> bool:
+    """Whether all lines have the same x, so that one pointer can read all of them."""
+    lines = [series.x for series in panel.series if series.mark not in ("points", "thread")]
+    return bool(lines) and all(x == lines[0] for x in lines) and len(lines[0]) <= 60
+
+
+def _drawing_order(series: Series) -> int:
+    return ("thread", "steps", "line", "both", "points").index(series.mark)
+
+
+def _see_through(look: Style) -> str:
+    r, g, b = (int(look.light[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({r},{g},{b},0.14)"
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _numbers(values: Sequence[float | str]) -> list[float | str | None]:
+    return [_text(value) if isinstance(value, str) else _rounded(value) for value in values]
+
+
+def _rounded(value: float) -> float | None:
+    """Five significant digits: more cannot be seen, and the page stays small. The CSV keeps all of them."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,0 +1,36 @@
+"""Singular values of the linear map that each layer is.
+
+A linear layer is its weight matrix. A convolution is a matrix too, which depends on the size of its feature
+map. Two such matrices are offered, by name, and never mixed:
+
+`"circular"`: the convolution with wrap-around borders, which the DFT makes block diagonal (Sedghi, Gupta and
+Long 2019, "The singular values of convolutional layers"). Most of the literature uses it. It is cheap. On
+large maps it is close to the layer, on small ones it is not (its largest value is off by some 10 % at 4x4).
+
+`"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and the
+largest and smallest few of large ones (`extremes`).
+
+BatchNorm is not folded into the layers unless it is asked for. Where one follows, the scale of a weight is
+arbitrary, and so is the raw spread of its singular values: read `std_over_mean` beside `std`, or fold.
+"""
+
+from robustlens.spectra.circular import circular_singular_values
+from robustlens.spectra.convolution import OPERATORS
+from robustlens.spectra.dense import dense_operator
+from robustlens.spectra.layers import Layer, trace
+from robustlens.explain.spectrum import measure_spectrum
+from robustlens.spectra.summary import summarize
+from robustlens.spectra.values import extremes, spectral_norms, spectrum
+
+__all__ = [
+    "OPERATORS",
+    "Layer",
+    "circular_singular_values",
+    "dense_operator",
+    "extremes",
+    "measure_spectrum",
+    "spectral_norms",
+    "spectrum",
+    "summarize",
+    "trace",
+]

@@ -1,0 +1,125 @@
+"""The largest and the smallest singular values of a zero-padded convolution that is too large for its matrix.
+
+The largest come from Lanczos steps (ARPACK) with A^T A, which a convolution and its transpose apply.
+
+The smallest need the inverse. Image row by image row, A is a band of blocks: row i of the output reads kh
+rows of the input. So A = QR can be computed along the band by orthogonal steps on a few rows at a time, Q
+forgotten as it goes, and R is a band too. Lanczos steps with (R^T R)^-1, two triangular solves each, then
+converge fast to 1 / s^2. As with a dense SVD, rounding moves a singular value by some eps s_max, so that
+small ones are right where iterations on A^T A alone (cond(A)^2) or an incomplete preconditioner would stall.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from robustlens import noise
+from robustlens.errors import NumericsError
+from robustlens.spectra.banded import factorised
+from robustlens.spectra.convolution import Convolution
+
+FACTOR_BYTES = 2**32
+"""Largest triangular factor that is built unasked: that of 64 channels, 3x3 on 32x32, has 3.2 GB."""
+_SMALL = 2**20
+"""Up to so many elements a dense SVD is faster."""
+_BASIS = 40  # Lanczos vectors between two restarts
+_TOLERANCE = 1e-12  # of Lanczos: residual of an eigenvalue s^2, as a share of it
+_EPS = float(np.finfo(np.float64).eps)
+
+Map = Callable[[Tensor], Tensor]
+
+
+def largest_values(convolution: Convolution, count: int = 1) -> np.ndarray:
+    """The `count` largest singular values (fewer where there are fewer), descending, float64.
+
+    Raises:
+        NumericsError: Lanczos has not converged.
+    """
+    return _merged([_largest(part, count) for part in convolution.parts()])[:count]
+
+
+def smallest_values(convolution: Convolution, count: int = 1, *, max_bytes: int = FACTOR_BYTES) -> np.ndarray:
+    """The `count` smallest singular values (fewer where there are fewer), descending, float64.
+
+    Cost for c channels in and out on (h, w), stride 1: some 20 h (c w)^3 operations, 8 kh h (c w)^2 bytes.
+
+    Args:
+        convolution: with zeros at its borders.
+        count: of values.
+        max_bytes: of the triangular factor.
+
+    Raises:
+        ConfigError: the factor is larger than `max_bytes`.
+        NumericsError: Lanczos has not converged, or the convolution maps the vectors found to other lengths.
+    """
+    return _merged([_smallest(part, count, max_bytes) for part in convolution.parts()])[-count:]
+
+
+def _merged(found: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate(found))[::-1]
+
+
+def _largest(convolution: Convolution, count: int) -> np.ndarray:
+    if _is_small(convolution, count):
+        return torch.linalg.svdvals(convolution.matrix()).numpy()[:count]
+    forward, back, shape = _thin(convolution)
+    squares, _ = _lanczos(lambda x: back(forward(x.view(1, *shape))).flatten(), math.prod(shape), count)
+    return np.sqrt(squares)
+
+
+def _smallest(convolution: Convolution, count: int, max_bytes: int) -> np.ndarray:
+    if _is_small(convolution, count):
+        return torch.linalg.svdvals(convolution.matrix()).numpy()[-count:]
+    forward, _, (channels, height, width) = _thin(convolution)
+    triangle = factorised(convolution, max_bytes=max_bytes)
+    top = _largest(convolution, 1)[0]
+    triangle.lift(_EPS * top)
+    size = channels * height * width
+    squares, vectors = _lanczos(lambda x: triangle.solve(triangle.solve_transposed(x)), size, count)
+    values = 1 / np.sqrt(squares[::-1])
+    # The triangle's vectors run along image rows first, channels second.
+    maps = vectors.T.flip(0).reshape(count, height, channels, width).transpose(1, 2)
+    lengths = forward(maps).flatten(1).norm(dim=1).numpy()
+    if not np.allclose(lengths, values, rtol=1e-6, atol=1e-10 * top):
+        raise NumericsError(
+            f"spectrum: found smallest singular values {values} in the triangular factor, but {lengths} in "
+            "the layer, expected the same; take the dense matrix"
+        )
+    return values
+
+
+def _is_small(convolution: Convolution, count: int) -> bool:
+    """Whether a dense SVD is faster, or Lanczos would have to find half of all values."""
+    return math.prod(convolution.shape) <= _SMALL or min(convolution.shape) <= 2 * count
+
+
+def _thin(convolution: Convolution) -> tuple[Map, Map, tuple[int, int, int]]:
+    """The map whose matrix has no more columns than rows (A or A^T), its transpose, and what it maps."""
+    rows, columns = convolution.shape
+    if columns <= rows:
+        return convolution.apply, convolution.adjoint, (convolution.weight.shape[1], *convolution.size)
+    return convolution.adjoint, convolution.apply, (convolution.weight.shape[0], *convolution.out_size)
+
+
+def _lanczos(operator: Map, size: int, count: int) -> tuple[np.ndarray, Float64[Tensor, "size count"]]:
+    """The largest eigenvalues of a positive symmetric map, descending, and their vectors."""
+
+    def multiply(x: np.ndarray) -> np.ndarray:
+        return operator(torch.from_numpy(np.ascontiguousarray(x).ravel())).numpy()
+
+    start = torch.randn(size, generator=noise.generator_for(0), dtype=torch.float64).numpy()
+    basis = min(size, max(_BASIS, 2 * count + 1))
+    linear = LinearOperator((size, size), matvec=multiply, dtype=np.float64)
+    try:
+        values, vectors = eigsh(linear, count, which="LA", v0=start, ncv=basis, tol=_TOLERANCE)
+    except ArpackNoConvergence as error:
+        raise NumericsError(
+            f"spectrum: Lanczos found {len(error.eigenvalues)} of {count} extreme singular values, expected "
+            "all; ask for fewer"
+        ) from error
+    return values[::-1], torch.from_numpy(vectors).flip(1)

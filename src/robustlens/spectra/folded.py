@@ -1,0 +1,116 @@
+"""Layers with the BatchNorm that belongs to them.
+
+In eval mode BatchNorm multiplies each channel by gamma / sigma and shifts it. That makes the scale of the
+weights beside it arbitrary, and their raw spectrum with it; folded in, the spectrum is that of a map which
+the network really applies. Each BatchNorm goes to one side only:
+
+*After* a layer, `bn(conv(x))`: the rows of the layer's matrix are multiplied by gamma / sigma. This is exact:
+it is the linear part of both together. It is done where nothing else reads the layer's output.
+
+*Before* layers otherwise, `conv(relu(bn(x)))`: with s = gamma / sigma and t the shift,
+relu(s x + t) = |s| relu(sign(s) x + t / |s|), so |s| passes through the activation up to its shift, and the
+columns of every layer that reads it are multiplied by |s|. What is left before the activation are signs and
+shifts. Leaky ReLU, pooling and flattening let |s| pass in the same way.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from robustlens.spectra.layers import Layer
+from robustlens.models import undisturbed
+from robustlens.models.folding import Norm, observe, scale_and_shift
+
+_PASSING = frozenset(
+    ["relu", "leaky_relu", "dropout", "flatten"]
+    + [f"{kind}_pool2d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg")]
+)
+"""Functions that give |s| f(x) for |s| x, channel by channel (dropout does nothing in eval mode)."""
+
+
+def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..."]) -> dict[str, Layer]:
+    """Those of `layers` that a BatchNorm scales, with their weights so scaled.
+
+    Args:
+        model: run on `x` twice, and left as it was.
+        layers: by name.
+        x: an image on the model's device.
+    """
+    with undisturbed(model):
+        after: dict[nn.Module, Norm] = {layer: norm for norm, layer in observe(model, x).pairs}
+        before = {layer: norm for layer, norm in _readers(model, x).items() if norm not in after.values()}
+    found = {}
+    for name, layer in layers.items():
+        weight = layer.weight
+        if layer.module in after:
+            scale, _ = scale_and_shift(after[layer.module])
+            weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        if layer.module in before:
+            scale, _ = scale_and_shift(before[layer.module])
+            weight = weight * _columns(scale.abs(), layer.module)
+        if layer.module in after or layer.module in before:
+            found[name] = replace(layer, folded=weight)
+    return found
+
+
+def _columns(scale: Float64[Tensor, " channels"], module: nn.Conv2d | nn.Linear) -> Float64[Tensor, "..."]:
+    """What multiplies the weight of a layer that reads channels of these scales."""
+    if isinstance(module, nn.Linear):  # a flattened map has its pixels beside each other
+        return scale.repeat_interleave(module.in_features // len(scale))
+    by_group = scale.view(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
+    return by_group.flatten(0, 1)[:, :, None, None]
+
+
+def _readers(model: nn.Module, x: Float[Tensor, "n ..."]) -> dict[nn.Module, Norm]:
+    """Each layer that reads one BatchNorm through functions that let its scale pass."""
+    follower = _Follower()
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            handles.append(module.register_forward_pre_hook(follower.read))
+        elif type(module) in get_args(Norm) and isinstance(module.running_mean, Tensor):
+            handles.append(module.register_forward_hook(follower.normalised))
+    try:
+        with follower:
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    sources = {layer: norms for layer, norms in follower.sources.items() if len(set(norms)) == 1}
+    return {layer: norms[0] for layer, norms in sources.items() if norms[0] is not None}
+
+
+class _Follower(TorchFunctionMode):
+    """Follows what a BatchNorm gives until a layer reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carried: dict[int, tuple[Tensor, Norm]] = {}  # holding a tensor keeps its id from another
+        self.sources: dict[nn.Module, list[Norm | None]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        norm = self._norm_of(args[0]) if args else None
+        result = func(*args, **(kwargs or {}))
+        name = func.__name__.strip("_")
+        if norm is not None and name in _PASSING:
+            self.carried[id(result)] = (result, norm)
+        else:  # written to, as by `x += y`
+            self.carried.pop(id(args[0] if name == "setitem" else result), None)
+        return result
+
+    def normalised(self, module: Norm, inputs: Any, output: Tensor) -> None:
+        """A BatchNorm ends."""
+        self.carried[id(output)] = (output, module)
+
+    def read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A layer begins."""
+        self.sources.setdefault(module, []).append(self._norm_of(inputs[0]))
+
+    def _norm_of(self, value: Any) -> Norm | None:
+        return self.carried[id(value)][1] if id(value) in self.carried else None

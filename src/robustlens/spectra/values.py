@@ -1,0 +1,216 @@
+"""Singular values of the layers of a network: all of them, or the largest and the smallest."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from robustlens.errors import ConfigError, NumericsError
+from robustlens.spectra.circular import circular_singular_values
+from robustlens.spectra.convolution import MAX_BYTES, Convolution, check_operator
+from robustlens.spectra.dense import dense_singular_values
+from robustlens.spectra.extreme import FACTOR_BYTES, largest_values, smallest_values
+from robustlens.spectra.folded import folded
+from robustlens.spectra.layers import Layer, blank, pair, trace
+from robustlens.progress import Event, Listener, silent
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+Found = TypeVar("Found")
+
+
+def spectrum(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    operator: str = "circular",
+    layers: Iterable[str] | None = None,
+    fold: bool = False,
+    dtype: str = "float64",
+    method: str = "svd",
+    max_bytes: int = MAX_BYTES,
+    progress: Listener = silent,
+) -> dict[str, np.ndarray]:
+    """Singular values of every Conv2d and Linear layer that a forward pass calls.
+
+    Weights are taken as they are in eval mode. The model is left as it was.
+
+    Args:
+        model: takes images (n, *input_shape).
+        input_shape: of one image, (c, h, w): it decides the size of every feature map.
+        operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
+        layers: names of the layers wanted, as in `model.named_modules()`; None for all.
+        fold: with BatchNorm, where one belongs to a layer; see `folded`.
+        dtype: "float64", or "float32", which is faster: values are then off by some 1e-7 of the largest, so
+            that those below that are noise.
+        method: "svd", or "gram": square roots of the eigenvalues of A A^T, a little faster. In float64 values
+            below 1e-8 of the largest are noise. In float32 those below 3e-4 of the largest are: the smallest
+            can be wrong by 100 %.
+        max_bytes: largest matrix to hold: of the frequency blocks of all workers together, or the dense
+            matrix of one group, which is built for "zero", and for "circular" where the stride does not
+            divide the feature map. A decomposition needs about as much again.
+        progress: hears an event before every layer, and at the end.
+
+    Returns:
+        For each layer, in the order of `model.named_modules()`, all min(rows, columns) singular values of
+        its matrix, descending, float64.
+
+    Raises:
+        ConfigError: unknown operator, layer, dtype or method; a dense matrix would be larger than
+            `max_bytes` (`extremes` needs none); a layer sees feature maps of several sizes, or pads with
+            something else than zeros where "zero" is asked for.
+        ModelError: the model does not take images of that shape.
+        NumericsError: a weight is not finite.
+    """
+    check_operator(operator)
+    if dtype not in DTYPES:
+        raise ConfigError(f"spectrum.dtype: found {dtype!r}, expected 'float64' or 'float32'")
+    chosen = select(model, input_shape, layers=layers, fold=fold)
+
+    def of(layer: Layer) -> np.ndarray:
+        return singular_values(layer, operator, dtype=DTYPES[dtype], method=method, max_bytes=max_bytes)
+
+    return each(chosen, of, progress)
+
+
+def extremes(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    operator: str = "circular",
+    layers: Iterable[str] | None = None,
+    fold: bool = False,
+    count: int = 1,
+    max_bytes: int = FACTOR_BYTES,
+    progress: Listener = silent,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The `count` largest and the `count` smallest singular values of every layer, to float64 accuracy.
+
+    As in `spectrum`, whose arguments these are, but for large maps with zero borders too: see `extreme`. All
+    values have converged, within 1e-12 of the largest one of the layer, or there is an error.
+
+    Args:
+        model: takes images (n, *input_shape).
+        input_shape: of one image, (c, h, w).
+        operator: "circular" or "zero".
+        layers: names of the layers wanted; None for all.
+        fold: with BatchNorm, where one belongs to a layer.
+        count: of values at either end; fewer where a layer has fewer.
+        max_bytes: largest matrix to hold; for "zero" the triangular factor of one group.
+        progress: hears an event before every layer, and at the end.
+
+    Returns:
+        (largest, smallest) for each layer, both descending.
+
+    Raises:
+        ConfigError: as `spectrum`; `count` is below 1; the factor would be larger than `max_bytes`.
+        ModelError: the model does not take images of that shape.
+        NumericsError: a weight is not finite; an iteration has not converged.
+    """
+    check_operator(operator)
+    if count < 1:
+        raise ConfigError(f"extremes.count: found {count}, expected at least 1")
+
+    def of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(layer.module, nn.Conv2d) and operator == "zero":
+            convolution = Convolution.of(layer, operator)
+            return largest_values(convolution, count), smallest_values(
+                convolution, count, max_bytes=max_bytes
+            )
+        values = singular_values(layer, operator, max_bytes=max_bytes)
+        return values[:count], values[-count:]
+
+    return each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+
+
+def spectral_norms(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    operator: str = "circular",
+    layers: Iterable[str] | None = None,
+    fold: bool = False,
+    max_bytes: int = FACTOR_BYTES,
+    progress: Listener = silent,
+) -> dict[str, float]:
+    """The largest singular value of every layer, by the cheapest way that is exact.
+
+    That is Lanczos for a large convolution with zero borders, which holds no matrix, and the Gram matrix in
+    float64 otherwise, which loses nothing at the large end. Arguments and errors as in `extremes`.
+    """
+    check_operator(operator)
+
+    def of(layer: Layer) -> float:
+        if isinstance(layer.module, nn.Conv2d) and operator == "zero":
+            return float(largest_values(Convolution.of(layer, operator))[0])
+        return float(singular_values(layer, operator, method="gram", max_bytes=max_bytes)[0])
+
+    return each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+
+
+def select(
+    model: nn.Module, input_shape: Sequence[int], *, layers: Iterable[str] | None = None, fold: bool = False
+) -> dict[str, Layer]:
+    """The layers that are wanted, in the order of `model.named_modules()`, all of them finite.
+
+    Raises:
+        ConfigError: unknown layer.
+        NumericsError: a weight, or the scale of a BatchNorm that is folded into it, is not finite.
+    """
+    found = trace(model, input_shape)
+    wanted = set(found if layers is None else layers)
+    for name in sorted(wanted - set(found)):
+        raise ConfigError(
+            f"spectrum.layers: found {name!r}, expected some of {', '.join(found)}, the Conv2d and "
+            "Linear layers that a forward pass calls"
+        )
+    chosen = {name: layer for name, layer in found.items() if name in wanted}
+    if fold:
+        chosen |= folded(model, chosen, blank(model, input_shape))
+    for name, layer in chosen.items():
+        if not bool(layer.weight.isfinite().all()):
+            raise NumericsError(
+                f"spectrum: layer {name!r} has a weight that is NaN or infinite; train it again"
+            )
+    return chosen
+
+
+def singular_values(
+    layer: Layer,
+    operator: str,
+    *,
+    dtype: torch.dtype = torch.float64,
+    method: str = "svd",
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """All singular values of one layer, descending, float64."""
+    module, size = layer.module, layer.size
+    if isinstance(module, nn.Conv2d) and size is not None and operator == "circular":
+        stride = pair(module.stride)
+        if size[0] % stride[0] == 0 and size[1] % stride[1] == 0:
+            return circular_singular_values(
+                layer.weight,
+                size,
+                stride=stride,
+                dilation=pair(module.dilation),
+                groups=module.groups,
+                dtype=dtype,
+                method=method,
+                max_bytes=max_bytes,
+            )
+    return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
+
+
+def each(layers: Mapping[str, Layer], of: Callable[[Layer], Found], progress: Listener) -> dict[str, Found]:
+    """`of` every layer; an error says in which."""
+    found = {}
+    for number, (name, layer) in enumerate(layers.items()):
+        progress(Event("spectrum", number, len(layers), name))
+        try:
+            found[name] = of(layer)
+        except (ConfigError, NumericsError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
+    progress(Event("spectrum", len(layers), len(layers)))
+    return found

@@ -1,0 +1,352 @@
+"""The statistics that claims rest on: a paired bootstrap, exact small-sample tests, and one sort of quantity.
+
+A `Quantity` is a function of weighted examples. With equal weights it is the measured value; with the weights
+of a bootstrap resample it is one draw of it. Means, spreads, shares, gaps and distances between distributions
+are all written that way, so one resampling engine serves every claim.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from robustlens.claims.verdict import Unusable
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_CHUNK = 250
+_TAIL = (1 - LEVEL) / 2
+_ENUMERATED = 200_000
+"""Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A set of images that is resampled as one. Equal keys mean equal images in equal order."""
+
+    key: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One thing measured of one run: a number, or a number per layer.
+
+    Args:
+        of: `of(*weights) -> (b,)`, or `(b, layers)`. It gets one `(b, n)` array of weights per entry of
+            `examples`; rows sum to one.
+        examples: the sets of images it rests on; they are resampled apart from one another. Empty where there
+            is nothing to resample, such as the spectrum of a weight matrix.
+        layers: names, where there is a number per layer.
+        conditions: how it was measured; runs are compared under equal conditions only.
+        caveat: what else an interval of it does not cover.
+        floor: what the value reaches by sampling alone in 95 % of cases where there is nothing to see; for
+            distances, which are never negative.
+    """
+
+    of: Callable[..., Array]
+    examples: tuple[Examples, ...] = ()
+    layers: tuple[str, ...] = ()
+    conditions: str = ""
+    caveat: str = ""
+    floor: Callable[[], float] | None = None
+
+    def value(self) -> Array:
+        """The value as measured: shape (), or (layers,)."""
+        return np.asarray(self.of(*(np.full((1, part.n), 1 / part.n) for part in self.examples))[0])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval; the ends are None where the data cannot give one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Bootstrap:
+    """Resamples with replacement, the same ones for the same images, whichever run is asked about."""
+
+    def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.resamples = resamples
+        self.seed = seed
+        self._counts: dict[Examples, NDArray[np.uint8]] = {}
+
+    def generator(self, key: str) -> np.random.Generator:
+        """Random numbers that depend on `key` and the seed only."""
+        digest = hashlib.sha256(key.encode()).digest()
+        return np.random.default_rng([self.seed, *np.frombuffer(digest, dtype=np.uint32).tolist()])
+
+    def counts(self, examples: Examples) -> NDArray[np.uint8]:
+        """How often each image appears in each resample, (resamples, n)."""
+        if examples not in self._counts:
+            rng, n = self.generator(examples.key), examples.n
+            rows = []
+            for size in self._sizes():
+                drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+                found = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+                rows.append(found.clip(max=255).astype(np.uint8))
+            self._counts[examples] = np.concatenate(rows)
+        return self._counts[examples]
+
+    def draws(self, quantity: Quantity) -> Array:
+        """The quantity on every resample: (resamples,), or (resamples, layers)."""
+        if not quantity.examples:
+            return np.broadcast_to(quantity.value(), (self.resamples, *quantity.value().shape))
+        counts = [self.counts(part) for part in quantity.examples]
+        parts, start = [], 0
+        for size in self._sizes():
+            parts.append(quantity.of(*(count[start : start + size] / count.shape[1] for count in counts)))
+            start += size
+        return np.concatenate(parts)
+
+    def _sizes(self) -> Iterator[int]:
+        whole, rest = divmod(self.resamples, _CHUNK)
+        yield from [_CHUNK] * whole
+        if rest:
+            yield rest
+
+
+# -- intervals of an effect ----------------------------------------------------------------------------
+
+
+def interval_over_examples(value: float, draws: Array) -> Interval:
+    """Interval from bootstrap draws of one trained network: what another draw of images would change.
+
+    The quantiles of the draws, moved by twice the bias that the bootstrap shows. For means and shares there
+    is none and this is the percentile interval; a Wasserstein distance of two samples is too large by what
+    sampling adds, and its draws once more so.
+
+    Raises:
+        Unusable: more than one draw in twenty is undefined (a share of errors where a resample has none).
+    """
+    draws = _usable(draws)
+    low, high = np.quantile(draws, [_TAIL, 1 - _TAIL]) - 2 * (draws.mean() - value)
+    return Interval(value, float(low), float(high))
+
+
+def interval_over_seeds(
+    values: Array, draws: Array, reduce: Callable[[Array], Array], rng: np.random.Generator
+) -> Interval:
+    """Interval that covers training randomness and images: a bootstrap over seeds, then over examples.
+
+    All seeds are measured on the same images, so a resample takes the same images for every seed that it
+    drew. It draws one seed fewer than there are, which makes its variance unbiased (Rao and Wu 1988), and
+    the interval is Student's with the degrees of freedom of Satterthwaite (1946): two or three seeds drawn
+    with replacement would otherwise give intervals that are far too short.
+
+    Args:
+        values: (seeds,) or (seeds, layers), the effect of each seed.
+        draws: (seeds, resamples) or (seeds, resamples, layers).
+        reduce: from layers to one number over the last axis; the identity where there are none.
+        rng: draws the seeds.
+    """
+    seeds, resamples = draws.shape[:2]
+    value = float(reduce(values.mean(0, keepdims=True))[0])
+    chosen = rng.integers(seeds, size=(resamples, seeds - 1))
+    found = _usable(reduce(draws[chosen, np.arange(resamples)[:, None]].mean(1)))
+    between = float(np.var(reduce(values), ddof=1)) / seeds
+    total = max(float(found.var(ddof=1)), between)
+    ratio = total / between if between > 0 else math.inf
+    freedom = min((seeds - 1) * ratio * ratio, 1e6)  # beyond, Student's quantile is the normal one
+    half = float(stats.t.ppf(1 - _TAIL, freedom)) * math.sqrt(total)
+    examples_only = _usable(reduce(draws.mean(0)))
+    middle = value - (float(examples_only.mean()) - value)
+    return Interval(value, middle - half, middle + half)
+
+
+def interval_of_median(values: Array) -> Interval:
+    """Median with the interval that inverts the exact sign test (order statistics); layers are the units.
+
+    Below six values no such interval reaches 95 %, and the ends are None.
+    """
+    ranked, n = np.sort(values), len(values)
+    outside = int(stats.binom.ppf(_TAIL, n, 0.5))
+    while outside >= 0 and stats.binom.cdf(outside, n, 0.5) > _TAIL:
+        outside -= 1
+    middle = float(np.median(values))
+    if outside < 0:
+        return Interval(middle, None, None)
+    return Interval(middle, float(ranked[outside]), float(ranked[n - 1 - outside]))
+
+
+def hull(one: Interval, other: Interval) -> Interval:
+    """The value of `one` with an interval that holds both."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Interval(one.value, None, None)
+    return Interval(one.value, min(one.low, other.low), max(one.high, other.high))
+
+
+def _usable(draws: Array) -> Array:
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < 0.95 * len(draws):
+        raise Unusable("too many resamples leave the quantity undefined; it rests on too few images")
+    return finite
+
+
+# -- statistics of a trend -----------------------------------------------------------------------------
+
+
+def spearman(x: Array, y: Array) -> float | None:
+    """Spearman's rank correlation (mean ranks for ties); None where either side is all equal."""
+    found = float(spearman_of_rows(x[None], y[None])[0])
+    return found if math.isfinite(found) else None
+
+
+def spearman_of_rows(x: Array, y: Array) -> Array:
+    """Spearman's correlation of each row of `x` (b, n) with that of `y`; NaN where a row is all equal."""
+    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.clip(divide((a * b).sum(1), scale), -1, 1)
+
+
+def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """Two-sided permutation p-value of `spearman`: values change places within a block (a training seed).
+
+    Every arrangement is counted where there are at most 200,000 of them, so the value is exact; beyond,
+    20,000 random ones, the observed one included.
+    """
+    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    groups = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+    if math.prod(math.factorial(len(rows)) for rows in groups) <= _ENUMERATED:
+        sums = np.zeros(1)
+        for rows in groups:
+            orders = np.array(list(itertools.permutations(range(len(rows)))))
+            sums = np.add.outer(sums, b[rows][orders] @ a[rows]).ravel()
+        return float(np.mean(_as_far(sums, a @ b)))
+    sums = np.zeros(19_999)
+    for rows in groups:
+        shuffled = rng.permuted(np.broadcast_to(b[rows], (len(sums), len(rows))), axis=1)
+        sums += shuffled @ a[rows]
+    return float((1 + np.sum(_as_far(sums, a @ b))) / (1 + len(sums)))
+
+
+def _as_far(sums: Array, seen: float) -> NDArray[np.bool_]:
+    return np.abs(sums) >= abs(seen) - 1e-9
+
+
+def spearman_interval(rho: float, n: int) -> Interval:
+    """Interval of a rank correlation over n units: Fisher's z with the variance of Bonett and Wright (2000).
+
+    A perfect order has no finite z; it is taken half-way between 1 and the largest correlation below it
+    that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
+    for n from 4 to 6, and is slightly more careful beyond.
+    """
+    if n < 4:
+        return Interval(rho, None, None)
+    largest = 1 - 6 / (n * (n**2 - 1))
+    z = math.atanh(min(max(rho, -largest), largest))
+    half = float(stats.norm.ppf(1 - _TAIL)) * math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
+    low, high = math.tanh(z - half), math.tanh(z + half)
+    return Interval(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high)
+
+
+def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
+    """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
+
+    A correlation over few points takes few values, so a handful of them may agree by chance; without any
+    association each has the variance 1 / (n - 1).
+
+    Args:
+        rhos: (units,), two or more, each the mean over its runs.
+        points: n, the fewest that a run's correlation rests on.
+        of: how many runs there are in all.
+    """
+    value, units = float(rhos.mean()), len(rhos)
+    student = float(stats.t.ppf(1 - _TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    chance = float(stats.norm.ppf(1 - _TAIL)) / math.sqrt((points - 1) * of)
+    half = max(student, chance)
+    return Interval(value, max(value - half, -1.0), min(value + half, 1.0))
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Exact binomial interval of a share (Clopper and Pearson 1934)."""
+    low = float(stats.beta.ppf(_TAIL, count, n - count + 1)) if count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - _TAIL, count + 1, n - count)) if count < n else 1.0
+    return low, high
+
+
+def sign_test_p(positive: int, negative: int) -> float:
+    """Exact two-sided sign test: as many plus signs among `positive + negative`, by chance alone."""
+    n = positive + negative
+    return min(1.0, 2 * float(stats.binom.cdf(min(positive, negative), n, 0.5))) if n else 1.0
+
+
+# -- quantities ----------------------------------------------------------------------------------------
+
+
+def mean(examples: Examples, values: Array, conditions: str = "", caveat: str = "") -> Quantity:
+    """The mean over examples of `values` (n,)."""
+    return Quantity(lambda w: w @ values, (examples,), conditions=conditions, caveat=caveat)
+
+
+def difference(one: tuple[Examples, Array], other: tuple[Examples, Array], conditions: str = "") -> Quantity:
+    """Mean of `one` minus mean of `other`, over two sets of images that are resampled apart."""
+    return Quantity(lambda w, v: w @ one[1] - v @ other[1], (one[0], other[0]), conditions=conditions)
+
+
+def standard_deviation(examples: Examples, values: Array) -> Quantity:
+    """The standard deviation (over n, not n - 1) of `values` (n,)."""
+    return Quantity(lambda w: weighted_std(w, values), (examples,))
+
+
+def ratio(examples: Examples, top: Array, bottom: Array) -> Quantity:
+    """Sum of `top` over sum of `bottom`; NaN on a resample where the bottom is zero."""
+    return Quantity(lambda w: divide(w @ top, w @ bottom), (examples,))
+
+
+def wasserstein(one: tuple[Examples, Array], other: tuple[Examples, Array], bootstrap: Bootstrap) -> Quantity:
+    """Wasserstein-1 distance between two samples: the area between their distribution functions.
+
+    Its `floor` is the 95 % quantile of the same distance after the two samples have been shuffled together.
+    """
+    pooled = np.concatenate([one[1], other[1]])
+    order = np.argsort(pooled, kind="stable")
+    steps = np.diff(pooled[order])
+
+    def of(w: Array, v: Array) -> Array:
+        signed = np.concatenate([w, -v], axis=1)[:, order]
+        return np.abs(np.cumsum(signed, axis=1)[:, :-1]) @ steps
+
+    def floor() -> float:
+        rng = bootstrap.generator(f"shuffled {one[0].key} {other[0].key}")
+        n, m = one[0].n, other[0].n
+        labels = np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)])
+        shuffled = rng.permuted(np.broadcast_to(labels, (400, n + m)), axis=1)
+        return float(np.quantile(np.abs(np.cumsum(shuffled, axis=1)[:, :-1]) @ steps, LEVEL))
+
+    return Quantity(of, (one[0], other[0]), floor=floor)
+
+
+def weighted_std(weights: Array, values: Array) -> Array:
+    """Standard deviation under each row of `weights` (b, n), of `values` (n,) or (n, layers)."""
+    centred = values - values.mean(0)
+    return np.sqrt(np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0))
+
+
+def divide(top: Array, bottom: Array) -> Array:
+    """Top over bottom, NaN where the bottom is zero."""
+    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
+
+
+def relative_change(before: Array, after: Array) -> Array:
+    """`after / before - 1`; zero where both are zero, NaN where only `before` is."""
+    return np.where((before == 0) & (after == 0), 0.0, divide(after, before) - 1)
+
+
+def median(values: Array) -> Array:
+    """Median over the last axis (the layers)."""
+    return np.asarray(np.median(values, axis=-1))
+
+
+def identity(values: Array) -> Array:
+    """The values themselves, where there are no layers to sum up."""
+    return np.asarray(values)

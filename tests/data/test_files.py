@@ -1,0 +1,332 @@
+"""IDX files, arrays, npz files and image folders: what is read is right, and bad data is refused by name."""
+
+import gzip
+import io
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.data_files import (
+    OFFICIAL,
+    cut,
+    grey,
+    idx_bytes,
+    needs_official,
+    png,
+    refused,
+    toy_images,
+    toy_labels,
+    write_idx,
+)
+from robustlens import data
+from robustlens.data import pixels, splits
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("mark", ["-", "."])
+def test_idx_files_are_read_under_all_their_usual_names(tmp_path: Path, mark: str, packed: bool) -> None:
+    made = data.load(f"idx:{write_idx(tmp_path, mark, packed)}", validation=0)
+    assert np.array_equal(made.train.images[:, 0], toy_images(8))
+    assert np.array_equal(made.test.images[:, 0], toy_images(4, seed=1))
+    assert made.train.labels.tolist() == [0, 1] * 4
+    assert made.classes == ("0", "1")
+
+
+def repack(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: gzip.compress(change(gzip.decompress(content)))
+
+
+IDX_DAMAGE = {
+    "truncated gzip": ("train-images-idx3-ubyte.gz", cut, "cannot be read"),
+    "no gzip": ("t10k-images-idx3-ubyte.gz", lambda _: b"<html>not found</html>", "cannot be read"),
+    "flipped byte": (
+        "t10k-images-idx3-ubyte.gz",
+        lambda c: c[:40] + bytes([c[40] ^ 255]) + c[41:],
+        "cannot be read",
+    ),
+    "truncated content": (
+        "train-images-idx3-ubyte.gz",
+        repack(cut),
+        r"expected 8x4x4 = 128 as its header says",
+    ),
+    "too much content": (
+        "train-labels-idx1-ubyte.gz",
+        repack(lambda c: c + b"\0"),
+        r"holds 9 bytes of labels",
+    ),
+    "wrong magic": (
+        "t10k-labels-idx1-ubyte.gz",
+        repack(lambda c: b"\0\0\x0d\1" + c[4:]),
+        r"starts with 00000d01",
+    ),
+    "images for labels": (
+        "t10k-labels-idx1-ubyte.gz",
+        lambda _: gzip.compress(idx_bytes(toy_images(4))),
+        "00000803",
+    ),
+    "empty": ("train-labels-idx1-ubyte.gz", lambda _: gzip.compress(b""), "starts with nothing"),
+    "no rows": (
+        "t10k-labels-idx1-ubyte.gz",
+        lambda _: gzip.compress(idx_bytes(toy_labels(0))),
+        "holds 0 labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", IDX_DAMAGE)
+def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
+    name, change, line = IDX_DAMAGE[damage]
+    path = write_idx(tmp_path) / name
+    path.write_bytes(change(path.read_bytes()))
+    refused(rf"{re.escape(str(path))}.*{line}", lambda: data.load(f"idx:{tmp_path}"))
+
+
+def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
+    (write_idx(tmp_path) / "t10k-labels-idx1-ubyte.gz").unlink()
+    refused(r"no t10k-labels-idx1-ubyte\.gz", lambda: data.load(f"idx:{tmp_path}"))
+    refused(r"no train-images-idx3-ubyte\.gz", lambda: data.load(f"idx:{tmp_path / 'nowhere'}"))
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    folder = write_idx(tmp_path)
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(toy_images(0))))
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(toy_labels(0))))
+    refused(r"t10k-labels-idx1-ubyte\.gz: holds no images", lambda: data.load(f"idx:{folder}"))
+
+
+@needs_official
+def test_corrupted_copies_of_the_official_files_are_named(tmp_path: Path) -> None:
+    for path in OFFICIAL.glob("t10k-*"):
+        for stem in ("train", "t10k"):
+            shutil.copyfile(path, tmp_path / path.name.replace("t10k", stem))
+    assert len(data.load("fashion_mnist", data_dir=tmp_path, test_limit=100).train) == 9000
+    victim = tmp_path / "t10k-images-idx3-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:1_000_000])
+    refused(
+        rf"{re.escape(str(victim))}: cannot be read", lambda: data.load("fashion_mnist", data_dir=tmp_path)
+    )
+
+
+def load_arrays(**changed: Any) -> splits.Splits:
+    given = {
+        "x_train": toy_images(6),
+        "y_train": toy_labels(6),
+        "x_test": toy_images(2),
+        "y_test": toy_labels(2),
+    }
+    return data.from_tensors(**(given | changed), validation=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_both_channel_layouts_and_both_kinds_of_array_give_the_same_images(channels: int) -> None:
+    first = toy_images(6, (channels, 4, 5))
+    test = toy_images(2, (channels, 4, 5))
+    layouts = (first, np.moveaxis(first, 1, 3), torch.from_numpy(first), torch.from_numpy(first).int())
+    for layout in layouts:
+        made = load_arrays(x_train=layout, x_test=test)
+        assert np.array_equal(made.train.images, first)
+        assert made.train.images.is_contiguous()
+
+
+def test_floats_in_0_1_become_the_nearest_byte() -> None:
+    exact = np.arange(256, dtype=np.float64).reshape(1, 16, 16).repeat(6, 0) / 255
+    for kind in (np.float64, np.float32, np.float16):
+        made = load_arrays(x_train=exact.astype(kind), x_test=exact[:2])
+        assert made.train.images[0].flatten().tolist() == list(range(256))
+    near = np.array([0.0, 0.4, 0.6, 254.6, 255.0]).reshape(1, 1, 5).repeat(6, 0) / 255
+    assert load_arrays(x_train=near, x_test=near[:2]).train.images[0].flatten().tolist() == [
+        0,
+        0,
+        1,
+        255,
+        255,
+    ]
+
+
+def test_the_splits_do_not_share_memory_with_the_arrays() -> None:
+    images = toy_images(6)
+    made = load_arrays(x_train=images)
+    before = made.train.images.clone()
+    images[:] = 0
+    assert torch.equal(made.train.images, before)
+
+
+def test_keras_labels_of_shape_n_1_and_named_classes_are_taken() -> None:
+    made = load_arrays(y_train=toy_labels(6)[:, None].astype(np.int32), classes=("cat", "dog", "never seen"))
+    assert made.train.labels.tolist() == [0, 1] * 3
+    assert made.num_classes == 3
+
+
+def with_value(value: float) -> np.ndarray:
+    images = np.zeros((6, 4, 4), dtype=np.float32)
+    images[3, 2, 1] = value
+    return images
+
+
+BAD_ARRAYS = {
+    "NaN": ({"x_train": with_value(float("nan"))}, r"arrays: x_train: holds NaN"),
+    "infinity": ({"x_train": with_value(float("inf"))}, r"x_train: holds NaN or infinity"),
+    "floats to 255": (
+        {"x_train": with_value(255.0)},
+        r"x_train: pixels run 0\.\.255, expected floats in \[0, 1\]",
+    ),
+    "normalised": ({"x_train": with_value(-0.5)}, r"pixels run -0\.5\.\.0"),
+    "too large": (
+        {"x_test": np.full((2, 4, 4), 256)},
+        r"x_test: pixels run 0\.\.256, expected integers in 0\.\.255",
+    ),
+    "one dimension": ({"x_train": np.zeros(6)}, r"x_train: shape \(6,\), expected"),
+    "two channels": ({"x_train": np.zeros((6, 2, 4, 4))}, r"shape \(6, 2, 4, 4\), expected 1 or 3 channels"),
+    "no pixels": ({"x_train": np.zeros((6, 0, 4))}, r"shape \(6, 0, 4\)"),
+    "booleans": ({"x_train": np.zeros((6, 4, 4), dtype=bool)}, r"x_train: bool, expected integers or floats"),
+    "objects": ({"x_train": np.array([None] * 6)}, r"x_train: object, expected integers or floats"),
+    "ragged": ({"x_train": [[1, 2], [3]]}, r"x_train: is no array"),
+    "another count": ({"y_train": toy_labels(5)}, r"x_train: 6 images, but arrays: y_train holds 5 labels"),
+    "float labels": ({"y_train": np.zeros(6)}, r"y_train: float64, expected integer labels"),
+    "one-hot labels": ({"y_train": np.eye(6, dtype=int)}, r"y_train: shape \(6, 6\), expected one label"),
+    "labels from 1": ({"y_train": toy_labels(6) + 1}, r"y_train: labels run 1\.\.2 .* renumber them from 0"),
+    "a gap": ({"y_train": np.array([0, 0, 1, 1, 255, 255])}, r"labels run 0\.\.255 with 3 different values"),
+    "negative labels": ({"y_test": np.array([-1, 0])}, r"y_test: labels run -1\.\.0, expected 0\.\.1"),
+    "label too large": (
+        {"y_test": np.array([0, 2])},
+        r"y_test: labels run 0\.\.2, expected 0\.\.1 \(2 classes\)",
+    ),
+    "empty": ({"x_test": toy_images(0), "y_test": toy_labels(0)}, r"y_test: holds no images"),
+    "sizes": ({"x_test": toy_images(2, (5, 5))}, r"images are 4x4 and 5x5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays_are_refused(case: str) -> None:
+    changed, line = BAD_ARRAYS[case]
+    refused(line, lambda: load_arrays(**changed))
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def write_npz(path: Path, **changed: Any) -> Path:
+    given = {
+        "x_train": toy_images(6),
+        "y_train": toy_labels(6),
+        "x_test": toy_images(2),
+        "y_test": toy_labels(2),
+    }
+    np.savez_compressed(path, **{key: value for key, value in (given | changed).items() if value is not None})
+    return path
+
+
+def test_an_npz_file_is_read(tmp_path: Path) -> None:
+    made = data.load(f"npz:{write_npz(tmp_path / 'toy.npz')}", validation=0)
+    assert np.array_equal(made.train.images[:, 0], toy_images(6))
+    assert made.test.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda path: path.write_bytes(cut(path.read_bytes())), r"toy\.npz: is no complete \.npz file"),
+        (lambda path: path.write_bytes(b""), r"toy\.npz: is no complete \.npz file"),
+        (lambda path: path.write_bytes(npy(toy_images(2))), r"toy\.npz: is no complete \.npz file"),
+        (lambda path: path.unlink(), r"toy\.npz: no such file"),
+        (
+            lambda path: write_npz(path, x_test=None, y_test=None),
+            r"lacks x_test, y_test, found x_train, y_train",
+        ),
+        (lambda path: write_npz(path, y_test=np.array([{}, {}])), r"holds Python objects"),
+        (lambda path: write_npz(path, x_train=with_value(float("nan"))), r"toy\.npz: x_train: holds NaN"),
+    ],
+)
+def test_a_bad_npz_file_is_named(tmp_path: Path, spoil: Callable[[Path], Any], line: str) -> None:
+    path = write_npz(tmp_path / "toy.npz")
+    spoil(path)
+    refused(line, lambda: data.load(f"npz:{path}"))
+
+
+def write_folder(root: Path, test: str = "test") -> Path:
+    for split, per_class in (("train", 3), (test, 1)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                (folder / f"{i}.png").write_bytes(png(grey(100 * label + i)))
+    return root
+
+
+@pytest.mark.parametrize("test", ["test", "val", "valid"])
+def test_an_image_folder_is_read_in_order(tmp_path: Path, test: str) -> None:
+    root = write_folder(tmp_path, test)
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
+    (root / "train" / "cat" / "._0.png").write_text("what macOS leaves behind")
+    made = data.load(f"folder:{root}", validation=0)
+    assert made.classes == ("cat", "dog")
+    assert made.shape == (1, 3, 4)
+    assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
+    assert made.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_palette_and_alpha_images_become_rgb_and_grey_ones_join_them(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    red = Image.new("RGBA", (4, 3), (200, 10, 20, 128))
+    palette = Image.new("RGB", (4, 3), (1, 2, 3)).quantize(4)
+    palette.info["transparency"] = bytes([0, 255])
+    (root / "train" / "cat" / "1.png").write_bytes(png(red))
+    (root / "train" / "cat" / "2.png").write_bytes(png(palette))
+    made = data.load(f"folder:{root}", validation=0)
+    assert made.train.images[:4, :, 0, 0].tolist() == [[0, 0, 0], [200, 10, 20], [1, 2, 3], [100, 100, 100]]
+    assert made.test.images.shape == (2, 3, 3, 4)
+
+
+def test_grey_with_alpha_and_bilevel_images_stay_grey() -> None:
+    files = [png(Image.new("LA", (2, 2), (7, 9))), png(Image.new("1", (2, 2), 1)), png(grey(5, (2, 2)))]
+    assert pixels.decode(files, 3, str).tolist() == [[[[value] * 2] * 2] for value in (7, 255, 5)]
+
+
+FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "unreadable": (
+        lambda root: (root / "train/dog/1.png").write_bytes(b"nonsense"),
+        r"dog/1\.png: cannot be read",
+    ),
+    "truncated": (
+        lambda root: (root / "train/dog/1.png").write_bytes(png(grey(0, (64, 64)))[:60]),
+        r"dog/1\.png: cannot be read",
+    ),
+    "another size": (
+        lambda root: (root / "train/dog/1.png").write_bytes(png(grey(0, (5, 3)))),
+        r"dog/1\.png: image of 3x5 pixels, expected 3x4 as in .*cat/0\.png",
+    ),
+    "16 bits": (
+        lambda root: Image.new("I;16", (4, 3)).save(root / "train/dog/1.png"),
+        r"dog/1\.png: image mode I;16, expected 8 bits",
+    ),
+    "no test": (lambda root: shutil.rmtree(root / "test"), r"no folder test or val in it"),
+    "no train": (lambda root: shutil.rmtree(root / "train"), r"no folder train in it"),
+    "an empty class": (lambda root: (root / "train/emu").mkdir(), r"emu: holds no images"),
+    "an unknown class": (lambda root: (root / "test/emu").mkdir(), r"test/emu: not a class"),
+    "no test images": (
+        lambda root: [path.unlink() for path in (root / "test").rglob("*.png")],
+        r"test: holds no images",
+    ),
+    "no classes": (
+        lambda root: [shutil.rmtree(root / "train" / name) for name in ("cat", "dog")],
+        r"no class folders",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", FOLDER_DAMAGE)
+def test_a_bad_image_folder_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    spoil, line = FOLDER_DAMAGE[damage]
+    root = write_folder(tmp_path)
+    spoil(root)
+    refused(line, lambda: data.load(f"folder:{root}", validation=0))

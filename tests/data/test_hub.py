@@ -1,0 +1,335 @@
+"""Data sets by name: local folders in the Hub's layout, the Hub (faked: no network here), the extra."""
+
+import gzip
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.data_files import cut, grey, idx_bytes, png, refused, write_idx
+from robustlens import data
+from robustlens.data import augment, hub, tables
+from robustlens.errors import ConfigError
+
+
+def write_parquet(
+    path: Path,
+    n: int = 6,
+    image: str = "img",
+    label: str = "label",
+    extra: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """A file as the Hub stores it: encoded images, and the features in the schema's metadata."""
+    import datasets
+
+    names = options.get("names", ["cat", "dog"])
+    labels = options.get("labels", [i % len(names) for i in range(n)])
+    cells = options.get(
+        "cells", [{"bytes": png(Image.new("RGB", (4, 3), (i, 2, 3))), "path": None} for i in range(n)]
+    )
+    extra_features, extra_values = extra or {}, {name: [0] * n for name in extra or {}}
+    features = {image: datasets.Image(), label: options.get("feature", datasets.ClassLabel(names=names))}
+    rows = datasets.Dataset.from_dict(
+        {image: cells, label: labels, **extra_values}, features=datasets.Features(features | extra_features)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tables.library("a test", "mend it"):
+        rows.to_parquet(path)
+    return path
+
+
+def write_cifar(folder: Path, **options: Any) -> Path:
+    write_parquet(folder / "train-00000-of-00001.parquet", **options)
+    write_parquet(folder / "test-00000-of-00001.parquet", n=2)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "cifar10", "plain_text", "cifar10/plain_text", "odd [1]*/cifar10"])
+def test_a_local_folder_in_the_hubs_layout_is_read(tmp_path: Path, place: str) -> None:
+    write_cifar(tmp_path / place)
+    root = tmp_path / "odd [1]*" if place.startswith("odd") else tmp_path
+    made = data.load("cifar10", data_dir=root, validation=0)
+    assert made.train.images[:, :, 0, 0].tolist() == [[i, 2, 3] for i in range(6)]
+    assert made.train.labels.tolist() == [0, 1] * 3
+    assert (made.classes, made.shape, len(made.test)) == (("cat", "dog"), (3, 3, 4), 2)
+
+
+def test_reading_is_silent_and_leaves_the_folder_and_the_library_as_they_were(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    write_cifar(tmp_path / "cifar10")
+    before = sorted(path for path in tmp_path.rglob("*"))
+    bars = datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.ERROR)
+    capfd.readouterr()
+    data.load("cifar10", data_dir=tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert datasets.are_progress_bars_disabled() == bars
+    assert datasets.logging.get_verbosity() == datasets.logging.ERROR
+
+
+def test_the_environment_names_the_folder_and_an_argument_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path / "here")
+    monkeypatch.setenv(hub.ENVIRONMENT, str(tmp_path / "here"))
+    assert len(data.load("cifar10").test) == 2
+    refused(
+        r"elsewhere: no parquet files of cifar10",
+        lambda: data.load("cifar10", data_dir=tmp_path / "elsewhere"),
+    )
+    refused(r"no parquet files of name", lambda: data.load("hf:owner/name", data_dir=tmp_path / "elsewhere"))
+
+
+def test_a_split_in_several_files_is_joined_and_an_error_names_the_file_and_row(tmp_path: Path) -> None:
+    bad = [
+        {"bytes": png(Image.new("RGB", (4, 3), (9, 2, 3))), "path": None},
+        {"bytes": b"nonsense", "path": None},
+    ]
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", n=4)
+    second = write_parquet(tmp_path / "train-00001-of-00002.parquet", n=2)
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", n=2)
+    made = data.load("cifar10", data_dir=tmp_path, validation=0)
+    assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    write_parquet(second, n=2, cells=bad)
+    refused(
+        rf"^{re.escape(str(second))}: row 1: cannot be read as an image",
+        lambda: data.load("cifar10", data_dir=tmp_path, validation=0),
+    )
+
+
+def test_the_named_label_column_is_taken_where_there_are_several(tmp_path: Path) -> None:
+    import datasets
+
+    for split in ("train", "test"):
+        coarse = {"coarse_label": datasets.ClassLabel(names=["animal"])}
+        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", label="fine_label", extra=coarse)
+    assert data.load("cifar100", data_dir=tmp_path).train.labels.unique().tolist() == [0, 1]
+    line = (
+        r"expected one label column, found 2 \(fine_label, coarse_label\) among img, fine_label, coarse_label"
+    )
+    refused(line, lambda: data.load("hf:owner/name", data_dir=tmp_path))
+    assert data.load("hf:owner/name?label=coarse_label", data_dir=tmp_path).classes == ("animal",)
+
+
+def test_a_class_label_is_told_from_a_plain_number(tmp_path: Path) -> None:
+    import datasets
+
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", extra={"id": datasets.Value("int64")})
+    assert data.load("hf:owner/name", data_dir=tmp_path).classes == ("cat", "dog")
+
+
+def test_plain_integer_labels_and_plain_bytes_are_understood(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = [{"bytes": png(grey(i)), "path": None} for i in range(4)]
+    for split in ("train", "valid"):
+        pq.write_table(pa.table({"photo": cells, "class": [0, 1, 0, 1]}), tmp_path / f"{split}.parquet")
+    made = data.load("hf:owner/name", data_dir=tmp_path, validation=0)
+    assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert made.classes == ("0", "1")
+
+
+def test_the_documented_split_serves_as_test(tmp_path: Path) -> None:
+    for split, n in (("train", 6), ("valid", 4)):
+        write_parquet(tmp_path / f"{split}-00000-of-00001-1359597a978bc4fa.parquet", n=n, image="image")
+    assert len(data.load("tiny_imagenet", data_dir=tmp_path).test) == 4
+
+
+def damage_file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
+    return lambda root: (root / name).write_bytes(change((root / name).read_bytes()))
+
+
+TEST_FILE = "test-00000-of-00001.parquet"
+TRAIN_FILE = "train-00000-of-00001.parquet"
+PARQUET_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (damage_file(TEST_FILE, cut), rf"{TEST_FILE}: is no complete parquet file"),
+    "damaged inside": (
+        damage_file(TRAIN_FILE, lambda c: c[:4] + bytes(200) + c[204:]),
+        rf"{TRAIN_FILE}: is no complete parquet file",
+    ),
+    "empty": (damage_file(TRAIN_FILE, lambda _: b""), rf"{TRAIN_FILE}: is no complete parquet file"),
+    "no test": (lambda root: (root / TEST_FILE).unlink(), rf"no test-\*\.parquet in it, found {TRAIN_FILE}"),
+    "other columns": (
+        lambda root: [write_parquet(root / name, image="photo") for name in (TEST_FILE, TRAIN_FILE)],
+        r"no image column 'img', found photo, label",
+    ),
+    "no rows": (lambda root: write_parquet(root / TEST_FILE, n=0), rf"{TEST_FILE}: holds no images"),
+    "no label": (
+        lambda root: write_parquet(root / TRAIN_FILE, n=2, labels=[0, None]),
+        r"train: 1 of 2 rows have no label",
+    ),
+    "hidden labels": (
+        lambda root: write_parquet(root / TEST_FILE, n=2, labels=[-1, -1]),
+        r"test: labels run -1\.\.-1, expected 0\.\.1",
+    ),
+    "no image": (
+        lambda root: write_parquet(root / TRAIN_FILE, n=2, cells=[None, None]),
+        r"row 0: column img is empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", PARQUET_DAMAGE)
+def test_bad_parquet_data_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    spoil, line = PARQUET_DAMAGE[damage]
+    spoil(write_cifar(tmp_path))
+    refused(line, lambda: data.load("cifar10", data_dir=tmp_path, validation=0))
+
+
+def test_labels_of_text_are_refused(tmp_path: Path) -> None:
+    import datasets
+
+    for name in (TRAIN_FILE, TEST_FILE):
+        write_parquet(tmp_path / name, n=2, labels=["a", "b"], feature=datasets.Value("string"))
+    refused(
+        r"column label holds .*string, expected integers", lambda: data.load("cifar10", data_dir=tmp_path)
+    )
+
+
+def test_a_named_data_set_is_downloaded_once_split_by_split_and_read_by_the_same_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(repo: str, **options: Any) -> str:
+        asked.append((repo, options))
+        write_cifar(tmp_path / "plain_text")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert data.load("cifar10").classes == ("cat", "dog")
+    patterns = ["plain_text/train-*.parquet", "plain_text/test-*.parquet"]
+    assert asked == [("uoft-cs/cifar10", {"repo_type": "dataset", "allow_patterns": patterns})]
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`owner/name` on a Hub that is this folder: a configuration "small" without a split called test."""
+    import datasets
+
+    real = datasets.load_dataset
+    write_cifar(tmp_path)
+
+    def load_dataset(path: str, name: str | None = None) -> Any:
+        if path != "owner/name":
+            raise ConnectionError(f"Couldn't reach '{path}'\non the Hub")
+        split = "held_out" if name == "small" else "test"
+        files = {"train": str(tmp_path / TRAIN_FILE), split: str(tmp_path / TEST_FILE)}
+        return real("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_any_repository_of_the_hub_is_read_by_its_features() -> None:
+    made = data.load("hf:owner/name", validation=0)
+    assert made.train.images[:, :, 0, 0].tolist() == [[i, 2, 3] for i in range(6)]
+    assert made.name == "hf:owner/name"
+    assert len(data.load("hf:owner/name?config=small&test=held_out").test) == 2
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_what_the_hub_lacks_is_said_in_one_line() -> None:
+    refused(
+        r"hf:owner/name: no split 'test', found train, held_out; .*\?test=",
+        lambda: data.load("hf:owner/name?config=small"),
+    )
+    refused(
+        r"hf:owner/other: cannot be read \(ConnectionError: Couldn't reach",
+        lambda: data.load("hf:owner/other"),
+    )
+    for text in ("hf:name", "hf:owner/name?tset=x", "hf:a/b/c"):
+        refused(r"expected hf:owner/name", lambda text=text: data.load(text), ConfigError)
+
+
+@pytest.mark.parametrize("absent", ["datasets", "huggingface_hub"])
+def test_an_absent_extra_is_named_with_the_way_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    write_cifar(tmp_path)
+    monkeypatch.setitem(sys.modules, absent, None)
+    line = rf"needs the package {absent}; pip install 'robustlens\[hub\]'"
+    refused(line, lambda: data.load("cifar10", data_dir=tmp_path))
+    refused(line, lambda: data.load("hf:owner/name"))
+
+
+@pytest.mark.parametrize(("name", "first"), [("mnist", "0"), ("fashion_mnist", "T-shirt/top")])
+def test_idx_files_need_no_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: str
+) -> None:
+    write_idx(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    made = data.load(name, data_dir=tmp_path)
+    assert (made.num_classes, made.classes[0]) == (10, first)
+
+
+def test_labels_outside_the_known_classes_are_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path, classes=2)
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(idx_bytes(np.full(8, 10, dtype=np.uint8))))
+    refused(
+        rf"{re.escape(str(labels))}: labels run 10\.\.10, expected 0\.\.9",
+        lambda: data.load("mnist", data_dir=tmp_path),
+    )
+
+
+def test_idx_files_do_not_stand_in_for_colour_data_sets(tmp_path: Path) -> None:
+    refused(r"no parquet files of cifar10", lambda: data.load("cifar10", data_dir=write_idx(tmp_path)))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    refused(
+        r"found 'cifar-10', expected one of fashion-mnist-10k, cifar10, .*npz:PATH; did you mean cifar10\?$",
+        lambda: data.load("cifar-10"),
+        ConfigError,
+    )
+    for text in ("folder:", "ftp:somewhere", ""):
+        refused(r"^data\.name: found", lambda text=text: data.load(text), ConfigError)
+
+
+def test_a_new_data_set_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hub.DATASETS, "toy", hub.HubDataset("me/toy", test="valid", augmentation="flip"))
+    for split in ("train", "valid"):
+        write_parquet(tmp_path / "toy" / f"{split}-0.parquet")
+    assert data.load("toy", data_dir=tmp_path).name == "toy"
+    assert augment.default_for("toy") == "flip"
+    assert "toy" in data.names()
+
+
+def test_the_real_cifar10_is_read_from_a_local_folder(real_cifar10: Path) -> None:
+    import pyarrow.parquet as pq
+
+    made = data.load("cifar10", data_dir=real_cifar10, train_limit=1000, test_limit=200)
+    assert (len(made.train), len(made.validation), len(made.test), made.shape) == (900, 100, 200, (3, 32, 32))
+    assert made.classes[:3] == ("airplane", "automobile", "bird")
+    assert made.train.labels.bincount().tolist() == [90] * 10
+    table = pq.read_table(real_cifar10 / TRAIN_FILE)
+    for at in (0, 450, 899):  # against Pillow and pyarrow alone
+        row = int(made.train.index[at])
+        expected = np.asarray(Image.open(io.BytesIO(table["img"][row]["bytes"].as_py())))
+        assert np.array_equal(made.train.images[at].permute(1, 2, 0), expected)
+        assert int(made.train.labels[at]) == table["label"][row].as_py()
+
+
+def test_a_truncated_copy_of_the_real_cifar10_is_named(tmp_path: Path, real_cifar10: Path) -> None:
+    content = (real_cifar10 / TEST_FILE).read_bytes()
+    (tmp_path / TRAIN_FILE).write_bytes(content)
+    (tmp_path / TEST_FILE).write_bytes(content[:-1000])
+    refused(rf"{TEST_FILE}: is no complete parquet file", lambda: data.load("cifar10", data_dir=tmp_path))
+    broken = bytearray(content)
+    broken[200_000:200_400] = bytes(400)
+    (tmp_path / TEST_FILE).write_bytes(broken)
+    refused(rf"{re.escape(str(tmp_path / TEST_FILE))}: ", lambda: data.load("cifar10", data_dir=tmp_path))

@@ -1,0 +1,151 @@
+"""Activation norms against networks that can be worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor, nn
+
+from robustlens import models
+from robustlens.errors import ConfigError, ModelError
+from robustlens.explain.activations import activations, coefficient_of_variation, summarize
+
+
+def linear(*rows: list[float]) -> nn.Linear:
+    """A linear layer with these weights and no bias."""
+    layer = nn.Linear(len(rows[0]), len(rows), bias=False)
+    layer.weight.data = torch.tensor(rows)
+    return layer
+
+
+def by_hand(relu: nn.Module) -> nn.Module:
+    return nn.Sequential(linear([1.0, 0.0], [0.0, -1.0]), relu, linear([3.0, 0.0], [4.0, 1.0]), relu)
+
+
+X = torch.tensor([[3.0, -4.0], [3.0, 4.0], [-1.0, 2.0]])
+# After the first layer and its ReLU: (3, 4), (3, 0), (0, 0). Logits: (9, 16), (9, 12), (0, 0).
+EXPECTED = {"2.input": [5.0, 3.0, 0.0], "logits": [337.0**0.5, 15.0, 0.0]}
+
+
+def test_norms_are_those_worked_by_hand() -> None:
+    found = activations(by_hand(nn.ReLU()), X)
+    assert list(found) == list(EXPECTED)
+    assert all(norms.dtype == np.float32 for norms in found.values())
+    for key, norms in EXPECTED.items():
+        np.testing.assert_allclose(found[key], norms, rtol=1e-6)
+
+
+class Functional(nn.Module):
+    """The same network without ReLU modules, its layers named and called in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = linear([3.0, 0.0], [4.0, 1.0])
+        self.first = linear([1.0, 0.0], [0.0, -1.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.last(F.relu(self.first(x))))
+
+
+def test_functional_activations_are_seen_and_the_first_layer_is_the_first_one_called() -> None:
+    found = activations(Functional(), X)
+    assert list(found) == ["last.input", "logits"]
+    np.testing.assert_allclose(found["last.input"], EXPECTED["2.input"])
+
+
+def test_in_place_activations_change_neither_the_norms_nor_the_images() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), by_hand(nn.ReLU(inplace=True)))
+    x = X.clone()
+    found = activations(model, x)
+    assert torch.equal(x, X)
+    expected = activations(by_hand(nn.ReLU()), X.relu())
+    np.testing.assert_allclose(found["1.2.input"], expected["2.input"])
+
+
+def test_convolutions_are_measured_over_channels_and_pixels() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.LazyLinear(2)
+    )
+    x = torch.tensor([1.0, -2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+    model(x)
+    model[0].weight.data = torch.tensor([2.0, -1.0]).view(2, 1, 1, 1)
+    # Channel 0 keeps 2, 6, 8 and channel 1 keeps 2.
+    np.testing.assert_allclose(activations(model, x)["2.input"], [(4 + 36 + 64 + 4) ** 0.5], rtol=1e-6)
+
+
+class Shared(nn.Module):
+    """One layer called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = linear([1.0, 0.0], [0.0, 1.0])
+        self.layer = linear([2.0, 0.0], [0.0, 2.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(self.layer(self.first(x))))
+
+
+def test_a_layer_that_is_called_several_times_adds_up_what_it_reads() -> None:
+    found = activations(Shared(), torch.tensor([[3.0, 4.0]]))
+    np.testing.assert_allclose(found["layer.input"], [(25 + 100 + 400) ** 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["small-cnn-bn", "resnet8", "preactresnet18"])
+def test_the_batch_size_changes_nothing(name: str) -> None:
+    model = models.get(name, num_classes=3, in_channels=3).train()
+    x = torch.rand(7, 3, 8, 8)
+    whole, parts = activations(model, x), activations(model, x, batch_size=2)
+    assert list(whole) == list(parts)
+    for key, norms in whole.items():
+        assert norms.shape == (7,)
+        np.testing.assert_allclose(parts[key], norms, rtol=1e-5)
+
+
+def test_keys_line_up_with_the_layers_of_the_spectrum() -> None:
+    from robustlens.spectra import spectrum
+
+    model = models.get("small-cnn", num_classes=3, in_channels=1, width=2, hidden=4)
+    layers = list(spectrum(model, (1, 12, 12)))
+    keys = list(activations(model, torch.rand(2, 1, 12, 12)))
+    assert keys == [*(f"{layer}.input" for layer in layers[1:]), "logits"]
+
+
+def test_the_model_is_left_as_it_was_even_where_it_fails() -> None:
+    model = models.get("small-cnn-bn", num_classes=3, in_channels=1, width=2).train()
+    model.bn2.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    activations(model, torch.rand(4, 1, 12, 12), batch_size=3)
+    with pytest.raises(ModelError, match="found images with 2 channels, expected 1"):
+        activations(model, torch.rand(4, 2, 12, 12))
+    assert model.training
+    assert model.bn1.training
+    assert not model.bn2.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Folded(nn.Module):
+    """Puts two pixels of each image into the batch dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.pixels = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pixels(self.first(x).view(-1, 2)).view(-1, 4)
+
+
+def test_a_layer_that_loses_the_batch_dimension_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'pixels\.input' has 6 rows for 3 images"):
+        activations(Folded(), torch.rand(3, 4))
+
+
+def test_variation_is_the_standard_deviation_over_the_mean() -> None:
+    assert coefficient_of_variation(np.array([1.0, 3.0])) == 0.5
+    assert coefficient_of_variation(np.array([10.0, 30.0], dtype=np.float32)) == 0.5
+    assert coefficient_of_variation(np.zeros(4)) == 0.0
+    assert summarize(np.array([1.0, 3.0])) == {"mean": 2.0, "std": 1.0, "std_over_mean": 0.5}
+    with pytest.raises(ConfigError, match="found no values"):
+        coefficient_of_variation(np.zeros(0))
