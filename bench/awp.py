@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 import robustlens as rl
+from robustlens.config import Recipe
 from robustlens.machine import keep_memory
 from robustlens.training.distributed import fabric_for
-from robustlens.config import Recipe
 from robustlens.training.step import Step
 from robustlens.training.trainer import describe_model, load_data
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import robustlens as rl
 from robustlens import noise
-from robustlens.machine import keep_memory
 from robustlens.explain.landscape import filter_normalised, landscape
+from robustlens.machine import keep_memory
 from robustlens.results.folders import Run
 
 ALPHAS = (-0.5, 0.0, 0.5)

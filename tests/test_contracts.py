@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
+from robustlens.config import AttackSpec
 from robustlens.data import from_tensors
 from robustlens.explain import MEASURES, Subject
 from robustlens.objectives import OBJECTIVES
-from robustlens.config import AttackSpec
 from robustlens.weights import AdversarialWeightPerturbation
-from helpers.small_models import Snapshot, everything, images
 
 EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from test_train import blobs, recipe
 
 import robustlens as rl
 from robustlens import losses
+from robustlens.config import ExplanationPlan
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError
 from robustlens.explain import MEASURES, Measurement, explain
-from robustlens.objectives import OBJECTIVES, climb
-from robustlens.config import ExplanationPlan
-from test_train import blobs, recipe
+from robustlens.objectives import OBJECTIVES, inner_pgd
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Half:
     """The toy objective: half clean, half adversarial cross entropy (Goodfellow et al. 2015)."""
 
     share: float = 0.5
-    inner_attack = staticmethod(climb("ce"))
+    inner_attack = staticmethod(inner_pgd("ce"))
 
     def __call__(self, model, x, x_adv, y):
         clean, adversarial = losses.cross_entropy(model(x), y), losses.cross_entropy(model(x_adv), y)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustlens import noise
-from robustlens.errors import ConfigError
 from robustlens.config import norm_name, radius_problem
+from robustlens.errors import ConfigError
 
 _TINY = 1e-12
 

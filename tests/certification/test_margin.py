@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import robustlens as rl
-from robustlens.errors import ModelError
+from helpers.small_models import Snapshot, images
 from robustlens.certification.lipschitz import CONSTANTS, diagonal
+from robustlens.errors import ModelError
 from robustlens.models import preact_resnet, resnet, wide_resnet
 from robustlens.models.small import FlattenMap
-from helpers.small_models import Snapshot, images
 
 SHAPE = (3, 6, 5)
 

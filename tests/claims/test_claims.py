@@ -11,14 +11,14 @@ import pytest
 
 from helpers import claim_data
 from helpers.claim_data import ALONG, ASSOCIATIONS, EVERY, LADDERS, LAYERS, PAIRS, N, check_one, ladder, story
+from helpers.study_files import write_study
 from robustlens import claims
-from robustlens.claims.wen2020 import quantities as wen2020
-from robustlens.claims.designs import LADDER, Hypothesis
-from robustlens.claims.evidence import Evidence
+from robustlens.claims.designs import STRENGTH_SWEEP, Hypothesis
+from robustlens.claims.evidence import StudyData
 from robustlens.claims.verdict import Effect, Findings, Statistic, decide
+from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.errors import StateError
 from robustlens.results.folders import StudyFolder
-from helpers.study_files import write_study
 
 
 def test_every_registered_claim_is_tested_here():
@@ -121,10 +121,10 @@ def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
 # -- the rule ------------------------------------------------------------------------------------------
 
 
-def findings(value, low, high, agreement=1.0, obstacle=""):
+def findings(value, low, high, agreement=1.0, limitation=""):
     return Findings(
         seen="it went", size="a change of", effect=Effect("e", value, low, high), statistic=Statistic("s"),
-        agreement=agreement, needed=0.5, trend="", obstacle=obstacle, scale=1.0, values=(), seeds=1, note="",
+        agreement=agreement, needed=0.5, trend="", limitation=limitation, scale=1.0, values=(), seeds=1, note="",
     )  # fmt: skip
 
 
@@ -141,9 +141,9 @@ def findings(value, low, high, agreement=1.0, obstacle=""):
         (1, findings(0.2, 0.1, 0.3, agreement=0.5), "supported", "+0.2"),
         (1, findings(0.2, 0.1, 0.3, agreement=None), "supported", "+0.2"),
         (-1, findings(0.2, 0.1, 0.3, agreement=0.9), "not supported", "opposite"),
-        (1, findings(0.2, 0.1, 0.3, obstacle="it is noise"), "inconclusive", "it is noise"),
-        (-1, findings(0.2, 0.1, 0.3, obstacle="it is noise"), "inconclusive", "it is noise"),
-        (1, findings(0.2, None, None, obstacle="5 layers are too few"), "inconclusive", "too few"),
+        (1, findings(0.2, 0.1, 0.3, limitation="it is noise"), "inconclusive", "it is noise"),
+        (-1, findings(0.2, 0.1, 0.3, limitation="it is noise"), "inconclusive", "it is noise"),
+        (1, findings(0.2, None, None, limitation="5 layers are too few"), "inconclusive", "too few"),
         (1, findings(0.0, 0.0, 0.0), "inconclusive", "no difference"),
         (1, findings(1e-17, 1e-18, 2e-17), "inconclusive", "no difference"),
         (1, findings(float("nan"), 0.1, 0.2), "inconclusive", "not a finite number"),
@@ -262,9 +262,9 @@ def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
         quantity = wen2020.accuracy(source)
         return replace(quantity, of=lambda weights: wen2020.accuracy(source).of(weights) / 2)
 
-    toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", "", half_of_accuracy, -1, LADDER)
+    toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", "", half_of_accuracy, -1, STRENGTH_SWEEP)
     folder = claim_data.write(tmp_path, story("accuracy-falls", "holds"))
-    found = toy.check(Evidence.of(StudyFolder(folder)))
+    found = toy.check(StudyData.of(StudyFolder(folder)))
     assert found.effect.value == pytest.approx(-0.1)
     assert found.verdict == "supported"
 
@@ -272,7 +272,7 @@ def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
 def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
     knob, values, effect = LADDERS["accuracy-falls"]
 
-    def climb(setting, values):
+    def sweep(setting, values):
         knobs = {eps: {knob: value} for eps, value in zip(claim_data.STRENGTHS, values, strict=True)}
         nets = claim_data.ladder(knobs, setting=setting)
         return [replace(net, method=f"{net.name} ({setting})") for net in nets]
@@ -281,7 +281,7 @@ def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
         claim_data.Net(0.1, method="AT (wide)", setting="wide"),
         claim_data.Net(0.1, awp=True, setting="plain"),
     ]
-    nets = [*climb("plain", values), *climb("BN", values[::-1]), *lonely]
+    nets = [*sweep("plain", values), *sweep("BN", values[::-1]), *lonely]
     found = [
         claim for claim in claims.check(claim_data.write(tmp_path, nets)) if claim.id == "accuracy-falls"
     ]

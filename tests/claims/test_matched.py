@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from helpers.claim_data import N, Net, check_one, ladder, story
-from robustlens.claims.wen2020 import quantities as wen2020
-from robustlens.claims.evidence import Source
+from robustlens.claims.evidence import RunData
 from robustlens.claims.verdict import Unusable
+from robustlens.claims.wen2020 import quantities as wen2020
+from robustlens.results.folders import Run
 from robustlens.stats.bootstrap import Bootstrap
 from robustlens.stats.misclassification import outcomes
-from robustlens.results.folders import Run
 
 TWINS = {
     "less-confident": "margins/test_matched_confidence",
@@ -54,7 +54,7 @@ def source_of(folder, **knobs):
     arrays = knobs.pop("arrays", {})
     check_one(folder, "accuracy-falls", [Net(knobs=knobs, arrays=arrays)])
     net = Net()
-    return Source(Run(folder / net.entry["folder"], net.entry), Bootstrap(10))
+    return RunData(Run(folder / net.entry["folder"], net.entry), Bootstrap(10))
 
 
 def test_the_ramp_gap_by_hand(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked
+from robustlens.config.values import number
 from robustlens.errors import ConfigError
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked, number
 
 
 @given(st.integers(-1000, 1000), st.integers(1, 1000))

@@ -8,10 +8,10 @@ from torch import nn
 
 import robustlens as rl
 from robustlens import reliability
+from robustlens.config import EvaluationPlan, checked
 from robustlens.errors import ConfigError, DataError, ModelError, NumericsError
 from robustlens.evaluation import evaluate_run, gaps
 from robustlens.stats.intervals import Interval, difference, mean_of, wilson
-from robustlens.config import EvaluationPlan, checked
 
 
 def linear(dim=40, n=300, seed=0):
@@ -145,8 +145,9 @@ def test_gaps_are_positive_where_training_looks_better():
 
 
 def test_a_stored_evaluation_says_the_same_as_its_masks(tmp_path):
-    from robustlens.data import from_tensors
     from test_train import blobs, recipe
+
+    from robustlens.data import from_tensors
 
     splits = from_tensors(*blobs(), *blobs(60, seed=1))
     run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "run", splits=splits)

@@ -15,13 +15,13 @@ from torch import nn
 
 import robustlens as rl
 from robustlens import models
+from robustlens.config import EvaluationPlan, checked
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, NumericsError, StateError, StoppedError
 from robustlens.evaluation import evaluate_model, leaderboard_entry
-from robustlens.evaluation.adversarial_images import Examples
-from robustlens.evaluation.verifier import Judge
-from robustlens.evaluation.state import STANDING, WRONG, Ledger
-from robustlens.config import EvaluationPlan, checked
+from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.state import STANDING, WRONG, EvaluationState
+from robustlens.evaluation.verifier import Verifier
 from robustlens.results.folders import locked
 
 THREAT = rl.ThreatModel("Linf", 0.08)
@@ -160,23 +160,23 @@ def test_the_batch_size_may_change_after_a_stop(tmp_path):
 
 def test_a_ledger_by_hand(tmp_path):
     clean = torch.tensor([True, False, True, True])
-    ledger = Ledger.open(tmp_path, {"model": "a"}, clean, 2)
-    assert ledger.fell.tolist() == [STANDING, WRONG, STANDING, STANDING]
+    ledger = EvaluationState.open(tmp_path, {"model": "a"}, clean, 2)
+    assert ledger.broken_by.tolist() == [STANDING, WRONG, STANDING, STANDING]
     assert ledger.rows(0).tolist() == [0, 2, 3]
     ledger.record(0, torch.tensor([0, 2]), torch.tensor([True, False]), torch.tensor([0.5, torch.inf]), 1.5)
-    again = Ledger.open(tmp_path, {"model": "a"}, clean, 2)
-    assert again.fell.tolist() == [0, WRONG, STANDING, STANDING]
+    again = EvaluationState.open(tmp_path, {"model": "a"}, clean, 2)
+    assert again.broken_by.tolist() == [0, WRONG, STANDING, STANDING]
     assert again.distance.tolist() == [0.5, 0.0, torch.inf, torch.inf]
     assert again.seconds.tolist() == [1.5, 0.0]
     assert again.rows(0).tolist() == [0, 2, 3]  # the same batches as before the stop
     assert again.waiting(0, again.rows(0)).tolist() == [3]
     assert again.rows(1).tolist() == [2, 3]
     assert again.rows(1, everyone=True).tolist() == [0, 2, 3]
-    assert again.standing_after(0).tolist() == [False, False, True, True]
+    assert again.robust_after(0).tolist() == [False, False, True, True]
     again.record(1, torch.tensor([0, 2]), torch.tensor([True, True]), torch.tensor([0.25, 0.375]), 1.0)
-    assert again.fell.tolist() == [0, WRONG, 1, STANDING]  # what fell before stays where it fell
+    assert again.broken_by.tolist() == [0, WRONG, 1, STANDING]  # what fell before stays where it fell
     assert again.distance.tolist() == [0.25, 0.0, 0.375, torch.inf]
-    assert again.standing_after(0).tolist() == [False, False, True, True]
+    assert again.robust_after(0).tolist() == [False, False, True, True]
 
 
 # -- what counts ---------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class Liar(nn.Module):
 
 def test_what_only_the_copy_gets_wrong_goes_back_to_the_attack(monkeypatch):
     honest = run(curve=())
-    monkeypatch.setattr(models, "swift", lambda model, x, precision: Liar(model).eval())
+    monkeypatch.setattr(models, "fast_copy", lambda model, x, precision: Liar(model).eval())
     assert_same(run(curve=()), honest)
 
 
@@ -211,11 +211,11 @@ def test_a_success_has_to_hold_in_float64_too():
     x = torch.tensor([[0.5 - 1e-7], [0.4], [0.6]])
     x[0] = 0.5  # float32 ties go to class 0, so make class 1 the label
     y = torch.tensor([1, 0, 0])
-    assert Judge(Shifted(), None).misclassified(x, y).tolist() == [True, True, False]
+    assert Verifier(Shifted(), None).misclassified(x, y).tolist() == [True, True, False]
     never = Shifted()
     never.forward = lambda x: torch.stack([x[:, 0] - 1e-9, torch.full_like(x[:, 0], 0.5)], 1)
-    assert Judge(Shifted(), never).misclassified(x, y).tolist() == [False, True, False]
-    assert Judge(Shifted(), exact).misclassified(x, y).tolist() == [True, True, False]
+    assert Verifier(Shifted(), never).misclassified(x, y).tolist() == [False, True, False]
+    assert Verifier(Shifted(), exact).misclassified(x, y).tolist() == [True, True, False]
 
 
 def test_nan_is_wrong_whatever_float64_says():
@@ -223,7 +223,7 @@ def test_nan_is_wrong_whatever_float64_says():
         def forward(self, x):
             return x * float("nan")
 
-    judge = Judge(Broken(), nn.Identity())
+    judge = Verifier(Broken(), nn.Identity())
     assert judge.misclassified(torch.eye(3), torch.arange(3)).tolist() == [True, True, True]
 
 
@@ -234,10 +234,10 @@ def test_saved_images_are_feasible_and_break_the_model(tmp_path):
     _, x, y = problem()
     for state in (None, tmp_path):
         found = run(state, save_adversarial=True)
-        fell = found.clean & ~found.robust
-        assert torch.equal(found.x_adv[~fell], x[~fell])
+        broken_by = found.clean & ~found.robust
+        assert torch.equal(found.x_adv[~broken_by], x[~broken_by])
         exact = network().double()
-        assert (exact(found.x_adv[fell].double()).argmax(1) != y[fell]).all()
+        assert (exact(found.x_adv[broken_by].double()).argmax(1) != y[broken_by]).all()
         assert (found.x_adv.double() - x.double()).abs().max() <= THREAT.eps + 1e-6
         assert found.x_adv.min() >= 0
         assert found.x_adv.max() <= 1
@@ -259,7 +259,7 @@ def test_saved_images_are_checked_again(tmp_path, change, said):
     file = sorted(tmp_path.glob("adversarial-*"))[0]
     held = load_file(file)
     x = problem()[1]
-    Examples(tmp_path).add(
+    AdversarialImages(tmp_path).add(
         int(file.name.split("-")[1]), held["rows"], change(held["x_adv"]) if change else x[held["rows"]]
     )
     with pytest.raises(NumericsError, match=said) as caught:
@@ -294,8 +294,8 @@ def test_any_model_into_a_folder(tmp_path):
         load_file(tmp_path / "evaluation.safetensors"),
     )
     for split in ("train", "test"):
-        fell = masks[f"{split}/clean"] & ~masks[f"{split}/robust"]
-        assert torch.equal(saved[f"{split}/index"], masks[f"{split}/index"][fell])
+        broken_by = masks[f"{split}/clean"] & ~masks[f"{split}/robust"]
+        assert torch.equal(saved[f"{split}/index"], masks[f"{split}/index"][broken_by])
         wrong = image_network()(saved[f"{split}/x_adv"]).argmax(1) != saved[f"{split}/labels"]
         assert wrong.all()
     stamp = (tmp_path / "evaluation.json").stat().st_mtime_ns

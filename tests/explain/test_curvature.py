@@ -7,10 +7,18 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 
 import robustlens as rl
-from robustlens.errors import ConfigError, NumericsError
-from robustlens.explain.curvature import Dense, Hessian, curvature, filter_units, hutchinson, lanczos, spectral_density
-from robustlens.explain.landscape import filter_normalised
 from helpers.small_models import Snapshot, everything, images
+from robustlens.errors import ConfigError, NumericsError
+from robustlens.explain.curvature import (
+    Dense,
+    Hessian,
+    curvature,
+    filter_units,
+    hutchinson,
+    lanczos,
+    spectral_density,
+)
+from robustlens.explain.landscape import filter_normalised
 
 
 def symmetric(size, seed=0):

@@ -7,10 +7,10 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError
 from robustlens.explain.landscape import along, filter_normalised, rises
 from robustlens.explain.margins import margins_of, summarize
-from helpers.small_models import Snapshot, everything, images
 
 
 def test_margins_by_hand():

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import robustlens as rl
+from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, StateError
 from robustlens.evaluation import evaluate_run
 from robustlens.explain import MEASURES, explain_run
 from robustlens.explain.measure import Measurement
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe
 from robustlens.results.folders import locked
 
 THREAT = rl.ThreatModel("Linf", 0.03)

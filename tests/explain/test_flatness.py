@@ -7,11 +7,11 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens import noise
 from robustlens.errors import ConfigError
 from robustlens.explain.flatness import adversarial_perturbation, flatness, layers, random_perturbation
-from robustlens.explain.landscape import AttackedAnew
-from helpers.small_models import Snapshot, everything, images
+from robustlens.explain.landscape import AdversarialLoss
 
 
 def linear(seed=0):
@@ -82,7 +82,7 @@ def test_perturbations_have_the_size_of_every_tensor_and_leave_normalisation_lay
     assert set(layers(model)) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
     threat = rl.ThreatModel("Linf", 0.05)
     x, y = images()
-    attacked = AttackedAnew.of(model, x, y, rl.attacks.PGD(threat, steps=2))
+    attacked = AdversarialLoss.of(model, x, y, rl.attacks.PGD(threat, steps=2))
     drawn = random_perturbation(model, 0.5, torch.Generator().manual_seed(0))
     worst = adversarial_perturbation(attacked, threat, 0.02, ascents=8)
     for xi, nu in ((0.5, drawn), (0.02, worst)):

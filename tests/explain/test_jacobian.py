@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError, ModelError, NumericsError
 from robustlens.explain.jacobian import jacobian, summarize
-from helpers.small_models import Snapshot, everything, images
 
 
 def values_of(matrix: Tensor) -> np.ndarray:

@@ -7,11 +7,11 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens import noise
 from robustlens.errors import ConfigError
 from robustlens.explain import input_landscape, landscape, plane
 from robustlens.explain.landscape import across, filter_normalised, measure_landscape
-from helpers.small_models import Snapshot, everything, images
 
 
 def linear():

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot
 from robustlens import models
 from robustlens.data import Split
 from robustlens.errors import ConfigError
 from robustlens.explain import Subject
 from robustlens.explain.smoothness import feature_changes, input_change, measure_smoothness
-from helpers.small_models import Snapshot
 
 
 def linear_network(seed: int = 0) -> nn.Sequential:

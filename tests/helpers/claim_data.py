@@ -13,9 +13,9 @@ from unittest import mock
 import numpy as np
 
 from robustlens import claims
-from robustlens.claims.evidence import Evidence
-from robustlens.stats.bootstrap import Bootstrap
+from robustlens.claims.evidence import StudyData
 from robustlens.results.folders import Run, StudyFolder, write_json
+from robustlens.stats.bootstrap import Bootstrap
 
 N = 400
 LAYERS = tuple(f"layer{i}" for i in range(8))
@@ -292,7 +292,7 @@ EVERY = [*LADDERS, *PAIRS, *ASSOCIATIONS, *ALONG]
 def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
     """One claim on a study of these runs, without paying for the others."""
     write(folder, nets)
-    return claims.CLAIMS[name].check(Evidence.of(StudyFolder(folder), Bootstrap(500)))
+    return claims.CLAIMS[name].check(StudyData.of(StudyFolder(folder), Bootstrap(500)))
 
 
 def story(name: str, how: str, seeds: int = 1) -> list[Net]:

@@ -15,7 +15,7 @@ from robustlens import data
 from robustlens.data import splits
 from robustlens.errors import DataError
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "fashion_mnist"
 needs_official = pytest.mark.skipif(
     not OFFICIAL.is_dir(),

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from robustlens.results.folders import Run
 from helpers.study_files import QUICKSTART, Member, example_claims, write_study
+from robustlens.results.folders import Run
 
 NASTY = "<script>alert(1)</script>"
 MARKUP = "$\\alpha$ <b>x</b>"

@@ -9,12 +9,12 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from helpers.small_models import Snapshot, everything, images
 from robustlens import models
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.models import copies, folding
 from robustlens.models.folding import Observed
 from robustlens.models.wide_resnet import wide_resnet
-from helpers.small_models import Snapshot, everything, images
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -45,7 +45,7 @@ def gradient(model: nn.Module, x: Tensor) -> Tensor:
 def assert_same(copy: nn.Module, model: nn.Module, x: Tensor) -> None:
     """Logits and input gradients agree to 1e-9 of their scale, also on images that the copy was not checked on."""
     for batch in (x, torch.rand(3, *x.shape[1:], dtype=x.dtype)):
-        with models.held_still(model):
+        with models.frozen(model):
             wanted, slope = model(batch).detach(), gradient(model, batch)
         assert torch.allclose(copy(batch), wanted, rtol=0, atol=1e-9 * wanted.abs().max().item())
         assert torch.allclose(gradient(copy, batch), slope, rtol=0, atol=1e-9 * slope.abs().max().item())
@@ -236,7 +236,7 @@ def test_a_copy_gives_the_same_logits_and_gradients_and_folds_what_can_be(name: 
     model = trained_like(build())
     x = torch.rand(6, *shape, dtype=torch.float64)
     before = Snapshot(model)
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     before.assert_unchanged()
     assert copy is not model
     assert norms_in(copy) == left
@@ -258,7 +258,7 @@ def test_a_fold_is_computed_in_float64() -> None:
     model = trained_like(nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20)), torch.float32)
     fc, bn = deepcopy(model).double()
     scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-    folded = models.swift(model, torch.rand(4, 30))[0]
+    folded = models.fast_copy(model, torch.rand(4, 30))[0]
     assert torch.equal(folded.weight, (fc.weight * scale[:, None]).float())
     assert torch.equal(folded.bias, (fc.bias * scale + (bn.bias - bn.running_mean * scale)).float())
 
@@ -274,7 +274,7 @@ def test_a_fold_is_what_it_is_by_hand() -> None:
         "1.bias": [0.5, 0.0],
     }
     model.load_state_dict({name: torch.tensor(value) for name, value in values.items()}, strict=False)
-    copy = models.swift(model, torch.tensor([[0.0], [1.0]]))
+    copy = models.fast_copy(model, torch.tensor([[0.0], [1.0]]))
     # scale 10 / 2 and -1 / 0.5: 5 (3 x + 1 - 7) + 0.5 and -2 (5 x - 1 - 2)
     assert copy[0].weight.tolist() == [[15.0], [-10.0]]
     assert copy[0].bias.tolist() == [-29.5, 6.0]
@@ -310,14 +310,14 @@ def test_every_architecture_has_a_row() -> None:
 def test_architectures_are_folded(name: str) -> None:
     build, left = ARCHITECTURES[name]
     model, x = trained_like(build()), torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     assert norms_in(copy) == left
     assert_same(copy, model, x)
 
 
 def test_a_copy_in_float32_agrees_to_rounding_and_keeps_images_channels_last() -> None:
     model, x = trained_like(small("resnet8", width=8)(), torch.float32), torch.rand(8, 3, 16, 16)
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     assert copy.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     logits = model(x)
     assert (copy(x) - logits).abs().max() < 1e-5 * logits.abs().max()
@@ -328,7 +328,7 @@ def test_a_model_in_train_mode_is_copied_as_it_is_in_eval_mode_and_left_alone() 
     model, (x, _) = everything(torch.float64), images(dtype=torch.float64)
     model(x).sum().backward()
     before = Snapshot(model)
-    copy, exact = models.swift(model, x), models.doubled(model, x)
+    copy, exact = models.fast_copy(model, x), models.float64_copy(model, x)
     before.assert_unchanged()
     assert norms_in(copy) == 0
     assert_same(copy, model, x)
@@ -339,7 +339,7 @@ def test_batch_statistics_are_no_constant_and_stay() -> None:
     model = nn.Sequential(conv(), nn.BatchNorm2d(6, track_running_stats=False), nn.Flatten()).double().eval()
     x = torch.rand(6, 3, 4, 4, dtype=torch.float64)
     assert folding.observe(model, x).pairs == ()
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     assert norms_in(copy) == 1
     assert_same(copy, model, x)
 
@@ -420,8 +420,8 @@ UNTRUSTED = {
 def test_other_models_are_returned_themselves_and_left_alone(name: str, precision: str) -> None:
     model, x = UNTRUSTED[name](), torch.rand(6, 4)
     before, kept = Snapshot(model), x.clone()
-    assert models.swift(model, x, precision=precision) is model
-    assert models.doubled(model, x) is None
+    assert models.fast_copy(model, x, precision=precision) is model
+    assert models.float64_copy(model, x) is None
     before.assert_unchanged()
     assert torch.equal(x, kept)
 
@@ -433,15 +433,15 @@ def test_whoever_listens_to_a_model_hears_nothing_of_copies(listen: str) -> None
     heard = []
     model, x = nn.Sequential(nn.Linear(4, 3)), torch.rand(6, 4)
     getattr(model[0], listen)(lambda *_: heard.append(1))
-    assert models.swift(model, x) is model
-    assert models.doubled(model, x) is None
+    assert models.fast_copy(model, x) is model
+    assert models.float64_copy(model, x) is None
     assert heard == []
 
 
 def test_without_images_there_is_no_copy() -> None:
     model = nn.Linear(4, 3)
-    assert models.swift(model, torch.rand(0, 4)) is model
-    assert models.doubled(model, torch.rand(0, 4)) is None
+    assert models.fast_copy(model, torch.rand(0, 4)) is model
+    assert models.float64_copy(model, torch.rand(0, 4)) is None
 
 
 def test_a_signal_to_stop_is_heard() -> None:
@@ -449,12 +449,12 @@ def test_a_signal_to_stop_is_heard() -> None:
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        models.swift(Net(stop), torch.rand(2, 4))
+        models.fast_copy(Net(stop), torch.rand(2, 4))
 
 
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'16-true'.*expected '32-true' or 'bf16-mixed'"):
-        models.swift(nn.Linear(4, 3), torch.rand(2, 4), precision="16-true")
+        models.fast_copy(nn.Linear(4, 3), torch.rand(2, 4), precision="16-true")
 
 
 # -- what is wrong is not given out ---------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_an_unknown_precision_is_refused() -> None:
 def test_a_wrong_fold_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = trained_like(NETS["bn first"][0]()), torch.rand(6, *IMAGES, dtype=torch.float64)
     monkeypatch.setattr(copies, "observe", lambda copy, x: Observed(((copy.bn, copy.conv),), (copy.conv,)))
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     assert copy is not model
     assert norms_in(copy) == 1
     assert_same(copy, model, x)
@@ -478,7 +478,7 @@ def test_logits_must_agree_to_1e_4_of_their_scale(
     monkeypatch.setattr(folding, "scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1]))
     model = trained_like(NETS["linear, bn"][0]())
     model[3].bias.data += offset
-    assert norms_in(models.swift(model, torch.rand(6, 4, dtype=torch.float64))) == left
+    assert norms_in(models.fast_copy(model, torch.rand(6, 4, dtype=torch.float64))) == left
 
 
 def test_a_copy_that_is_wrong_on_another_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +487,7 @@ def test_a_copy_that_is_wrong_on_another_batch_is_noticed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(copies, "fold", spoil)
     model, x = Net(lambda net, x: net.fc(x), fc=nn.Linear(4, 3)), torch.rand(6, 4)
-    copy = models.swift(model, x)
+    copy = models.fast_copy(model, x)
     assert copy is not model
     assert torch.equal(copy(x[:3]), model(x[:3]))
 
@@ -507,7 +507,7 @@ def test_the_second_batch_is_another_one_within_the_range_of_the_first() -> None
 
 def test_in_bfloat16_weights_are_cast_once_and_logits_are_float32() -> None:
     model, x = trained_like(small("resnet8", width=8)(), torch.float32), torch.rand(32, 3, 16, 16)
-    copy, exact = models.swift(model, x, precision="bf16-mixed"), models.swift(model, x)
+    copy, exact = models.fast_copy(model, x, precision="bf16-mixed"), models.fast_copy(model, x)
     assert norms_in(copy) == 0
     assert {p.dtype for p in copy.conv1.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in copy.linear.parameters()} == {torch.float32}
@@ -535,7 +535,7 @@ def test_a_model_that_bfloat16_distorts_stays_in_float32() -> None:
             return self.two(self.one(x) - 1000.0)
 
     model, x = Difference(), torch.rand(16, 4)
-    copy = models.swift(model, x, precision="bf16-mixed")
+    copy = models.fast_copy(model, x, precision="bf16-mixed")
     assert {p.dtype for p in copy.parameters()} == {torch.float32}
     assert torch.allclose(copy(x), model(x))
 
@@ -549,16 +549,16 @@ def test_a_model_whose_predictions_bfloat16_changes_stays_in_float32() -> None:
     with torch.no_grad():
         model.two.weight.copy_(torch.tensor([[1.0], [0.0]]))
         model.two.bias.copy_(torch.tensor([1.0, 0.0]))
-    copy = models.swift(model, x, precision="bf16-mixed")
+    copy = models.fast_copy(model, x, precision="bf16-mixed")
     assert {p.dtype for p in copy.parameters()} == {torch.float32}
     assert torch.equal(copy(x), model(x))
 
 
 def test_a_model_in_float64_or_without_layers_has_no_copy_in_bfloat16() -> None:
     model, x = nn.Linear(4, 3).double(), torch.rand(6, 4, dtype=torch.float64)
-    assert models.swift(model, x, precision="bf16-mixed")(x).dtype == torch.float64
+    assert models.fast_copy(model, x, precision="bf16-mixed")(x).dtype == torch.float64
     bare = Net(lambda net, x: x.flatten(1))
-    assert torch.equal(models.swift(bare, x.float(), precision="bf16-mixed")(x), x)
+    assert torch.equal(models.fast_copy(bare, x.float(), precision="bf16-mixed")(x), x)
 
 
 # -- float64 --------------------------------------------------------------------------------------------
@@ -567,7 +567,7 @@ def test_a_model_in_float64_or_without_layers_has_no_copy_in_bfloat16() -> None:
 def test_a_doubled_model_computes_in_float64() -> None:
     model, x = trained_like(small("resnet8", width=4)(), torch.float32), torch.rand(4, 3, 8, 8)
     before = Snapshot(model)
-    exact = models.doubled(model, x)
+    exact = models.float64_copy(model, x)
     before.assert_unchanged()
     assert not any(parameter.requires_grad for parameter in exact.parameters())
     logits = exact(x.double())
@@ -585,5 +585,5 @@ CAST = {
 @pytest.mark.parametrize("name", CAST)
 def test_a_model_that_names_a_dtype_cannot_be_doubled(name: str) -> None:
     model, x = Net(CAST[name], fc=nn.Linear(4, 3)), torch.rand(6, 4)
-    assert models.doubled(model, x) is None
-    assert models.swift(model, x) is not model
+    assert models.float64_copy(model, x) is None
+    assert models.fast_copy(model, x) is not model

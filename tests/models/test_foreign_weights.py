@@ -16,11 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robustlens.cli import arguments, commands as cli
-from robustlens import models
-from robustlens.errors import ConfigError, ModelError
-from robustlens.models.wide_resnet import wide_resnet
-from robustlens.results.folders import Run
 from helpers.their_networks import (
     MEAN,
     STD,
@@ -33,6 +28,12 @@ from helpers.their_networks import (
     warm,
     with_buffers,
 )
+from robustlens import models
+from robustlens.cli import arguments
+from robustlens.cli import commands as cli
+from robustlens.errors import ConfigError, ModelError
+from robustlens.models.wide_resnet import wide_resnet
+from robustlens.results.folders import Run
 
 CENTRE, SCALE = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 

@@ -10,15 +10,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import robustlens as rl
+from helpers.small_models import everything, images
 from robustlens import losses, noise
 from robustlens.attacks import FGSM, PGD
 from robustlens.attacks.base import Goal, input_gradient
+from robustlens.config import AttackSpec
 from robustlens.errors import ConfigError, ModelError
 from robustlens.models.wide_resnet import wide_resnet
 from robustlens.objectives import OBJECTIVES, LinearityAttack, VirtualAdversary, takes_soft_labels
 from robustlens.objectives.tangent import Tangent
-from robustlens.config import AttackSpec
-from helpers.small_models import everything, images
 
 
 class Table(nn.Module):

@@ -11,12 +11,12 @@ from torch import nn
 from torch.autograd import grad as gradient_of  # a reference of one's own, as some defences keep
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens import noise, reliability
 from robustlens.reliability import attacked
 from robustlens.reliability.attacked import Count, _certain_eps
-from robustlens.reliability.diagnostics import Evidence
+from robustlens.reliability.diagnostics import Diagnostics
 from robustlens.reliability.state import State
-from helpers.small_models import Snapshot, everything, images
 
 THREAT = rl.ThreatModel("Linf", 0.15)
 N = 32
@@ -214,7 +214,7 @@ BROKEN = [
 def test_a_broken_model_raises_its_flag_and_stays_as_it_was(network, flag, rule):
     model = Around(network, rule)
     before = Snapshot(model)
-    assert flag in names(model, threat=THREAT if reliability.KINDS[flag].attacks else None)
+    assert flag in names(model, threat=THREAT if reliability.CHECKS[flag].attacks else None)
     before.assert_unchanged()
 
 
@@ -253,7 +253,7 @@ def test_without_attacks_a_broken_model_raises_nothing_else(network, flag, rule)
 
 
 def test_every_kind_of_flag_has_a_broken_model():
-    assert {flag for flag, _ in BROKEN} == set(reliability.KINDS)
+    assert {flag for flag, _ in BROKEN} == set(reliability.CHECKS)
 
 
 def scaled(model, factor):
@@ -406,7 +406,7 @@ def test_low_precision_may_round_more():
 def test_a_flag_says_what_was_seen_what_it_means_and_what_to_do(network):
     x, y = quadrants()
     (flag,) = reliability.check(Around(network, lambda self, model, x: model(x).softmax(1)), x, y)
-    kind = reliability.KINDS["softmax"]
+    kind = reliability.CHECKS["softmax"]
     assert (flag.raised_if, flag.means, flag.todo) == (kind.raised_if, kind.means, kind.todo)
     assert (
         flag.message
@@ -416,13 +416,13 @@ def test_a_flag_says_what_was_seen_what_it_means_and_what_to_do(network):
 
 
 def test_every_kind_has_three_texts_of_its_own():
-    texts = [text for kind in reliability.KINDS.values() for text in (kind.raised_if, kind.means, kind.todo)]
+    texts = [text for kind in reliability.CHECKS.values() for text in (kind.raised_if, kind.means, kind.todo)]
     assert all(len(text) > 20 and "\n" not in text and "|" not in text for text in texts)
-    assert len(set(texts)) == 3 * len(reliability.KINDS) == 36
+    assert len(set(texts)) == 3 * len(reliability.CHECKS) == 36
 
 
 def test_the_page_has_every_flag_as_the_code_says_it():
-    page = (Path(__file__).parents[1] / "docs" / "flags.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "flags.md").read_text()
     wanted = (
         "put the output of `python -c 'from robustlens import reliability; print(reliability.table())'` there"
     )
@@ -506,7 +506,7 @@ def test_a_radius_at_which_images_of_other_classes_are_within_reach():
 
     def radius(y, norm="L1"):
         threat = rl.ThreatModel(norm, 0.1)
-        return _certain_eps(Evidence(Between(), x, y, None, threat, None, None, {}, State(model)))
+        return _certain_eps(Diagnostics(Between(), x, y, None, threat, None, None, {}, State(model)))
 
     assert radius(y) == pytest.approx(0.4)  # nearest others: 0.4, 0.3, 0.3, 0.4
     assert radius(1 - y) == pytest.approx(0.4)  # the last alone is right; its nearest other is 0.6

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlens.stats.intervals import wilson
-from robustlens.report.text import attacks as by_attack, flags, headline, summary as prose
-from robustlens.report import data as collect, figures, write_run
-from robustlens.report.drawing import matplotlib as files
-from robustlens.report.page import rendering as page
-from robustlens.report.text.attacks import Line
-from robustlens.report.data import Collected
-from robustlens.report.drawing.spec import Series
-from robustlens.results.folders import Run, write_json
 from helpers.study_files import QUICKSTART, example_claims, write_study
 from helpers.troubled_study import NASTY, NASTY_IMAGE
+from robustlens.report import data as collect
+from robustlens.report import figures, write_run
+from robustlens.report.data import ReportData
+from robustlens.report.drawing import matplotlib as files
+from robustlens.report.drawing.spec import Series
+from robustlens.report.page import rendering as page
+from robustlens.report.text import attacks as by_attack
+from robustlens.report.text import flags, headline
+from robustlens.report.text import summary as prose
+from robustlens.report.text.attacks import Line
+from robustlens.results.folders import Run, write_json
+from robustlens.stats.intervals import wilson
 
 N = 40
 STOOD = {"fgsm": 30, "apgd-ce": 24, "apgd-t": 21, "square": 21, "min-norm": 20}
@@ -69,7 +72,7 @@ def run_folder(folder: Path, splits: Mapping[str, Any], **more: Any) -> Run:
     return run
 
 
-def seeds_of(folder: Path, every: Sequence[Mapping[str, Any]]) -> Collected:
+def seeds_of(folder: Path, every: Sequence[Mapping[str, Any]]) -> ReportData:
     """A study of one network, trained once for each of the test splits."""
     entries = []
     for seed, test in enumerate(every):
@@ -79,18 +82,18 @@ def seeds_of(folder: Path, every: Sequence[Mapping[str, Any]]) -> Collected:
     return collect.study(folder)
 
 
-def lines_of(study: Collected, split: str = "test") -> dict[str, Line]:
+def lines_of(study: ReportData, split: str = "test") -> dict[str, Line]:
     (block,) = by_attack.by_attack(study, split)
     return {line.name: line for line in block.lines}
 
 
-def shown_page(study: Collected) -> str:
+def shown_page(study: ReportData) -> str:
     """The page without its figures."""
     return page._page(study, [], headline.headline(study))
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return collect.study(write_study(tmp_path_factory.mktemp("study"), suite=True, claims=example_claims()))
 
 
@@ -210,7 +213,7 @@ def test_the_csv_has_both_splits_in_full_precision(tmp_path: Path, monkeypatch: 
 # -- the headline and its sentence ------------------------------------------------------------------
 
 
-def test_a_suite_is_one_column_that_counts_after_its_last_attack(suite: Collected) -> None:
+def test_a_suite_is_one_column_that_counts_after_its_last_attack(suite: ReportData) -> None:
     table = headline.headline(suite)
     columns = {column.key: column for column in table.columns if column.key.startswith("attack:")}
     assert list(columns) == [
@@ -239,7 +242,7 @@ def test_runs_with_different_attacks_fill_their_own_columns(tmp_path: Path) -> N
     assert after.value == pytest.approx(29 / 40)
 
 
-def test_the_sentence_names_a_suite_and_its_attacks(suite: Collected) -> None:
+def test_the_sentence_names_a_suite_and_its_attacks(suite: ReportData) -> None:
     wanted = (
         "by FGSM, PGD-20, CW-20, the standard suite (APGD-CE, APGD-T, FAB-T and Square) and a minimum-norm"
     )
@@ -325,12 +328,12 @@ def with_distances(run: Run, distance: np.ndarray, curve: Sequence[float] = (0.0
     run.write_result("evaluation", content, {"test/distance": distance})
 
 
-def curve_of(study: Collected) -> dict[float, tuple[float, float, float]]:
+def curve_of(study: ReportData) -> dict[float, tuple[float, float, float]]:
     line = curve_series(study)
     return {float(x): ends for x, *ends in zip(line.x, line.y, line.low, line.high, strict=True)}
 
 
-def curve_series(study: Collected) -> Series:
+def curve_series(study: ReportData) -> Series:
     (panel,) = figures.figures(study)[0].views[0].panels
     return panel.series[0]
 
@@ -392,7 +395,7 @@ def test_damaged_distances_are_told_and_the_stored_points_drawn(tmp_path: Path) 
     assert any("evaluation.safetensors: damaged" in what for _, what in headline.notices(study))
 
 
-def test_the_curve_agrees_with_the_stored_points_of_a_study(suite: Collected) -> None:
+def test_the_curve_agrees_with_the_stored_points_of_a_study(suite: ReportData) -> None:
     panel = figures.figures(suite)[0].views[0].panels[0]
     for group, line in zip(suite.groups, panel.series, strict=True):
         drawn = dict(zip(line.x, line.y, strict=True))

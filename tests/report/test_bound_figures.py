@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from helpers.made_networks import Member
-from robustlens.report import data as collect
-from robustlens.report.data import Collected
-from robustlens.report.figures.bound import bound, instance_margins, jacobian
-from robustlens.report.drawing.spec import Figure, Series
 from helpers.study_files import write_study
+from robustlens.report import data as collect
+from robustlens.report.data import ReportData
+from robustlens.report.drawing.spec import Figure, Series
+from robustlens.report.figures.bound import bound, instance_margins, jacobian
 
 MEMBERS = (Member("Standard", "standard", 0.0), Member("AT", "at", 0.1), Member("AT", "at", 0.2))
 
@@ -45,7 +45,7 @@ def measured(member: int, seed: int) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def study(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     folder = write_study(tmp_path_factory.mktemp("study"), members=MEMBERS, seeds=2, n=60)
     for place, group in enumerate(collect.study(folder).groups):
         for record in group.records:
@@ -68,7 +68,7 @@ def series(figure: Figure, view: str, panel: str, label: str) -> Series:
     return next(line for line in found.series if line.label == label and line.mark != "thread")
 
 
-def test_terms_are_means_over_seeds(study: Collected) -> None:
+def test_terms_are_means_over_seeds(study: ReportData) -> None:
     found = series(bound(study), "Terms", "Product of the smallest singular values", "AT 0.2")
     assert found.x == (0.2,)
     assert found.y == (pytest.approx(-20.5),)
@@ -76,13 +76,13 @@ def test_terms_are_means_over_seeds(study: Collected) -> None:
     assert "Smallest instance margin" not in {panel.title for panel in bound(study).views[0].panels}
 
 
-def test_the_measured_gap_is_drawn_for_every_gamma_that_has_one(study: Collected) -> None:
+def test_the_measured_gap_is_drawn_for_every_gamma_that_has_one(study: ReportData) -> None:
     (view,) = (view for view in bound(study).views if view.name == "Measured ramp-risk gap")
     assert [panel.title for panel in view.panels] == ["gamma 1"]
     assert series(bound(study), view.name, "gamma 1", "AT 0.1").y == (pytest.approx(0.15),)
 
 
-def test_the_table_says_where_and_why_the_bound_is_vacuous(study: Collected) -> None:
+def test_the_table_says_where_and_why_the_bound_is_vacuous(study: ReportData) -> None:
     (table,) = bound(study).tables
     rows = {label: dict(zip(table.columns, cells, strict=True)) for label, cells in table.rows}
     assert rows["Standard"]["vacuous for"] == "4 of 4 gammas"
@@ -93,7 +93,7 @@ def test_the_table_says_where_and_why_the_bound_is_vacuous(study: Collected) -> 
     assert rows["AT 0.1"]["k (nets, TwoNN)"] == "9.5, 24.5"
 
 
-def test_distances_pool_seeds_and_leave_out_what_was_never_reached(study: Collected) -> None:
+def test_distances_pool_seeds_and_leave_out_what_was_never_reached(study: ReportData) -> None:
     figure = instance_margins(study)
     found = series(figure, "Distance to the boundary", "Test images", "AT 0.2")
     assert (min(found.x), max(found.x), max(found.y)) == (0.0, 3.0, 1.0)
@@ -102,7 +102,7 @@ def test_distances_pool_seeds_and_leave_out_what_was_never_reached(study: Collec
     assert rising.y == (pytest.approx(0.11),)
 
 
-def test_the_jacobians_largest_values_are_drawn(study: Collected) -> None:
+def test_the_jacobians_largest_values_are_drawn(study: ReportData) -> None:
     assert set(series(jacobian(study), "", "Largest", "AT 0.1").x) == {6.0, 10.0}
     assert set(series(jacobian(study), "", "Second largest", "Standard").x) == {1.0, 2.0}
 

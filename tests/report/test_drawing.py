@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from helpers.measured_more import measure_more
-from robustlens.errors import StateError
-from robustlens.report import data as collect, figures, write, write_run
-from robustlens.report.drawing import matplotlib as files
-from robustlens.report.text import headline
-from robustlens.report.data import Collected
-from robustlens.report.drawing.spec import Figure
-from robustlens.results.folders import write_json
 from helpers.study_files import ATTACKS, QUICKSTART, example_claims, write_study
 from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
+from robustlens.errors import StateError
+from robustlens.report import data as collect
+from robustlens.report import figures, write, write_run
+from robustlens.report.data import ReportData
+from robustlens.report.drawing import matplotlib as files
+from robustlens.report.drawing.spec import Figure
+from robustlens.report.text import headline
+from robustlens.results.folders import write_json
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(study_folder: Path) -> Collected:
+def study(study_folder: Path) -> ReportData:
     return collect.study(study_folder)
 
 
@@ -48,11 +49,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
-def figure(study: Collected, name: str) -> Figure:
+def figure(study: ReportData, name: str) -> Figure:
     return next(found for found in figures.figures(study) if found.name == name)
 
 
-def test_the_headline_equals_the_evaluation_files(study: Collected, study_folder: Path) -> None:
+def test_the_headline_equals_the_evaluation_files(study: ReportData, study_folder: Path) -> None:
     rows = rows_of(study_folder / "report" / "figures" / "headline.csv")
     for group in study.groups:
         found = evaluation_of(study_folder, group.records[0].name)
@@ -64,7 +65,7 @@ def test_the_headline_equals_the_evaluation_files(study: Collected, study_folder
             assert {key: float(told[column][key]) for key in interval} == interval
 
 
-def test_csv_files_hold_every_point_in_full_precision(study: Collected, study_folder: Path) -> None:
+def test_csv_files_hold_every_point_in_full_precision(study: ReportData, study_folder: Path) -> None:
     for found in figures.figures(study):
         rows = rows_of(study_folder / "report" / "figures" / f"{found.name}.csv")
         told = [(row["view"], row["panel"], row["x"], row["y"]) for row in rows]
@@ -73,7 +74,7 @@ def test_csv_files_hold_every_point_in_full_precision(study: Collected, study_fo
 
 
 def test_every_drawing_is_there_is_what_it_says_and_embeds_its_fonts(
-    study: Collected, study_folder: Path
+    study: ReportData, study_folder: Path
 ) -> None:
     folder = study_folder / "report" / "figures"
     for found in figures.figures(study):
@@ -87,7 +88,7 @@ def test_every_drawing_is_there_is_what_it_says_and_embeds_its_fonts(
             assert "<svg" in svg
 
 
-def test_the_same_data_makes_the_same_bytes(study: Collected) -> None:
+def test_the_same_data_makes_the_same_bytes(study: ReportData) -> None:
     found = figure(study, "strength")
     once, again = (files.drawings(found, found.views[0], study.groups) for _ in range(2))
     assert once == again

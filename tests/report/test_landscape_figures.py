@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustlens.report import data as collect
-from robustlens.report.drawing import matplotlib as files, plotly as plotly_json
-from robustlens.report.figures import landscape as plots_landscape
-from robustlens.report.data import Collected, Interval
-from robustlens.report.drawing.spec import Figure, Relief, View
-from robustlens.results.folders import Run
 from helpers.study_files import write_study
+from robustlens.report import data as collect
+from robustlens.report.data import Interval, ReportData
+from robustlens.report.drawing import matplotlib as files
+from robustlens.report.drawing import plotly as plotly_json
+from robustlens.report.drawing.spec import Figure, Surface, View
+from robustlens.report.figures import landscape as plots_landscape
+from robustlens.results.folders import Run
 
 GRID = np.array([-1.0, 0.0, 0.5])
 # Not symmetric: a along the first axis rises three times as fast as b along the second.
@@ -19,7 +20,7 @@ PLANE = 1 + 3 * GRID[:, None] + GRID[None, :]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def study(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     folder = write_study(tmp_path_factory.mktemp("study"), n=60)
     for place, path in enumerate(sorted((folder / "runs").iterdir())):
         run = Run(path)
@@ -36,13 +37,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     return collect.study(folder)
 
 
-def relief(figure: Figure, view: int, panel: int = 0) -> Relief:
+def relief(figure: Figure, view: int, panel: int = 0) -> Surface:
     found = figure.views[view].panels[panel].relief
     assert found is not None
     return found
 
 
-def test_each_network_is_seen_from_above_first_and_then_in_space(study: Collected) -> None:
+def test_each_network_is_seen_from_above_first_and_then_in_space(study: ReportData) -> None:
     figure, labels = plots_landscape.plane(study), [group.label for group in study.groups]
     assert [view.name for view in figure.views] == [*labels, *(f"{label}, in space" for label in labels)]
     marks = [relief(figure, view).mark for view in range(len(figure.views))]
@@ -52,7 +53,7 @@ def test_each_network_is_seen_from_above_first_and_then_in_space(study: Collecte
     assert len(plots_landscape.around_images(study).views[0].panels) == 2
 
 
-def test_the_first_direction_lies_along_x_everywhere(study: Collected) -> None:
+def test_the_first_direction_lies_along_x_everywhere(study: ReportData) -> None:
     figure = plots_landscape.plane(study)
     seen = relief(figure, 0)
     assert seen.x == seen.y == tuple(GRID)
@@ -70,7 +71,7 @@ def test_the_first_direction_lies_along_x_everywhere(study: Collected) -> None:
 
 
 @pytest.mark.parametrize("view", [0, -1])
-def test_reliefs_are_drawn_for_papers(study: Collected, view: int) -> None:
+def test_reliefs_are_drawn_for_papers(study: ReportData, view: int) -> None:
     figure = plots_landscape.around_images(study)
     one = View("", figure.views[view].panels[:1])
     drawn = files.drawings(figure, one, study.groups)
@@ -78,7 +79,9 @@ def test_reliefs_are_drawn_for_papers(study: Collected, view: int) -> None:
     assert b"Loss" in drawn["svg"] or b"svg" in drawn["svg"]
 
 
-def test_flatness_is_drawn_against_the_robust_gap_of_adversarially_trained_networks(study: Collected) -> None:
+def test_flatness_is_drawn_against_the_robust_gap_of_adversarially_trained_networks(
+    study: ReportData,
+) -> None:
     figure = plots_landscape.flatness_and_gap(study)
     by_name = {view.name: view.panels[0] for view in figure.views}
     assert set(by_name) == {"Landscape rise", "Matched landscape rise", "Average case"}
@@ -125,7 +128,7 @@ def test_epochs_along_training_are_drawn_in_order(tmp_path: Path) -> None:
     assert (paths.series[0].x, paths.series[0].y) == ((4.0, 20.0, 60.0), (0.02, 0.1, 0.3))
 
 
-def test_the_density_of_eigenvalues_has_the_weights_of_the_quadrature(study: Collected) -> None:
+def test_the_density_of_eigenvalues_has_the_weights_of_the_quadrature(study: ReportData) -> None:
     figure = plots_landscape.curvature(study)
     assert [view.name for view in figure.views] == ["Relative, at matched temperature"]
     line = figure.views[0].panels[0].series[0]

@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 
 from helpers.made_networks import LAYERS, Member
-from robustlens.report import data as collect, figures
-from robustlens.report.figures.comparison import distance, share, transitions
-from robustlens.report.data import Collected
-from robustlens.report.drawing.spec import Figure, Series
-from robustlens.results.folders import read_json, write_json
 from helpers.study_files import write_study
+from robustlens.report import data as collect
+from robustlens.report import figures
+from robustlens.report.data import ReportData
+from robustlens.report.drawing.spec import Figure, Series
+from robustlens.report.figures.comparison import distance, share, transitions
+from robustlens.results.folders import read_json, write_json
 
 MEMBERS = (Member("Standard", "standard", 0.0), Member("AT", "at", 0.1), Member("AT", "at", 0.2))
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def study(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return collect.study(write_study(tmp_path_factory.mktemp("study"), members=MEMBERS, seeds=2, n=80))
 
 
-def figure(study: Collected, name: str) -> Figure:
+def figure(study: ReportData, name: str) -> Figure:
     draw = next(draw for draw in figures.FIGURES if draw.__name__ == name.replace("-", "_"))
     return draw(study)
 
@@ -32,7 +33,7 @@ def series(figure: Figure, view: str, panel: str, label: str) -> Series:
     return next(line for line in found.series if line.label == label and line.mark != "thread")
 
 
-def rewrite(study: Collected, group: int, **arrays: np.ndarray) -> None:
+def rewrite(study: ReportData, group: int, **arrays: np.ndarray) -> None:
     """Put arrays into the explanation of every run of a group."""
     for record in study.groups[group].records:
         kept = {key: record.run.array("explanation", key) for key in record.run.array_names("explanation")}
@@ -42,7 +43,7 @@ def rewrite(study: Collected, group: int, **arrays: np.ndarray) -> None:
 
 
 @pytest.fixture
-def by_hand(tmp_path: Path) -> Collected:
+def by_hand(tmp_path: Path) -> ReportData:
     """Eight test images under a standard network and a robust one, which saw them in another order."""
     found = collect.study(write_study(tmp_path, members=MEMBERS[:2], n=60))
     margin = np.array([0.9, 0.9, 0.9, 0.9, 0.5, -0.1, -0.5, -0.9], dtype=np.float32)
@@ -59,7 +60,7 @@ def by_hand(tmp_path: Path) -> Collected:
     return collect.study(tmp_path)
 
 
-def test_transitions_are_those_worked_by_hand(by_hand: Collected) -> None:
+def test_transitions_are_those_worked_by_hand(by_hand: ReportData) -> None:
     counts = transitions(by_hand, by_hand.groups[1], 0.2)
     # Five were right: two stay so, two become indecisive errors, one a decisive one.
     assert counts is not None
@@ -81,7 +82,7 @@ def test_transitions_are_those_worked_by_hand(by_hand: Collected) -> None:
     assert came.y == pytest.approx((3 / 5,))
 
 
-def test_the_table_of_transitions_says_the_same_in_percent_of_all_images(by_hand: Collected) -> None:
+def test_the_table_of_transitions_says_the_same_in_percent_of_all_images(by_hand: ReportData) -> None:
     (table,) = figure(by_hand, "became").tables
     assert table.columns[:3] == ("right to right", "right to indecisive", "right to decisive")
     label, cells = table.rows[1]
@@ -128,7 +129,7 @@ def test_without_a_standard_network_there_is_nothing_to_compare_with(tmp_path: P
     ]
 
 
-def test_classes_have_the_shares_of_their_images(study: Collected) -> None:
+def test_classes_have_the_shares_of_their_images(study: ReportData) -> None:
     group = study.groups[1]
     names = ("label", "correct", "probability")
     seeds = list(zip(*(group.arrays(f"margins/test_{name}") for name in names), strict=True))
@@ -152,7 +153,7 @@ def test_classes_have_the_shares_of_their_images(study: Collected) -> None:
     ],
 )
 @pytest.mark.parametrize("view", ["Probability margin", "Probability margin at matched temperature"])
-def test_concentration_is_a_mean_over_seeds(study: Collected, view: str, panel: str, of) -> None:
+def test_concentration_is_a_mean_over_seeds(study: ReportData, view: str, panel: str, of) -> None:
     key = "matched_probability" if "matched" in view else "probability"
     for group in study.groups:
         expected = np.mean([of(margin.astype(float)) for margin in group.arrays(f"margins/test_{key}")])
@@ -161,7 +162,7 @@ def test_concentration_is_a_mean_over_seeds(study: Collected, view: str, panel: 
 
 
 def test_normalised_margins_are_divided_by_the_product_of_the_largest_singular_values(
-    study: Collected,
+    study: ReportData,
 ) -> None:
     group = study.groups[2]
     expected = []
@@ -175,7 +176,7 @@ def test_normalised_margins_are_divided_by_the_product_of_the_largest_singular_v
         assert y == pytest.approx(np.mean(every <= x * (1 + 1e-9)), abs=1e-6)
 
 
-def test_features_are_drawn_through_the_network_and_image_by_image(study: Collected) -> None:
+def test_features_are_drawn_through_the_network_and_image_by_image(study: ReportData) -> None:
     group, found = study.groups[1], figure(study, "feature-change")
     assert [view.name for view in found.views] == ["Every layer", "Every layer, amplification", *LAYERS]
     changes = group.arrays("smoothness/noise/conv2")

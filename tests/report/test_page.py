@@ -9,11 +9,12 @@ import pytest
 
 from helpers.browser import REASON, chromium, find_chromium
 from helpers.measured_more import measure_more
-from robustlens.report import data as collect, figures, write
-from robustlens.report.drawing import matplotlib as files
-from robustlens.report.data import Collected
 from helpers.study_files import example_claims, write_study
 from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
+from robustlens.report import data as collect
+from robustlens.report import figures, write
+from robustlens.report.data import ReportData
+from robustlens.report.drawing import matplotlib as files
 
 
 def _reported(folder: Path) -> Path:
@@ -31,7 +32,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(study_folder: Path) -> Collected:
+def study(study_folder: Path) -> ReportData:
     return collect.study(study_folder)
 
 
@@ -142,7 +143,7 @@ SHOWN = """() => [...new Set([...document.querySelectorAll('.plot')].flatMap(
 
 
 def test_every_plot_is_drawn_without_a_word_on_the_console_or_a_request(
-    laptop: Visit, study: Collected, study_folder: Path
+    laptop: Visit, study: ReportData, study_folder: Path
 ) -> None:
     plots = laptop.js(DRAWN)
     assert len(plots) == sum(len(f.views[0].panels) for f in figures.figures(study))
@@ -157,7 +158,7 @@ def test_every_plot_is_drawn_without_a_word_on_the_console_or_a_request(
     assert page_of(study_folder).stat().st_size < 7e6
 
 
-def test_every_choice_of_every_selector_draws(laptop: Visit, study: Collected) -> None:
+def test_every_choice_of_every_selector_draws(laptop: Visit, study: ReportData) -> None:
     selects = laptop.page.locator("article.card select")
     options = laptop.js("[...document.querySelectorAll('article.card select')].map(s => s.options.length)")
     assert options == [len(f.views) for f in figures.figures(study) if len(f.views) > 1]
@@ -183,7 +184,7 @@ def test_the_links_to_the_drawings_lead_to_files(laptop: Visit, study_folder: Pa
 
 
 def test_the_table_shows_the_numbers_of_the_files(
-    laptop: Visit, study: Collected, study_folder: Path
+    laptop: Visit, study: ReportData, study_folder: Path
 ) -> None:
     shown = laptop.column("attack:pgd-20")
     for group in study.groups:
@@ -254,7 +255,7 @@ def test_the_table_sorts_by_click_and_by_key(laptop: Visit) -> None:
 
 
 def test_the_theme_follows_the_system_and_the_button_and_printing_is_light(
-    dark: Visit, study: Collected
+    dark: Visit, study: ReportData
 ) -> None:
     theme = "document.documentElement.dataset.theme"
     page_colour = "getComputedStyle(document.body).backgroundColor"

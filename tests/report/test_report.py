@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlens.report import data as collect, figures
-from robustlens.report.drawing import matplotlib as files, palette, plotly as plotly_json
-from robustlens.report.text import headline, summary as prose
-from robustlens.report.data import Collected, Interval, combined
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, thinned
 from helpers.study_files import LAYERS, QUICKSTART, example_claims, write_study
+from robustlens.report import data as collect
+from robustlens.report import figures
+from robustlens.report.data import Interval, ReportData, combined
+from robustlens.report.drawing import matplotlib as files
+from robustlens.report.drawing import palette
+from robustlens.report.drawing import plotly as plotly_json
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, thinned
+from robustlens.report.text import headline
+from robustlens.report.text import summary as prose
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(study_folder: Path) -> Collected:
+def study(study_folder: Path) -> ReportData:
     return collect.study(study_folder)
 
 
@@ -31,7 +35,7 @@ def evaluation_of(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / "runs" / name / "evaluation.json").read_text())
 
 
-def figure(study: Collected, name: str) -> Figure:
+def figure(study: ReportData, name: str) -> Figure:
     return next(found for found in figures.figures(study) if found.name == name)
 
 
@@ -70,7 +74,7 @@ def test_a_known_method_keeps_its_colour_in_another_study_and_a_new_one_gets_a_f
     assert len({mine.light, trades.light, other.light}) == 3
 
 
-def test_the_same_style_reaches_the_table_the_plots_and_the_drawings(study: Collected) -> None:
+def test_the_same_style_reaches_the_table_the_plots_and_the_drawings(study: ReportData) -> None:
     group = study.groups[1]
     panel = figure(study, "robust-accuracy").views[0].panels[0]
     trace = next(t for t in plotly_json.panel_json(panel, study.groups)["data"] if t["name"] == group.label)
@@ -111,14 +115,14 @@ def test_three_seeds_make_one_row_with_their_mean(tmp_path: Path) -> None:
     assert band.low == pytest.approx(np.min(logged, axis=0))
 
 
-def test_the_accuracy_curve_is_that_of_the_evaluation(study: Collected, study_folder: Path) -> None:
+def test_the_accuracy_curve_is_that_of_the_evaluation(study: ReportData, study_folder: Path) -> None:
     curve = evaluation_of(study_folder, "trades-0.1-s0")["splits"]["test"]["curve"]
     line = series(figure(study, "robust-accuracy"), "Test images", "TRADES 0.1")
     for name, drawn in (("eps", line.x), ("value", line.y), ("low", line.low), ("high", line.high)):
         assert list(drawn) == [point[name] for point in curve]
 
 
-def test_indecisive_errors_equal_those_of_the_explanation(study: Collected) -> None:
+def test_indecisive_errors_equal_those_of_the_explanation(study: ReportData) -> None:
     found = figure(study, "indecisive")
     for group in study.groups:
         (wanted,) = group.measured("margins", "test", "indecisive_errors")
@@ -132,7 +136,7 @@ def test_indecisive_errors_equal_those_of_the_explanation(study: Collected) -> N
             assert of_errors.y[place] == pytest.approx(share[tau])
 
 
-def test_the_landscape_is_the_mean_over_images_with_the_range_over_directions(study: Collected) -> None:
+def test_the_landscape_is_the_mean_over_images_with_the_range_over_directions(study: ReportData) -> None:
     group = study.groups[2]
     (loss,) = group.arrays("landscape/test_loss")
     by_draw = loss.astype(np.float64).mean(2)
@@ -143,7 +147,7 @@ def test_the_landscape_is_the_mean_over_images_with_the_range_over_directions(st
     assert rise.y == pytest.approx((by_draw - by_draw[len(by_draw) // 2]).mean(1))
 
 
-def test_spectra_are_sorted_keep_both_ends_and_divide_by_the_mean_of_all_values(study: Collected) -> None:
+def test_spectra_are_sorted_keep_both_ends_and_divide_by_the_mean_of_all_values(study: ReportData) -> None:
     group = study.groups[0]
     (values,) = group.arrays("spectrum/conv3")
     found = figure(study, "spectrum")
@@ -157,14 +161,14 @@ def test_spectra_are_sorted_keep_both_ends_and_divide_by_the_mean_of_all_values(
     assert [view.name for view in found.views] == list(LAYERS)
 
 
-def test_margin_curves_are_empirical_distributions_of_the_margins(study: Collected) -> None:
+def test_margin_curves_are_empirical_distributions_of_the_margins(study: ReportData) -> None:
     (margins,) = study.groups[3].arrays("margins/test_logit")
     line = series(figure(study, "margins"), "Test images", study.groups[3].label)
     for x, y in zip(line.x, line.y, strict=True):
         assert y == pytest.approx(np.mean(margins <= x))
 
 
-def test_confidence_histograms_count_wrong_images_only_where_they_say_so(study: Collected) -> None:
+def test_confidence_histograms_count_wrong_images_only_where_they_say_so(study: ReportData) -> None:
     group = study.groups[3]
     (confidence,), (correct,) = group.arrays("margins/test_confidence"), group.arrays("margins/test_correct")
     bars = series(figure(study, "confidence"), "Test images", group.label, view=1)
@@ -174,7 +178,7 @@ def test_confidence_histograms_count_wrong_images_only_where_they_say_so(study: 
     assert bars.y[-1] == 0
 
 
-def test_the_line_of_a_method_starts_at_the_standard_network(study: Collected) -> None:
+def test_the_line_of_a_method_starts_at_the_standard_network(study: ReportData) -> None:
     panel = next(p for p in figure(study, "strength").views[0].panels if p.title.startswith("Robust acc"))
     threads = [s for s in panel.series if s.mark == "thread"]
     assert [s.label for s in threads] == ["AT"]
@@ -184,7 +188,7 @@ def test_the_line_of_a_method_starts_at_the_standard_network(study: Collected) -
 
 
 def test_networks_of_one_strength_are_drawn_beside_one_another_but_keep_their_strength(
-    study: Collected,
+    study: ReportData,
 ) -> None:
     panel = figure(study, "strength").views[0].panels[0]
     at_one_tenth = [s for s in panel.series if s.mark == "points" and s.x == (0.1,)]
@@ -192,7 +196,7 @@ def test_networks_of_one_strength_are_drawn_beside_one_another_but_keep_their_st
     assert {row["x"] for row in figure(study, "strength").rows() if row["label"] == "AT+AWP 0.1"} == {0.1}
 
 
-def test_the_dot_of_a_training_curve_is_the_last_best_epoch(study: Collected) -> None:
+def test_the_dot_of_a_training_curve_is_the_last_best_epoch(study: ReportData) -> None:
     panel = figure(study, "training").views[0].panels[0]
     dots = {s.label: s for s in panel.series if s.mark == "points"}
     for group in study.groups[1:]:
@@ -219,7 +223,7 @@ def test_best_and_last_stand_side_by_side_where_both_were_evaluated(tmp_path: Pa
     assert gap.y == pytest.approx((best.value, 0.3))
 
 
-def test_best_and_last_are_reported_as_logged_where_the_last_was_not_evaluated(study: Collected) -> None:
+def test_best_and_last_are_reported_as_logged_where_the_last_was_not_evaluated(study: ReportData) -> None:
     (logged,) = figure(study, "checkpoints").views
     clean, robust, _ = logged.panels
     assert "Standard" in {line.label for line in clean.series}
@@ -231,7 +235,7 @@ def test_best_and_last_are_reported_as_logged_where_the_last_was_not_evaluated(s
     assert line.y == pytest.approx((best["validation"]["robust"], metrics[-1]["validation"]["robust"]))
 
 
-def test_training_at_eps_0_has_no_robust_curve(study: Collected) -> None:
+def test_training_at_eps_0_has_no_robust_curve(study: ReportData) -> None:
     robust, clean, _ = figure(study, "training").views
     assert "Standard" not in {s.label for s in robust.panels[0].series}
     assert "Standard" in {s.label for s in clean.panels[0].series}
@@ -253,9 +257,9 @@ def test_long_series_are_thinned_but_keep_their_ends() -> None:
     assert list(thinned(3)) == [0, 1, 2]
 
 
-def test_a_larger_study_still_makes_a_small_page(study: Collected) -> None:
+def test_a_larger_study_still_makes_a_small_page(study: ReportData) -> None:
     many = study.groups * 6
-    large = Collected("large", study.folder, many)
+    large = ReportData("large", study.folder, many)
     points = sum(len(row) for found in figures.figures(large) for row in found.rows())
     assert points < 7 * sum(len(row) for found in figures.figures(study) for row in found.rows())
 
@@ -263,7 +267,7 @@ def test_a_larger_study_still_makes_a_small_page(study: Collected) -> None:
 # -- words -----------------------------------------------------------------------------------------
 
 
-def test_the_summary_is_written_from_the_data(study: Collected) -> None:
+def test_the_summary_is_written_from_the_data(study: ReportData) -> None:
     text = " ".join(prose.summary(study))
     assert text.startswith("6 networks (Standard, AT 0.05, AT 0.1, AT 0.2, TRADES 0.1 and AT+AWP 0.1)")
     assert "fashion-mnist-10k" in text
@@ -272,7 +276,7 @@ def test_the_summary_is_written_from_the_data(study: Collected) -> None:
     assert "1 is supported, 1 is not supported and 1 is inconclusive" in text
 
 
-def test_a_claim_shows_its_effect_statistic_and_values(study: Collected) -> None:
+def test_a_claim_shows_its_effect_statistic_and_values(study: ReportData) -> None:
     (wen, first), (_, last) = prose.claims_by_paper(study)
     assert wen == "Wen et al. 2020"
     effect, statistic = first[0]["facts"]

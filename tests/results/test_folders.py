@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustlens.errors import LockedError, ResourceError, StateError
 from robustlens.config import Recipe, checked
+from robustlens.errors import LockedError, ResourceError, StateError
 from robustlens.results.folders import Run, StudyFolder, locked, read_json, write_atomic, write_json
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
+from helpers.small_models import Snapshot
 from robustlens import ThreatModel, models
 from robustlens.data import Split
 from robustlens.errors import ConfigError, NumericsError
@@ -15,7 +16,6 @@ from robustlens.explain.measure import Subject
 from robustlens.spectra import dense_operator, measure_spectrum, spectrum
 from robustlens.spectra.folded import folded
 from robustlens.spectra.layers import blank, trace
-from helpers.small_models import Snapshot
 
 
 def trained(model: nn.Module) -> nn.Module:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from robustlens import models
 from robustlens.errors import ConfigError, ModelError, NumericsError
-from robustlens.spectra import circular_singular_values, dense_operator, spectrum, summarize, trace
 from robustlens.progress import Event
+from robustlens.spectra import circular_singular_values, dense_operator, spectrum, summarize, trace
 
 
 def conv(*sizes: int, **options: Any) -> nn.Conv2d:

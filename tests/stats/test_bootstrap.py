@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustlens.stats import bootstrap as st
 from robustlens.claims.verdict import Unusable
+from robustlens.stats import bootstrap as st
 
 RNG = np.random.default_rng(0)
 ONE_BLOCK = np.zeros(4, dtype=np.int64)

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from robustlens import study
+from robustlens.config import EvaluationPlan
 from robustlens.errors import ConfigError, LockedError, ModelError, StateError
 from robustlens.executors.local import InProcess, Outcome
-from robustlens.config import EvaluationPlan
 from robustlens.results.folders import StudyFolder, locked
 
 

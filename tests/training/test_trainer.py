@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import robustlens as rl
+from robustlens.config import OptimizerSpec, Recipe, checked
 from robustlens.data import Split, from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
-from robustlens.training.pseudo_labels import mixed_order
-from robustlens.config import OptimizerSpec, Recipe, checked
 from robustlens.results.folders import Run, locked
+from robustlens.training.pseudo_labels import batch_order
 from robustlens.training.schedules import learning_rate
 from robustlens.training.trainer import accuracy, describe_model
 
@@ -394,7 +394,7 @@ recipe = Recipe.model_validate({
     "optimizer": {"epochs": 2, "batch_size": 16, "lr": 0.05}, "data": {"name": "arrays", "augment": "crop-flip"},
     "monitor": {"examples": 8, "steps": 1}, "awp": {"gamma": 0.01}, "objective": "trades"})
 rl.train(recipe, sys.argv[1], splits=from_tensors(x, y, x, y))
-ranks.leave()
+ranks.shutdown()
 """
 
 
@@ -671,7 +671,7 @@ def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled)
 
 def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
     asked = recipe(**RST, optimizer={"batch_size": 10})
-    batches = mixed_order(asked, 52)(torch.Generator().manual_seed(0))
+    batches = batch_order(asked, 52)(torch.Generator().manual_seed(0))
     assert [len(rows) for rows in batches] == [10] * 10
     assert all(int((rows < 52).sum()) == 5 for rows in batches)
     own = torch.cat(batches)[torch.cat(batches) < 52]
@@ -680,7 +680,7 @@ def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
     assert others.max() < 152
     assert len(others.unique()) == 50
     with pytest.raises(ConfigError, match=r"batches of 5 of 3 labelled and 5 of 100 unlabeled"):
-        mixed_order(asked, 3)
+        batch_order(asked, 3)
 
 
 def test_each_micro_batch_holds_its_share_of_both_kinds(tmp_path, partly_labelled, monkeypatch):

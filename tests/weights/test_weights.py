@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.weights import RandomWeightPerturbation, SharpnessAwareMinimization, bound_singular_values
-from helpers.small_models import Snapshot, everything, images
 
 
 def training_model():

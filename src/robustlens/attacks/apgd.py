@@ -14,7 +14,7 @@ from robustlens import losses, noise
 from robustlens.attacks.base import Goal, Rows, input_gradient, likely_classes, require_radius
 from robustlens.attacks.best import Best, in_turn
 from robustlens.errors import ConfigError
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
@@ -108,7 +108,7 @@ class APGD:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with held_still(model):
+        with frozen(model):
             logits = self._mean_logits(model, x)
             if (self.target_rank or 0) >= logits.shape[1] - 1:
                 return x.clone()  # there are fewer classes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlens.attacks.base import Attack, Goal, tries_of
 from robustlens.attacks.best import in_turn
 from robustlens.errors import ConfigError
-from robustlens.models import held_still
+from robustlens.models import frozen
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class Ensemble:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         x = x.detach()
-        with held_still(model):
+        with frozen(model):
             return in_turn(self.tries(), model, x, y, Goal.of(model, x, y, "margin", targeted=False))

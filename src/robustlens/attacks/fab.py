@@ -12,7 +12,7 @@ from robustlens import losses, noise
 from robustlens.attacks.base import Goal, Rows, gradient_at, likely_classes
 from robustlens.attacks.best import Best, in_turn
 from robustlens.errors import ConfigError
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 Predict = Callable[[Tensor], Tensor]
@@ -113,7 +113,7 @@ class FAB:
         seed, x = noise.seed_from(generator, self.seed), x.detach()
         if len(x) == 0:
             return x.clone()
-        with held_still(model):
+        with frozen(model):
             if not (self.targets or self.restarts > 1):
                 key = noise.fold(noise.keys(x, seed), self.restart)
                 return self._search(model, x, y, noise.fold(key, self.target_rank or 0))

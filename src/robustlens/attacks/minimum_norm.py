@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks.base import Goal, Rows, gradient_at, input_gradient, likely_classes
 from robustlens.errors import ConfigError
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import NORMS, ThreatModel
 
 RIVALS = 9
@@ -125,7 +125,7 @@ class MinimumNorm:
         seed, x = noise.seed_from(generator, self.seed), x.detach()
         nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
         rows = torch.arange(len(x), device=x.device)
-        with held_still(model):
+        with frozen(model):
             for attack in replace(self, seed=seed).tries():
                 if len(rows) == 0:
                     break

@@ -12,7 +12,7 @@ from robustlens.attacks.base import NO_INPUT_GRADIENT, Goal, input_gradient, req
 from robustlens.attacks.best import Best, in_turn
 from robustlens.errors import ConfigError, ModelError
 from robustlens.losses import Labels
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
@@ -87,7 +87,7 @@ class PGD:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with held_still(model, self.model_mode):
+        with frozen(model, self.model_mode):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
@@ -125,7 +125,7 @@ class PGD:
         if self.keep != "last":
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
         seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with held_still(model, self.model_mode):
+        with frozen(model, self.model_mode):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             key = noise.fold(noise.keys(x, seed), self.restart)
             x_adv = self._climb(model, x, goal, key, None, steps=self.steps - 1)

@@ -17,7 +17,7 @@ from robustlens import noise
 from robustlens.attacks.base import Goal, Rows, require_radius
 from robustlens.attacks.best import Best, in_turn
 from robustlens.errors import ConfigError
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -109,7 +109,7 @@ class Square:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with held_still(model), torch.no_grad():
+        with frozen(model), torch.no_grad():
             goal = Goal.of(model, x, y, "margin", targeted=False)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)

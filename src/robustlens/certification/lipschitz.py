@@ -14,10 +14,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError
-from robustlens.spectra.circular import circular_singular_values
 from robustlens.models import Normalize, preact_resnet, resnet, wide_resnet
 from robustlens.models.folding import scale_and_shift
 from robustlens.models.small import FlattenMap
+from robustlens.spectra.circular import circular_singular_values
 
 Shape = tuple[int, ...]
 """Of one image or activation, without the batch."""

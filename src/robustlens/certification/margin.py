@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from robustlens.certification.lipschitz import Shape, bends, flattened, log_constant, shapes_in
-from robustlens.models import undisturbed
+from robustlens.models import inference
 
 _ROUNDING = 16  # errors of a logit, in units of the last place of the largest one; as in `MinimumNorm`
 
@@ -58,7 +58,7 @@ def certificate(model: nn.Module, input_shape: Sequence[int]) -> Certificate:
         ModelError: a module is of an unknown type, has hooks, or an option that no rule covers.
     """
     chain = list(flattened(model))
-    with undisturbed(model):
+    with inference(model):
         shapes = shapes_in(chain, tuple(input_shape))
         cut = max((place + 1 for place, (_, module) in enumerate(chain) if bends(module)), default=0)
         log_lipschitz = log_constant(chain[:cut], shapes)

@@ -33,15 +33,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from robustlens.claims.correlations import across_methods, along_training
+from robustlens.claims.designs import PAIRS, STRENGTH_SWEEP, Design, Hypothesis
+from robustlens.claims.evidence import Estimator, StudyData
+from robustlens.claims.pairs import SensitivityCheck
+from robustlens.claims.verdict import Claim, Effect, Statistic, Verdict
 from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.claims.wu2020 import quantities as wu2020
-from robustlens.claims.correlations import across_methods, along_training
-from robustlens.claims.designs import LADDER, PAIRS, Design, Hypothesis
-from robustlens.claims.evidence import Evidence, Measure
-from robustlens.claims.verdict import Claim, Effect, Statistic, Verdict
-from robustlens.stats.bootstrap import Quantity
-from robustlens.claims.pairs import Also
 from robustlens.results.folders import FORMAT, StudyFolder, write_json
+from robustlens.stats.bootstrap import Quantity
 
 __all__ = ["CLAIMS", "Claim", "Effect", "Hypothesis", "Statistic", "Verdict", "check", "write"]
 
@@ -49,19 +49,21 @@ WEN = "Wen et al. 2020"
 WU = "Wu et al. 2020"
 
 
-def _matched(measure: Callable[..., Quantity], direction: Literal[-1, 1]) -> Also:
+def _matched(measure: Callable[..., Quantity], direction: Literal[-1, 1]) -> SensitivityCheck:
     """The second look at what depends on confidence: the same at each network's own best temperature."""
     caution = "what the claim sees may be low confidence alone"
-    return Also("the same at matched temperature", partial(measure, matched=True), direction, caution)
+    return SensitivityCheck(
+        "the same at matched temperature", partial(measure, matched=True), direction, caution
+    )
 
 
 def _gap_goes_with(
-    design: Callable[[Measure, str], Design],
+    design: Callable[[Estimator, str], Design],
     correlation: str,
     name: str,
     statement: str,
     what: str,
-    measure: Measure,
+    measure: Estimator,
     noun: str,
 ) -> Hypothesis:
     """That the robust gap grows with how sharp a network is, which `measure` says."""
@@ -101,7 +103,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.accuracy,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
         ),
         Hypothesis(
             id="less-confident",
@@ -112,7 +114,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.confidence,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(_matched(wen2020.confidence, -1),),
         ),
         Hypothesis(
@@ -129,16 +131,16 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.near_boundary,
             direction=1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(
-                Also(
+                SensitivityCheck(
                     "std of the probability margin",
                     wen2020.margin_spread,
                     -1,
                     "margins gather near the boundary without growing narrower as a whole",
                 ),
                 _matched(wen2020.near_boundary, 1),
-                Also(
+                SensitivityCheck(
                     "std of the logit margin over the product of the layers' largest singular values",
                     wen2020.normalised_spread,
                     -1,
@@ -155,7 +157,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.change_under_attack,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(_matched(wen2020.change_under_attack, -1),),
         ),
         Hypothesis(
@@ -173,9 +175,9 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.feature_change,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(
-                Also(
+                SensitivityCheck(
                     "the same under random noise in the ball",
                     partial(wen2020.feature_change, moved="noise"),
                     -1,
@@ -195,9 +197,9 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.indecisive_share,
             direction=1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(
-                Also("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),
+                SensitivityCheck("rate of indecisive errors among all images", wen2020.indecisive_rate, 1),
                 _matched(wen2020.indecisive_share, 1),
             ),
         ),
@@ -210,7 +212,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.margin_distance,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(_matched(wen2020.margin_distance, -1),),
         ),
         Hypothesis(
@@ -226,7 +228,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.ramp_gap,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(_matched(wen2020.ramp_gap, -1),),
         ),
         Hypothesis(
@@ -238,7 +240,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="nats",
             measure=wen2020.loss_gap,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(_matched(wen2020.loss_gap, -1),),
         ),
         Hypothesis(
@@ -250,7 +252,7 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="",
             measure=wen2020.error_gap,
             direction=1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
         ),
         Hypothesis(
             id="activation-variation-falls",
@@ -264,9 +266,9 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.activation_variation,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(
-                Also(
+                SensitivityCheck(
                     "raw std of activation norms",
                     wen2020.activation_spread,
                     -1,
@@ -287,9 +289,9 @@ CLAIMS: dict[str, Hypothesis] = {
             unit="%",
             measure=wen2020.spectrum_spread,
             direction=-1,
-            design=LADDER,
+            design=STRENGTH_SWEEP,
             also=(
-                Also(
+                SensitivityCheck(
                     "std over mean of singular values",
                     wen2020.spectrum_relative_spread,
                     -1,
@@ -326,8 +328,10 @@ CLAIMS: dict[str, Hypothesis] = {
             direction=-1,
             design=PAIRS,
             also=(
-                Also("temperature-matched rise", wu2020.matched_rise, -1, "low confidence alone looks flat"),
-                Also("rise of the adversarial error", wu2020.error_rise, -1),
+                SensitivityCheck(
+                    "temperature-matched rise", wu2020.matched_rise, -1, "low confidence alone looks flat"
+                ),
+                SensitivityCheck("rise of the adversarial error", wu2020.error_rise, -1),
             ),
         ),
         _flatter(
@@ -407,7 +411,7 @@ def check(study_folder: Path | str) -> list[Claim]:
         StateError: this is no study folder, or `study.json` is damaged. A run that is missing, failed or
             damaged raises nothing: the claims that need it are inconclusive and name it.
     """
-    evidence = Evidence.of(StudyFolder(study_folder))
+    evidence = StudyData.of(StudyFolder(study_folder))
     return [claim for hypothesis in CLAIMS.values() for claim in hypothesis.claims(evidence)]
 
 

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from robustlens.stats import bootstrap as st
 from robustlens.claims.designs import Design, Hypothesis
-from robustlens.claims.evidence import Evidence, Measure, Reading, Source, listed, read
-from robustlens.claims.verdict import ORDER, SHARE, Effect, Findings, Missing, Statistic, Unusable
-from robustlens.stats.bootstrap import Array, Bootstrap, Interval
+from robustlens.claims.evidence import Estimate, Estimator, RunData, StudyData, listed, read
 from robustlens.claims.pairs import share
+from robustlens.claims.verdict import ORDER, SHARE, Effect, Findings, Missing, Statistic, Unusable
+from robustlens.stats import bootstrap as st
+from robustlens.stats.bootstrap import Array, Bootstrap, Interval
 
 Member = TypeVar("Member")
 
@@ -20,13 +20,13 @@ LEAST = 4
 """Below so many methods, or epochs, ranks say next to nothing."""
 
 
-def across_methods(against: Measure, noun: str) -> Design:
+def across_methods(against: Estimator, noun: str) -> Design:
     """Whether a quantity goes with `against`, over all adversarially trained methods.
 
     The unit is a method at a strength, averaged over its seeds: seeds of one method are no new methods.
     """
 
-    def findings(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+    def findings(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
         points, missing = _points(hypothesis.measure, against, evidence.adversarial())
         methods = _by_method(points, lambda point: point.source)
         if len(methods) < LEAST:
@@ -57,17 +57,17 @@ def across_methods(against: Measure, noun: str) -> Design:
             hypothesis, noun, points, missing, spread, statistic, hypothesis.direction * rho, told
         )
 
-    return Design(findings, Evidence.checkpoints, reads=(against,))
+    return Design(findings, StudyData.checkpoints, reads=(against,))
 
 
-def along_training(against: Measure, noun: str) -> Design:
+def along_training(against: Estimator, noun: str) -> Design:
     """Whether a quantity goes with `against` over the epochs of a run: one rank correlation for each run.
 
     The effect is their mean. Methods are the units, each the mean over its seeds; below three of them runs
     are, and the note says so.
     """
 
-    def findings(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+    def findings(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
         runs, missing = _runs(hypothesis.measure, against, evidence)
         if not runs:
             lacking = f"; {listed(missing)}" if missing else ""
@@ -110,11 +110,11 @@ def along_training(against: Measure, noun: str) -> Design:
 class _Point:
     """Two quantities of one run at one checkpoint."""
 
-    x: Reading
-    y: Reading
+    x: Estimate
+    y: Estimate
 
     @property
-    def source(self) -> Source:
+    def source(self) -> RunData:
         return self.y.source
 
     @property
@@ -157,7 +157,7 @@ def _findings(
         agreement=agreement,
         needed=needed,
         trend=told.trend,
-        obstacle="",
+        limitation="",
         scale=1.0,
         values=tuple(point.entry() for point in points),
         seeds=len({point.source.seed for point in points}),
@@ -165,7 +165,9 @@ def _findings(
     )
 
 
-def _points(measure: Measure, against: Measure, sources: Sequence[Source]) -> tuple[list[_Point], list[str]]:
+def _points(
+    measure: Estimator, against: Estimator, sources: Sequence[RunData]
+) -> tuple[list[_Point], list[str]]:
     """Both quantities of every source that has both, and what is missing of the others."""
     readings, missing = read(measure, sources)
     others, unread = read(against, [reading.source for reading in readings])
@@ -174,7 +176,9 @@ def _points(measure: Measure, against: Measure, sources: Sequence[Source]) -> tu
     return both, missing + unread
 
 
-def _runs(measure: Measure, against: Measure, evidence: Evidence) -> tuple[list[list[_Point]], list[str]]:
+def _runs(
+    measure: Estimator, against: Estimator, evidence: StudyData
+) -> tuple[list[list[_Point]], list[str]]:
     """The points of every run that has enough of them, with something to rank."""
     runs, missing = [], []
     for source in evidence.adversarial():
@@ -200,7 +204,7 @@ def _rho(points: Sequence[_Point]) -> float:
     return float(st.spearman_of_rows(x[None], y[None])[0])
 
 
-def _by_method(members: Iterable[Member], source_of: Callable[[Member], Source]) -> list[list[Member]]:
+def _by_method(members: Iterable[Member], source_of: Callable[[Member], RunData]) -> list[list[Member]]:
     """The members of each method and strength."""
     found: dict[tuple[str, str, float, bool], list[Member]] = defaultdict(list)
     for member in members:

@@ -11,11 +11,21 @@ from typing import Literal
 
 import numpy as np
 
+from robustlens.claims.evidence import Estimate, Estimator, StudyData, listed, read
+from robustlens.claims.pairs import Change, SensitivityCheck, Twin, effect, limitation, note, share, went
+from robustlens.claims.verdict import (
+    ORDER,
+    SHARE,
+    Claim,
+    Effect,
+    Findings,
+    Missing,
+    Statistic,
+    Unusable,
+    decide,
+)
 from robustlens.stats import bootstrap as st
-from robustlens.claims.evidence import Evidence, Measure, Reading, listed, read
-from robustlens.claims.verdict import ORDER, SHARE, Claim, Effect, Findings, Missing, Statistic, Unusable, decide
 from robustlens.stats.bootstrap import Array
-from robustlens.claims.pairs import Also, Change, Twin, effect, note, obstacle, share, went
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Hypothesis:
         unit: of the quantity.
         measure: the quantity as a function of a run.
         direction: +1 where the claim says it grows, -1 where it falls.
-        design: `LADDER`, `PAIRS`, or one of `associations`.
+        design: `STRENGTH_SWEEP`, `PAIRS`, or one of `associations`.
         also: second looks, for the note.
     """
 
@@ -41,12 +51,12 @@ class Hypothesis:
     quantity: str
     noun: str
     unit: str
-    measure: Measure
+    measure: Estimator
     direction: Literal[-1, 1]
     design: "Design"
-    also: tuple[Also, ...] = ()
+    also: tuple[SensitivityCheck, ...] = ()
 
-    def claims(self, evidence: Evidence) -> list[Claim]:
+    def claims(self, evidence: StudyData) -> list[Claim]:
         """The claim on every part of the evidence that it speaks of apart.
 
         A part beyond the first is passed over where nothing of it was measured, which the first one says.
@@ -56,7 +66,7 @@ class Hypothesis:
         measured = [part for part in others if all(_is_measured(measure, part) for measure in needed)]
         return [self.check(part) for part in (first, *measured)]
 
-    def check(self, evidence: Evidence) -> Claim:
+    def check(self, evidence: StudyData) -> Claim:
         """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""
         claim = Claim(self.id, self.paper, self.statement, self.quantity, setting=evidence.setting)
         try:
@@ -80,12 +90,12 @@ class Hypothesis:
 class Design:
     """How findings come of evidence, the parts of it that are asked one by one, and what else is read."""
 
-    findings: Callable[[Hypothesis, Evidence], Findings]
-    parts: Callable[[Evidence], Sequence[Evidence]] = lambda evidence: [evidence]
-    reads: tuple[Measure, ...] = ()
+    findings: Callable[[Hypothesis, StudyData], Findings]
+    parts: Callable[[StudyData], Sequence[StudyData]] = lambda evidence: [evidence]
+    reads: tuple[Estimator, ...] = ()
 
 
-def _is_measured(measure: Measure, evidence: Evidence) -> bool:
+def _is_measured(measure: Estimator, evidence: StudyData) -> bool:
     """Whether any run has the quantity, be it one that cannot be used."""
     for source in evidence.sources:
         try:
@@ -105,7 +115,7 @@ def _sentence(text: str) -> str:
 # -- designs -------------------------------------------------------------------------------------------
 
 
-def _ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+def _ladder(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
     """Standard against ever stronger adversarial training: strongest minus weakest, seed by seed.
 
     Raises:
@@ -141,7 +151,7 @@ def _ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     p = None if rho is None else st.spearman_p(x, y, seeds, evidence.bootstrap.generator("spearman"))
     told = rho is not None and steps >= 3
     return Findings(
-        seen=went(hypothesis.noun, twins),
+        seen=describe_change(hypothesis.noun, twins),
         size="a change of",
         effect=Effect(
             f"{hypothesis.noun}, strongest minus weakest",
@@ -154,7 +164,7 @@ def _ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
         agreement=hypothesis.direction * (rho or 0.0) if steps >= 3 else None,
         needed=ORDER,
         trend=f"rank correlation with strength {rho:+.2f} over {steps} strengths" if told else "",
-        obstacle=obstacle(change, twins),
+        limitation=limitation(change, twins),
         scale=float(np.abs(y).max()),
         values=tuple(reading.entry() for reading in readings),
         seeds=change.seeds,
@@ -165,7 +175,7 @@ def _ladder(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
 def _over_layers(
     hypothesis: Hypothesis,
     twins: Sequence[Twin],
-    readings: Sequence[Reading],
+    readings: Sequence[Estimate],
     missing: Sequence[str],
     change: Change,
     layers: Array,
@@ -184,7 +194,7 @@ def _over_layers(
         agreement=agreement,
         needed=SHARE,
         trend=trend,
-        obstacle=obstacle(change, twins),
+        limitation=limitation(change, twins),
         scale=100.0,
         values=tuple(reading.entry() for reading in readings),
         seeds=change.seeds,
@@ -192,7 +202,7 @@ def _over_layers(
     )
 
 
-def _pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
+def _pairs(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
     """Every run with AWP against its twin without: the same objective, strength and seed.
 
     Raises:
@@ -217,7 +227,7 @@ def _pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     differences = np.array([float(after.value - before.value) for _, before, after in twins])
     statistic, agreement, trend = share(differences, hypothesis.direction, "pair")
     return Findings(
-        seen=went(hypothesis.noun, twins),
+        seen=describe_change(hypothesis.noun, twins),
         size="a change of",
         effect=Effect(
             f"{hypothesis.noun}, with AWP minus without",
@@ -230,7 +240,7 @@ def _pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
         agreement=agreement if len(twins) >= 3 else None,
         needed=SHARE,
         trend=trend if len(twins) > 1 else "",
-        obstacle=obstacle(change, twins),
+        limitation=limitation(change, twins),
         scale=max(float(np.abs(reading.value)) for reading in readings),
         values=tuple(reading.entry() for reading in readings),
         seeds=change.seeds,
@@ -238,7 +248,7 @@ def _pairs(hypothesis: Hypothesis, evidence: Evidence) -> Findings:
     )
 
 
-LADDER = Design(_ladder, Evidence.settings)
+STRENGTH_SWEEP = Design(_ladder, StudyData.settings)
 """Over the strengths of training, in every setting."""
-PAIRS = Design(_pairs, Evidence.checkpoints)
+PAIRS = Design(_pairs, StudyData.checkpoints)
 """With AWP against without, at every checkpoint."""

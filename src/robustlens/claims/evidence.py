@@ -1,4 +1,4 @@
-"""Reading the runs of a study as evidence: arrays by image, with every gap in them named.
+"""Estimate the runs of a study as evidence: arrays by image, with every gap in them named.
 
 Nothing here raises for one bad run. What cannot be read becomes `Missing` or `Unusable`, whose message ends
 in the claim's `why`.
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from robustlens.claims.verdict import Missing, Unusable
-from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Quantity
 from robustlens.errors import StateError
 from robustlens.results.folders import Run, StudyFolder
+from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Quantity
 
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
 
 
 @dataclass(frozen=True)
-class Source:
+class RunData:
     """One run, as the quantities of claims read it."""
 
     run: Run
@@ -71,11 +71,11 @@ class Source:
         except Missing:
             return None
 
-    def at(self, ending: str) -> "Source":
+    def at(self, ending: str) -> "RunData":
         """The same run at another checkpoint, by what its results' names end in."""
         return replace(self, ending=ending)
 
-    def along(self) -> dict[int, "Source"]:
+    def along(self) -> dict[int, "RunData"]:
         """This run at every epoch that was evaluated along its training, in order; `Missing` if at none."""
         try:
             found = self.run.along("evaluation")
@@ -174,10 +174,10 @@ def _key(split: str, n: int, content: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Estimate:
     """A quantity of one run, and its value."""
 
-    source: Source
+    source: RunData
     quantity: Quantity
     value: Array
 
@@ -189,35 +189,35 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StudyData:
     """The runs of a study, or those of one of its settings, and the resamples that every claim shares."""
 
-    sources: Sequence[Source]
+    sources: Sequence[RunData]
     bootstrap: Bootstrap
     setting: str = ""
     """Where this is, as a phrase: "in" some methods, "at" a checkpoint; empty for a study as a whole."""
 
     @classmethod
-    def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "Evidence":
+    def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "StudyData":
         """Everything that a study holds."""
         bootstrap = bootstrap or Bootstrap()
         runs = tuple(folder.runs())
-        return cls([Source(run, bootstrap, peers=runs) for run in runs], bootstrap)
+        return cls([RunData(run, bootstrap, peers=runs) for run in runs], bootstrap)
 
-    def settings(self) -> list["Evidence"]:
+    def settings(self) -> list["StudyData"]:
         """The settings in which strengths can be compared, each by itself: nothing else differs inside one.
 
         A study that climbs its ladder once (or not at all) is one setting, and keeps all its runs.
         """
-        rungs: dict[Any, list[Source]] = {}
+        rungs: dict[Any, list[RunData]] = {}
         for source in self._rungs():
             rungs.setdefault(source.run.entry.get("setting"), []).append(source)
         ladders = [found for found in rungs.values() if len({source.eps for source in found}) > 1]
         if len(ladders) < 2:
             return [self]
-        return [Evidence(found, self.bootstrap, f"in {_methods(found)}") for found in ladders]
+        return [StudyData(found, self.bootstrap, f"in {_methods(found)}") for found in ladders]
 
-    def checkpoints(self) -> list["Evidence"]:
+    def checkpoints(self) -> list["StudyData"]:
         """The study at its chosen checkpoints, and apart at the last ones where these were evaluated."""
         last = [source.at("-last") for source in self.sources]
         if all(source.checkpoint is None for source in last):
@@ -227,7 +227,7 @@ class Evidence:
             replace(self, sources=last, setting="at the last checkpoint"),
         ]
 
-    def ladder(self) -> list[Source]:
+    def ladder(self) -> list[RunData]:
         """Standard training and plain adversarial training, one run for each strength and seed, ascending.
 
         Where a study trains one strength and seed in two ways, the method with more runs is taken.
@@ -239,12 +239,12 @@ class Evidence:
         steps = [source for source, setting in zip(steps, settings, strict=True) if setting == usual]
         methods = [str(source.run.entry.get("method", "")) for source in steps]
         ranked = sorted(range(len(steps)), key=lambda row: -methods.count(methods[row]))
-        chosen: dict[tuple[float, int], Source] = {}
+        chosen: dict[tuple[float, int], RunData] = {}
         for row in ranked:
             chosen.setdefault((steps[row].eps, steps[row].seed), steps[row])
         return [chosen[key] for key in sorted(chosen)]
 
-    def _rungs(self) -> list[Source]:
+    def _rungs(self) -> list[RunData]:
         """Every run of standard or plain adversarial training."""
         return [
             source
@@ -253,7 +253,7 @@ class Evidence:
             and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
         ]
 
-    def pairs(self) -> list[tuple[Source, Source | None]]:
+    def pairs(self) -> list[tuple[RunData, RunData | None]]:
         """Every adversarially trained run with AWP, after its twin without (None where there is none).
 
         The paper's AWP: runs that take it from the attack's gradient are left out.
@@ -265,26 +265,26 @@ class Evidence:
         with_awp = (s for s in self.adversarial() if s.awp and not s.run.entry.get("awp_from_attack"))
         return [(source, plain.get(_twin_key(source))) for source in with_awp]
 
-    def adversarial(self) -> list[Source]:
+    def adversarial(self) -> list[RunData]:
         """Every adversarially trained run."""
         return [source for source in self.sources if source.objective != "standard" and source.eps > 0]
 
 
-def _methods(sources: Iterable[Source]) -> str:
+def _methods(sources: Iterable[RunData]) -> str:
     """Names of the methods of these runs, in the order of the study."""
     return ", ".join(dict.fromkeys(str(source.run.entry.get("method", "")) for source in sources))
 
 
-def _twin_key(source: Source) -> tuple[Any, ...]:
+def _twin_key(source: RunData) -> tuple[Any, ...]:
     """What a run with AWP shares with its twin: the whole recipe but AWP, where the study says so."""
     without_awp = source.run.entry.get("without_awp")
     return (without_awp,) if without_awp else (source.objective, source.eps, source.seed)
 
 
-Measure = Callable[[Source], Quantity]
+Estimator = Callable[[RunData], Quantity]
 
 
-def read(measure: Measure, sources: Iterable[Source]) -> tuple[list[Reading], list[str]]:
+def read(measure: Estimator, sources: Iterable[RunData]) -> tuple[list[Estimate], list[str]]:
     """The quantity of each run that has it, and what is missing of the others.
 
     Raises:
@@ -300,13 +300,13 @@ def read(measure: Measure, sources: Iterable[Source]) -> tuple[list[Reading], li
         value = quantity.value()
         if not np.isfinite(value).all():
             raise Unusable(f"{source.name}: the value is not finite")
-        readings.append(Reading(source, quantity, value))
+        readings.append(Estimate(source, quantity, value))
     _alike(readings, "under different conditions", lambda reading: reading.quantity.conditions)
     _alike(readings, "on different layers", lambda reading: ", ".join(reading.quantity.layers))
     return readings, missing
 
 
-def _alike(readings: Sequence[Reading], how: str, of: Callable[[Reading], str]) -> None:
+def _alike(readings: Sequence[Estimate], how: str, of: Callable[[Estimate], str]) -> None:
     for reading in readings[1:]:
         if of(reading) != of(readings[0]):
             one, other = readings[0], reading

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from robustlens.stats import bootstrap as st
-from robustlens.claims.evidence import Evidence, Measure, Reading, listed, read
+from robustlens.claims.evidence import Estimate, Estimator, StudyData, listed, read
 from robustlens.claims.verdict import Statistic, Unusable
+from robustlens.stats import bootstrap as st
 from robustlens.stats.bootstrap import Array
 
-Twin = tuple[int, Reading, Reading]
+Twin = tuple[int, Estimate, Estimate]
 """A training seed, and two runs with that seed: without, and with, what is claimed to matter."""
 
 
@@ -27,7 +27,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Also:
+class SensitivityCheck:
     """A second look at the same claim: reported in the note, no part of the verdict.
 
     Args:
@@ -38,12 +38,12 @@ class Also:
     """
 
     noun: str
-    measure: Measure
+    measure: Estimator
     direction: Literal[-1, 1]
     caution: str = ""
 
 
-def effect(twins: Sequence[Twin], evidence: Evidence) -> Change:
+def effect(twins: Sequence[Twin], evidence: StudyData) -> Change:
     """Mean change over the pairs of a seed, then over seeds, with its 95 % interval.
 
     One seed: bootstrap over examples. Several: over seeds, then examples. One number per layer: layers have
@@ -75,7 +75,7 @@ def effect(twins: Sequence[Twin], evidence: Evidence) -> Change:
     return Change(found.value, found.low, found.high, seeds, values.mean(0) if layered else None)
 
 
-def _by_seed(twins: Sequence[Twin], side: Callable[[Reading], Array]) -> Array:
+def _by_seed(twins: Sequence[Twin], side: Callable[[Estimate], Array]) -> Array:
     """Change in each seed, averaged over its pairs: the first axis is the seed."""
     seeds = sorted({seed for seed, *_ in twins})
     return np.array(
@@ -86,7 +86,7 @@ def _by_seed(twins: Sequence[Twin], side: Callable[[Reading], Array]) -> Array:
     )
 
 
-def _moved(before: Reading, after: Reading, side: Callable[[Reading], Array]) -> Array:
+def _moved(before: Estimate, after: Estimate, side: Callable[[Estimate], Array]) -> Array:
     if before.quantity.layers:
         return st.relative_change(side(before), side(after))
     return np.asarray(side(after) - side(before))
@@ -108,7 +108,7 @@ def share(
     return Statistic(name, towards / n, low, high, st.sign_test_p(towards, away)), towards / n, told
 
 
-def obstacle(change: Change, twins: Sequence[Twin]) -> str:
+def limitation(change: Change, twins: Sequence[Twin]) -> str:
     """Why the interval cannot be taken at its word, if so; empty otherwise."""
     if change.low is None:
         n = len(twins[0][1].value)
@@ -123,8 +123,8 @@ def obstacle(change: Change, twins: Sequence[Twin]) -> str:
     return f"even the larger value, {value:.3g}, is no more than sampling alone gives (up to {floor:.3g})"
 
 
-def went(noun: str, twins: Sequence[Twin]) -> str:
-    """From where to where the quantity went, in words."""
+def describe_change(noun: str, twins: Sequence[Twin]) -> str:
+    """From where to where the quantity describe_change, in words."""
     before = float(np.mean([float(reading.value) for _, reading, _ in twins]))
     after = float(np.mean([float(reading.value) for _, _, reading in twins]))
     labels = {(one.source.label, other.source.label) for _, one, other in twins}
@@ -132,7 +132,9 @@ def went(noun: str, twins: Sequence[Twin]) -> str:
     return f"{noun} went from {before:.3g} ({of[0]}) to {after:.3g} ({of[1]})"
 
 
-def note(twins: Sequence[Twin], looks: Sequence[Also], missing: Sequence[str], towards: float) -> str:
+def note(
+    twins: Sequence[Twin], looks: Sequence[SensitivityCheck], missing: Sequence[str], towards: float
+) -> str:
     """What the interval covers, the second looks, and which runs are missing.
 
     `towards` is positive where the claim's own quantity went the claimed way: what a second look agrees with.
@@ -161,7 +163,7 @@ def _covers(twins: Sequence[Twin]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _second_look(look: Also, twins: Sequence[Twin], towards: float) -> str:
+def _second_look(look: SensitivityCheck, twins: Sequence[Twin], towards: float) -> str:
     """The change of another quantity in the same pairs, and whether it agrees with the claim's own."""
     try:
         before, not_before = read(look.measure, [one.source for _, one, _ in twins])

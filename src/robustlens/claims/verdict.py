@@ -81,7 +81,7 @@ class Findings:
             share of layers or pairs that go the claimed way); None where there are too few points to ask.
         needed: the least `agreement` for support.
         trend: the statistic in words.
-        obstacle: why the interval cannot be taken at its word; empty if it can.
+        limitation: why the interval cannot be taken at its word; empty if it can.
         scale: size of the values compared, to tell a difference from rounding.
         values: one entry for each run.
         seeds: how many training seeds the effect rests on.
@@ -95,7 +95,7 @@ class Findings:
     agreement: float | None
     needed: float
     trend: str
-    obstacle: str
+    limitation: str
     scale: float
     values: tuple[Mapping[str, Any], ...]
     seeds: int
@@ -117,7 +117,7 @@ def decide(direction: int, found: Findings) -> tuple[Verdict, str]:
         told.append(found.trend)
     facts = ", ".join(told)
     if effect.value is None or effect.low is None or effect.high is None:
-        return "inconclusive", f"{facts}; {found.obstacle or 'there is no interval'}."
+        return "inconclusive", f"{facts}; {found.limitation or 'there is no interval'}."
     if not all(math.isfinite(number) for number in (effect.value, effect.low, effect.high)):
         return "inconclusive", f"{facts}; not a finite number."
     dust = 1e-9 * max(found.scale, abs(effect.value))
@@ -128,8 +128,8 @@ def decide(direction: int, found: Findings) -> tuple[Verdict, str]:
     high = max(direction * effect.low, direction * effect.high)
     if low <= dust and high >= -dust:
         return "inconclusive", f"{facts}; not clear, because the interval holds zero."
-    if found.obstacle:
-        return "inconclusive", f"{facts}; not clear, because {found.obstacle}."
+    if found.limitation:
+        return "inconclusive", f"{facts}; not clear, because {found.limitation}."
     if high < 0:
         return "not supported", f"{facts}; the opposite of the claim."
     if found.agreement is not None and found.agreement < found.needed - 1e-9:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlens.errors import ConfigError
 from robustlens.config import Plan, ThreatSpec, checked, norm_name
+from robustlens.errors import ConfigError
 from robustlens.results.folders import Run
 
 if TYPE_CHECKING:

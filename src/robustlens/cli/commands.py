@@ -13,10 +13,17 @@ import typer
 from rich.table import Table
 
 from robustlens.cli import arguments, tables
-from robustlens.machine import keep_memory
 from robustlens.cli.display import console, output, shown
-from robustlens.errors import ConfigError, NumericsError, ResourceError, RobustlensError, StoppedError, out_of_memory
 from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked, read_yaml
+from robustlens.errors import (
+    ConfigError,
+    NumericsError,
+    ResourceError,
+    RobustlensError,
+    StoppedError,
+    out_of_memory,
+)
+from robustlens.machine import keep_memory
 from robustlens.results.folders import Run, write_json
 
 app = typer.Typer(
@@ -162,10 +169,10 @@ def train(
         if not equals:
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
         arguments.put(values, key, arguments.value(text))
-    with shown(quiet or not ranks.is_first()) as named:
+    with shown(quiet or not ranks.is_main()) as named:
         run = train(checked(Recipe, values, "recipe"), out, progress=partial(named, "train"))
-    ranks.leave()
-    if not ranks.is_first():
+    ranks.shutdown()
+    if not ranks.is_main():
         return
     last = run.metrics()[-1]
     for split in ("train", "validation"):

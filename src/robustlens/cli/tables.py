@@ -9,14 +9,14 @@ from robustlens.config import eps_text
 from robustlens.results.folders import StudyFolder, attack_columns
 
 if TYPE_CHECKING:
-    from robustlens.study import Planned
+    from robustlens.study import PlannedRun
 
 
 def _percent(interval: dict[str, Any]) -> str:
     return f"{100 * interval['value']:.1f} [dim]{100 * interval['low']:.1f}-{100 * interval['high']:.1f}[/]"
 
 
-def plan(planned: "list[Planned]") -> None:
+def plan(planned: "list[PlannedRun]") -> None:
     """The runs of a study before they start."""
     table = Table("run", "method", "objective", "eps", "AWP", "epochs", "seed", "recipe", box=None)
     for run in planned:

@@ -14,7 +14,6 @@ from robustlens.config.checkpoint import Checkpoint
 from robustlens.config.values import Number, Values, canonical, flat, norm_name, radius_problem
 
 
-
 class DataSpec(Values):
     """Which images. `augment: auto` is the field's choice for the data set (crop and flip on CIFAR)."""
 

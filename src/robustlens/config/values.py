@@ -51,6 +51,7 @@ def eps_text(eps: float) -> str:
         return f"{round(eps * 255)}/255"
     return f"{eps:.4g}"
 
+
 Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 
 
@@ -72,6 +73,7 @@ class Values(BaseModel):
     """Base of every part of a recipe: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
 
 Kind = TypeVar("Kind", bound=Values)
 

@@ -11,12 +11,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from robustlens.config import DataSpec
 from robustlens.data import arrays, augment, embedded, folder, hub
 from robustlens.data.arrays import from_tensors
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import ConfigError
 
-__all__ = ["Source", "Sources", "Split", "Splits", "augment", "from_tensors", "load", "names"]
+__all__ = ["Source", "Sources", "Split", "Splits", "augment", "channel_statistics", "from_tensors", "load", "names", "of_spec"]
 
 EMBEDDED = "fashion-mnist-10k"
 
@@ -78,6 +83,31 @@ def load(
         test_limit=test_limit,
         unlabeled=unlabeled,
     )
+
+
+def of_spec(spec: DataSpec) -> Splits:
+    """The data that a recipe names; raises as `load` does."""
+    return load(
+        spec.name,
+        data_dir=spec.data_dir,
+        validation=spec.validation,
+        seed=spec.seed,
+        train_limit=spec.train_limit,
+        test_limit=spec.test_limit,
+        unlabeled=spec.unlabeled,
+    )
+
+
+def channel_statistics(images: UInt8[Tensor, "n c ..."]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of images in [0, 1], exact, six decimals."""
+    counts = torch.stack(
+        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
+    )
+    share = counts.double() / counts.sum(1, keepdim=True)
+    level = torch.arange(256).double() / 255
+    mean = share @ level
+    std = (share @ level.square() - mean.square()).clamp_min(0).sqrt()
+    return [round(value, 6) for value in mean.tolist()], [round(max(value, 1e-3), 6) for value in std.tolist()]
 
 
 def _read(name: str, data_dir: Path | None) -> Sources:

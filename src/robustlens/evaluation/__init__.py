@@ -4,9 +4,9 @@
 loop, `ledger` what it knows of each image and keeps on disk, `judge` what counts as broken.
 """
 
+from robustlens.evaluation.evaluate import evaluate
 from robustlens.evaluation.evaluation import Evaluation, gaps, rate
 from robustlens.evaluation.leaderboard import leaderboard_entry
-from robustlens.evaluation.evaluate import evaluate
 from robustlens.evaluation.run import evaluate_model, evaluate_run, evaluate_splits, is_current, provenance
 
 __all__ = [

@@ -12,7 +12,7 @@ from robustlens.results.folders import write_atomic
 
 
 @dataclass(eq=False)
-class Examples:
+class AdversarialImages:
     """Images that broke the model, by row; in `folder` one file for each batch, or in memory."""
 
     folder: Path | None = None

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustlens import losses, models
 from robustlens.attacks import Attack
-from robustlens.evaluation.adversarial_images import Examples
-from robustlens.evaluation.verifier import Judge, measured, within
-from robustlens.evaluation.state import Ledger
+from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.state import EvaluationState
+from robustlens.evaluation.verifier import Verifier, measured, within
 from robustlens.progress import Event, Listener
 from robustlens.threat import ThreatModel
 
@@ -36,7 +36,7 @@ class Try:
 
 
 @dataclass(frozen=True, eq=False)
-class Survivors:
+class AttackLoop:
     """A model and its images under attack; what happens goes to the ledger.
 
     Args:
@@ -47,15 +47,15 @@ class Survivors:
         examples: where adversarial images go, or None to drop them.
     """
 
-    judge: Judge
+    judge: Verifier
     search: nn.Module
     x: Float[Tensor, "n ..."]
     y: Int64[Tensor, " n"]
     threat: ThreatModel
-    ledger: Ledger
+    ledger: EvaluationState
     batch_size: int
     listen: Listener
-    examples: Examples | None = None
+    examples: AdversarialImages | None = None
 
     def take(self, rows: Int64[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
         """Images and labels of `rows`."""
@@ -72,7 +72,7 @@ class Survivors:
             if len(waiting) == 0:
                 continue
             self._batch(number, each, waiting)
-            standing = int(self.ledger.standing_after(number).sum())
+            standing = int(self.ledger.robust_after(number).sum())
             self.listen(Event(each.label, done, len(rows), f"{standing} of {len(self.x)} standing"))
 
     def _batch(self, number: int, each: Try, rows: Tensor) -> None:
@@ -93,7 +93,7 @@ class Survivors:
                 wrong[again] = self.judge.misclassified(x_adv[again], y[again])
         broken = wrong & within(distance, self.threat, self.threat.eps)
         if self.examples is not None:
-            first = broken.cpu() & (self.ledger.fell[rows] < 0)
+            first = broken.cpu() & (self.ledger.broken_by[rows] < 0)
             self.examples.add(number, rows[first], x_adv[first.to(x_adv.device)])
         found = torch.where(wrong, distance, torch.inf).cpu()
         self.ledger.record(number, rows, broken.cpu(), found, perf_counter() - began)

@@ -13,11 +13,11 @@ from robustlens import attacks as attack_room
 from robustlens import losses, models, reliability
 from robustlens.attacks import Attack
 from robustlens.errors import ConfigError, DataError, NumericsError
+from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.attack_loop import AttackLoop, Try
 from robustlens.evaluation.evaluation import Evaluation
-from robustlens.evaluation.adversarial_images import Examples
-from robustlens.evaluation.verifier import Judge, measured, within
-from robustlens.evaluation.state import WRONG, Ledger
-from robustlens.evaluation.attack_loop import Survivors, Try
+from robustlens.evaluation.state import WRONG, EvaluationState
+from robustlens.evaluation.verifier import Verifier, measured, within
 from robustlens.progress import Listener, silent
 from robustlens.reliability import Flag
 from robustlens.threat import ThreatModel
@@ -46,7 +46,7 @@ def evaluate(
 ) -> Evaluation:
     """Attack a model and say what stood.
 
-    Attacks search on a faster copy of the model where one gives the same logits (see `models.swift`); what
+    Attacks search on a faster copy of the model where one gives the same logits (see `models.fast_copy`); what
     they find counts only where the model itself, in float32 and in float64, is wrong there.
 
     Args:
@@ -82,23 +82,23 @@ def evaluate(
     _check_images(x, y, threat, batch_size)
     y = y.cpu()
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
-    with models.held_still(model):
+    with models.frozen(model):
         logits = _clean_logits(model, x, y, batch_size)
         clean = ~losses.is_wrong(logits, y)
         device = models.device_of(model)
         few = x[: min(32, len(x))].to(device)
         folder = None if state is None else Path(state)
         bound_to = _bound_to(model, x, y, threat, tries, precision) if folder else {}
-        survivors = Survivors(
-            judge=Judge(model, models.doubled(model, few[:8])),
-            search=models.swift(model, few, precision=precision),
+        survivors = AttackLoop(
+            judge=Verifier(model, models.float64_copy(model, few[:8])),
+            search=models.fast_copy(model, few, precision=precision),
             x=x,
             y=y,
             threat=threat,
-            ledger=Ledger.open(folder, bound_to, clean, len(tries)),
+            ledger=EvaluationState.open(folder, bound_to, clean, len(tries)),
             batch_size=batch_size,
             listen=progress,
-            examples=Examples(folder) if save_adversarial else None,
+            examples=AdversarialImages(folder) if save_adversarial else None,
         )
         for number, each in enumerate(tries):
             survivors.meet(number, each)
@@ -173,16 +173,16 @@ def _curve(distance: Tensor, threat: ThreatModel, multiples: Sequence[float]) ->
     return {eps: clean & ~within(distance, threat, eps) if eps else clean for eps in radii}
 
 
-def _by_attack(ledger: Ledger, tries: Sequence[Try]) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _by_attack(ledger: EvaluationState, tries: Sequence[Try]) -> tuple[dict[str, Tensor], dict[str, float]]:
     """What stood after each attack, and how long it took."""
     last = {each.name: number for number, each in enumerate(tries)}
     seconds = dict.fromkeys(last, 0.0)
     for each, spent in zip(tries, ledger.seconds.tolist(), strict=True):
         seconds[each.name] += spent
-    return {name: ledger.standing_after(number) for name, number in last.items()}, seconds
+    return {name: ledger.robust_after(number) for name, number in last.items()}, seconds
 
 
-def _checked_again(survivors: Survivors) -> Tensor | None:
+def _checked_again(survivors: AttackLoop) -> Tensor | None:
     """The adversarial images, read back and judged anew; None where they are not kept.
 
     Raises:
@@ -190,7 +190,7 @@ def _checked_again(survivors: Survivors) -> Tensor | None:
     """
     if survivors.examples is None:
         return None
-    fallen = survivors.ledger.fell >= 0
+    fallen = survivors.ledger.broken_by >= 0
     x_adv = survivors.examples.assemble(survivors.x, fallen)
     for rows in torch.nonzero(fallen).squeeze(1).split(survivors.batch_size):
         x, y = survivors.take(rows)
@@ -206,16 +206,16 @@ def _checked_again(survivors: Survivors) -> Tensor | None:
 
 
 def _flags(
-    survivors: Survivors, logits: Tensor, by_attack: Mapping[str, Tensor], chosen: Mapping[str, Attack]
+    survivors: AttackLoop, logits: Tensor, by_attack: Mapping[str, Tensor], chosen: Mapping[str, Attack]
 ) -> tuple[Flag, ...]:
     """The reliability flags, looked for on a few images, survivors among them."""
     standing = list(by_attack.values())[-1]
     everyone = torch.arange(len(standing))
     rows = torch.cat([everyone[:_SAMPLE], everyone[standing][:_SAMPLE]]).unique()
-    fell, before = {}, survivors.ledger.fell != WRONG
+    broken_by, before = {}, survivors.ledger.broken_by != WRONG
     for name, after in by_attack.items():
         uses_gradients = bool(getattr(chosen.get(name), "uses_gradients", True))
-        fell[name] = (int((before & ~after).sum()), uses_gradients)
+        broken_by[name] = (int((before & ~after).sum()), uses_gradients)
         before = after
     x, y = survivors.take(rows)
     return reliability.check(
@@ -226,7 +226,7 @@ def _flags(
         threat=survivors.threat,
         standing=standing[rows],
         accuracy=float(standing.float().mean()),
-        fell=fell,
+        broken_by=broken_by,
     )
 
 

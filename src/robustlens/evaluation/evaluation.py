@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustlens.stats.intervals import Interval, difference, mean_of, wilson
 from robustlens.reliability import Flag
+from robustlens.stats.intervals import Interval, difference, mean_of, wilson
 from robustlens.threat import ThreatModel
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustlens.errors import ConfigError
 from robustlens.config import eps_text
+from robustlens.errors import ConfigError
 
 ABOUT = ("name", "authors", "venue", "link", "architecture", "dataset", "footnote", "reported")
 """What the numbers cannot say; left empty unless given."""

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from robustlens import models
+from robustlens.config import EvaluationPlan, ExplanationPlan
 from robustlens.data import Splits
 from robustlens.errors import StateError
-from robustlens.evaluation.evaluation import Evaluation, gaps
 from robustlens.evaluation.evaluate import evaluate
+from robustlens.evaluation.evaluation import Evaluation, gaps
 from robustlens.progress import Event, Listener, silent
-from robustlens.config import EvaluationPlan, ExplanationPlan
 from robustlens.results.folders import FORMAT, Run, locked
 from robustlens.threat import ThreatModel
 from robustlens.training.trainer import load_data

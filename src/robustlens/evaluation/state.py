@@ -26,11 +26,11 @@ _FILE, _KEY = "progress.safetensors", "robustlens-evaluation"
 
 
 @dataclass(eq=False)
-class Ledger:
+class EvaluationState:
     """The state of an evaluation of n images by some tries.
 
     Attributes:
-        fell: (n,) number of the try that broke the image, or `STANDING`, or `WRONG`.
+        broken_by: (n,) number of the try that broke the image, or `STANDING`, or `WRONG`.
         tried: (n,) number of tries that the image has been through.
         distance: (n,) distance of the nearest misclassified point found: 0 where the model is wrong at x,
             infinite where none was found.
@@ -39,7 +39,7 @@ class Ledger:
         folder: where the file lies, or None to keep nothing.
     """
 
-    fell: Int64[Tensor, " n"]
+    broken_by: Int64[Tensor, " n"]
     tried: Int64[Tensor, " n"]
     distance: Float[Tensor, " n"]
     seconds: Float[Tensor, " tries"]
@@ -49,14 +49,14 @@ class Ledger:
     @classmethod
     def open(
         cls, folder: Path | None, bound_to: Mapping[str, str], clean: Bool[Tensor, " n"], tries: int
-    ) -> "Ledger":
+    ) -> "EvaluationState":
         """The ledger in `folder`, or a new one where there is none.
 
         Raises:
             StateError: the ledger belongs to another model, data, threat or suite, or is damaged.
         """
         ledger = cls(
-            fell=torch.where(clean, STANDING, WRONG),
+            broken_by=torch.where(clean, STANDING, WRONG),
             tried=torch.zeros(len(clean), dtype=torch.int64),
             distance=torch.where(clean, torch.inf, 0.0).double(),
             seconds=torch.zeros(tries, dtype=torch.float64),
@@ -73,8 +73,8 @@ class Ledger:
         It does not change while the try runs, so a resumed try has the same batches.
         """
         if everyone:
-            return torch.nonzero(self.fell != WRONG).squeeze(1)
-        return torch.nonzero((self.fell == STANDING) | (self.fell >= number)).squeeze(1)
+            return torch.nonzero(self.broken_by != WRONG).squeeze(1)
+        return torch.nonzero((self.broken_by == STANDING) | (self.broken_by >= number)).squeeze(1)
 
     def waiting(self, number: int, rows: Int64[Tensor, " rows"]) -> Int64[Tensor, " waiting"]:
         """Those of `rows` that try `number` has not had yet."""
@@ -92,17 +92,17 @@ class Ledger:
 
         `distance` is infinite where no misclassified point was found.
         """
-        newly = rows[broken & (self.fell[rows] == STANDING)]
-        self.fell[newly] = number
+        newly = rows[broken & (self.broken_by[rows] == STANDING)]
+        self.broken_by[newly] = number
         self.tried[rows] = number + 1
         self.distance[rows] = self.distance[rows].minimum(distance.to(self.distance))
         self.seconds[number] += seconds
         if self.folder is not None:
             self._write(self.folder / _FILE)
 
-    def standing_after(self, number: int) -> Bool[Tensor, " n"]:
+    def robust_after(self, number: int) -> Bool[Tensor, " n"]:
         """Which images are right, and still right after try `number` and all before it."""
-        return (self.fell == STANDING) | (self.fell > number)
+        return (self.broken_by == STANDING) | (self.broken_by > number)
 
     def _write(self, path: Path) -> None:
         tensors = {name: getattr(self, name) for name in ("fell", "tried", "distance", "seconds")}

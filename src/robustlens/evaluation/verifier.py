@@ -11,11 +11,11 @@ from robustlens.errors import NumericsError
 from robustlens.threat import ThreatModel
 
 CLOSE = 1e-3
-"""The share of the largest logit within which `models.doubled` has seen float32 and float64 to agree."""
+"""The share of the largest logit within which `models.float64_copy` has seen float32 and float64 to agree."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class Verifier:
     """The model itself decides, whatever faster copy an attack has searched on.
 
     Args:

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from robustlens.machine import keep_memory
 from robustlens.errors import RobustlensError, StoppedError, out_of_memory
+from robustlens.machine import keep_memory
 from robustlens.progress import Event, Listener
 
 _TELL_EVERY = 0.2  # seconds between events of one worker

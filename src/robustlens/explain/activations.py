@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.models import as_logits, device_of, forward, undisturbed
+from robustlens.models import as_logits, device_of, forward, inference
 
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""
@@ -64,7 +64,7 @@ def over_layers(model: nn.Module, batches: Iterable[Tensor], norms: Norms) -> di
         ModelError: as `activations`.
     """
     found: dict[str, list[np.ndarray]] = {}
-    with undisturbed(model):
+    with inference(model):
         for batch in batches:
             for key, values in _one_pass(model, batch, norms).items():
                 found.setdefault(key, []).append(values.cpu().numpy())

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
-from robustlens.explain.landscape.points import AttackedAnew, asking_for_gradients
+from robustlens.explain.landscape.points import AdversarialLoss, asking_for_gradients
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
@@ -104,7 +104,7 @@ class Hessian:
         parts = scaled.split([weight.numel() for weight in self.weights])
         along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
         product = torch.zeros_like(vector)
-        with held_still(self.model), asking_for_gradients(self.weights):
+        with frozen(self.model), asking_for_gradients(self.weights):
             for images, labels in zip(
                 self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True
             ):
@@ -261,7 +261,7 @@ def curvature(
         ConfigError: no image, no weight with two dimensions, or a count below 1.
         NumericsError: a product with the Hessian is not finite.
     """
-    attacked = AttackedAnew.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     x_adv = attacked.images()
     plain = Hessian(model, x_adv, y, batch_size=batch_size)
     relative = Hessian(

@@ -20,12 +20,12 @@ from robustlens import losses, noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.landscape.directions import Direction
-from robustlens.explain.landscape.points import AttackedAnew, Values, asking_for_gradients, stacked
+from robustlens.explain.landscape.points import AdversarialLoss, Values, asking_for_gradients, stacked
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
-from robustlens.weights import displaced
+from robustlens.weights import offset_weights
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -60,7 +60,7 @@ def random_perturbation(model: nn.Module, xi: float, generator: torch.Generator)
 
 
 def adversarial_perturbation(
-    attacked: AttackedAnew, threat: ThreatModel, xi: float, ascents: int
+    attacked: AdversarialLoss, threat: ThreatModel, xi: float, ascents: int
 ) -> Direction:
     """The nu in the ball that raises the adversarial loss most: images and weights climb together.
 
@@ -76,7 +76,7 @@ def adversarial_perturbation(
     nu = [torch.zeros_like(weight) for weight in weights.values()]
     x_adv = attacked.images()
     for _ in range(ascents):
-        with displaced(list(weights.values()), nu):
+        with offset_weights(list(weights.values()), nu):
             slopes, slope_of_images = _slopes(attacked, x_adv, list(weights.values()))
         nu = [_ascended(*each, ascents) for each in zip(nu, slopes, radii, strict=True)]
         step = threat.ascend(x_adv, slope_of_images, threat.default_step_size)
@@ -126,7 +126,7 @@ def flatness(
     if draws < 1 or ascents < 1 or not (xi_average >= 0 and xi_worst >= 0):
         found = f"{draws} draws, {ascents} ascents, sizes {xi_average:g} and {xi_worst:g}"
         raise ConfigError(f"flatness: found {found}; expected at least 1 of each, and sizes >= 0")
-    attacked = AttackedAnew.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     reference = attacked()
     around = []
     for draw in range(draws):
@@ -202,19 +202,19 @@ def _rises(arrays: dict[str, np.ndarray], split: str, case: str) -> dict[str, An
     return {kind: means[case][kind] - means["reference"][kind] for kind in kinds}
 
 
-def _at(attacked: AttackedAnew, nu: Direction) -> Values:
+def _at(attacked: AdversarialLoss, nu: Direction) -> Values:
     weights = [attacked.model.get_parameter(name) for name in nu]
-    with displaced(weights, list(nu.values())):
+    with offset_weights(weights, list(nu.values())):
         return attacked()
 
 
 def _slopes(
-    attacked: AttackedAnew, x_adv: Tensor, weights: list[nn.Parameter]
+    attacked: AdversarialLoss, x_adv: Tensor, weights: list[nn.Parameter]
 ) -> tuple[list[Tensor], Tensor]:
     """Gradients of the summed cross entropy by every tensor, and by every image."""
     total = [torch.zeros_like(weight) for weight in weights]
     by_image = []
-    with held_still(attacked.model), asking_for_gradients(weights), torch.enable_grad():
+    with frozen(attacked.model), asking_for_gradients(weights), torch.enable_grad():
         for images, labels in zip(
             x_adv.split(attacked.batch_size), attacked.y.split(attacked.batch_size), strict=True
         ):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ConfigError, ModelError, NumericsError
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.models import as_logits, device_of, forward, held_still
+from robustlens.models import as_logits, device_of, forward, frozen
 
 
 def jacobian(model: nn.Module, x: Float[Tensor, "n ..."], *, batch_size: int = 64) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def jacobian(model: nn.Module, x: Float[Tensor, "n ..."], *, batch_size: int = 6
     """
     if not len(x):
         raise ConfigError("jacobian: found no images, expected at least 1")
-    with held_still(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad():
         found = [_singular_values(model, images.to(device_of(model))) for images in x.split(batch_size)]
     return {"singular_values": torch.cat(found).numpy()}
 

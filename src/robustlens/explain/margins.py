@@ -10,13 +10,13 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from robustlens import losses
-from robustlens.stats import misclassification as mistakes
 from robustlens.attacks import Attack
+from robustlens.explain.bound.theorem import ramp_loss
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.temperature import best_temperature
-from robustlens.explain.bound.theorem import ramp_loss
+from robustlens.models import device_of, inference
+from robustlens.stats import misclassification as mistakes
 from robustlens.stats.misclassification import TAUS
-from robustlens.models import device_of, undisturbed
 
 MATCHED = "matched_"
 """Begins the names of what is measured on logits divided by the network's own best temperature."""
@@ -24,7 +24,7 @@ MATCHED = "matched_"
 
 def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256) -> Float[Tensor, "n c"]:
     """Logits in eval mode, in batches, on the CPU; the model is left as it was."""
-    with undisturbed(model):
+    with inference(model):
         device = device_of(model)
         return torch.cat([model(batch.to(device)).float().cpu() for batch in x.split(batch_size)])
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from robustlens import models
+from robustlens.config import ExplanationPlan
 from robustlens.data import Splits
 from robustlens.errors import ConfigError
 from robustlens.evaluation import is_current, provenance
@@ -23,10 +24,9 @@ from robustlens.explain.landscape import measure_landscape
 from robustlens.explain.margins import measure_margins
 from robustlens.explain.measure import Measure, Measurement, Subject
 from robustlens.explain.smoothness import measure_smoothness
-from robustlens.spectra import measure_spectrum
 from robustlens.progress import Event, Listener, silent
-from robustlens.config import ExplanationPlan
 from robustlens.results.folders import FORMAT, Run, locked
+from robustlens.spectra import measure_spectrum
 from robustlens.threat import ThreatModel
 from robustlens.training.trainer import load_data
 

@@ -4,14 +4,14 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 "package.module:factory"; weights in safetensors, and those of others (docs/models.md).
 """
 
-from robustlens.models.copies import doubled, swift
+from robustlens.models.copies import fast_copy, float64_copy
 from robustlens.models.fingerprint import fingerprint
+from robustlens.models.inference import frozen, inference, preserved_state
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
 from robustlens.models.registry import MODELS, build_from, check_name, describe, get
 from robustlens.models.start import start_from
-from robustlens.models.inference import held_still, state_kept, undisturbed
 
 __all__ = [
     "MODELS",
@@ -22,16 +22,16 @@ __all__ = [
     "check_name",
     "describe",
     "device_of",
-    "doubled",
+    "float64_copy",
     "fingerprint",
     "forward",
     "get",
-    "held_still",
+    "frozen",
     "load",
     "load_weights",
     "start_from",
-    "state_kept",
-    "swift",
+    "preserved_state",
+    "fast_copy",
     "to_bytes",
-    "undisturbed",
+    "inference",
 ]

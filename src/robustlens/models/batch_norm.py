@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens.models.inference import held_still
+from robustlens.models.inference import frozen
 
 _SIDE = 32  # of the made-up images, in pixels
 _EXAMPLES = 8
@@ -36,7 +36,7 @@ def image_mean(model: nn.Module, channels: int) -> tuple[Float[Tensor, " c"], fl
     if not norms:
         return None
     constant = torch.cat([torch.zeros(1, channels), torch.eye(channels)])
-    with _inputs(norms) as seen, held_still(model), torch.no_grad():
+    with _inputs(norms) as seen, frozen(model), torch.no_grad():
         model(constant[:, :, None, None].expand(-1, -1, _SIDE, _SIDE))
     norm, means = seen[0]
     running, spread = _running(norm)
@@ -66,7 +66,7 @@ def disagreement(model: nn.Module, mean: Float[Tensor, " c"]) -> Float[Tensor, "
     noise = torch.randn(_EXAMPLES, len(mean), _SIDE, _SIDE, generator=generator)
     norms = _norms(model)
     running = {norm: _running(norm) for norm in norms}  # before train mode moves it
-    with _inputs(norms) as seen, held_still(model, mode="train"), torch.no_grad():
+    with _inputs(norms) as seen, frozen(model, mode="train"), torch.no_grad():
         model(mean[:, None, None] + noise / 4)
     distances = [(means.mean(0) - running[norm][0]) / running[norm][1] for norm, means in seen]
     return torch.stack([distance.square().mean().sqrt() for distance in distances])

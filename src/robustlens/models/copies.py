@@ -12,8 +12,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from robustlens.errors import ConfigError, ModelError, StoppedError
 from robustlens.models.folding import fold, observe, swap
+from robustlens.models.inference import inference
 from robustlens.models.probe import as_logits
-from robustlens.models.inference import undisturbed
 
 # How far logits may lie from the model's, as a share of their scale.
 _FLOAT32, _BFLOAT16, _FLOAT64 = 1e-4, 0.1, 1e-3
@@ -32,7 +32,7 @@ class Cast(nn.Module):
         return self.layer(x.to(self.dtype))
 
 
-def swift(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-true") -> nn.Module:
+def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-true") -> nn.Module:
     """A copy of `model` in eval mode that gives the same logits and input gradients in less time.
 
     Its BatchNorms are folded where a convolution or linear layer comes before them, convolutions keep their
@@ -69,7 +69,7 @@ def swift(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-t
     return model
 
 
-def doubled(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
+def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
     """A frozen float64 copy of `model` in eval mode, to look at close calls without rounding.
 
     Args:
@@ -124,7 +124,7 @@ def _logits(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor] | None:
         first, again = _run(twin, [batches[0], batches[0]], model)
         pairs = zip(_tensors(model), _tensors(twin), strict=True)
         if torch.equal(first, again) and all(torch.equal(mine, its) for mine, its in pairs):
-            with undisturbed(model):
+            with inference(model):
                 return [as_logits(model(batch), len(batch)) for batch in batches]
     return None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustlens.errors import ModelError
 from robustlens.models import batch_norm, external, registry
 from robustlens.models.checkpoints import is_counter, state_dicts
-from robustlens.models.layouts import LAYOUTS, NORMALISATIONS, STRANGERS, UNTOLD, Layout, told, untold
+from robustlens.models.layouts import LAYOUTS, NORMALISATIONS, UNSUPPORTED, UNTOLD, Layout, told, untold
 from robustlens.models.normalize import Normalize
 from robustlens.models.tensors import faults, in_words
 
@@ -235,7 +235,7 @@ def _why_none(found: list[Fit], content: object, looked_for: str) -> str:
     names = [name for _, tensors in state_dicts(content) for name in tensors]
     if not names:
         return f"holds {type(content).__name__} without tensors by name, expected a state dict"
-    for pattern, stranger in STRANGERS.items():
+    for pattern, stranger in UNSUPPORTED.items():
         if any(fullmatch(pattern, name) for name in names):
             return f"holds {stranger}, which is not among our architectures; {_FACTORY}"
     if not found:

@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def state_kept(model: nn.Module) -> Iterator[None]:
+def preserved_state(model: nn.Module) -> Iterator[None]:
     """Put buffers (running statistics) and the global random state (dropout) back at the end."""
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -26,7 +26,7 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+def frozen(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     """Use `model` in `mode`, "eval" or "train", without leaving a trace, whatever happens inside.
 
     Parameters ask for no gradient inside, so a backward pass costs the input gradient only. Training flags
@@ -36,7 +36,7 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        with state_kept(model):
+        with preserved_state(model):
             model.train(mode == "train")
             for parameter in wanted:
                 parameter.requires_grad_(False)
@@ -49,7 +49,7 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def inference(model: nn.Module) -> Iterator[None]:
     """Look at `model` in eval mode, without gradients, and leave it as it was."""
-    with held_still(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         yield

@@ -97,7 +97,7 @@ UNTOLD: dict[str, tuple[str, tuple[Any, ...]]] = {
 }
 """Start of an architecture's name: its option that changes what is computed and no tensor, and the values."""
 
-STRANGERS = {
+UNSUPPORTED = {
     r"(.*\.)?layer_0\.0\.conv_2d_1\.weight": "DeepMind's PreActResNet, whose shortcuts are 3x3 convolutions",
     r"(.*\.)?layer2\.0\.(shortcut|downsample)\.1\.weight": "a ResNet with BatchNorm in its shortcuts",
 }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, NumericsError, RobustlensError
 from robustlens.models.external import one_line
-from robustlens.models.inference import undisturbed
+from robustlens.models.inference import inference
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -42,7 +42,7 @@ def check_logits(
         ModelError: `model` fails on `x`, or returns something other than float logits of that shape.
         NumericsError: a logit is NaN or infinite.
     """
-    with undisturbed(model):
+    with inference(model):
         output = forward(model, x)
     logits = as_logits(output, len(x), num_classes, at_least=at_least)
     bad = int((~logits.isfinite()).any(1).sum())

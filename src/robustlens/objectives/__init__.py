@@ -11,7 +11,7 @@ from typing import Any
 
 from robustlens.errors import ConfigError
 from robustlens.objectives.adversarial import MART, TRADES, CrossEntropy, LogitPairing
-from robustlens.objectives.base import InnerAttack, Objective, climb, one_random_step, takes_soft_labels
+from robustlens.objectives.base import InnerAttack, Objective, inner_fgsm, inner_pgd, takes_soft_labels
 from robustlens.objectives.linearity import LinearityAttack, LocalLinearity
 from robustlens.objectives.smooth import CURE, GradientPenalty
 from robustlens.objectives.virtual import VAT, VirtualAdversary
@@ -30,17 +30,17 @@ __all__ = [
     "LogitPairing",
     "Objective",
     "VirtualAdversary",
-    "climb",
+    "inner_pgd",
     "get",
-    "one_random_step",
+    "inner_fgsm",
     "options_of",
     "takes_soft_labels",
 ]
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "standard": lambda label_smoothing=0.0: CrossEntropy(None, label_smoothing),
-    "fgsm": lambda label_smoothing=0.0: CrossEntropy(one_random_step, label_smoothing),
-    "at": lambda label_smoothing=0.0: CrossEntropy(climb("ce"), label_smoothing),
+    "fgsm": lambda label_smoothing=0.0: CrossEntropy(inner_fgsm, label_smoothing),
+    "at": lambda label_smoothing=0.0: CrossEntropy(inner_pgd("ce"), label_smoothing),
     "trades": TRADES,
     "mart": MART,
     "alp": LogitPairing,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlens import losses
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
-from robustlens.objectives.base import InnerAttack, climb
+from robustlens.objectives.base import InnerAttack, inner_pgd
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TRADES:
 
     beta: float = 6.0
     label_smoothing: float = 0.0
-    inner_attack: InnerAttack | None = field(default=climb("kl"), repr=False)
+    inner_attack: InnerAttack | None = field(default=inner_pgd("kl"), repr=False)
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
@@ -67,7 +67,7 @@ class MART:
 
     soft_labels: ClassVar[bool] = False
     beta: float = 5.0
-    inner_attack: InnerAttack | None = field(default=climb("ce"), repr=False)
+    inner_attack: InnerAttack | None = field(default=inner_pgd("ce"), repr=False)
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
@@ -95,7 +95,7 @@ class LogitPairing:
 
     weight: float = 0.5
     label_smoothing: float = 0.0
-    inner_attack: InnerAttack | None = field(default=climb("ce"), repr=False)
+    inner_attack: InnerAttack | None = field(default=inner_pgd("ce"), repr=False)
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens.attacks import FGSM, PGD, Attack
-from robustlens.losses import Labels
 from robustlens.config import AttackSpec
+from robustlens.losses import Labels
 from robustlens.threat import ThreatModel
 
 InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
@@ -36,7 +36,7 @@ def takes_soft_labels(objective: Objective) -> bool:
     return getattr(objective, "soft_labels", True)
 
 
-def climb(loss: str) -> InnerAttack:
+def inner_pgd(loss: str) -> InnerAttack:
     """PGD on `loss` as training runs it: the last iterate counts, and no forward pass judges it."""
 
     def build(threat: ThreatModel, spec: AttackSpec) -> Attack:
@@ -53,7 +53,7 @@ def climb(loss: str) -> InnerAttack:
     return build
 
 
-def one_random_step(threat: ThreatModel, spec: AttackSpec) -> Attack:
+def inner_fgsm(threat: ThreatModel, spec: AttackSpec) -> Attack:
     """FGSM from a random start with step 1.25 eps (Wong, Rice and Kolter 2020, section 4).
 
     Steps and step size of the recipe's attack are PGD's and do not enter.

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks import Attack
 from robustlens.attacks.base import gradient_at, require_radius
+from robustlens.config import AttackSpec
 from robustlens.losses import Labels
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.objectives.base import InnerAttack
 from robustlens.objectives.tangent import Tangent
-from robustlens.config import AttackSpec
 from robustlens.threat import ThreatModel
 
 
@@ -71,7 +71,7 @@ class LinearityAttack:
         x = x.detach()
         step_size = self.threat.default_step_size if self.step_size is None else self.step_size
         x_adv = self.threat.start_from(noise.keys(x, noise.seed_from(generator)), x)
-        with held_still(model, self.model_mode), torch.enable_grad():
+        with frozen(model, self.model_mode), torch.enable_grad():
             tangent = Tangent.at(model, x, y).detached()
             for _ in range(self.steps):
                 leaf = x_adv.detach().requires_grad_()

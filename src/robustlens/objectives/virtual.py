@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks import Attack
 from robustlens.attacks.base import Goal, input_gradient, require_radius
+from robustlens.config import AttackSpec
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
-from robustlens.models import held_still
+from robustlens.models import frozen
 from robustlens.objectives.base import InnerAttack
-from robustlens.config import AttackSpec
 from robustlens.threat import ThreatModel
 
 
@@ -91,7 +91,7 @@ class VirtualAdversary:
         """Feasible images, same shape as `x`; `y` is not looked at."""
         x = x.detach()
         direction = noise.normal(noise.keys(x, noise.seed_from(generator)), x)
-        with held_still(model, self.model_mode), torch.autocast(x.device.type, enabled=False):
+        with frozen(model, self.model_mode), torch.autocast(x.device.type, enabled=False):
             change = Goal.of(model, x, y, "kl", targeted=False)
             for _ in range(self.iterations):
                 nearby = ThreatModel("L2", self.xi).ascend(x, direction, self.xi)

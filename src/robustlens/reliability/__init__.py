@@ -1,7 +1,7 @@
 """Reliability flags: reasons not to believe a robust accuracy.
 
 Each kind of flag says when it is raised, what that means and what to do (docs/flags.md). To add one, write a
-check, a function of the evidence that returns what it saw or None, and a line in `KINDS`.
+check, a function of the evidence that returns what it saw or None, and a line in `CHECKS`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from robustlens.models import held_still
-from robustlens.reliability.diagnostics import Evidence
-from robustlens.reliability.flag import Flag, Kind
-from robustlens.reliability.checks import KINDS, table
+from robustlens.models import frozen
+from robustlens.reliability.checks import CHECKS, table
+from robustlens.reliability.diagnostics import Diagnostics
+from robustlens.reliability.flag import Check, Flag
 from robustlens.reliability.state import State
 from robustlens.threat import ThreatModel
 
-__all__ = ["KINDS", "Flag", "Kind", "check", "table"]
+__all__ = ["CHECKS", "Flag", "Check", "check", "table"]
 
 
 def check(
@@ -49,8 +49,8 @@ def check(
     """
     if len(x) == 0:
         return ()
-    with held_still(model):
-        seen = Evidence(
+    with frozen(model):
+        seen = Diagnostics(
             model=model,
             x=x,
             y=y,
@@ -64,9 +64,9 @@ def check(
         return tuple(_flags(seen, attacked=threat is not None))
 
 
-def _flags(seen: Evidence, *, attacked: bool) -> Iterator[Flag]:
+def _flags(seen: Diagnostics, *, attacked: bool) -> Iterator[Flag]:
     """The flags that are up; the model is put back after every check, also one that fails."""
-    for name, kind in KINDS.items():
+    for name, kind in CHECKS.items():
         if kind.attacks and not (attacked and seen.takes_one):
             continue
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from scipy.stats import binom
 
 from robustlens import attacks
-from robustlens.reliability.diagnostics import Evidence
+from robustlens.reliability.diagnostics import Diagnostics
 
 _CHANCE = 1e-3
 
@@ -35,7 +35,7 @@ class Count:
         return float(binom.sf(self.found - 1, self.of, chance)) < _CHANCE
 
 
-def masked_gradient(seen: Evidence) -> str | None:
+def masked_gradient(seen: Diagnostics) -> str | None:
     """A score-based attack against gradient attacks, one of them long: that a suite is weak masks nothing.
 
     Where the suite has a score-based attack after a gradient attack, its own counts tell, unless APGD-100 on
@@ -51,7 +51,7 @@ def masked_gradient(seen: Evidence) -> str | None:
     )
 
 
-def huge_eps(seen: Evidence) -> str | None:
+def huge_eps(seen: Diagnostics) -> str | None:
     """PGD-20 on the margin at a radius at which there is an adversarial image for certain.
 
     Every image has another image of the sample within this radius that the model takes for another class: the
@@ -70,7 +70,7 @@ def huge_eps(seen: Evidence) -> str | None:
     )
 
 
-def more_steps(seen: Evidence) -> str | None:
+def more_steps(seen: Diagnostics) -> str | None:
     """APGD-100 on the margin, from another start, on what stands."""
     standing = len(seen.standing)
     count = Count(standing - len(seen.outlasting), standing, seen.robust_accuracy)
@@ -79,7 +79,7 @@ def more_steps(seen: Evidence) -> str | None:
     return f"100 more gradient steps from another start break {count.found} of {count.of} standing images"
 
 
-def _by_suite(seen: Evidence) -> Count | None:
+def _by_suite(seen: Diagnostics) -> Count | None:
     """What fell to score-based attacks after a gradient attack; None where the suite has none."""
     found, climbed, compared = 0, False, False
     for count, uses_gradients in seen.fell.values():
@@ -93,20 +93,20 @@ def _by_suite(seen: Evidence) -> Count | None:
     return Count(found, standing, standing / images)
 
 
-def _fall_to_gradients_too(seen: Evidence) -> bool:
+def _fall_to_gradients_too(seen: Diagnostics) -> bool:
     """Whether the longer gradient attack breaks what fell in the evaluation, but for a chance few."""
     left = len(seen.survivors(seen.longer, seen.fallen))
     return not Count(left, len(seen.fallen)).exceeds(share=0.03)
 
 
-def _by_square(seen: Evidence) -> Count:
+def _by_square(seen: Diagnostics) -> Count:
     """What a short Square breaks of the images that outlast all gradient attacks, theirs and ours."""
     standing, outlasting = len(seen.standing), len(seen.outlasting)
     left = len(seen.survivors(attacks.get("square-200", seen.threat), seen.outlasting))
     return Count(outlasting - left, outlasting, seen.robust_accuracy * outlasting / max(standing, 1))
 
 
-def _certain_eps(seen: Evidence) -> float | None:
+def _certain_eps(seen: Diagnostics) -> float | None:
     """The smallest radius at which each image reaches one of another predicted class; None: there is none."""
     predicted = seen.logits.argmax(1)
     if len(predicted.unique()) < 2:

@@ -1,22 +1,22 @@
 """Every kind of flag: what raises it, what it means, what to do."""
 
 from robustlens.reliability import attacked, gradients, outputs
-from robustlens.reliability.flag import Kind
+from robustlens.reliability.flag import Check
 
-KINDS: dict[str, Kind] = {
-    "randomised": Kind(
+CHECKS: dict[str, Check] = {
+    "randomised": Check(
         outputs.randomised,
         raised_if="two passes over the same images, from the same state of the model, differ beyond rounding",
         means="an attack meets another model at every step, so that it is weak and the accuracy too high",
         todo='remove the randomness, or attack the mean of many passes (the suite "rand")',
     ),
-    "softmax": Kind(
+    "softmax": Check(
         outputs.softmax,
         raised_if="the outputs of every image sum to one, or their exponentials do",
         means="where a model is sure, its probabilities round to 0 and 1, and attacks have no gradient there",
         todo="return the logits, before the softmax",
     ),
-    "vanishing-gradient": Kind(
+    "vanishing-gradient": Check(
         gradients.vanishing_gradient,
         raised_if="for 5 % of the images or more, the input gradient of the margin is zero, or so small that "
         "no change of the image would move the logits beyond rounding",
@@ -24,7 +24,7 @@ KINDS: dict[str, Kind] = {
         todo="look for saturation, rounding or clamping in the model, give the attack a smooth stand-in for "
         "it (BPDA), and add a score-based attack",
     ),
-    "quantised": Kind(
+    "quantised": Check(
         gradients.quantised,
         raised_if="the logits stand still but for jumps, at every brightness, while grey pixels brighten in "
         "steps of 1/2040 of their range",
@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
         todo="let the gradient pass the rounding as if it were not there (BPDA), and add a score-based "
         "attack",
     ),
-    "batch-dependent": Kind(
+    "batch-dependent": Check(
         outputs.batch_dependent,
         raised_if="the logits of an image change beyond rounding with the images beside it in the batch, or "
         "the model refuses a batch of one",
@@ -40,20 +40,20 @@ KINDS: dict[str, Kind] = {
         "batch need not be so in another",
         todo="use running statistics in eval mode (BatchNorm), or whatever else treats each image by itself",
     ),
-    "state-changes": Kind(
+    "state-changes": Check(
         outputs.state_changes,
         raised_if="after a pass in eval mode a parameter or buffer has another value, or a module is in "
         "training mode",
         means="each batch is judged by another model, and the numbers depend on the order of the batches",
         todo="write nothing in eval mode, or freeze the model as it will be deployed",
     ),
-    "test-time-optimisation": Kind(
+    "test-time-optimisation": Check(
         outputs.test_time_optimisation,
         raised_if="a forward pass calls autograd (grad or backward)",
         means="the model answers each image with an optimisation, which gradients from outside do not follow",
         todo="attack through the unrolled optimisation, and try on it what breaks the network without it",
     ),
-    "masked-gradient": Kind(
+    "masked-gradient": Check(
         attacked.masked_gradient,
         attacks=True,
         raised_if="a score-based attack (Square) breaks more of what gradient attacks left standing than "
@@ -61,7 +61,7 @@ KINDS: dict[str, Kind] = {
         means="the gradient does not lead to adversarial images that are there; the accuracy is too high",
         todo='run "standard" and Square with more queries, and find out what hides the gradient',
     ),
-    "huge-eps": Kind(
+    "huge-eps": Check(
         attacked.huge_eps,
         attacks=True,
         raised_if="more images than chance explains (5 %) survive a gradient attack at a radius so large "
@@ -70,7 +70,7 @@ KINDS: dict[str, Kind] = {
         "evaluation's eps as well",
         todo="believe no robust accuracy of this model before an attack brings it to zero at that radius",
     ),
-    "more-steps": Kind(
+    "more-steps": Check(
         attacked.more_steps,
         attacks=True,
         raised_if="100 more gradient steps (APGD on the margin, from another start) break more of what "
@@ -78,13 +78,13 @@ KINDS: dict[str, Kind] = {
         means="the attacks have not converged, and the accuracy is too high",
         todo='run the suite "standard", or take more steps and restarts until the accuracy stops falling',
     ),
-    "not-finite": Kind(
+    "not-finite": Check(
         outputs.not_finite,
         raised_if="an image gets a logit that is NaN or plus infinity",
         means="such an image counts as wrong, and its gradient says nothing",
         todo="look for overflow, a division by zero or broken weights in the model",
     ),
-    "saturated": Kind(
+    "saturated": Check(
         gradients.saturated,
         raised_if="for 5 % of the images or more, cross entropy has no gradient in the number format, though "
         "the margin has one",
@@ -101,6 +101,6 @@ def table() -> str:
     rows = [
         "| flag | raised if | what it means | what to do |",
         "|---|---|---|---|",
-        *(f"| `{name}` | {kind.raised_if} | {kind.means} | {kind.todo} |" for name, kind in KINDS.items()),
+        *(f"| `{name}` | {kind.raised_if} | {kind.means} | {kind.todo} |" for name, kind in CHECKS.items()),
     ]
     return "\n".join(rows)

@@ -22,7 +22,7 @@ _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Diagnostics:
     """A model in eval mode, some images, and what the evaluation has found so far.
 
     Attributes:

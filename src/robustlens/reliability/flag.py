@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustlens.reliability.diagnostics import Evidence
+from robustlens.reliability.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Check:
     """One way in which an evaluation goes wrong.
 
     Attributes:
@@ -35,7 +35,7 @@ class Kind:
         attacks: whether the check attacks, and so needs to know the threat model.
     """
 
-    check: Callable[[Evidence], str | None]
+    check: Callable[[Diagnostics], str | None]
     raised_if: str
     means: str
     todo: str

@@ -7,7 +7,7 @@ from torch import Tensor
 from robustlens import noise
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ModelError
-from robustlens.reliability.diagnostics import Evidence
+from robustlens.reliability.diagnostics import Diagnostics
 
 _SHARE = 0.05
 """Share of the images without a gradient from which on a flag is raised."""
@@ -16,13 +16,13 @@ _LEVELS, _INCREMENTS = 16, 8
 _IMAGES = 2
 
 
-def vanishing_gradient(seen: Evidence) -> str | None:
+def vanishing_gradient(seen: Diagnostics) -> str | None:
     """The margin, unlike cross entropy, has a gradient however sure a sound model is."""
     dead = _dead(seen, "margin").float().mean().item()
     return f"the input gradient is zero for {dead:.0%} of the images" if dead >= _SHARE else None
 
 
-def saturated(seen: Evidence) -> str | None:
+def saturated(seen: Diagnostics) -> str | None:
     """Images without a gradient of cross entropy that do have one of the margin."""
     dead = (_dead(seen, "ce") & ~_dead(seen, "margin")).float().mean().item()
     if dead < _SHARE:
@@ -31,7 +31,7 @@ def saturated(seen: Evidence) -> str | None:
     return f"the model is so sure that cross entropy has no {kind} gradient for {dead:.0%} of the images"
 
 
-def quantised(seen: Evidence) -> str | None:
+def quantised(seen: Diagnostics) -> str | None:
     """A staircase instead of a ramp, at every brightness.
 
     Half of an image's pixels, drawn at random, are painted in one grey, which brightens from each of 16
@@ -46,7 +46,7 @@ def quantised(seen: Evidence) -> str | None:
     return "logits stand still, but for jumps, while pixels brighten by less than 1/255 of their range"
 
 
-def _jumps(seen: Evidence, x: Tensor) -> int | None:
+def _jumps(seen: Diagnostics, x: Tensor) -> int | None:
     """The largest number of increments that move the logits, of all levels; None where nothing moves them."""
     low, high = seen.threat.bounds
     levels = torch.linspace(0.03, 0.96, _LEVELS, dtype=x.dtype, device=x.device)
@@ -61,7 +61,7 @@ def _jumps(seen: Evidence, x: Tensor) -> int | None:
     return int(moved.sum(1).max())
 
 
-def _dead(seen: Evidence, loss: str) -> Bool[Tensor, " n"]:
+def _dead(seen: Diagnostics, loss: str) -> Bool[Tensor, " n"]:
     """Which images have a finite value of the loss whose input gradient says nothing.
 
     Of the margin: where by the gradient no image of the whole box differs by more than rounding. Of cross

@@ -4,19 +4,19 @@ import torch
 from torch import Tensor
 
 from robustlens import losses
-from robustlens.reliability.diagnostics import Evidence
+from robustlens.reliability.diagnostics import Diagnostics
 
 _ALONE = 8
 
 
-def randomised(seen: Evidence) -> str | None:
+def randomised(seen: Diagnostics) -> str | None:
     """Two passes from the same state of the model: a deterministic one gives the same bits."""
     if seen.noise <= seen.rounding / 10:  # the same kernels: only the order of a GPU's additions may differ
         return None
     return f"two identical passes differ by up to {seen.noise:.2g} of the logits' size"
 
 
-def softmax(seen: Evidence) -> str | None:
+def softmax(seen: Diagnostics) -> str | None:
     """Rows that sum to one, or whose exponentials do, for every image: no accident."""
     logits = seen.logits[~losses.is_broken(seen.logits)].double()
     rounding = seen.rounding / 25  # 2e-5 in float32: one operation rounds less than a network
@@ -29,7 +29,7 @@ def softmax(seen: Evidence) -> str | None:
     return None
 
 
-def batch_dependent(seen: Evidence) -> str | None:
+def batch_dependent(seen: Diagnostics) -> str | None:
     """The same images in other company: in three batches, in another order, and a few of them alone."""
     if not seen.takes_one:
         return "the model refuses an image alone"
@@ -41,7 +41,7 @@ def batch_dependent(seen: Evidence) -> str | None:
     return f"an image's logits change by up to {gap:.2g} of their size with the images beside it"
 
 
-def state_changes(seen: Evidence) -> str | None:
+def state_changes(seen: Diagnostics) -> str | None:
     """Parameters, buffers and modes before and after a pass without gradients and one with them."""
     with torch.no_grad():
         seen.model(seen.x)
@@ -54,17 +54,17 @@ def state_changes(seen: Evidence) -> str | None:
     return f"passes in eval mode change {changed[0]!r}{more}"
 
 
-def test_time_optimisation(seen: Evidence) -> str | None:
+def test_time_optimisation(seen: Diagnostics) -> str | None:
     """Calls of autograd inside a forward pass."""
     return "the forward pass computes gradients of its own" if seen.watched.differentiates else None
 
 
-def not_finite(seen: Evidence) -> str | None:
+def not_finite(seen: Diagnostics) -> str | None:
     """Logits of all images, not of the sample alone."""
     bad = int(losses.is_broken(seen.all_logits).sum())
     return f"{bad} of {len(seen.all_logits)} images get NaN or infinite logits" if bad else None
 
 
-def _gap(seen: Evidence, rows: Tensor) -> float:
+def _gap(seen: Diagnostics, rows: Tensor) -> float:
     """How far the logits of the images `rows`, as a batch of their own, are from those in the sample."""
     return seen.distance(seen.run(seen.x[rows]), seen.logits[rows])

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from robustlens.errors import RobustlensError, StateError
-from robustlens.stats.intervals import Interval
 from robustlens.report.drawing.palette import Style, styles
 from robustlens.results.folders import Run, StudyFolder, attack_columns
+from robustlens.stats.intervals import Interval
 
 FILES = ("run", "recipe", "evaluation", "explanation")
 """The JSON files of a run."""
@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 @dataclass
-class Record:
+class RunReport:
     """One run, read once. `problems` are files that could not be read, one line each."""
 
     run: Run
@@ -117,13 +117,13 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Group:
+class Network:
     """The runs that differ in nothing but their seed: one row of the table, one line of a plot."""
 
     label: str
     method: str
     eps: float
-    records: tuple[Record, ...]
+    records: tuple[RunReport, ...]
     style: Style
 
     def arrays(self, key: str, file: Arrays = "explanation") -> list[np.ndarray]:
@@ -171,24 +171,24 @@ class Group:
         found = {epoch: combined(values[epoch] for values in seeds) for epoch in shared}
         return {epoch: value for epoch, value in found.items() if value is not None}
 
-    def who(self, record: Record) -> str:
+    def who(self, record: RunReport) -> str:
         """One of its runs, in words."""
         return self.label if len(self.records) == 1 else f"{self.label}, seed {record.seed}"
 
 
 @dataclass(frozen=True)
-class Collected:
+class ReportData:
     """Everything that the report shows."""
 
     name: str
     folder: Path
-    groups: tuple[Group, ...]
+    groups: tuple[Network, ...]
     claims: tuple[dict[str, Any], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[RunReport]:
         """Every run."""
         return [record for group in self.groups for record in group.records]
 
@@ -207,7 +207,7 @@ class Collected:
         return list(dict.fromkeys(str(layer) for layers in found for layer in layers))
 
 
-def study(folder: Path) -> Collected:
+def study(folder: Path) -> ReportData:
     """Read a study folder; raises `StateError` where `study.json` is missing or damaged."""
     source = StudyFolder(folder)
     meta = source.meta
@@ -221,7 +221,7 @@ def study(folder: Path) -> Collected:
     return _collected(str(meta.get("name") or folder.name), folder, source.runs(), claims, meta, problems)
 
 
-def single(folder: Path) -> Collected:
+def single(folder: Path) -> ReportData:
     """Read one run folder that need not belong to a study; raises `StateError` where there is none."""
     if not any((folder / f"{name}.json").exists() for name in FILES):
         wanted = ", ".join(f"{name}.json" for name in FILES)
@@ -280,18 +280,18 @@ def _collected(
     claims: list[dict[str, Any]],
     meta: Mapping[str, Any],
     problems: list[str],
-) -> Collected:
-    together: dict[tuple[str, str, float], list[Record]] = {}
+) -> ReportData:
+    together: dict[tuple[str, str, float], list[RunReport]] = {}
     for run in runs:
         record = _record(run)
         together.setdefault((record.label, record.method, record.eps), []).append(record)
     looks = styles([(method, eps) for _, method, eps in together])
     names = _unique([label for label, _, _ in together])
     groups = tuple(
-        Group(label, method, eps, tuple(records), look)
+        Network(label, method, eps, tuple(records), look)
         for label, ((_, method, eps), records), look in zip(names, together.items(), looks, strict=True)
     )
-    return Collected(name, folder, groups, tuple(claims), meta, tuple(problems))
+    return ReportData(name, folder, groups, tuple(claims), meta, tuple(problems))
 
 
 def _unique(labels: list[str]) -> list[str]:
@@ -304,7 +304,7 @@ def _unique(labels: list[str]) -> list[str]:
     return names
 
 
-def _record(run: Run) -> Record:
+def _record(run: Run) -> RunReport:
     problems: list[str] = []
 
     def found(what: Callable[[], Any], empty: Any) -> Any:
@@ -326,7 +326,7 @@ def _record(run: Run) -> Record:
     recipe, entry = read["recipe"], run.entry
     method = str(entry.get("method") or _method(recipe) or run.folder.name)
     eps = _number(entry.get("eps"), dig(recipe, "threat", "eps"))
-    return Record(
+    return RunReport(
         run=run,
         name=str(entry.get("id") or run.folder.name),
         label=str(entry.get("label") or (method if eps == 0 else f"{method} {eps:g}")),

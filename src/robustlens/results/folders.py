@@ -1,297 +1,198 @@
-"""The run folder: one recipe, everything that came of it, in JSON and safetensors only.
+"""Run folders and study folders: where everything lies, read and written as typed documents.
 
-Writes are atomic (a temporary file in the same folder, flushed, renamed), so a kill at any moment leaves the
-previous version. A lock that the kernel drops with its process keeps a second writer out. Nothing here
-needs torch: the report reads runs on machines that have none.
+Only this file knows the names of files. Reading never creates or changes anything.
 """
 
-import contextlib
-import fcntl
-import json
+import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as save_arrays
 
-from robustlens.errors import ConfigError, LockedError, ResourceError, StateError
-from robustlens.config import Recipe, checked
+from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, Plan, Recipe, checked
+from robustlens.errors import ConfigError, StateError
+from robustlens.results import files
+from robustlens.results.evaluation import EvaluationResult
+from robustlens.results.explanation import ExplanationResult
+from robustlens.results.files import ArrayFile
+from robustlens.results.run import EpochRecord, RunRecord
+from robustlens.results.study import ClaimResult, ClaimsRecord, RunEntry, StudyRecord
+from robustlens.results.values import Provenance, decode, plain
+from robustlens.version import __version__
 
-FORMAT = 1
-"""Version of the files of a run or study folder; raised when a reader of the old one would misread them."""
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, or leave it as it was.
-
-    Raises:
-        ResourceError: the disk is full or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out"
-        ) from error
-
-
-def _umask() -> int:
-    """The process's file-mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as indented JSON, atomically. NaN and infinity, unknown to JSON, become null."""
-    write_atomic(path, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object; raises `StateError` naming the file if it is missing or damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise StateError(f"{path}: no such file; is this a folder that robustlens wrote?") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StateError(f"{path}: damaged JSON ({error}); restore it or delete the file") from error
-    if not isinstance(found, dict):
-        raise StateError(f"{path}: found a JSON {type(found).__name__}, expected an object")
-    return found
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing. The kernel frees the lock when the process ends, however it ends.
-
-    Raises:
-        LockedError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(
-                f"{folder}: another process is writing here; wait for it, or choose another --out"
-            ) from error
-        yield
-
-
-def _plan_but_checkpoint(result: Mapping[str, Any] | None) -> dict[str, Any]:
-    plan = (result or {}).get("plan") or {}
-    return {key: value for key, value in plan.items() if key != "checkpoint"}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-def attack_columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a table of robust accuracies: title -> the attack after which it counts.
-
-    A suite that was asked for by name is one column, which counts after its last attack.
-
-    >>> attack_columns({"attacks": ["fgsm", "fab", "square"], "suites": {"standard": ["fab", "square"]}})
-    {'fgsm': 'fgsm', 'standard': 'square'}
-    """
-    suites = evaluation.get("suites") or {}
-    inside = {part: suite for suite, parts in suites.items() for part in parts}
-    return {inside.get(name, name): name for name in evaluation["attacks"]}
+Stage = Literal["evaluation", "explanation"]
+"""The stages that write a result into a run folder."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
+_PLANS: dict[str, type[Plan]] = {"evaluation": EvaluationPlan, "explanation": ExplanationPlan}
+_PROVENANCE = {"recipe": "recipe_hash"}  # of the fields of a provenance, those that files call otherwise
 
 
 class Run:
-    """A run folder. Reading never creates or changes anything.
+    """Folder of one training run and of everything that came of it.
 
     Args:
         folder: the folder; it need not exist yet.
-        entry: what a study says of this run (label, method, eps, seed ...); empty outside a study.
+        entry: what a study says of this run; None outside a study.
+        read_only: leave all writing to another process: every write does nothing.
     """
 
-    def __init__(self, folder: Path | str, entry: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path | str, entry: RunEntry | None = None, *, read_only: bool = False) -> None:
         self.folder = Path(folder)
-        self.entry: dict[str, Any] = dict(entry or {})
+        self.entry = entry
+        self.read_only = read_only
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
-    # -- reading ---------------------------------------------------------------------------------
+    # -- the run itself --------------------------------------------------------------------------
 
     @property
-    def status(self) -> dict[str, Any]:
-        """`run.json`, or `{"status": "new"}` where nothing has started."""
-        return self.read_json("run") or {"status": "new"}
+    def exists(self) -> bool:
+        """Whether anything was written here."""
+        return any(
+            (self.folder / f"{name}.json").exists() for name in ("run", "recipe", "evaluation", "explanation")
+        )
+
+    @property
+    def record(self) -> RunRecord:
+        """Where the run stands; a new record where nothing has started."""
+        path = self._json("run")
+        return decode(RunRecord, files.read_json(path, "run"), str(path)) if path.exists() else RunRecord()
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether the folder belongs to a recipe."""
+        return self._json("recipe").exists()
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe this folder belongs to; raises `StateError` where there is none."""
-        path = self.folder / "recipe.json"
+        """The recipe that this folder belongs to; raises `StateError` where there is none."""
+        path = self._json("recipe")
         try:
-            return checked(Recipe, read_json(path), str(path))
+            return checked(Recipe, files.read_json(path, "recipe"), str(path))
         except ConfigError as error:
             raise StateError(f"{error}; the file was changed, or belongs to another version") from error
 
-    @property
-    def evaluation(self) -> dict[str, Any] | None:
-        """`evaluation.json`, or None."""
-        return self.read_json("evaluation")
-
-    @property
-    def explanation(self) -> dict[str, Any] | None:
-        """`explanation.json`, or None."""
-        return self.read_json("explanation")
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """`<name>.json` of this folder, or None where it does not exist."""
-        path = self.folder / f"{name}.json"
-        return read_json(path) if path.exists() else None
-
-    def array(self, name: str, key: str) -> np.ndarray:
-        """One array of `<name>.safetensors`; `StateError` if the file is damaged, KeyError if absent."""
-        with self._opened(name) as file:
-            if key not in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                raise KeyError(key)
-            return file.get_tensor(key)
-
-    def array_names(self, name: str, prefix: str = "") -> list[str]:
-        """Names in `<name>.safetensors` that begin with `prefix`; empty where there is no file."""
-        if not (self.folder / f"{name}.safetensors").exists():
-            return []
-        with self._opened(name) as file:
-            return sorted(key for key in file.keys() if key.startswith(prefix))  # noqa: SIM118
-
-    @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[Any]:
-        path = self.folder / f"{name}.safetensors"
-        try:
-            with safe_open(path, framework="numpy") as file:
-                yield file
-        except FileNotFoundError as error:
-            raise StateError(f"{path}: no such file; run the step that writes it first") from error
-        except SafetensorError as error:
-            raise StateError(f"{path}: damaged ({error}); delete it and run the step again") from error
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The epochs of `metrics.jsonl`. A last line that a kill cut short is passed over."""
+    def metrics(self) -> list[EpochRecord]:
+        """The epochs that were trained. A last line that a kill cut short is passed over."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return []
-        epochs = []
-        lines = path.read_text().splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                epochs.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number == len(lines):
-                    break
-                raise StateError(
-                    f"{path}: line {number} is damaged; delete the run folder to start again"
-                ) from error
+        *lines, rest = files.read_bytes(path).split(b"\n")
+        epochs = [_epoch(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+        if [record.epoch for record in epochs] != list(range(1, len(epochs) + 1)):
+            raise StateError(f"{path}: epochs are missing; delete the run folder to start again")
+        if rest and len(epochs) < self.record.epochs_done:
+            raise StateError(
+                f"{path}: line {len(epochs) + 1} is damaged; delete the run folder to start again"
+            )
         return epochs
 
-    def weights(self, checkpoint: str) -> bytes:
-        """The file of a checkpoint; raises `StateError` naming those that are there."""
-        try:
-            return (self.folder / f"{checkpoint}.safetensors").read_bytes()
-        except FileNotFoundError as error:
-            ends = (name for name in ("best", "last") if (self.folder / f"{name}.safetensors").exists())
-            there = [*ends, *self.kept()]
-            raise StateError(
-                f"{self.folder}: found no checkpoint {checkpoint}, only {', '.join(there) or 'none'}; "
-                "train it, or name one of these (recipe.keep_every keeps epochs)"
-            ) from error
-
-    def kept(self) -> list[str]:
+    def kept_checkpoints(self) -> list[Checkpoint]:
         """Checkpoints that training kept on its way, the earliest first; the last epoch's is `last`."""
-        last = f"epoch-{self.status.get('epochs_done', 0):04d}"
-        return sorted({path.stem for path in self.folder.glob("epoch-*.safetensors")} - {last})
+        names = sorted(path.stem for path in self.folder.glob("epoch-*.safetensors"))
+        kept = [Checkpoint.parse(name) for name in names if re.fullmatch(r"epoch-\d+", name)]
+        return [checkpoint for checkpoint in kept if checkpoint.epoch != self.record.epochs_done]
 
-    def along(self, name: str) -> dict[int, str]:
-        """The results `<name>` of the checkpoints along training: epoch -> the end of the result's name.
+    def weights_path(self, checkpoint: Checkpoint) -> Path:
+        """The file of a checkpoint; raises `StateError` naming those that are there."""
+        path = self.folder / f"{checkpoint}.safetensors"
+        if path.exists():
+            return path
+        ends = [one for one in (BEST, LAST) if (self.folder / f"{one}.safetensors").exists()]
+        there = ", ".join(str(one) for one in [*ends, *self.kept_checkpoints()])
+        raise StateError(
+            f"{self.folder}: found no checkpoint {checkpoint}, only {there or 'none'}; "
+            "train it, or name one of these (recipe.keep_every keeps epochs)"
+        )
 
-        Empty where no checkpoint but the chosen one has one, which is left out.
-        """
-        found = {path.stem.removeprefix(name) for path in self.folder.glob(f"{name}-*.json")}
-        epochs = {int(ending[7:]): ending for ending in found if re.fullmatch(r"-epoch-\d+", ending)}
-        if "-last" in found:
-            epochs[int(self.status.get("epochs_done", 0))] = "-last"
-        return dict(sorted(epochs.items()))
+    def weights_seal(self, checkpoint: Checkpoint) -> str:
+        """What names the weights of a checkpoint: their seal, or the start of their digest in format 1."""
+        content = files.read_bytes(self.weights_path(checkpoint))
+        return files.found_seal(content) or hashlib.sha256(content).hexdigest()[:16]
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def evaluation(self, beside: Checkpoint | None = None) -> EvaluationResult | None:
+        """The evaluation of the primary checkpoint, or of one beside it; None where there is none."""
+        content = self._result("evaluation", beside)
+        if content is None:
+            return None
+        found = decode(EvaluationResult, content, str(self._json("evaluation", beside)))
+        arrays = ArrayFile(self._safetensors("evaluation", beside), content.get("arrays"))
+        splits = {
+            name: replace(split, arrays=arrays.under(f"{name}/")) for name, split in found.splits.items()
+        }
+        return replace(found, splits=splits)
+
+    def explanation(self, beside: Checkpoint | None = None) -> ExplanationResult | None:
+        """The explanation of the primary checkpoint, or of one beside it; None where there is none."""
+        content = self._result("explanation", beside)
+        if content is None:
+            return None
+        found = decode(ExplanationResult, content, str(self._json("explanation", beside)))
+        arrays = ArrayFile(self._safetensors("explanation", beside), content.get("arrays"))
+        measures = {
+            name: replace(one, arrays=arrays.under(f"{name}/")) for name, one in found.measures.items()
+        }
+        return replace(found, measures=measures)
+
+    def arrays(self, stage: Stage, beside: Checkpoint | None = None) -> ArrayFile:
+        """All arrays of a result; `StateError` where it has none."""
+        path = self._json(stage, beside)
+        return ArrayFile(self._safetensors(stage, beside), files.read_json(path, stage).get("arrays"))
+
+    def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
+        """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
+        names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
+        found = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-\d+", name)]
+        done = self.record.epochs_done
+        return dict(sorted((done if one.epoch is None else one.epoch, one) for one in found)) if found else {}
+
+    def expected(self, plan: Plan) -> Provenance:
+        """What a result of `plan`, for one checkpoint, would be computed from."""
+        checkpoint = Checkpoint.parse(plan.checkpoint)
+        return Provenance(
+            recipe=self.recipe.hash(),
+            weights=self.weights_seal(checkpoint),
+            data=self.record.data,
+            checkpoint=checkpoint,
+            plan=plan.model_dump(mode="json"),
+            version=__version__,
+        )
+
+    def is_current(self, stage: Stage, plan: Plan) -> bool:
+        """Whether the results of `plan` are there, for every checkpoint that it asks for."""
+        primary, *others = plan.checkpoints(self.kept_checkpoints())
+        wanted: dict[Checkpoint | None, Checkpoint] = {None: primary, **{one: one for one in others}}
+        return all(self._matches(stage, beside, plan.at(one)) for beside, one in wanted.items())
+
+    def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
+        result = self.result(stage, beside)
+        return result is not None and result.provenance.matches(self.expected(plan))
+
+    def result(
+        self, stage: Stage, beside: Checkpoint | None = None
+    ) -> EvaluationResult | ExplanationResult | None:
+        """The result of a stage by its name."""
+        return self.evaluation(beside) if stage == "evaluation" else self.explanation(beside)
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write `<name>.json`, atomically."""
-        write_json(self.folder / f"{name}.json", content)
-
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write `<name>.safetensors`, atomically."""
-        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        write_atomic(self.folder / f"{name}.safetensors", save_arrays(contiguous))
-
-    def write_result(self, name: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write `<name>.json` and its arrays so that a kill in between leaves no mismatched pair.
-
-        The JSON file says that there is a result: it goes first and comes back last.
-        """
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
-        self.write_arrays(name, arrays)
-        self.write_json(name, content)
-
-    def drop_outdated(self, name: str) -> None:
-        """Remove the results `<name>` of other checkpoints that another plan than that of `<name>` made."""
-        wanted = _plan_but_checkpoint(self.read_json(name))
-        for ending in self.along(name).values():
-            if _plan_but_checkpoint(self.read_json(f"{name}{ending}")) != wanted:
-                (self.folder / f"{name}{ending}.json").unlink()
-                (self.folder / f"{name}{ending}.safetensors").unlink(missing_ok=True)
-
-    def write_bytes(self, file_name: str, content: bytes) -> None:
-        """Write any other file of the folder, atomically."""
-        write_atomic(self.folder / file_name, content)
-
-    def update_status(self, **changes: Any) -> None:
-        """Change some fields of `run.json`."""
-        self.write_json("run", {"format": FORMAT, **self.status, **changes})
-
-    def truncate_metrics(self, epochs: int) -> None:
-        """Drop what a killed process logged after its last saved epoch."""
-        kept = [epoch for epoch in self.metrics() if epoch["epoch"] <= epochs]
-        self.write_bytes("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in kept).encode())
-
-    def append_metrics(self, epoch: Mapping[str, Any]) -> None:
-        """Append one epoch to `metrics.jsonl` and flush it to the disk."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_finite(epoch), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def bind(self, recipe: Recipe) -> None:
+        """Make the folder that of `recipe`; raises as `check` if it is bound to another."""
+        self.check(recipe)
+        if not self.has_recipe:
+            self._write_json("recipe", recipe)
+            self.update(status="new", recipe_hash=recipe.hash(), error=None)
 
     def check(self, recipe: Recipe) -> None:
         """Raise `StateError` if the folder belongs to another recipe; the differing field is named."""
-        if not (self.folder / "recipe.json").exists():
+        if not self.has_recipe:
             return
         difference = recipe.difference(self.recipe)
         if difference:
@@ -300,31 +201,182 @@ class Run:
                 "choose another --out, or delete the folder to start again"
             )
 
-    def claim(self, recipe: Recipe) -> None:
-        """Bind the folder to `recipe`; raises as `check` if it is bound to another."""
-        self.check(recipe)
-        if not (self.folder / "recipe.json").exists():
-            self.write_json("recipe", recipe.model_dump(mode="json"))
-            self.update_status(status="new", recipe_hash=recipe.hash(), error=None)
+    def update(self, **changes: Any) -> None:
+        """Change some fields of the run's record."""
+        self._write_json("run", replace(self.record, **changes))
+
+    def append_metrics(self, epoch: EpochRecord) -> None:
+        """Append one epoch to `metrics.jsonl` and flush it to the disk."""
+        if self.read_only:
+            return
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            file.write(files.sealed_json(epoch, indent=None))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Drop what a killed process logged after its last saved epoch."""
+        path = self.folder / "metrics.jsonl"
+        if self.read_only or not path.exists():
+            return
+        kept = self.metrics()[:epochs]
+        lines = files.read_bytes(path).split(b"\n")[: len(kept)]
+        files.write_atomic(path, b"".join(line + b"\n" for line in lines))
+
+    def write_weights(self, checkpoint: Checkpoint, content: bytes) -> None:
+        """Write the weights of a checkpoint, as `models.to_bytes` makes them."""
+        self.write_bytes(f"{checkpoint}.safetensors", content)
+
+    def write_bytes(self, file_name: str, content: bytes) -> None:
+        """Write any other file of the folder, atomically."""
+        if not self.read_only:
+            files.write_atomic(self.folder / file_name, content)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
+        """Write `<name>.safetensors`, sealed and atomically; returns the seal."""
+        return "" if self.read_only else files.write_arrays(self.folder / f"{name}.safetensors", arrays)
+
+    def write_evaluation(self, result: EvaluationResult, beside: Checkpoint | None = None) -> None:
+        """Write an evaluation and its arrays; `beside` as in `evaluation`."""
+        arrays = {
+            f"{name}/{key}": array
+            for name, split in result.splits.items()
+            for key, array in split.arrays.items()
+        }
+        self._write_result("evaluation", beside, result, arrays)
+
+    def write_explanation(self, result: ExplanationResult, beside: Checkpoint | None = None) -> None:
+        """Write an explanation and its arrays; `beside` as in `explanation`."""
+        arrays = {
+            f"{name}/{key}": array
+            for name, one in result.measures.items()
+            for key, array in one.arrays.items()
+        }
+        self._write_result("explanation", beside, result, arrays)
+
+    def remove_stale(self, stage: Stage) -> None:
+        """Remove the results of other checkpoints that another plan than the primary one's made."""
+        if self.read_only:
+            return
+        wanted = _but_checkpoint(self.result(stage))
+        for checkpoint in self.checkpoints_beside(stage).values():
+            if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
+                self._json(stage, checkpoint).unlink()
+                self._safetensors(stage, checkpoint).unlink(missing_ok=True)
+
+    def state_folder(self, beside: Checkpoint | None = None) -> Path:
+        """Where an unfinished evaluation keeps its progress."""
+        return self.folder / f"evaluation.state{_suffix(beside)}"
+
+    def adversarial_name(self, beside: Checkpoint | None = None) -> str:
+        """Name of the arrays that hold the adversarial images of an evaluation."""
+        return f"adversarial{_suffix(beside)}"
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _json(self, name: str, beside: Checkpoint | None = None) -> Path:
+        return self.folder / f"{name}{_suffix(beside)}.json"
+
+    def _safetensors(self, name: str, beside: Checkpoint | None = None) -> Path:
+        return self.folder / f"{name}{_suffix(beside)}.safetensors"
+
+    def _result(self, stage: Stage, beside: Checkpoint | None) -> dict[str, Any] | None:
+        """The content of a result's file, with its provenance in one place."""
+        path = self._json(stage, beside)
+        if not path.exists():
+            return None
+        content = files.read_json(path, stage)
+        names = {name: _PROVENANCE.get(name, name) for name in Provenance.__dataclass_fields__}
+        content["provenance"] = {name: content.get(key) for name, key in names.items()}
+        content["provenance"]["plan"] = _completed(_PLANS[stage], content.get("plan"))
+        content["provenance"]["version"] = content.get("version") or ""
+        return content
+
+    def _write_json(self, name: str, document: Any) -> None:
+        if not self.read_only:
+            files.write_json(self._json(name), document)
+
+    def _write_result(
+        self, stage: Stage, beside: Checkpoint | None, result: Any, arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Write a result and its arrays so that a kill in between leaves no mismatched pair.
+
+        The JSON file says that there is a result: it goes first and comes back last, and names its arrays.
+        """
+        if self.read_only:
+            return
+        path = self._json(stage, beside)
+        path.unlink(missing_ok=True)
+        seal = files.write_arrays(self._safetensors(stage, beside), arrays)
+        content = plain(result)
+        provenance = content.pop("provenance")
+        known = {_PROVENANCE.get(name, name): value for name, value in provenance.items()}
+        files.write_json(path, {**known, **content, "arrays": seal})
 
 
 class StudyFolder:
-    """The folder of a study: `study.json`, `runs/`, `claims.json`, `report/`."""
+    """Folder of a study: its plan, its runs, its claims and its report."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """`study.json`; raises `StateError` where this is no study folder."""
-        return read_json(self.folder / "study.json")
-
-    def runs(self) -> list[Run]:
-        """Every run of the study, finished or not, in the order of the plan."""
-        return [Run(self.folder / entry["folder"], entry) for entry in self.meta["runs"]]
+    def exists(self) -> bool:
+        """Whether this is a study's folder."""
+        return (self.folder / "study.json").exists()
 
     @property
-    def claims(self) -> list[dict[str, Any]]:
+    def record(self) -> StudyRecord:
+        """The study's plan and runs; raises `StateError` where there is none."""
+        path = self.folder / "study.json"
+        return decode(StudyRecord, files.read_json(path, "study"), str(path))
+
+    def runs(self) -> list[Run]:
+        """The runs of the study, in its order, whether they have started or not."""
+        return [Run(self.folder / entry.folder, entry) for entry in self.record.runs]
+
+    def run(self, name: str) -> Run:
+        """The folder of the run called `name`, whether the study has been written or not."""
+        return Run(self.folder / "runs" / name)
+
+    @property
+    def claims(self) -> tuple[ClaimResult, ...]:
         """The claims checked on this study; empty before that."""
         path = self.folder / "claims.json"
-        return list(read_json(path)["claims"]) if path.exists() else []
+        if not path.exists():
+            return ()
+        return decode(ClaimsRecord, files.read_json(path, "claims"), str(path)).claims
+
+    def write_record(self, record: StudyRecord) -> None:
+        """Write `study.json`."""
+        files.write_json(self.folder / "study.json", record)
+
+    def write_claims(self, claims: tuple[ClaimResult, ...]) -> None:
+        """Write `claims.json`."""
+        files.write_json(self.folder / "claims.json", ClaimsRecord(claims))
+
+
+def _suffix(beside: Checkpoint | None) -> str:
+    return "" if beside is None else f"-{beside}"
+
+
+def _epoch(line: bytes, where: str) -> EpochRecord:
+    try:
+        return decode(EpochRecord, files.parsed_json(line + b"\n", "epoch", where), where)
+    except StateError as error:
+        raise StateError(f"{where} is damaged; delete the run folder to start again") from error
+
+
+def _completed(kind: type[Plan], plan: Any) -> Any:
+    """A saved plan with the fields that were added since at their default."""
+    if not isinstance(plan, Mapping):
+        return {}
+    try:
+        return checked(kind, dict(plan), "plan").model_dump(mode="json")
+    except ConfigError:  # of another version: it matches no plan of this one
+        return dict(plan)
+
+
+def _but_checkpoint(result: EvaluationResult | ExplanationResult | None) -> dict[str, Any]:
+    plan = {} if result is None else result.provenance.plan
+    return {key: value for key, value in plan.items() if key != "checkpoint"}

@@ -18,7 +18,6 @@ from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.convolution import OPERATORS
 from robustlens.spectra.dense import dense_operator
 from robustlens.spectra.layers import Layer, trace
-from robustlens.explain.spectrum import measure_spectrum
 from robustlens.spectra.summary import summarize
 from robustlens.spectra.values import extremes, spectral_norms, spectrum
 
@@ -28,7 +27,6 @@ __all__ = [
     "circular_singular_values",
     "dense_operator",
     "extremes",
-    "measure_spectrum",
     "spectral_norms",
     "spectrum",
     "summarize",

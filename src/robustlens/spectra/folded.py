@@ -21,9 +21,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustlens.spectra.layers import Layer
-from robustlens.models import undisturbed
+from robustlens.models import inference
 from robustlens.models.folding import Norm, observe, scale_and_shift
+from robustlens.spectra.layers import Layer
 
 _PASSING = frozenset(
     ["relu", "leaky_relu", "dropout", "flatten"]
@@ -40,7 +40,7 @@ def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..
         layers: by name.
         x: an image on the model's device.
     """
-    with undisturbed(model):
+    with inference(model):
         after: dict[nn.Module, Norm] = {layer: norm for norm, layer in observe(model, x).pairs}
         before = {layer: norm for layer, norm in _readers(model, x).items() if norm not in after.values()}
     found = {}

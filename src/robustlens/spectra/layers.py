@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from robustlens.errors import ConfigError
-from robustlens.models import device_of, forward, undisturbed
+from robustlens.models import device_of, forward, inference
 
 Pair = tuple[int, int]
 
@@ -62,7 +62,7 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Layer]:
 
     handles = [module.register_forward_pre_hook(note) for module in named.values()]
     try:
-        with undisturbed(model):
+        with inference(model):
             forward(model, blank(model, input_shape))
     finally:
         for handle in handles:

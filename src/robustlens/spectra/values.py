@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from robustlens.errors import ConfigError, NumericsError
+from robustlens.progress import Event, Listener, silent
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.convolution import MAX_BYTES, Convolution, check_operator
 from robustlens.spectra.dense import dense_singular_values
 from robustlens.spectra.extreme import FACTOR_BYTES, largest_values, smallest_values
 from robustlens.spectra.folded import folded
 from robustlens.spectra.layers import Layer, blank, pair, trace
-from robustlens.progress import Event, Listener, silent
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

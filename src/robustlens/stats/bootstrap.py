@@ -1,4 +1,4 @@
-"""The statistics that claims rest on: a paired bootstrap, exact small-sample tests, and one sort of quantity.
+"""One sort of quantity, and the paired bootstrap that resamples it.
 
 A `Quantity` is a function of weighted examples. With equal weights it is the measured value; with the weights
 of a bootstrap resample it is one draw of it. Means, spreads, shares, gaps and distances between distributions
@@ -6,7 +6,6 @@ are all written that way, so one resampling engine serves every claim.
 """
 
 import hashlib
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from robustlens.claims.verdict import Unusable
+from robustlens.stats.intervals import LEVEL, TAIL, Interval
 
 Array = NDArray[np.float64]
 
-LEVEL = 0.95
 RESAMPLES = 2000
 _CHUNK = 250
-_TAIL = (1 - LEVEL) / 2
-_ENUMERATED = 200_000
-"""Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
+
+
+class Unusable(Exception):  # noqa: N818 - a finding, not a failure: it ends as an inconclusive claim
+    """The data cannot speak to the claim; the message says why, to the reader of the report."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,6 @@ class Quantity:
     def value(self) -> Array:
         """The value as measured: shape (), or (layers,)."""
         return np.asarray(self.of(*(np.full((1, part.n), 1 / part.n) for part in self.examples))[0])
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval; the ends are None where the data cannot give one."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 class Bootstrap:
@@ -115,9 +105,6 @@ class Bootstrap:
             yield rest
 
 
-# -- intervals of an effect ----------------------------------------------------------------------------
-
-
 def interval_over_examples(value: float, draws: Array) -> Interval:
     """Interval from bootstrap draws of one trained network: what another draw of images would change.
 
@@ -129,7 +116,7 @@ def interval_over_examples(value: float, draws: Array) -> Interval:
         Unusable: more than one draw in twenty is undefined (a share of errors where a resample has none).
     """
     draws = _usable(draws)
-    low, high = np.quantile(draws, [_TAIL, 1 - _TAIL]) - 2 * (draws.mean() - value)
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL]) - 2 * (draws.mean() - value)
     return Interval(value, float(low), float(high))
 
 
@@ -157,7 +144,7 @@ def interval_over_seeds(
     total = max(float(found.var(ddof=1)), between)
     ratio = total / between if between > 0 else math.inf
     freedom = min((seeds - 1) * ratio * ratio, 1e6)  # beyond, Student's quantile is the normal one
-    half = float(stats.t.ppf(1 - _TAIL, freedom)) * math.sqrt(total)
+    half = float(stats.t.ppf(1 - TAIL, freedom)) * math.sqrt(total)
     examples_only = _usable(reduce(draws.mean(0)))
     middle = value - (float(examples_only.mean()) - value)
     return Interval(value, middle - half, middle + half)
@@ -169,8 +156,8 @@ def interval_of_median(values: Array) -> Interval:
     Below six values no such interval reaches 95 %, and the ends are None.
     """
     ranked, n = np.sort(values), len(values)
-    outside = int(stats.binom.ppf(_TAIL, n, 0.5))
-    while outside >= 0 and stats.binom.cdf(outside, n, 0.5) > _TAIL:
+    outside = int(stats.binom.ppf(TAIL, n, 0.5))
+    while outside >= 0 and stats.binom.cdf(outside, n, 0.5) > TAIL:
         outside -= 1
     middle = float(np.median(values))
     if outside < 0:
@@ -190,97 +177,6 @@ def _usable(draws: Array) -> Array:
     if len(finite) < 0.95 * len(draws):
         raise Unusable("too many resamples leave the quantity undefined; it rests on too few images")
     return finite
-
-
-# -- statistics of a trend -----------------------------------------------------------------------------
-
-
-def spearman(x: Array, y: Array) -> float | None:
-    """Spearman's rank correlation (mean ranks for ties); None where either side is all equal."""
-    found = float(spearman_of_rows(x[None], y[None])[0])
-    return found if math.isfinite(found) else None
-
-
-def spearman_of_rows(x: Array, y: Array) -> Array:
-    """Spearman's correlation of each row of `x` (b, n) with that of `y`; NaN where a row is all equal."""
-    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
-    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.clip(divide((a * b).sum(1), scale), -1, 1)
-
-
-def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:
-    """Two-sided permutation p-value of `spearman`: values change places within a block (a training seed).
-
-    Every arrangement is counted where there are at most 200,000 of them, so the value is exact; beyond,
-    20,000 random ones, the observed one included.
-    """
-    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
-    groups = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
-    if math.prod(math.factorial(len(rows)) for rows in groups) <= _ENUMERATED:
-        sums = np.zeros(1)
-        for rows in groups:
-            orders = np.array(list(itertools.permutations(range(len(rows)))))
-            sums = np.add.outer(sums, b[rows][orders] @ a[rows]).ravel()
-        return float(np.mean(_as_far(sums, a @ b)))
-    sums = np.zeros(19_999)
-    for rows in groups:
-        shuffled = rng.permuted(np.broadcast_to(b[rows], (len(sums), len(rows))), axis=1)
-        sums += shuffled @ a[rows]
-    return float((1 + np.sum(_as_far(sums, a @ b))) / (1 + len(sums)))
-
-
-def _as_far(sums: Array, seen: float) -> NDArray[np.bool_]:
-    return np.abs(sums) >= abs(seen) - 1e-9
-
-
-def spearman_interval(rho: float, n: int) -> Interval:
-    """Interval of a rank correlation over n units: Fisher's z with the variance of Bonett and Wright (2000).
-
-    A perfect order has no finite z; it is taken half-way between 1 and the largest correlation below it
-    that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
-    for n from 4 to 6, and is slightly more careful beyond.
-    """
-    if n < 4:
-        return Interval(rho, None, None)
-    largest = 1 - 6 / (n * (n**2 - 1))
-    z = math.atanh(min(max(rho, -largest), largest))
-    half = float(stats.norm.ppf(1 - _TAIL)) * math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
-    low, high = math.tanh(z - half), math.tanh(z + half)
-    return Interval(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high)
-
-
-def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
-    """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
-
-    A correlation over few points takes few values, so a handful of them may agree by chance; without any
-    association each has the variance 1 / (n - 1).
-
-    Args:
-        rhos: (units,), two or more, each the mean over its runs.
-        points: n, the fewest that a run's correlation rests on.
-        of: how many runs there are in all.
-    """
-    value, units = float(rhos.mean()), len(rhos)
-    student = float(stats.t.ppf(1 - _TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
-    chance = float(stats.norm.ppf(1 - _TAIL)) / math.sqrt((points - 1) * of)
-    half = max(student, chance)
-    return Interval(value, max(value - half, -1.0), min(value + half, 1.0))
-
-
-def share_interval(count: int, n: int) -> tuple[float, float]:
-    """Exact binomial interval of a share (Clopper and Pearson 1934)."""
-    low = float(stats.beta.ppf(_TAIL, count, n - count + 1)) if count > 0 else 0.0
-    high = float(stats.beta.ppf(1 - _TAIL, count + 1, n - count)) if count < n else 1.0
-    return low, high
-
-
-def sign_test_p(positive: int, negative: int) -> float:
-    """Exact two-sided sign test: as many plus signs among `positive + negative`, by chance alone."""
-    n = positive + negative
-    return min(1.0, 2 * float(stats.binom.cdf(min(positive, negative), n, 0.5))) if n else 1.0
-
-
-# -- quantities ----------------------------------------------------------------------------------------
 
 
 def mean(examples: Examples, values: Array, conditions: str = "", caveat: str = "") -> Quantity:

@@ -1,5 +1,6 @@
 """Estimates with their 95 % intervals: rates, means, differences. No torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from robustlens.errors import DataError
 
+LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
+"""What lies beyond either end of an interval."""
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -51,3 +55,25 @@ def difference(a: Interval, b: Interval) -> Interval:
     down = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
     up = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
     return Interval(value, value - down, value + up)
+
+
+def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
+    """One interval over training seeds, passing over those that have none.
+
+    One seed keeps its own interval (over examples). Two give their mean and range, three or more their mean
+    and Student's 95 % interval of the mean; both speak of training again, not of the examples.
+
+    >>> over_seeds([Interval(0.2), Interval(0.4)])
+    Interval(value=0.30000000000000004, low=0.2, high=0.4)
+    """
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    values = np.array([interval.value for interval in known])
+    mean = float(values.mean())
+    if len(values) == 2:
+        return Interval(mean, float(values.min()), float(values.max()))
+    from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
+
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(mean, mean - half, mean + half)

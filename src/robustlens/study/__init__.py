@@ -16,13 +16,25 @@ from typing import Any
 from pydantic import Field
 
 from robustlens import attacks, claims, explain, models, objectives
+from robustlens.config import (
+    DataSpec,
+    EvaluationPlan,
+    ExplanationPlan,
+    ModelSpec,
+    Plan,
+    Recipe,
+    ThreatSpec,
+    Values,
+    checked,
+    eps_text,
+    read_yaml,
+)
 from robustlens.data import augment
 from robustlens.errors import ConfigError, StateError
 from robustlens.evaluation import evaluate_run
 from robustlens.executors.local import Job, LocalProcesses, Outcome
 from robustlens.explain import explain_run
 from robustlens.progress import Event, Listener
-from robustlens.config import DataSpec, EvaluationPlan, ExplanationPlan, ModelSpec, Plan, Recipe, ThreatSpec, Values, checked, eps_text, read_yaml
 from robustlens.results.folders import FORMAT, Run, StudyFolder, locked, write_json
 from robustlens.threat import ThreatModel
 from robustlens.training.trainer import load_data, train
@@ -60,7 +72,7 @@ class StudySpec(Values):
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run of a study: its folder's name, its recipe, and how reports call it."""
 
     id: str
@@ -124,7 +136,7 @@ def read(source: str | Path) -> StudySpec:
     return checked(StudySpec, values, Path(source).name)
 
 
-def plan(spec: StudySpec) -> list[Planned]:
+def plan(spec: StudySpec) -> list[PlannedRun]:
     """Every run of the study, methods in order, then strengths, then seeds.
 
     Raises:
@@ -144,7 +156,7 @@ def plan(spec: StudySpec) -> list[Planned]:
     return planned
 
 
-def _check_names(spec: StudySpec, planned: Sequence[Planned]) -> None:
+def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:
     """Refuse before the first epoch what only a later step would look up."""
     attacks.names(spec.evaluation_plan.attacks)
     for name in {*spec.explanation.measures, *spec.explanation.options}:
@@ -177,7 +189,7 @@ def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
     return eps if isinstance(eps, list | tuple) else [eps]
 
 
-def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> Planned:
+def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> PlannedRun:
     fields = _fields(spec, method)
     name = str(fields.pop("label", fields["objective"]))
     fields |= {"threat": {"norm": spec.threat.norm, "eps": eps}, "seed": seed}
@@ -187,7 +199,7 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     strength = eps_text(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return Planned(
+    return PlannedRun(
         id=f"{slug}-{strength.replace('/', '_')}-s{seed}",
         recipe=recipe,
         label=f"{name} {strength}" if several else name,
@@ -286,7 +298,7 @@ def _record(run_: Run, outcome: Outcome) -> None:
             run_.update_status(status="failed", error=error)
 
 
-def _meta(spec: StudySpec, planned: Sequence[Planned], evaluation: EvaluationPlan) -> dict[str, Any]:
+def _meta(spec: StudySpec, planned: Sequence[PlannedRun], evaluation: EvaluationPlan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": spec.name,

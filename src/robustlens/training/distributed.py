@@ -48,18 +48,18 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def run_at(folder: Path) -> Run:
     """The run folder as this rank may use it."""
-    return Run(folder) if is_first() else Onlooker(folder)
+    return Run(folder) if is_main() else Onlooker(folder)
 
 
 @contextlib.contextmanager
 def held(run: Run) -> Iterator[None]:
     """Hold the folder for writing, if this rank writes at all; raises `LockedError`."""
-    with locked(run.folder) if is_first() else contextlib.nullcontext():
+    with locked(run.folder) if is_main() else contextlib.nullcontext():
         yield

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlens import models
+from robustlens.config import Recipe
 from robustlens.data import Split
 from robustlens.errors import ConfigError
-from robustlens.config import Recipe
 
 Order = Callable[[torch.Generator], list[Tensor]]
 """The batches of an epoch as positions in the training images: `order(generator) -> [rows, ...]`."""
@@ -29,10 +29,10 @@ def teacher_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def labelled_by(network: nn.Module, pool: Split, batch_size: int) -> Split:
+def pseudo_label(network: nn.Module, pool: Split, batch_size: int) -> Split:
     """`pool` with the classes that `network` predicts, in eval mode, in place of its labels."""
     device = models.device_of(network)
-    with models.undisturbed(network):
+    with models.inference(network):
         found = [
             network(pool.x(rows).to(device)).argmax(1).cpu()
             for rows in torch.arange(len(pool)).split(batch_size)
@@ -40,7 +40,7 @@ def labelled_by(network: nn.Module, pool: Split, batch_size: int) -> Split:
     return replace(pool, labels=torch.cat(found))
 
 
-def mixed_order(recipe: Recipe, labelled: int) -> Order:
+def batch_order(recipe: Recipe, labelled: int) -> Order:
     """How an epoch goes through `labelled` images, and through the pseudo-labelled ones that follow them.
 
     Without pseudo-labels an epoch is one pass in random order, less the last incomplete batch. With them each

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from robustlens import noise, objectives, weights
 from robustlens.attacks import PGD
+from robustlens.config import Recipe
 from robustlens.data import Split, augment
 from robustlens.errors import ConfigError
-from robustlens.config import Recipe
 from robustlens.threat import ThreatModel
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
@@ -200,7 +200,7 @@ class Step:
         a weight without a gradient stays.
         """
         factor = self.recipe.optimizer.l1
-        for weight in weights.matrices(self.model) if factor else ():
+        for weight in weights.matrix_parameters(self.model) if factor else ():
             if weight.grad is not None:
                 weight.grad.add_(weight.sign(), alpha=factor)
 

@@ -22,16 +22,16 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustlens import attacks, data, losses, models, noise
+from robustlens.config import Recipe, checked
 from robustlens.data import Split, Splits
 from robustlens.errors import ConfigError, NumericsError, RobustlensError, StateError, StoppedError
 from robustlens.progress import Event, Listener, silent
-from robustlens.training.pseudo_labels import labelled_by, mixed_order, teacher_recipe
-from robustlens.training.distributed import fabric_for, held, run_at
-from robustlens.config import Recipe, checked
 from robustlens.results.folders import Run
+from robustlens.threat import ThreatModel
+from robustlens.training.distributed import fabric_for, held, run_at
+from robustlens.training.pseudo_labels import batch_order, pseudo_label, teacher_recipe
 from robustlens.training.schedules import learning_rate
 from robustlens.training.step import step_for
-from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 from robustlens.weights import ExponentialMovingAverage, bound_singular_values
 
@@ -136,7 +136,7 @@ def accuracy(
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True)
     clean = robust = 0
     loss = ramp = 0.0
-    with models.undisturbed(network):
+    with models.inference(network):
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = network(images)
             loss += losses.cross_entropy(logits, labels).sum().item()
@@ -195,7 +195,7 @@ class _Training:
         )
         self.ema = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
         self.reached = _Reached()
-        self.order = mixed_order(recipe, len(splits.train))
+        self.order = batch_order(recipe, len(splits.train))
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class _Training:
             progress=lambda event: self.listen(replace(event, phase=f"teacher {event.phase}")),
         )
         network = models.load(teacher.folder, checkpoint="best", trust_code=True).to(self.fabric.device)
-        pool = labelled_by(network, self.splits.unlabeled, 2 * self.recipe.optimizer.batch_size)
+        pool = pseudo_label(network, self.splits.unlabeled, 2 * self.recipe.optimizer.batch_size)
         right = (pool.labels == self.splits.unlabeled.labels).double().mean()
         self.run.update_status(pseudo_labels={"images": len(pool), "right": float(right)})
         self.run.write_arrays("pseudo_labels", {"index": pool.index.numpy(), "label": pool.labels.numpy()})

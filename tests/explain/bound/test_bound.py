@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_instance_margins import WIDE, _orthogonal_network
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError
 from robustlens.explain import Subject
-from robustlens.explain.bound.measure import l2_radius, measure_bound
 from robustlens.explain.bound.covering import Covering
+from robustlens.explain.bound.measure import l2_radius, measure_bound
 from robustlens.explain.bound.theorem import Bound, ramp_loss
-from helpers.small_models import Snapshot, everything
-from test_instance_margins import WIDE, _orthogonal_network
 
 
 def _covering(dimension, extent):

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import robustlens as rl
+from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.bound.geometry import last_linear, margin_paths, stretch, violations
-from helpers.small_models import Snapshot, everything, images
 
 
 class _Curve(nn.Module):

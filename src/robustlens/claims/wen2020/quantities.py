@@ -1,6 +1,6 @@
 """What Wen, Li and Jia (ICML 2020, arXiv 2011.07478) speak of, as functions of a run.
 
-Each function takes a `Source` (one run) and returns a `Quantity`. The claims made of them are registered in
+Each function takes a `RunData` (one run) and returns a `Quantity`. The claims made of them are registered in
 `robustlens.claims`. What depends on confidence is also there with `matched=True`: of logits that are divided
 by the network's own best temperature, so that a network which is only less sure of itself does not count.
 """
@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from robustlens.stats import bootstrap as st
-from robustlens.claims.evidence import Source
+from robustlens.claims.evidence import RunData
 from robustlens.claims.verdict import Unusable
+from robustlens.stats import bootstrap as st
 from robustlens.stats.bootstrap import Array, Examples, Quantity
 from robustlens.stats.misclassification import outcomes
 
@@ -21,29 +21,29 @@ LEAST_ERRORS = 30
 """With fewer errors their shares are too coarse to resample."""
 
 
-def accuracy(source: Source) -> Quantity:
+def accuracy(source: RunData) -> Quantity:
     """Share of test images that are classified right, unattacked."""
     examples, (right,) = source.examples("evaluation", "test/index", "test/clean")
     return st.mean(examples, right)
 
 
-def confidence(source: Source, *, matched: bool = False) -> Quantity:
+def confidence(source: RunData, *, matched: bool = False) -> Quantity:
     """Mean of the largest class probability on test images."""
     return st.mean(*_of_margins(source, "test", "confidence", matched))
 
 
-def near_boundary(source: Source, *, matched: bool = False) -> Quantity:
+def near_boundary(source: RunData, *, matched: bool = False) -> Quantity:
     """Share of test images whose probability margin is within `TAU` of the decision boundary (zero)."""
     examples, margin = _of_margins(source, "test", "probability", matched)
     return st.mean(examples, (np.abs(margin) < TAU).astype(np.float64))
 
 
-def margin_spread(source: Source) -> Quantity:
+def margin_spread(source: RunData) -> Quantity:
     """Standard deviation of the probability margin on test images."""
     return st.standard_deviation(*_of_margins(source, "test", "probability"))
 
 
-def normalised_spread(source: Source) -> Quantity:
+def normalised_spread(source: RunData) -> Quantity:
     """Standard deviation of the logit margin on test images over the product of all layers' largest gains.
 
     The gain of a layer is its largest singular value, as `spectrum` has it. The product bounds how fast a
@@ -57,14 +57,14 @@ def normalised_spread(source: Source) -> Quantity:
     return st.standard_deviation(examples, margin * math.exp(-sum(map(math.log, gains))))
 
 
-def change_under_attack(source: Source, *, matched: bool = False) -> Quantity:
+def change_under_attack(source: RunData, *, matched: bool = False) -> Quantity:
     """Mean fall of the probability margin of test images under the fixed PGD attack."""
     key = f"smoothness/{_prefix(matched)}probability_change"
     examples, (change,) = source.examples("explanation", "smoothness/index", key)
     return st.mean(examples, change, conditions=_attack(source))
 
 
-def feature_change(source: Source, *, moved: str = "attack") -> Quantity:
+def feature_change(source: RunData, *, moved: str = "attack") -> Quantity:
     """For each layer, mean over test images of the relative change of what it reads.
 
     `moved` says by what: "attack", the fixed PGD attack, or "noise", random noise in the same ball that is
@@ -74,7 +74,7 @@ def feature_change(source: Source, *, moved: str = "attack") -> Quantity:
     return Quantity(lambda weights: weights @ changes, (examples,), layers, conditions=_attack(source))
 
 
-def indecisive_share(source: Source, *, matched: bool = False) -> Quantity:
+def indecisive_share(source: RunData, *, matched: bool = False) -> Quantity:
     """Share of the errors on test images that are indecisive (p_max - p_y < `TAU`)."""
     examples, wrong, indecisive = _errors(source, matched)
     if wrong.sum() < LEAST_ERRORS:
@@ -82,26 +82,26 @@ def indecisive_share(source: Source, *, matched: bool = False) -> Quantity:
     return st.ratio(examples, indecisive, wrong)
 
 
-def indecisive_rate(source: Source) -> Quantity:
+def indecisive_rate(source: RunData) -> Quantity:
     """Share of all test images that are indecisive errors."""
     examples, _, indecisive = _errors(source)
     return st.mean(examples, indecisive)
 
 
-def margin_distance(source: Source, *, matched: bool = False) -> Quantity:
+def margin_distance(source: RunData, *, matched: bool = False) -> Quantity:
     """Wasserstein-1 distance between the probability margins of training and test images."""
     train, test = (_of_margins(source, split, "probability", matched) for split in ("train", "test"))
     return st.wasserstein(train, test, source.bootstrap)
 
 
-def ramp_gap(source: Source, *, matched: bool = False) -> Quantity:
+def ramp_gap(source: RunData, *, matched: bool = False) -> Quantity:
     """Test minus training ramp risk: mean of 1 - M for probability margins M, cut to 0..1 (gamma = 1)."""
     sides = (_of_margins(source, split, "probability", matched) for split in ("test", "train"))
     test, train = ((examples, 1 - np.clip(margin, 0, 1)) for examples, margin in sides)
     return st.difference(test, train)
 
 
-def loss_gap(source: Source, *, matched: bool = False) -> Quantity:
+def loss_gap(source: RunData, *, matched: bool = False) -> Quantity:
     """Test minus training cross entropy, unattacked, in nats; matched: on the images of the explanation."""
     if matched:
         test, train = (_of_margins(source, split, "loss", matched) for split in ("test", "train"))
@@ -110,12 +110,12 @@ def loss_gap(source: Source, *, matched: bool = False) -> Quantity:
     return st.difference(test, train)
 
 
-def error_gap(source: Source) -> Quantity:
+def error_gap(source: RunData) -> Quantity:
     """Test minus training error, unattacked: training minus test accuracy."""
     return st.difference(_evaluated(source, "train", "clean"), _evaluated(source, "test", "clean"))
 
 
-def activation_variation(source: Source) -> Quantity:
+def activation_variation(source: RunData) -> Quantity:
     """For each layer, std over mean of the norms of its output over test images."""
     examples, norms, layers = _layers(source, "activations", "activations/index")
 
@@ -125,18 +125,18 @@ def activation_variation(source: Source) -> Quantity:
     return Quantity(of, (examples,), layers)
 
 
-def activation_spread(source: Source) -> Quantity:
+def activation_spread(source: RunData) -> Quantity:
     """For each layer, the standard deviation of the norms of its output over test images."""
     examples, norms, layers = _layers(source, "activations", "activations/index")
     return Quantity(lambda weights: st.weighted_std(weights, norms), (examples,), layers)
 
 
-def spectrum_spread(source: Source) -> Quantity:
+def spectrum_spread(source: RunData) -> Quantity:
     """For each layer with two singular values or more, their standard deviation."""
     return _spectrum(source, "std")
 
 
-def spectrum_relative_spread(source: Source) -> Quantity:
+def spectrum_relative_spread(source: RunData) -> Quantity:
     """For each layer with two singular values or more, their standard deviation over their mean."""
     return _spectrum(source, "std_over_mean")
 
@@ -145,20 +145,20 @@ def _prefix(matched: bool) -> str:
     return "matched_" if matched else ""
 
 
-def _of_margins(source: Source, split: str, name: str, matched: bool = False) -> tuple[Examples, Array]:
+def _of_margins(source: RunData, split: str, name: str, matched: bool = False) -> tuple[Examples, Array]:
     """One number for each image, of the measure `margins`."""
     keys = f"margins/{split}_index", f"margins/{split}_{_prefix(matched)}{name}"
     examples, (values,) = source.examples("explanation", *keys)
     return examples, values
 
 
-def _attack(source: Source) -> str:
+def _attack(source: RunData) -> str:
     """The attack of the measure `smoothness`, in words."""
     how = source.measure("smoothness")
     return f"eps {how.get('eps')}, {how.get('steps')} steps"
 
 
-def _errors(source: Source, matched: bool = False) -> tuple[Examples, Array, Array]:
+def _errors(source: RunData, matched: bool = False) -> tuple[Examples, Array, Array]:
     """Test images, which are wrong, and which of these are indecisive (as 0 and 1)."""
     keys = "margins/test_correct", f"margins/test_{_prefix(matched)}probability"
     examples, (right, margin) = source.examples("explanation", "margins/test_index", *keys)
@@ -166,12 +166,12 @@ def _errors(source: Source, matched: bool = False) -> tuple[Examples, Array, Arr
     return examples, (became > 0).astype(np.float64), (became == 1).astype(np.float64)
 
 
-def _evaluated(source: Source, split: str, name: str) -> tuple[Examples, Array]:
+def _evaluated(source: RunData, split: str, name: str) -> tuple[Examples, Array]:
     examples, (values,) = source.examples("evaluation", f"{split}/index", f"{split}/{name}")
     return examples, values
 
 
-def _layers(source: Source, prefix: str, index: str) -> tuple[Examples, Array, tuple[str, ...]]:
+def _layers(source: RunData, prefix: str, index: str) -> tuple[Examples, Array, tuple[str, ...]]:
     """Test images, what is saved of them for each layer (n, layers), names of the layers.
 
     An activation that two layers read (a convolution and its block's shortcut) is saved under both names; it
@@ -184,7 +184,7 @@ def _layers(source: Source, prefix: str, index: str) -> tuple[Examples, Array, t
     return examples, np.stack([columns[place] for place in kept], axis=1), tuple(layers[p] for p in kept)
 
 
-def _spectrum(source: Source, key: str) -> Quantity:
+def _spectrum(source: RunData, key: str) -> Quantity:
     layers = source.measure("spectrum")["layers"]
     kept = {name: layer[key] for name, layer in layers.items() if layer.get("count", 2) >= 2}
     if not kept:

@@ -1,6 +1,6 @@
 """What Wu, Xia and Wang (NeurIPS 2020, arXiv 2004.05884) speak of, as functions of a run.
 
-Each function takes a `Source` (one run) and returns a `Quantity`. The claims made of them are registered in
+Each function takes a `RunData` (one run) and returns a `Quantity`. The claims made of them are registered in
 `robustlens.claims`.
 """
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.stats import bootstrap as st
-from robustlens.claims.evidence import Source
+from robustlens.claims.evidence import RunData
 from robustlens.claims.verdict import Missing, Unusable
+from robustlens.stats import bootstrap as st
 from robustlens.stats.bootstrap import Quantity
 
 ALPHA = 0.5
 """Where on the landscape flatness is read, if every run was measured there."""
 
 
-def robust_gap(source: Source) -> Quantity:
+def robust_gap(source: RunData) -> Quantity:
     """Training minus test robust accuracy, under the same attacks."""
     train, (right_train,) = source.examples("evaluation", "train/index", "train/robust")
     test, (right_test,) = source.examples("evaluation", "test/index", "test/robust")
@@ -28,42 +28,42 @@ def robust_gap(source: Source) -> Quantity:
     return st.difference((train, right_train), (test, right_test), conditions=how)
 
 
-def rise(source: Source) -> Quantity:
+def rise(source: RunData) -> Quantity:
     """Mean rise of the adversarial test loss from alpha 0 to +-alpha, over directions and images, in nats."""
     return _rise(source, "loss")
 
 
-def matched_rise(source: Source) -> Quantity:
+def matched_rise(source: RunData) -> Quantity:
     """As `rise`, of the cross entropy at the temperature that fits each network best."""
     return _rise(source, "matched")
 
 
-def error_rise(source: Source) -> Quantity:
+def error_rise(source: RunData) -> Quantity:
     """As `rise`, of the adversarial error."""
     return _rise(source, "error")
 
 
-def average_case(source: Source) -> Quantity:
+def average_case(source: RunData) -> Quantity:
     """Mean rise of the adversarial test loss over random relative weight perturbations, in nats."""
     return _flatness(source, "average", "xi_average", "draws")
 
 
-def worst_case(source: Source) -> Quantity:
+def worst_case(source: RunData) -> Quantity:
     """Rise of the adversarial test loss at the worst small relative weight perturbation found, in nats."""
     return _flatness(source, "worst", "xi_worst", "ascents")
 
 
-def top_eigenvalue(source: Source) -> Quantity:
+def top_eigenvalue(source: RunData) -> Quantity:
     """Largest eigenvalue of the relative Hessian of the adversarial test loss, at matched temperature."""
     return _curvature(source, "relative_top_eigenvalue")
 
 
-def trace(source: Source) -> Quantity:
+def trace(source: RunData) -> Quantity:
     """Trace of the relative Hessian of the adversarial test loss, at matched temperature."""
     return _curvature(source, "relative_trace")
 
 
-def _flatness(source: Source, case: str, *settings: str) -> Quantity:
+def _flatness(source: RunData, case: str, *settings: str) -> Quantity:
     keys = (f"flatness/test_{case}_loss", "flatness/test_reference_loss")
     examples, (there, here) = source.examples("explanation", "flatness/test_index", *keys)
     how = source.measure("flatness")
@@ -71,7 +71,7 @@ def _flatness(source: Source, case: str, *settings: str) -> Quantity:
     return st.mean(examples, there.reshape(-1, examples.n).mean(0) - here, conditions=conditions)
 
 
-def _curvature(source: Source, name: str) -> Quantity:
+def _curvature(source: RunData, name: str) -> Quantity:
     how = source.measure("curvature")
     if how.get("split") != "test" or not isinstance(how.get(name), int | float):
         raise Unusable(f"{source.name}: the curvature was not measured on test images")
@@ -84,7 +84,7 @@ def _conditions(how: Mapping[str, Any], *settings: str) -> str:
     return ", ".join(f"{setting} {how.get(setting)}" for setting in settings)
 
 
-def _rise(source: Source, name: str) -> Quantity:
+def _rise(source: RunData, name: str) -> Quantity:
     key = f"landscape/test_{name}"
     examples, (values,) = source.examples("explanation", "landscape/test_index", key)
     alpha = source.array("explanation", "landscape/alpha")
@@ -105,12 +105,12 @@ def _rise(source: Source, name: str) -> Quantity:
     return st.mean(examples, per_image, conditions=conditions, caveat=caveat)
 
 
-def _common_alpha(source: Source) -> float:
+def _common_alpha(source: RunData) -> float:
     """|alpha| = 0.5, or else the largest up to 1 at which every landscape of the study was measured."""
     grids = []
     for peer in source.peers:
         try:
-            alpha = Source(peer, source.bootstrap).array("explanation", "landscape/alpha")
+            alpha = RunData(peer, source.bootstrap).array("explanation", "landscape/alpha")
         except Missing:
             continue
         grids.append({round(abs(float(value)), 9) for value in alpha})

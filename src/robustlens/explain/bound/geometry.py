@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.margins import logits_of
-from robustlens.models import device_of, forward, undisturbed
+from robustlens.models import device_of, forward, inference
 
 ROUNDING = 1e-5
 """Rises of the margin below this share of the largest one on the segment are rounding."""
@@ -84,7 +84,7 @@ def stretch(
         ModelError: the last layer called is not linear, or is called more than once.
     """
     at_x, on_the_way = [], []
-    with undisturbed(model):
+    with inference(model):
         features, device = features_of(model, x[:1]), device_of(model)
         for start, end in zip(x.split(batch_size), nearest.split(batch_size), strict=True):
             start, delta = start.to(device), (end.to(start) - start).to(device)
@@ -111,7 +111,7 @@ def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
         for name, module in named.items()
     ]
     try:
-        with undisturbed(model):
+        with inference(model):
             forward(model, x[:1].to(device_of(model)))
     finally:
         for handle in handles:

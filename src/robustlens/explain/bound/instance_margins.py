@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.attacks import MinimumNorm
-from robustlens.errors import ModelError
 from robustlens.certification.margin import certificate
+from robustlens.errors import ModelError
 from robustlens.explain.margins import attacked_images, logits_of
 from robustlens.threat import ThreatModel
 

@@ -11,15 +11,15 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from robustlens import losses
+from robustlens.certification.lipschitz import diagonal
 from robustlens.explain.bound.covering import Covering, covering, intrinsic_dimension
 from robustlens.explain.bound.geometry import last_linear, margin_paths, stretch, violations
 from robustlens.explain.bound.instance_margins import InstanceMargins, instance_margins
-from robustlens.certification.lipschitz import diagonal
+from robustlens.explain.bound.theorem import Bound, ramp_loss
 from robustlens.explain.margins import logits_of
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.spectra import extremes
-from robustlens.explain.bound.theorem import Bound, ramp_loss
 from robustlens.models import Normalize
+from robustlens.spectra import extremes
 from robustlens.threat import ThreatModel
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustlens.weights import displaced
+from robustlens.weights import offset_weights
 
 Direction = dict[str, Tensor]
 """By how much each parameter moves, by its name; parameters that are not in it stay."""
@@ -36,7 +36,7 @@ def along(
     """Anything, evaluated at w + alpha d for each alpha in turn; between two values the weights are w."""
     weights = [model.get_parameter(name) for name in direction]
     for alpha in alphas:
-        with displaced(weights, list(direction.values()), alpha):
+        with offset_weights(weights, list(direction.values()), alpha):
             found = value()
         yield found
 
@@ -54,6 +54,6 @@ def across(
     first, second = directions
     weights = [model.get_parameter(name) for name in first]
     for alpha in alphas:
-        with displaced(weights, list(first.values()), alpha):
+        with offset_weights(weights, list(first.values()), alpha):
             found = list(along(model, second, alphas, value))
         yield from found

@@ -13,7 +13,7 @@ from robustlens.attacks.base import Goal, input_gradient, require_radius
 from robustlens.errors import ConfigError
 from robustlens.explain.landscape.points import stacked, values_of
 from robustlens.explain.margins import attacked_images, logits_of
-from robustlens.models import device_of, held_still
+from robustlens.models import device_of, frozen
 from robustlens.threat import ThreatModel
 
 RADII = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -79,7 +79,7 @@ def input_landscape(
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     device, gradients = device_of(model), []
-    with held_still(model):
+    with frozen(model):
         for images, labels in zip(
             x.to(device).split(batch_size), y.to(device).split(batch_size), strict=True
         ):

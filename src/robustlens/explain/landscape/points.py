@@ -13,7 +13,7 @@ from robustlens.attacks import Attack
 from robustlens.errors import ConfigError
 from robustlens.explain.margins import attacked_images, logits_of
 from robustlens.explain.temperature import best_temperature
-from robustlens.models import swift
+from robustlens.models import fast_copy
 
 _COMPARED = 4
 """Images on which a copy of the network shows its logits before it is attacked in the network's place."""
@@ -23,10 +23,10 @@ Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class AttackedAnew:
+class AdversarialLoss:
     """The adversarial loss of `model` on fixed images, attacked anew at the weights that it has when called.
 
-    The attack climbs a faster copy of the network, made at every call (`models.swift`: BatchNorm folded,
+    The attack climbs a faster copy of the network, made at every call (`models.fast_copy`: BatchNorm folded,
     channels last, no gradient to weights); the network itself is asked what the images that it made do, in
     its own precision. A network that cannot be copied is attacked itself.
 
@@ -53,7 +53,7 @@ class AttackedAnew:
         y: Int64[Tensor, " n"],
         attack: Attack,
         batch_size: int = 256,
-    ) -> "AttackedAnew":
+    ) -> "AdversarialLoss":
         """With the temperature that fits the clean logits at the weights as they are now.
 
         Of clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.
@@ -68,7 +68,7 @@ class AttackedAnew:
 
     def images(self) -> Float[Tensor, "n ..."]:
         """What the attack makes of the images at these weights."""
-        copy = swift(self.model, self.x[:_COMPARED])
+        copy = fast_copy(self.model, self.x[:_COMPARED])
         return attacked_images(copy, self.x, self.y, self.attack, self.batch_size)
 
     def __call__(self) -> Values:
@@ -93,7 +93,7 @@ def stacked(found: list[Values], shape: tuple[int, ...]) -> Values:
 
 @contextlib.contextmanager
 def asking_for_gradients(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let these ask for gradients inside `held_still`, which puts back at its end what they asked before."""
+    """Let these ask for gradients inside `frozen`, which puts back at its end what they asked before."""
     for weight in weights:
         weight.requires_grad_(True)
     try:

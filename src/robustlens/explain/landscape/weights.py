@@ -10,7 +10,7 @@ from robustlens import noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
 from robustlens.explain.landscape.directions import Direction, across, along, filter_normalised
-from robustlens.explain.landscape.points import AttackedAnew, Values, stacked
+from robustlens.explain.landscape.points import AdversarialLoss, Values, stacked
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -58,7 +58,7 @@ def landscape(
     """
     if directions is None:
         directions = _drawn(model, draws, seed)
-    attacked = AttackedAnew.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     points = sorted({0.0, *(float(alpha) for alpha in alphas)})
     here = attacked()  # alpha = 0 is the same point on every line
     lines = []
@@ -104,7 +104,7 @@ def plane(
     if directions is None:
         first, second = _drawn(model, 2, seed)
         directions = (first, second)
-    attacked = AttackedAnew.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     points = sorted({0.0, *(float(alpha) for alpha in alphas)})
     found: list[Values] = []
     for values in across(model, directions, points, attacked):

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from robustlens.report.data import Group
+from robustlens.report.data import Network
 from robustlens.report.drawing.palette import Style
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Relief, Series, View
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View
 
 MARKERS = {
     "circle": "o",
@@ -65,7 +65,7 @@ def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def drawings(figure: Figure, view: View, groups: Sequence[Group]) -> dict[str, bytes]:
+def drawings(figure: Figure, view: View, groups: Sequence[Network]) -> dict[str, bytes]:
     """One view of a figure as {"pdf": ..., "svg": ...}."""
     with mpl.rc_context(SETTINGS):
         canvas = _canvas(view, groups)
@@ -89,7 +89,7 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _canvas(view: View, groups: Sequence[Group]) -> Canvas:
+def _canvas(view: View, groups: Sequence[Network]) -> Canvas:
     count = len(view.panels)
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -107,7 +107,7 @@ def _canvas(view: View, groups: Sequence[Group]) -> Canvas:
     return canvas
 
 
-def _draw_panel(ax: Axes, panel: Panel, groups: Sequence[Group]) -> None:
+def _draw_panel(ax: Axes, panel: Panel, groups: Sequence[Network]) -> None:
     ax.set_title(panel.title, pad=13 if panel.rules else None)
     for x, text in panel.rules:
         ax.axvline(x, color="#9aa3ad", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
@@ -121,7 +121,7 @@ def _draw_panel(ax: Axes, panel: Panel, groups: Sequence[Group]) -> None:
     _set_axis(ax, "y", panel.y)
 
 
-def _draw_series(ax: Axes, series: Series, groups: Sequence[Group]) -> None:
+def _draw_series(ax: Axes, series: Series, groups: Sequence[Network]) -> None:
     thread = series.mark == "thread"
     own = [g.style for g in groups if (g.method if thread else g.label) == series.label]
     look: Style = own[-1]
@@ -143,7 +143,7 @@ def _draw_series(ax: Axes, series: Series, groups: Sequence[Group]) -> None:
             ax.fill_between(x, series.low, series.high, color=colour, alpha=0.14, linewidth=0, zorder=2)
 
 
-def _draw_relief(ax: Any, relief: Relief) -> None:
+def _draw_relief(ax: Any, relief: Surface) -> None:
     if relief.mark == "surface":
         ax.plot_surface(*np.meshgrid(relief.x, relief.y), np.array(relief.z), cmap="viridis")
         return
@@ -169,7 +169,7 @@ def _set_axis(ax: Axes, which: str, axis: Axis) -> None:
         ax.tick_params(axis="x", rotation=45)
 
 
-def _handle(group: Group) -> Line2D:
+def _handle(group: Network) -> Line2D:
     look = group.style
     return Line2D(
         [], [], color=look.light, linestyle=DASHES[look.dash], marker=MARKERS[look.symbol], label=group.label

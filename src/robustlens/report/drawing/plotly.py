@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from robustlens.report.data import Group
+from robustlens.report.data import Network
 from robustlens.report.drawing.palette import Style
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Relief, Series
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface
 
 
-def figure_json(figure: Figure, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def figure_json(figure: Figure, groups: Sequence[Network]) -> list[dict[str, Any]]:
     """The views of a figure: name, name of the drawing, and its panels for plotly."""
     return [
         {
@@ -25,7 +25,7 @@ def figure_json(figure: Figure, groups: Sequence[Group]) -> list[dict[str, Any]]
     ]
 
 
-def panel_json(panel: Panel, groups: Sequence[Group]) -> dict[str, Any]:
+def panel_json(panel: Panel, groups: Sequence[Network]) -> dict[str, Any]:
     """One panel as a plotly figure.
 
     `meta.of` of a trace are the positions of the networks that it belongs to (it hides with the last of
@@ -54,7 +54,7 @@ def panel_json(panel: Panel, groups: Sequence[Group]) -> dict[str, Any]:
     return {"data": traces, "layout": layout}
 
 
-def _traces(series: Series, panel: Panel, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def _traces(series: Series, panel: Panel, groups: Sequence[Network]) -> list[dict[str, Any]]:
     own = [place for place, group in enumerate(groups) if group.label == series.label]
     if series.mark == "thread":
         own = [place for place, group in enumerate(groups) if group.method == series.label]
@@ -106,7 +106,7 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Group]) -> list[dict[
     return [band, trace]
 
 
-def _relief(panel: Panel, relief: Relief, groups: Sequence[Group]) -> dict[str, Any]:
+def _relief(panel: Panel, relief: Surface, groups: Sequence[Network]) -> dict[str, Any]:
     """Values over a plane; they are coloured by height, alike in light and dark."""
     own = [place for place, group in enumerate(groups) if group.label == relief.label]
     axes = {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y)}

@@ -56,7 +56,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Relief:
+class Surface:
     """One network's values over a plane.
 
     Args:
@@ -87,7 +87,7 @@ class Panel:
     y: Axis
     series: tuple[Series, ...] = ()
     rules: tuple[tuple[float, str], ...] = ()
-    relief: Relief | None = None
+    relief: Surface | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def thinned(count: int, most: int = POINTS) -> np.ndarray:
 Point = dict[str, float | str | None]
 
 
-def _drawn(panel: Panel) -> Iterable[tuple[Series | Relief, Iterable[Point]]]:
+def _drawn(panel: Panel) -> Iterable[tuple[Series | Surface, Iterable[Point]]]:
     """All that a panel shows, and its points."""
     for series in panel.series:
         yield series, _points(series)
@@ -237,7 +237,7 @@ def _drawn(panel: Panel) -> Iterable[tuple[Series | Relief, Iterable[Point]]]:
         yield panel.relief, _heights(panel.relief)
 
 
-def _heights(relief: Relief) -> Iterable[Point]:
+def _heights(relief: Surface) -> Iterable[Point]:
     for y, row in zip(relief.y, relief.z, strict=True):
         for x, z in zip(relief.x, row, strict=True):
             yield {"x": x, "y": y, "z": z}

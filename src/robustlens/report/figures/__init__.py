@@ -5,11 +5,17 @@ A new plot is one function, from the collected study to a `Figure`, and one line
 
 from collections.abc import Callable
 
-from robustlens.report.figures import accuracy as plots_accuracy, bound as plots_bound, landscape as plots_landscape, margins as plots_margins, misclassification as plots_mistakes, network as plots_network, training as plots_training
-from robustlens.report.data import Collected
+from robustlens.report.data import ReportData
 from robustlens.report.drawing.spec import Figure
+from robustlens.report.figures import accuracy as plots_accuracy
+from robustlens.report.figures import bound as plots_bound
+from robustlens.report.figures import landscape as plots_landscape
+from robustlens.report.figures import margins as plots_margins
+from robustlens.report.figures import misclassification as plots_mistakes
+from robustlens.report.figures import network as plots_network
+from robustlens.report.figures import training as plots_training
 
-FIGURES: tuple[Callable[[Collected], Figure], ...] = (
+FIGURES: tuple[Callable[[ReportData], Figure], ...] = (
     plots_accuracy.robust_accuracy,
     plots_accuracy.strength,
     plots_training.training,
@@ -38,6 +44,6 @@ FIGURES: tuple[Callable[[Collected], Figure], ...] = (
 )
 
 
-def figures(study: Collected) -> list[Figure]:
+def figures(study: ReportData) -> list[Figure]:
     """Every figure; one without views says what is missing."""
     return [draw(study) for draw in FIGURES]

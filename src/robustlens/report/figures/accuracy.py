@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.stats.intervals import Interval, wilson
 from robustlens.config import eps_text
-from robustlens.report.data import Collected, Group, as_interval, combined, dig
+from robustlens.report.data import Network, ReportData, as_interval, combined, dig
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, view
+from robustlens.stats.intervals import Interval, wilson
 
 RADII = 60
 """The most radii of an accuracy curve that is drawn from distances."""
 
 
-def robust_accuracy(study: Collected) -> Figure:
+def robust_accuracy(study: ReportData) -> Figure:
     """Robust accuracy against the radius of the attack, on test and training images.
 
     Drawn from every image's minimum-norm distance where the evaluation kept it, else at the radii that it
@@ -51,7 +51,7 @@ def robust_accuracy(study: Collected) -> Figure:
     )
 
 
-def strength(study: Collected) -> Figure:
+def strength(study: ReportData) -> Figure:
     """Accuracies and gaps against the strength of training."""
     quantities = (
         ("Clean accuracy, test", "accuracy", True, ("splits", "test", "clean")),
@@ -81,7 +81,7 @@ def strength(study: Collected) -> Figure:
 
 
 def against_strength(
-    study: Collected, title: str, unit: str, percent: bool, quantity: Callable[[Group], Interval | None]
+    study: ReportData, title: str, unit: str, percent: bool, quantity: Callable[[Network], Interval | None]
 ) -> Panel:
     """One quantity against training strength: a marker with whiskers per network, a thread per method.
 
@@ -132,11 +132,11 @@ def views(*found: View | None) -> tuple[View, ...]:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _at(path: tuple[str, ...], group: Group) -> Interval | None:
+def _at(path: tuple[str, ...], group: Network) -> Interval | None:
     return group.interval(*path)
 
 
-def _shifts(found: list[tuple[Group, Interval]]) -> dict[tuple[str, float], float]:
+def _shifts(found: list[tuple[Network, Interval]]) -> dict[tuple[str, float], float]:
     """How far the markers of each (method, eps) step aside where several methods share a strength."""
     strengths = sorted({group.eps for group, _ in found})
     shifts = {}
@@ -155,7 +155,7 @@ def _from_distances(panels: Iterable[Panel]) -> bool:
     return any(series.mark == "line" for panel in panels for series in panel.series)
 
 
-def _curve(group: Group, split: str) -> Series | None:
+def _curve(group: Network, split: str) -> Series | None:
     curves = [curve for curve in group.values("splits", split, "curve") if curve]
     distances = group.arrays(f"{split}/distance", "evaluation")
     if curves and len(distances) == len(curves):
@@ -163,7 +163,7 @@ def _curve(group: Group, split: str) -> Series | None:
     return _measured_curve(group, curves)
 
 
-def _distance_curve(group: Group, curves: list[Any], distances: list[np.ndarray]) -> Series:
+def _distance_curve(group: Network, curves: list[Any], distances: list[np.ndarray]) -> Series:
     """The share of images without a misclassified point within each radius.
 
     Only a search for the nearest point, which ran if there is a curve, makes distances that can be read so.
@@ -180,7 +180,7 @@ def _distance_curve(group: Group, curves: list[Any], distances: list[np.ndarray]
     return interval_series(group.label, floats(radii), [share for share in shares if share], "line")
 
 
-def _measured_curve(group: Group, curves: list[Any]) -> Series | None:
+def _measured_curve(group: Network, curves: list[Any]) -> Series | None:
     """The accuracies at the radii that were attacked one by one."""
     by_eps: dict[float, list[Interval | None]] = {}
     for curve in curves:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.stats.intervals import Interval
-from robustlens.report.data import Collected, Group, combined
-from robustlens.report.figures.accuracy import against_strength, views
+from robustlens.report.data import Network, ReportData, combined
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, ecdf, points_for, view
+from robustlens.report.figures.accuracy import against_strength, views
+from robustlens.stats.intervals import Interval
 
 TERMS = (
     ("Product of the smallest singular values", "singular values", "sigma_product"),
@@ -21,7 +21,7 @@ TERMS = (
 SPLITS = (("Test images", "test"), ("Training images", "train"))
 
 
-def bound(study: Collected) -> Figure:
+def bound(study: ReportData) -> Figure:
     """The terms of the generalization bound against strength, and where it says something."""
     terms = [against_strength(study, title, "log10", False, partial(_log10, key)) for title, _, key in TERMS]
     gaps = [
@@ -44,7 +44,7 @@ def bound(study: Collected) -> Figure:
     )
 
 
-def instance_margins(study: Collected) -> Figure:
+def instance_margins(study: ReportData) -> Figure:
     """Distance of the images to the decision boundary, as an attack found it."""
     points = points_for(2 * len(study.groups))
     below = Axis("share of images below", percent=True)
@@ -72,7 +72,7 @@ def instance_margins(study: Collected) -> Figure:
     )
 
 
-def jacobian(study: Collected) -> Figure:
+def jacobian(study: ReportData) -> Figure:
     """Singular values of the logits' Jacobian at test images."""
     points = points_for(2 * len(study.groups))
     below = Axis("share of images below", percent=True)
@@ -99,43 +99,43 @@ def jacobian(study: Collected) -> Figure:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _log10(key: str, group: Group) -> Interval | None:
+def _log10(key: str, group: Network) -> Interval | None:
     return group.number("bound", "log10", key)
 
 
-def _share(path: tuple[str, ...], group: Group) -> Interval | None:
+def _share(path: tuple[str, ...], group: Network) -> Interval | None:
     return group.number("bound", "test", *path)
 
 
-def _rows(group: Group) -> list[dict[str, Any]]:
+def _rows(group: Network) -> list[dict[str, Any]]:
     """The bound at every gamma, of every seed."""
     return [row for rows in group.measured("bound", "gammas") for row in rows]
 
 
-def _gammas(study: Collected) -> list[float]:
+def _gammas(study: ReportData) -> list[float]:
     return sorted({float(row["gamma"]) for group in study.groups for row in _rows(group)})
 
 
-def _ramp_gap(gamma: float, group: Group) -> Interval | None:
+def _ramp_gap(gamma: float, group: Network) -> Interval | None:
     same = [row["ramp_gap"] for row in _rows(group) if row["gamma"] == gamma and row["ramp_gap"] is not None]
     return combined(Interval(float(gap)) for gap in same)
 
 
-def _distances(study: Collected, split: str, points: int) -> tuple[Series, ...]:
+def _distances(study: ReportData, split: str, points: int) -> tuple[Series, ...]:
     found = [(group, group.arrays(f"bound/{split}_upper")) for group in study.groups]
     return tuple(
         Series(group.label, *ecdf(np.concatenate(arrays), points)) for group, arrays in found if arrays
     )
 
 
-def _bound_tables(study: Collected) -> tuple[Table, ...]:
+def _bound_tables(study: ReportData) -> tuple[Table, ...]:
     """For every network the terms, and what makes the bound vacuous; means over seeds."""
     rows = tuple((group.label, _cells(group)) for group in study.groups if group.measured("bound", "log10"))
     columns = (*(short for _, short, _ in TERMS), "k (nets, TwoNN)", "vacuous for", "because of")
     return (Table("The terms as powers of ten, means over seeds", columns, rows),) if rows else ()
 
 
-def _cells(group: Group) -> tuple[str, ...]:
+def _cells(group: Network) -> tuple[str, ...]:
     terms = [_power(_log10(key, group)) for _, _, key in TERMS]
     nets, two_nn = (_mean(group.measured("bound", "covering", key)) for key in ("dimension", "two_nn"))
     found = _rows(group)

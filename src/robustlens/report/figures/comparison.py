@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import wasserstein_distance
 
+from robustlens.report.data import Network, ReportData, RunReport, combined, dig
 from robustlens.stats.intervals import Interval, wilson
 from robustlens.stats.misclassification import OUTCOMES, cross_table, outcomes
-from robustlens.report.data import Collected, Group, Record, combined, dig
 
 
-def twins(study: Collected, group: Group) -> Iterator[tuple[Record, Record]]:
+def twins(study: ReportData, group: Network) -> Iterator[tuple[RunReport, RunReport]]:
     """Every run of the group, after the standard one of the same seed and setting, where there is one.
 
     A standard run is its own twin: the reference at which everything starts.
@@ -21,7 +21,7 @@ def twins(study: Collected, group: Group) -> Iterator[tuple[Record, Record]]:
             yield found, record
 
 
-def distance(study: Collected, group: Group, key: str) -> Interval | None:
+def distance(study: ReportData, group: Network, key: str) -> Interval | None:
     """Wasserstein-1 distance between an array of the network and of the standard one, over seeds."""
     return combined(
         Interval(float(wasserstein_distance(before, after)))
@@ -30,7 +30,7 @@ def distance(study: Collected, group: Group, key: str) -> Interval | None:
     )
 
 
-def transitions(study: Collected, group: Group, tau: float) -> np.ndarray | None:
+def transitions(study: ReportData, group: Network, tau: float) -> np.ndarray | None:
     """Of each seed, how many test images went from each outcome to each: (seeds, 3, 3), or None.
 
     Rows are what the standard network made of an image, columns what this one makes of it, both in the order
@@ -47,12 +47,12 @@ def share(counts: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Interval |
     return combined(wilson(top, bottom) for top, bottom in seeds if bottom)
 
 
-def _finite(record: Record, key: str) -> np.ndarray:
+def _finite(record: RunReport, key: str) -> np.ndarray:
     found = record.array(key)
     return np.empty(0) if found is None else found[np.isfinite(found)]
 
 
-def _transitions(standard: Record, record: Record, tau: float) -> np.ndarray | None:
+def _transitions(standard: RunReport, record: RunReport, tau: float) -> np.ndarray | None:
     before, after = _outcomes(standard, tau), _outcomes(record, tau)
     if before is None or after is None:
         return None
@@ -61,7 +61,7 @@ def _transitions(standard: Record, record: Record, tau: float) -> np.ndarray | N
     return cross_table(before[1][first], after[1][second], (size, size)) if len(first) else None
 
 
-def _outcomes(record: Record, tau: float) -> tuple[np.ndarray, np.ndarray] | None:
+def _outcomes(record: RunReport, tau: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Index of every test image, and what became of it."""
     index, correct, margin = (
         record.array(f"margins/test_{name}") for name in ("index", "correct", "probability")
@@ -71,10 +71,10 @@ def _outcomes(record: Record, tau: float) -> tuple[np.ndarray, np.ndarray] | Non
     return index, outcomes(correct, margin, tau)
 
 
-def _objective(record: Record) -> str:
+def _objective(record: RunReport) -> str:
     return str(record.run.entry.get("objective") or dig(record.recipe, "objective") or "")
 
 
-def _place(record: Record) -> tuple[str, int]:
+def _place(record: RunReport) -> tuple[str, int]:
     """What a network shares with its standard twin: everything but how it was trained."""
     return str(record.run.entry.get("setting")), record.seed

@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 
 from robustlens.claims.correlations import LEAST
+from robustlens.report.data import Checkpoint, Network, ReportData
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View, floats, view
+from robustlens.report.figures.accuracy import interval_series, views
+from robustlens.report.text.wording import minus
 from robustlens.stats.bootstrap import spearman
 from robustlens.stats.intervals import Interval
-from robustlens.report.data import Checkpoint, Collected, Group
-from robustlens.report.figures.accuracy import interval_series, views
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Relief, Series, View, floats, view
-from robustlens.report.text.wording import minus
 
 NUMBERS = (
     ("Landscape rise", "rise of the adversarial loss at |alpha| = 0.5 (nats)", "landscape", "rise", "0.5"),
@@ -38,7 +38,7 @@ Point = tuple[str, float, Interval]
 """A network's label, how flat it is, and its robust gap."""
 
 
-def plane(study: Collected) -> Figure:
+def plane(study: ReportData) -> Figure:
     """The adversarial loss over two random directions in weight space, a network at a time."""
     axes = Axis("a, distance along the first direction"), Axis("b, along the second")
     kinds = (
@@ -60,7 +60,7 @@ def plane(study: Collected) -> Figure:
     )
 
 
-def around_images(study: Collected) -> Figure:
+def around_images(study: ReportData) -> Figure:
     """The loss around the images, along the gradient and along noise, a network at a time."""
     axes = Axis("a, steps of eps along the gradient"), Axis("b, steps of eps along noise")
     kinds = (
@@ -80,7 +80,7 @@ def around_images(study: Collected) -> Figure:
     )
 
 
-def flatness_and_gap(study: Collected) -> Figure:
+def flatness_and_gap(study: ReportData) -> Figure:
     """How flat each adversarially trained network is, against its robust gap; a view for each number.
 
     At the chosen checkpoint, at the last, and along training: a path for each network.
@@ -129,7 +129,7 @@ def scatter(title: str, unit: str, points: Iterable[Point]) -> Panel:
     return Panel(title, Axis(unit), Axis("train - test robust accuracy", percent=True), series)
 
 
-def along_training(study: Collected) -> Figure:
+def along_training(study: ReportData) -> Figure:
     """The robust gap and what may go with it, epoch by epoch, as evaluated and not only as monitored."""
     groups = [group for group in study.groups if group.eps > 0]
     accuracies = (
@@ -159,7 +159,7 @@ def along_training(study: Collected) -> Figure:
     )
 
 
-def curvature(study: Collected) -> Figure:
+def curvature(study: ReportData) -> Figure:
     """Density of the Hessian's eigenvalues."""
     every = [
         view(name, [_density(study, title, key) for title, key in panels])
@@ -193,19 +193,19 @@ def _correlation(points: Sequence[Point]) -> str:
     return "" if rho is None else f", rank correlation {minus(f'{rho:.2f}')}"
 
 
-def _points(found: Iterable[tuple[Group, Interval | None, Interval | None]]) -> list[Point]:
+def _points(found: Iterable[tuple[Network, Interval | None, Interval | None]]) -> list[Point]:
     """Those networks of which both the flatness and the gap are known."""
     return [(group.label, flat.value, gap) for group, flat, gap in found if flat and gap]
 
 
-def _path(group: Group, flat: Read, gap: Read) -> list[Point]:
+def _path(group: Network, flat: Read, gap: Read) -> list[Point]:
     """Flatness and gap of a network at every epoch at which both were measured, if there are several."""
     x, y = group.along(flat), group.along(gap)
     points = [(group.label, x[epoch].value, y[epoch]) for epoch in x if epoch in y]
     return points if len(points) > 1 else []
 
 
-def _over_epochs(groups: Iterable[Group], title: str, axis: Axis, read: Read) -> Panel:
+def _over_epochs(groups: Iterable[Network], title: str, axis: Axis, read: Read) -> Panel:
     """A line for each network that was measured at several epochs."""
     found = {group.label: group.along(read) for group in groups}
     series = (
@@ -217,28 +217,28 @@ def _over_epochs(groups: Iterable[Group], title: str, axis: Axis, read: Read) ->
 
 
 def _reliefs(
-    study: Collected, grid: str, key: str, axes: tuple[Axis, Axis], kinds: tuple[tuple[str, str, Axis], ...]
+    study: ReportData, grid: str, key: str, axes: tuple[Axis, Axis], kinds: tuple[tuple[str, str, Axis], ...]
 ) -> tuple[View, ...]:
     """Two views for each network, with a panel for each of `kinds`: from above, and in space.
 
     Views from above come first: the page draws a surface, which takes WebGL, only where it is asked for.
     """
 
-    def panels(group: Group, mark: Literal["contour", "surface"]) -> Iterable[Panel]:
+    def panels(group: Network, mark: Literal["contour", "surface"]) -> Iterable[Panel]:
         for title, kind, axis in kinds:
             points, found = group.arrays(grid), group.arrays(key.format(kind))
             same = [z for z in found if points and z.shape == (len(points[0]),) * 2]
             if same:
                 ends = floats(points[0])
                 rows = tuple(floats(row) for row in np.mean(same, axis=0).T)  # x is the array's first axis
-                yield Panel(title, *axes, relief=Relief(group.label, ends, ends, rows, axis, mark))
+                yield Panel(title, *axes, relief=Surface(group.label, ends, ends, rows, axis, mark))
 
     above = [view(group.label, panels(group, "contour")) for group in study.groups]
     in_space = [view(f"{group.label}, in space", panels(group, "surface")) for group in study.groups]
     return views(*above, *in_space)
 
 
-def _density(study: Collected, title: str, prefix: str) -> Panel:
+def _density(study: ReportData, title: str, prefix: str) -> Panel:
     curves = [(group.label, found) for group in study.groups if (found := _spectra(group, prefix))]
     if not curves:
         return Panel(title, Axis(""), Axis(""))
@@ -253,7 +253,7 @@ def _density(study: Collected, title: str, prefix: str) -> Panel:
     return Panel(title, Axis("eigenvalue (nats)"), axis, series)
 
 
-def _spectra(group: Group, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _spectra(group: Network, prefix: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Nodes and weights of all seeds together; None where there are none."""
     nodes, weights = (group.arrays(f"curvature/test_{prefix}{name}") for name in ("nodes", "weights"))
     if not nodes or len(nodes) != len(weights):

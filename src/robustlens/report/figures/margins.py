@@ -10,12 +10,24 @@ from functools import partial
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from robustlens.stats.intervals import Interval, mean_of, wilson
-from robustlens.report.figures.comparison import distance
-from robustlens.report.data import Collected, Group, combined, dig
+from robustlens.report.data import Network, ReportData, combined, dig
+from robustlens.report.drawing.spec import (
+    Axis,
+    Figure,
+    Panel,
+    Series,
+    Table,
+    View,
+    aligned,
+    ecdf,
+    floats,
+    histogram,
+    view,
+)
 from robustlens.report.figures.accuracy import against_strength, interval_series, views
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, View, aligned, ecdf, floats, histogram, view
+from robustlens.report.figures.comparison import distance
 from robustlens.report.text.wording import number
+from robustlens.stats.intervals import Interval, mean_of, wilson
 
 SPLITS = (("Test images", "test"), ("Training images", "train"))
 BELOW = Axis("share of images below", percent=True)
@@ -46,7 +58,7 @@ TEMPERATURES = (("", ""), (", at matched temperature", "matched_"))
 """Ends of titles, and beginnings of the names of arrays."""
 
 
-def margins(study: Collected) -> Figure:
+def margins(study: ReportData) -> Figure:
     """Distribution of the margins on test and training images, and how far the two lie apart."""
     every: list[View | None] = []
     for kind in (LOGIT, PROBABILITY, MATCHED):
@@ -88,7 +100,7 @@ def margins(study: Collected) -> Figure:
     )
 
 
-def concentration(study: Collected) -> Figure:
+def concentration(study: ReportData) -> Figure:
     """How closely the margins lie together, at the boundary and as a whole, and how far they went."""
     kinds = (PROBABILITY, MATCHED, LOGIT)
     return Figure(
@@ -116,10 +128,10 @@ def concentration(study: Collected) -> Figure:
     )
 
 
-def confidence(study: Collected) -> Figure:
+def confidence(study: ReportData) -> Figure:
     """Histogram of the largest probability, for all, wrong and right images."""
 
-    def kept(group: Group, split: str, which: bool | None, prefix: str) -> list[np.ndarray]:
+    def kept(group: Network, split: str, which: bool | None, prefix: str) -> list[np.ndarray]:
         every = group.arrays(f"margins/{split}_{prefix}confidence")
         if which is None:
             return every
@@ -162,11 +174,11 @@ def confidence(study: Collected) -> Figure:
     )
 
 
-def indecisive(study: Collected) -> Figure:
+def indecisive(study: ReportData) -> Figure:
     """Errors by how close they were: wrong with p_max - p_y below tau."""
     taus = np.linspace(0, 1, 41)
 
-    def line(group: Group, array: str, of_errors: bool) -> Series | None:
+    def line(group: Network, array: str, of_errors: bool) -> Series | None:
         seeds = []
         for margin in group.arrays(array):
             missed = -margin[margin < 0]
@@ -212,7 +224,7 @@ def indecisive(study: Collected) -> Figure:
     )
 
 
-def smoothness(study: Collected) -> Figure:
+def smoothness(study: ReportData) -> Figure:
     """How much a fixed PGD changes the output of each network."""
 
     def panels(key: str, unit: str) -> list[Panel]:
@@ -254,10 +266,10 @@ def smoothness(study: Collected) -> Figure:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _concentrations(study: Collected, kind: Kind) -> list[Panel]:
+def _concentrations(study: ReportData, kind: Kind) -> list[Panel]:
     """Share near the boundary, spread, and distance between training and test margins, against strength."""
     key = f"margins/test_{kind.key}"
-    quantities: list[tuple[str, str, Callable[[Group], Interval | None]]] = [
+    quantities: list[tuple[str, str, Callable[[Network], Interval | None]]] = [
         ("Standard deviation", f"std of the margin ({kind.unit})", partial(_over_seeds, key, np.std)),
         ("Interquartile range", f"interquartile range ({kind.unit})", partial(_over_seeds, key, _iqr)),
         ("Training to test", f"Wasserstein-1 ({kind.unit})", partial(_train_test, kind)),
@@ -268,7 +280,7 @@ def _concentrations(study: Collected, kind: Kind) -> list[Panel]:
     return shares + [against_strength(study, title, unit, False, read) for title, unit, read in quantities]
 
 
-def _over_seeds(key: str, of: Callable[[np.ndarray], float], group: Group) -> Interval | None:
+def _over_seeds(key: str, of: Callable[[np.ndarray], float], group: Network) -> Interval | None:
     return combined(
         Interval(float(of(finite.astype(np.float64))))
         for array in group.arrays(key)
@@ -281,7 +293,7 @@ def _iqr(values: np.ndarray) -> float:
     return float(high - low)
 
 
-def _train_test(kind: Kind, group: Group) -> Interval | None:
+def _train_test(kind: Kind, group: Network) -> Interval | None:
     """Wasserstein-1 distance between training and test margins, over seeds."""
     sides = (
         [record.array(f"margins/{split}_{kind.key}") for split in ("train", "test")]
@@ -294,12 +306,12 @@ def _train_test(kind: Kind, group: Group) -> Interval | None:
     )
 
 
-def _went(study: Collected, kind: Kind, group: Group) -> Interval | None:
+def _went(study: ReportData, kind: Kind, group: Network) -> Interval | None:
     """How far the test margins are from those of the standard network."""
     return distance(study, group, f"margins/test_{kind.key}")
 
 
-def _distances(study: Collected, kinds: tuple[Kind, ...]) -> tuple[Table, ...]:
+def _distances(study: ReportData, kinds: tuple[Kind, ...]) -> tuple[Table, ...]:
     """The distances to the standard network, on test and on training images."""
     rows = []
     for group in study.groups:
@@ -313,7 +325,9 @@ def _distances(study: Collected, kinds: tuple[Kind, ...]) -> tuple[Table, ...]:
     return (Table(title, columns, tuple(rows)),) if len(rows) > 1 else ()
 
 
-def _normalised(study: Collected, draw: Callable[[str, list[np.ndarray], np.ndarray], Series]) -> list[Panel]:
+def _normalised(
+    study: ReportData, draw: Callable[[str, list[np.ndarray], np.ndarray], Series]
+) -> list[Panel]:
     """Logit margins of the images that are right over the product of the layers' gains, on a log axis."""
     found = {
         split: [(group.label, arrays) for group in study.groups if (arrays := _over_gains(group, split))]
@@ -334,7 +348,7 @@ def _normalised(study: Collected, draw: Callable[[str, list[np.ndarray], np.ndar
     ]
 
 
-def _over_gains(group: Group, split: str) -> list[np.ndarray]:
+def _over_gains(group: Network, split: str) -> list[np.ndarray]:
     """Logit margins over the product of the largest singular values, of each seed that has both."""
     every = []
     for record in group.records:
@@ -355,7 +369,7 @@ def _positive_histogram(label: str, arrays: list[np.ndarray], edges: np.ndarray)
     return Series(label, *histogram(np.concatenate(arrays), edges), mark="steps")
 
 
-def _apart(study: Collected, kind: Kind) -> Panel:
+def _apart(study: ReportData, kind: Kind) -> Panel:
     """Training minus test margin, quantile by quantile."""
     levels = np.linspace(0.01, 0.99, 99)
     series = []
@@ -380,7 +394,7 @@ def _edges(arrays: list[np.ndarray]) -> np.ndarray:
     return np.linspace(low, high if high > low else low + 1, 49)
 
 
-def _margin_histograms(study: Collected, kind: Kind, axis: Axis) -> list[Panel]:
+def _margin_histograms(study: ReportData, kind: Kind, axis: Axis) -> list[Panel]:
     arrays = {
         split: [group.arrays(f"margins/{split}_{kind.key}") for group in study.groups] for _, split in SPLITS
     }

@@ -4,13 +4,13 @@ from functools import partial
 
 import numpy as np
 
+from robustlens.report.data import Network, ReportData
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, View, floats, view
+from robustlens.report.figures.accuracy import against_strength, views
+from robustlens.report.figures.comparison import share, transitions
+from robustlens.report.text.wording import points
 from robustlens.stats.intervals import Interval
 from robustlens.stats.misclassification import OUTCOMES, TAUS, cross_table, outcomes
-from robustlens.report.figures.comparison import share, transitions
-from robustlens.report.data import Collected, Group
-from robustlens.report.figures.accuracy import against_strength, views
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, View, floats, view
-from robustlens.report.text.wording import points
 
 TAU = 0.2
 """Of the tables and of the claims: mistakes with p_max - p_y below it are indecisive."""
@@ -19,7 +19,7 @@ RIGHT, INDECISIVE, WRONG, ANY = 0, slice(1, 2), slice(1, None), slice(None)
 """Sets of `mistakes.OUTCOMES`."""
 
 
-def became(study: Collected) -> Figure:
+def became(study: ReportData) -> Figure:
     """What became of the standard network's right answers, and where a network's own errors come from."""
     taus = (TAU, *(tau for tau in TAUS if tau != TAU))
     return Figure(
@@ -37,7 +37,7 @@ def became(study: Collected) -> Figure:
     )
 
 
-def by_class(study: Collected) -> Figure:
+def by_class(study: ReportData) -> Figure:
     """Error and indecisive error of every class."""
     return Figure(
         "by-class",
@@ -62,14 +62,14 @@ def _cells(before: int | slice, after: int | slice) -> np.ndarray:
     return mask
 
 
-def _became(study: Collected, tau: float) -> View | None:
+def _became(study: ReportData, tau: float) -> View | None:
     titles = ("Still right", "Now an indecisive error", "Now a decisive error")
     parts = {title: _cells(ANY, place) for place, title in enumerate(titles)}
     unit = "share of its right answers"
     return view(f"Its right answers, tau {tau:g}", _shares(study, tau, unit, _cells(RIGHT, ANY), parts))
 
 
-def _errors_came(study: Collected, tau: float) -> View | None:
+def _errors_came(study: ReportData, tau: float) -> View | None:
     titles = ("Standard was right", "Standard erred indecisively", "Standard erred decisively")
     parts = {title: _cells(place, ANY) for place, title in enumerate(titles)}
     unit = "share of the errors"
@@ -77,19 +77,19 @@ def _errors_came(study: Collected, tau: float) -> View | None:
 
 
 def _shares(
-    study: Collected, tau: float, unit: str, whole: np.ndarray, parts: dict[str, np.ndarray]
+    study: ReportData, tau: float, unit: str, whole: np.ndarray, parts: dict[str, np.ndarray]
 ) -> list[Panel]:
     """A panel for each part of the transitions in `whole`, against strength."""
     counts = {group.label: transitions(study, group, tau) for group in study.groups}
 
-    def read(part: np.ndarray, group: Group) -> Interval | None:
+    def read(part: np.ndarray, group: Network) -> Interval | None:
         found = counts[group.label]
         return None if found is None else share(found, part, whole)
 
     return [against_strength(study, title, unit, True, partial(read, part)) for title, part in parts.items()]
 
 
-def _transition_tables(study: Collected) -> tuple[Table, ...]:
+def _transition_tables(study: ReportData) -> tuple[Table, ...]:
     """All nine transitions in % of the test images."""
     rows = []
     for group in study.groups:
@@ -103,7 +103,7 @@ def _transition_tables(study: Collected) -> tuple[Table, ...]:
     return (Table(title, columns, tuple(rows)),) if len(rows) > 1 else ()
 
 
-def _class_view(study: Collected, title: str, split: str) -> View | None:
+def _class_view(study: ReportData, title: str, split: str) -> View | None:
     panels = []
     for heading, kinds in (("Error", WRONG), ("Indecisive error", INDECISIVE)):
         lines = tuple(line for group in study.groups if (line := _by_class(group, split, kinds)))
@@ -112,7 +112,7 @@ def _class_view(study: Collected, title: str, split: str) -> View | None:
     return view(title, panels)
 
 
-def _by_class(group: Group, split: str, kinds: slice) -> Series | None:
+def _by_class(group: Network, split: str, kinds: slice) -> Series | None:
     """Share of each class's images whose outcome is one of `kinds`, a mean over seeds."""
     found: dict[int, list[float]] = {}
     for record in group.records:

@@ -4,17 +4,31 @@ from functools import partial
 
 import numpy as np
 
-from robustlens.stats.intervals import Interval
-from robustlens.report.data import Collected, Group
+from robustlens.report.data import Network, ReportData
+from robustlens.report.drawing.spec import (
+    POINTS,
+    Axis,
+    Figure,
+    Panel,
+    Series,
+    View,
+    ecdf,
+    fitted,
+    floats,
+    histogram,
+    points_for,
+    thinned,
+    view,
+)
 from robustlens.report.figures.accuracy import against_strength, interval_series, views
-from robustlens.report.drawing.spec import POINTS, Axis, Figure, Panel, Series, View, ecdf, fitted, floats, histogram, points_for, thinned, view
+from robustlens.stats.intervals import Interval
 
 SPREADS = (("std / mean", "std_over_mean"), ("std", "std"))
 Arrays = list[tuple[str, list[np.ndarray]]]
 """For each network its label and an array of every seed."""
 
 
-def spectrum(study: Collected) -> Figure:
+def spectrum(study: ReportData) -> Figure:
     """Singular values of one layer at a time, sorted."""
     layers = study.layers("spectrum")
     points = points_for(2 * len(layers) * len(study.groups))
@@ -47,7 +61,7 @@ def spectrum(study: Collected) -> Figure:
     )
 
 
-def spectrum_spread(study: Collected) -> Figure:
+def spectrum_spread(study: ReportData) -> Figure:
     """Spread of the singular values per layer and against strength."""
     return Figure(
         "spectrum-spread",
@@ -60,7 +74,7 @@ def spectrum_spread(study: Collected) -> Figure:
     )
 
 
-def activations(study: Collected) -> Figure:
+def activations(study: ReportData) -> Figure:
     """Distribution of the norms of what one layer reads, a layer at a time."""
     layers = study.layers("activations")
     points = points_for(2 * len(layers) * len(study.groups))
@@ -98,7 +112,7 @@ def activations(study: Collected) -> Figure:
     )
 
 
-def activation_spread(study: Collected) -> Figure:
+def activation_spread(study: ReportData) -> Figure:
     """Spread of the activation norms per layer and against strength."""
     return Figure(
         "activation-spread",
@@ -111,7 +125,7 @@ def activation_spread(study: Collected) -> Figure:
     )
 
 
-def feature_change(study: Collected) -> Figure:
+def feature_change(study: ReportData) -> Figure:
     """How far one fixed perturbation of the image moves what each layer reads."""
     layers = study.layers("smoothness")
     points = points_for(2 * len(layers) * len(study.groups))
@@ -153,7 +167,7 @@ def feature_change(study: Collected) -> Figure:
     )
 
 
-def landscape(study: Collected) -> Figure:
+def landscape(study: ReportData) -> Figure:
     """Adversarial loss along random directions in weight space, attacked anew at every point."""
     every = [_landscape_view(study, split, rise) for split in ("test", "train") for rise in (False, True)]
     return Figure(
@@ -175,7 +189,7 @@ def landscape(study: Collected) -> Figure:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _sorted(group: Group, key: str, points: int) -> tuple[tuple[float, ...], np.ndarray, float] | None:
+def _sorted(group: Network, key: str, points: int) -> tuple[tuple[float, ...], np.ndarray, float] | None:
     """Rank shares, singular values (mean over seeds) and their mean; thinned, closest at both ends."""
     arrays = group.arrays(key)
     if not arrays:
@@ -222,12 +236,12 @@ def _histograms(found: Arrays) -> tuple[Series, ...]:
     )
 
 
-def _of_layer(measure: str, layer: str, key: str, group: Group) -> Interval | None:
+def _of_layer(measure: str, layer: str, key: str, group: Network) -> Interval | None:
     """A number that a measure has of a layer, over seeds."""
     return group.number(measure, "layers", layer, key)
 
 
-def _depth(study: Collected, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:
+def _depth(study: ReportData, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:
     """A number of every layer, through the network."""
     series = []
     for group in study.groups:
@@ -238,7 +252,7 @@ def _depth(study: Collected, measure: str, layers: list[str], title: str, unit: 
     return Panel(title, Axis("layer", kind="category"), Axis(unit), tuple(series))
 
 
-def _spread_views(study: Collected, measure: str, of: str) -> tuple[View, ...]:
+def _spread_views(study: ReportData, measure: str, of: str) -> tuple[View, ...]:
     layers = study.layers(measure)
     depth = [_depth(study, measure, layers, f"{title} of the {of}", title, key) for title, key in SPREADS]
     each = [
@@ -256,7 +270,7 @@ def _spread_views(study: Collected, measure: str, of: str) -> tuple[View, ...]:
     return views(view("Every layer", depth), *each)
 
 
-def _landscape_view(study: Collected, split: str, rise: bool) -> View | None:
+def _landscape_view(study: ReportData, split: str, rise: bool) -> View | None:
     panels = []
     for title, key, unit, percent in (
         ("Adversarial loss", "loss", "cross entropy (nats)", False),
@@ -273,7 +287,7 @@ def _landscape_view(study: Collected, split: str, rise: bool) -> View | None:
     return view(f"{split.capitalize()} images{', rise over alpha = 0' if rise else ''}", panels)
 
 
-def _along(group: Group, key: str, rise: bool) -> Series | None:
+def _along(group: Network, key: str, rise: bool) -> Series | None:
     alphas = group.arrays("landscape/alpha")
     draws = [array for array in group.arrays(key) if array.ndim == 3]
     draws = [array for array in draws if alphas and len(array) == len(alphas[0])]

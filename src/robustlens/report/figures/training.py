@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.stats.intervals import Interval
-from robustlens.report.data import Collected, Group, Record, as_interval, combined, dig
-from robustlens.report.figures.accuracy import interval_series, views
+from robustlens.report.data import Network, ReportData, RunReport, as_interval, combined, dig
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
+from robustlens.report.figures.accuracy import interval_series, views
+from robustlens.stats.intervals import Interval
 
 Reader = Callable[[dict[str, Any]], float | None]
 """Takes one number out of an epoch of `metrics.jsonl`."""
@@ -27,7 +27,7 @@ _EVERY_EPOCH = (
 """What is logged of fixed images after every epoch: title, key, axis, and which difference is the gap."""
 
 
-def training(study: Collected) -> Figure:
+def training(study: ReportData) -> Figure:
     """Clean and robust accuracy over the epochs, on fixed training and validation images."""
     every = [_training_view(study, *quantity) for quantity in _EVERY_EPOCH]
     loss = _epochs_panel(study.groups, "Training objective", Axis("mean objective"), lambda e: dig(e, "loss"))
@@ -47,7 +47,7 @@ def training(study: Collected) -> Figure:
     )
 
 
-def checkpoints(study: Collected) -> Figure:
+def checkpoints(study: ReportData) -> Figure:
     """The best and the last checkpoint side by side: as evaluated, and as training logged them."""
     evaluated = [
         _ends_panel(title, unit, study.groups, partial(_evaluated_ends, path))
@@ -83,7 +83,7 @@ def checkpoints(study: Collected) -> Figure:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _ends_panel(title: str, unit: str, groups: Iterable[Group], ends: Callable[[Group], Ends]) -> Panel:
+def _ends_panel(title: str, unit: str, groups: Iterable[Network], ends: Callable[[Network], Ends]) -> Panel:
     """A line from best to last for each network that has both."""
     found = {group.label: ends(group) for group in groups}
     series = (
@@ -94,14 +94,14 @@ def _ends_panel(title: str, unit: str, groups: Iterable[Group], ends: Callable[[
     return Panel(title, Axis("checkpoint", kind="category"), Axis(unit, percent=True), tuple(series))
 
 
-def _evaluated_ends(path: tuple[str, ...], group: Group) -> Ends:
+def _evaluated_ends(path: tuple[str, ...], group: Network) -> Ends:
     """Of the runs that were evaluated at both checkpoints."""
     both = [(record, record.last) for record in group.records if record.last and record.evaluation]
     best = combined(as_interval(dig(record.evaluation, *path)) for record, _ in both)
     return best, combined(last.interval(*path) for _, last in both)
 
 
-def _logged_ends(read: Reader, group: Group) -> Ends:
+def _logged_ends(read: Reader, group: Network) -> Ends:
     """At the epoch whose weights were kept as the best, and after the last one."""
     logged = [(_kept_epoch(record), dict(_logged(record, read))) for record in group.records]
     both = [(values[best], values[max(values)]) for best, values in logged if best in values]
@@ -120,7 +120,7 @@ def _gap(key: str, sign: int, epoch: dict[str, Any]) -> float | None:
     return None if train is None or validation is None else sign * (train - validation)
 
 
-def _training_view(study: Collected, title: str, key: str, axis: Axis, difference: str) -> View | None:
+def _training_view(study: ReportData, title: str, key: str, axis: Axis, difference: str) -> View | None:
     gap = partial(_gap, key, 1 if difference.startswith("training") else -1)
     # Under an attack of radius 0, standard training would show its clean accuracy as robust.
     groups = [group for group in study.groups if key != "robust" or group.eps > 0]
@@ -133,7 +133,7 @@ def _training_view(study: Collected, title: str, key: str, axis: Axis, differenc
 
 
 def _epochs_panel(
-    groups: Iterable[Group], title: str, axis: Axis, read: Reader, *, dots: bool = False
+    groups: Iterable[Network], title: str, axis: Axis, read: Reader, *, dots: bool = False
 ) -> Panel:
     found = list(groups)
     series = [line for group in found if (line := _epochs(group, read))]
@@ -141,14 +141,14 @@ def _epochs_panel(
     return Panel(title, Axis("epoch"), axis, (*series, *best))
 
 
-def _logged(record: Record, read: Reader) -> Iterator[tuple[int, float]]:
+def _logged(record: RunReport, read: Reader) -> Iterator[tuple[int, float]]:
     for epoch in record.metrics:
         number, value = dig(epoch, "epoch"), read(epoch)
         if isinstance(number, int) and isinstance(value, int | float):
             yield number, float(value)
 
 
-def _epochs(group: Group, read: Reader) -> Series | None:
+def _epochs(group: Network, read: Reader) -> Series | None:
     """The mean over seeds, with their range as a band."""
     by_epoch: dict[int, list[float]] = {}
     for record in group.records:
@@ -169,7 +169,7 @@ def _epochs(group: Group, read: Reader) -> Series | None:
     )
 
 
-def _best(group: Group, read: Reader) -> Iterator[Series]:
+def _best(group: Network, read: Reader) -> Iterator[Series]:
     """A dot at the epoch whose weights were kept: the last that was the best so far."""
     for record in group.records:
         epoch = _kept_epoch(record)
@@ -178,7 +178,7 @@ def _best(group: Group, read: Reader) -> Iterator[Series]:
             yield Series(group.label, (float(epoch),), (value,), mark="points")
 
 
-def _kept_epoch(record: Record) -> int:
+def _kept_epoch(record: RunReport) -> int:
     """The epoch whose weights are the best; 0 before the first."""
     kept = [epoch["epoch"] for epoch in record.metrics if dig(epoch, "best") and "epoch" in epoch]
     return int(kept[-1]) if kept else 0

@@ -10,12 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from robustlens.report.text import attacks as by_attack, details, flags, headline, summary as prose
 from robustlens.report import data as collect
-from robustlens.report.drawing import matplotlib as files, plotly as plotly_json
-from robustlens.report.data import Collected
-from robustlens.report.figures import figures
+from robustlens.report.data import ReportData
+from robustlens.report.drawing import matplotlib as files
+from robustlens.report.drawing import plotly as plotly_json
 from robustlens.report.drawing.spec import Figure
+from robustlens.report.figures import figures
+from robustlens.report.text import attacks as by_attack
+from robustlens.report.text import details, flags, headline
+from robustlens.report.text import summary as prose
 from robustlens.report.text.wording import count, duration, minus, points, sentence
 from robustlens.results.folders import write_atomic
 
@@ -52,7 +55,7 @@ def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
     return _write(collect.single(folder), Path(out) if out is not None else folder / "report")
 
 
-def _write(study: Collected, out: Path) -> Path:
+def _write(study: ReportData, out: Path) -> Path:
     drawn = figures(study)
     for figure in drawn:
         if figure.views:
@@ -69,7 +72,7 @@ def _write(study: Collected, out: Path) -> Path:
     return out / "index.html"
 
 
-def _page(study: Collected, drawn: list[Figure], table: headline.Table) -> str:
+def _page(study: ReportData, drawn: list[Figure], table: headline.Table) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -104,7 +107,7 @@ def _sections(drawn: list[Figure]) -> list[tuple[str, list[Figure]]]:
     return [(title, [figure for figure in drawn if figure.section == title]) for title in titles]
 
 
-def _embedded(study: Collected, drawn: list[Figure]) -> Markup:
+def _embedded(study: ReportData, drawn: list[Figure]) -> Markup:
     """What the page's script draws from, safe inside a script element."""
     data: dict[str, Any] = {
         "looks": [[group.style.light, group.style.dark] for group in study.groups],

@@ -6,10 +6,10 @@ from itertools import chain
 from statistics import mean
 from typing import Any, Literal
 
-from robustlens.stats.intervals import Interval
-from robustlens.report.data import Collected, Group, Record, as_interval, combined, dig
+from robustlens.report.data import Network, ReportData, RunReport, as_interval, combined, dig
 from robustlens.report.text.flags import SPLITS, flags_of
 from robustlens.report.text.wording import attack_name, suite_name
+from robustlens.stats.intervals import Interval
 
 SEARCH = "min-norm"
 """The search behind a curve of radii: it also runs on images that have fallen, to measure distances."""
@@ -49,7 +49,7 @@ class Line:
 class Block:
     """One network on one split. `flags` are what was seen, by name."""
 
-    group: Group
+    group: Network
     lines: tuple[Line, ...]
     flags: Mapping[str, str]
     notes: tuple[str, ...]
@@ -77,13 +77,13 @@ class Attacked:
         return [line for block in self.blocks for line in block.lines]
 
 
-def by_split(study: Collected) -> list[Attacked]:
+def by_split(study: ReportData) -> list[Attacked]:
     """Test images and training images, as far as they were attacked."""
     every = (Attacked(f"{name} images", tuple(by_attack(study, split))) for split, name in SPLITS.items())
     return [attacked for attacked in every if attacked.blocks]
 
 
-def by_attack(study: Collected, split: str) -> list[Block]:
+def by_attack(study: ReportData, split: str) -> list[Block]:
     """A block for each network that was evaluated, in the order of the study."""
     blocks = []
     for group in study.groups:
@@ -94,7 +94,7 @@ def by_attack(study: Collected, split: str) -> list[Block]:
     return blocks
 
 
-def csv_rows(study: Collected) -> list[dict[str, Any]]:
+def csv_rows(study: ReportData) -> list[dict[str, Any]]:
     """The tables of both splits in full precision."""
     return [
         {
@@ -117,7 +117,7 @@ def csv_rows(study: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _flags(group: Group, split: str) -> dict[str, str]:
+def _flags(group: Network, split: str) -> dict[str, str]:
     """What was seen, by the flag's name; seeds that saw the same say it once."""
     found: dict[str, dict[str, None]] = {}
     for record in group.records:
@@ -126,7 +126,7 @@ def _flags(group: Group, split: str) -> dict[str, str]:
     return {name: "; ".join(seen) for name, seen in found.items()}
 
 
-def _lines(record: Record, split: str) -> list[Line]:
+def _lines(record: RunReport, split: str) -> list[Line]:
     """One run: clean, then every attack, those of a suite under its sum."""
     found = dig(record.evaluation, "splits", split)
     n, clean = dig(found, "n"), as_interval(dig(found, "clean"))

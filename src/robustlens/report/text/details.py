@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustlens.stats.intervals import Interval
-from robustlens.report.data import Collected, Group, combined, dig
+from robustlens.report.data import Network, ReportData, combined, dig
 from robustlens.report.text.wording import duration, flat
+from robustlens.stats.intervals import Interval
 
 
-def recipes(study: Collected) -> tuple[dict[str, str], list[str], list[tuple[Group, dict[str, str]]]]:
+def recipes(study: ReportData) -> tuple[dict[str, str], list[str], list[tuple[Network, dict[str, str]]]]:
     """What all recipes share, the names in which they differ, and these per network (its first seed)."""
     firsts = [(group, flat(group.records[0].recipe)) for group in study.groups if group.records[0].recipe]
     every = dict.fromkeys(key for _, values in firsts for key in values)
@@ -19,12 +19,12 @@ def recipes(study: Collected) -> tuple[dict[str, str], list[str], list[tuple[Gro
     return common, differ, firsts
 
 
-def evaluation_plan(study: Collected) -> dict[str, str]:
+def evaluation_plan(study: ReportData) -> dict[str, str]:
     """How the networks were attacked."""
     return flat(study.first("plan") or dig(study.meta, "evaluation") or {})
 
 
-def sources(study: Collected) -> list[dict[str, str]]:
+def sources(study: ReportData) -> list[dict[str, str]]:
     """Every measure: what it is, its unit, where it comes from, what it cost."""
     found: dict[str, dict[str, str]] = {}
     for record in study.records:
@@ -37,7 +37,7 @@ def sources(study: Collected) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def runs(study: Collected) -> list[dict[str, Any]]:
+def runs(study: ReportData) -> list[dict[str, Any]]:
     """Every run: state, hashes, versions, times."""
     found = []
     for place, group in enumerate(study.groups):
@@ -58,7 +58,7 @@ def runs(study: Collected) -> list[dict[str, Any]]:
     return found
 
 
-def versions(study: Collected) -> str:
+def versions(study: ReportData) -> str:
     """The versions that the runs were made with, in one line."""
     every: dict[str, dict[str, int]] = {}
     for record in study.records:
@@ -67,7 +67,7 @@ def versions(study: Collected) -> str:
     return "; ".join(f"{key} {', '.join(values)}" for key, values in every.items())
 
 
-def _mean_seconds(study: Collected, name: str) -> str:
+def _mean_seconds(study: ReportData, name: str) -> str:
     spent = combined(
         Interval(float(value))
         for record in study.records

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from robustlens.report.data import Collected, Record, dig
+from robustlens.report.data import ReportData, RunReport, dig
 
 SPLITS = {"test": "test", "train": "training"}
 """Keys of an evaluation's splits, and what their images are called."""
@@ -28,12 +28,12 @@ class Explained:
     raised: tuple[tuple[str, str], ...]
 
 
-def flags_of(record: Record, split: str) -> list[Flag]:
+def flags_of(record: RunReport, split: str) -> list[Flag]:
     """The flags of one run on one split."""
     return [_flag(found) for found in dig(record.evaluation, "splits", split, "flags") or ()]
 
 
-def explained(study: Collected) -> list[Explained]:
+def explained(study: ReportData) -> list[Explained]:
     """The flags of all runs that come with an explanation, each kind once, in the order of the study."""
     kinds: dict[str, Flag] = {}
     raised: dict[str, dict[tuple[str, str], list[str]]] = {}

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustlens.stats.intervals import Interval
 from robustlens.config import eps_text
-from robustlens.report.data import Collected, Group, Record, dig
+from robustlens.report.data import Network, ReportData, RunReport, dig
 from robustlens.report.text.flags import SPLITS, flags_of
 from robustlens.report.text.wording import attack_name, minus, names, points, suite_name
+from robustlens.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Column:
 class Row:
     """One network. `message` says why its numbers are missing."""
 
-    group: Group
+    group: Network
     look: int
     cells: Mapping[str, Cell]
     message: str = ""
@@ -71,7 +71,7 @@ GAPS = {
 }
 
 
-def headline(study: Collected) -> Table:
+def headline(study: ReportData) -> Table:
     """One row per network, in the order of the study."""
     columns = [
         Column(
@@ -106,7 +106,7 @@ def headline(study: Collected) -> Table:
     return Table(tuple(columns), tuple(rows))
 
 
-def measured(group: Group, key: str) -> Interval | None:
+def measured(group: Network, key: str) -> Interval | None:
     """The number of one column, with its interval."""
     kind, _, name = key.partition(":")
     if kind == "clean":
@@ -118,7 +118,7 @@ def measured(group: Group, key: str) -> Interval | None:
     return _seconds(group) if kind == "seconds" else None
 
 
-def told(record: Record) -> str:
+def told(record: RunReport) -> str:
     """Where a run stands, in words."""
     if record.error:
         return f"{record.state}: {record.error}"
@@ -131,7 +131,7 @@ def told(record: Record) -> str:
     return words.get(record.state, record.state)
 
 
-def notices(study: Collected) -> list[tuple[str, str]]:
+def notices(study: ReportData) -> list[tuple[str, str]]:
     """(who, what) of all that a reader must know: failures, damaged files, flags that explain nothing."""
     found: list[tuple[str, str]] = [("This report", problem) for problem in study.problems]
     for group in study.groups:
@@ -149,7 +149,7 @@ def notices(study: Collected) -> list[tuple[str, str]]:
 # -- pieces --------------------------------------------------------------------------------------------
 
 
-def _attacks(study: Collected) -> Iterator[Column]:
+def _attacks(study: ReportData) -> Iterator[Column]:
     before: list[str] = []
     for name, parts in study.columns.items():
         title = suite_name(name) if parts else attack_name(name)
@@ -160,7 +160,7 @@ def _attacks(study: Collected) -> Iterator[Column]:
         before.append(title)
 
 
-def _cell(group: Group, column: Column, bounds: tuple[float, float]) -> Cell:
+def _cell(group: Network, column: Column, bounds: tuple[float, float]) -> Cell:
     if column.key == "method":
         return Cell(group.label, group.label)
     if column.key == "eps":
@@ -189,7 +189,7 @@ def _cell(group: Group, column: Column, bounds: tuple[float, float]) -> Cell:
     return Cell(minus(write(found.value)), found.value, between, bar)
 
 
-def _range(study: Collected, key: str) -> tuple[float, float]:
+def _range(study: ReportData, key: str) -> tuple[float, float]:
     """The range of a column's bars: shares from 0 to 1; gaps from the least to the greatest, and zero."""
     if not key.startswith("gap:"):
         return 0.0, 1.0
@@ -199,7 +199,7 @@ def _range(study: Collected, key: str) -> tuple[float, float]:
     return min([0.0, *ends]), max([0.0, *ends])
 
 
-def _seeds(group: Group) -> Cell:
+def _seeds(group: Network) -> Cell:
     done = [record for record in group.records if record.evaluation]
     text = ", ".join(str(record.seed) for record in group.records)
     if 0 < len(done) < len(group.records):
@@ -207,7 +207,7 @@ def _seeds(group: Group) -> Cell:
     return Cell(text, text)
 
 
-def _seconds(group: Group) -> Interval | None:
+def _seconds(group: Network) -> Interval | None:
     found = [dig(epoch, "seconds") for record in group.records for epoch in record.metrics]
     seconds = [float(value) for value in found if isinstance(value, int | float)]
     if not seconds:

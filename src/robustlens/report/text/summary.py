@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robustlens.stats.intervals import Interval
 from robustlens.config import eps_text
+from robustlens.report.data import ReportData, dig
 from robustlens.report.text.attacks import SEARCH
-from robustlens.report.data import Collected, dig
 from robustlens.report.text.wording import attack_name, names, number, points, sentence
+from robustlens.stats.intervals import Interval
 
 
-def summary(study: Collected) -> list[str]:
+def summary(study: ReportData) -> list[str]:
     """The paragraph under the title, written from the data."""
     sentences = [_who(study), _how(study), *_range_of_results(study), _verdicts(study)]
     short = sum(not record.evaluation for record in study.records)
@@ -48,7 +48,7 @@ class Fact:
     bar: Mapping[str, float]
 
 
-def claims_by_paper(study: Collected) -> list[tuple[str, list[dict[str, Any]]]]:
+def claims_by_paper(study: ReportData) -> list[tuple[str, list[dict[str, Any]]]]:
     """Claims grouped by paper, with texts for their effect, statistic and values."""
     papers: dict[str, list[dict[str, Any]]] = {}
     for claim in study.claims:
@@ -85,7 +85,7 @@ def _fact(found: Any) -> Fact | None:
     return Fact(f"{name[:1].upper()}{name[1:]}", text, bar)
 
 
-def _dots(values: Iterable[Any], study: Collected) -> list[Dots]:
+def _dots(values: Iterable[Any], study: ReportData) -> list[Dots]:
     every: dict[str, list[float]] = {}
     for entry in values:
         if isinstance(value := dig(entry, "value"), int | float):
@@ -109,7 +109,7 @@ def _dots(values: Iterable[Any], study: Collected) -> list[Dots]:
 # -- pieces -------------------------------------------------------------------------------------------
 
 
-def _who(study: Collected) -> str:
+def _who(study: ReportData) -> str:
     count = len(study.groups)
     data = dig(study.meta, "data", "name") or _recipe(study, "data", "name")
     model = dig(study.meta, "model", "name") or _recipe(study, "model", "name")
@@ -130,7 +130,7 @@ def _who(study: Collected) -> str:
     return f"{what} ({listed}), trained{on}{of}, {each}{' each' if count > 1 else ''}."
 
 
-def _how(study: Collected) -> str:
+def _how(study: ReportData) -> str:
     eps, norm = study.first("threat", "eps"), study.first("threat", "norm")
     counts = [study.first("splits", split, "n") for split in ("test", "train")]
     if not study.columns or eps is None:
@@ -151,7 +151,7 @@ def _attack(name: str, parts: Iterable[str]) -> str:
     return f"the {name} suite ({listed})" if listed else attack_name(name)
 
 
-def _range_of_results(study: Collected) -> list[str]:
+def _range_of_results(study: ReportData) -> list[str]:
     found = [
         (group, clean, robust)
         for group in study.groups
@@ -181,7 +181,7 @@ def _of(found: Interval) -> str:
     return f"{points(found.value)} %{between}"
 
 
-def _verdicts(study: Collected) -> str:
+def _verdicts(study: ReportData) -> str:
     if not study.claims:
         return ""
     count: dict[str, int] = {}
@@ -191,6 +191,6 @@ def _verdicts(study: Collected) -> str:
     return f"Of {len(study.claims)} claims of the papers that were checked, {told_}."
 
 
-def _recipe(study: Collected, *path: str) -> str:
+def _recipe(study: ReportData, *path: str) -> str:
     found = dict.fromkeys(str(value) for r in study.records if (value := dig(r.recipe, *path)) is not None)
     return ", ".join(found)

@@ -1,0 +1,224 @@
+"""Registries: what a user may name, with its options, near names, and factories of the user's own.
+
+Every kind of thing that people name in a recipe, a study or on the command line is an entry of one `Registry`:
+its name, what it builds, and the options that the signature of that takes, with their types. Wherever a name
+goes, "package.module:factory" goes too.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustlens.errors import ConfigError, RobustlensError
+
+Entry = TypeVar("Entry")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_UNKNOWN = object()
+
+
+class Registry(Mapping[str, Entry]):
+    """Entries by name, in the order in which they are shown.
+
+    Args:
+        what: the word for one of them in messages, e.g. "objective".
+        entries: what is there from the start; `registry[name] = entry` adds one.
+        error: what an unknown name raises.
+        hidden: parameters of an entry that are no options: the caller gives them.
+        factories: whether "package.module:factory" may stand for an entry.
+
+    >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "circle": lambda r=1: 3 * r * r})
+    >>> shapes.find("squaer")
+    Traceback (most recent call last):
+    ...
+    robustlens.errors.ConfigError: shape: found 'squaer', expected one of square, circle; did you mean 'square'?
+    """
+
+    def __init__(
+        self,
+        what: str,
+        entries: Mapping[str, Entry],
+        *,
+        error: type[RobustlensError] = ConfigError,
+        hidden: tuple[str, ...] = (),
+        factories: bool = False,
+    ) -> None:
+        self.what, self.error, self.hidden, self.factories = what, error, hidden, factories
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, name: str, where: str = "") -> Any:
+        """The entry `name`, or what "package.module:factory" names; `where` is the field, for messages."""
+        where = where or self.what
+        if name in self._entries:
+            return self._entries[name]
+        if self.factories and is_factory(name):
+            return imported(name, where, self.error)
+        near = difflib.get_close_matches(str(name), self._entries, n=1)
+        names = [*self._entries, *(["package.module:factory"] if self.factories else [])]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise self.error(f"{where}: found {name!r}, expected one of {', '.join(names)}{hint}")
+
+    def options(self, name: str) -> tuple[str, ...]:
+        """Names of the options that a registered entry takes."""
+        return tuple(options_of(self[name], self.hidden))
+
+    def checked(self, name: str, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """The options, each of the type that its entry declares.
+
+        Raises:
+            ConfigError (or the registry's error): unknown name or option, or a value of another type or
+                outside its range; `where` is the field that holds the options, for messages.
+        """
+        return checked_options(
+            self.find(name), options, where or f"{self.what} {name!r}", name, self.error, self.hidden
+        )
+
+    def build(
+        self, name: str, *arguments: Any, options: Mapping[str, Any] | None = None, where: str = ""
+    ) -> Any:
+        """The entry `name`, called with `arguments` and its checked options."""
+        return self.find(name)(*arguments, **self.checked(name, options or {}, where))
+
+
+def is_factory(name: object) -> bool:
+    """Whether `name` has the form "package.module:factory".
+
+    >>> is_factory("my.package:network"), is_factory("hf:owner/name"), is_factory("resnet8")
+    (True, False, False)
+    """
+    text = str(name)
+    return _FACTORY.fullmatch(text) is not None and not text.startswith(("hf:", "timm:"))
+
+
+def imported(name: str, where: str, error: type[RobustlensError] = ConfigError) -> Any:
+    """The object that "package.module:factory" names.
+
+    The module is imported as by `import`, with the working directory as the last place to look.
+    """
+    module_name, _, path = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last, so that it shadows nothing
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as problem:
+        raise error(f"{where} {name!r}: cannot import {module_name!r}: {one_line(problem)}") from problem
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise error(f"{where} {name!r}: {module_name!r} has no {path!r}; expected package.module:factory")
+        found = getattr(found, part)
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """Type and first line of a foreign error."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Parameters that can be given by name (and a `**` one); empty where Python cannot tell."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    by_name = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+    return {key: parameter for key, parameter in parameters.items() if parameter.kind in by_name}
+
+
+def takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function takes options by any name (`**options`)."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of(function).values())
+
+
+def options_of(entry: Any, hidden: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
+    """The parameters of an entry that have a default, less those that `hidden` names."""
+    return {
+        name: parameter
+        for name, parameter in parameters_of(entry).items()
+        if parameter.default is not inspect.Parameter.empty and name not in hidden
+    }
+
+
+def checked_options(
+    entry: Any,
+    options: Mapping[str, Any],
+    where: str,
+    name: str,
+    error: type[RobustlensError] = ConfigError,
+    hidden: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The options, each validated by the annotation of its parameter (pydantic's rules, but a bool is no number)."""
+    known, types = options_of(entry, hidden), _annotations(entry)
+    checked = {}
+    for option, value in options.items():
+        if option not in known and not takes_any(entry):
+            near = difflib.get_close_matches(str(option), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            expected = f"expected one of {', '.join(known)}" if known else "it has none"
+            raise error(f"{where}.{option}: unknown option of {name!r}; {expected}{hint}")
+        checked[option] = _validated(types.get(option, _UNKNOWN), value, f"{where}.{option}", error)
+    return checked
+
+
+def _annotations(entry: Any) -> dict[str, Any]:
+    """Types of the parameters of a function, a class or a partial of one."""
+    while isinstance(entry, partial):
+        entry = entry.func
+    target = entry.__init__ if isinstance(entry, type) else entry
+    try:
+        return get_type_hints(target, include_extras=True)
+    except Exception:  # a factory may annotate with what cannot be resolved; its options are then unchecked
+        return {}
+
+
+def _validated(kind: Any, value: Any, where: str, error: type[RobustlensError]) -> Any:
+    if kind is _UNKNOWN or kind is Any:
+        return value
+    adapter = (
+        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+        if _plain(kind)
+        else TypeAdapter(kind)
+    )
+    try:
+        if isinstance(value, bool) and not _takes_bool(kind):
+            adapter.validate_python("a truth value")  # pydantic would make it 0 or 1: refuse it in its words
+        return adapter.validate_python(value)
+    except ValidationError as problem:
+        message = problem.errors()[0]["msg"]
+        raise error(f"{where}: found {value!r}; {message[:1].lower()}{message[1:]}") from problem
+
+
+def _plain(kind: Any) -> bool:
+    """Whether pydantic lets the caller configure this type (it has no configuration of its own)."""
+    return not (isinstance(kind, type) and hasattr(kind, "__pydantic_config__"))
+
+
+def _takes_bool(kind: Any) -> bool:
+    return kind is bool or any(_takes_bool(part) for part in getattr(kind, "__args__", ()))

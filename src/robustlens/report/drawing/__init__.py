@@ -1,0 +1,1 @@
+"""Figures before and on the canvas: what is drawn, in which colours, by plotly and by matplotlib."""

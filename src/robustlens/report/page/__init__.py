@@ -1,0 +1,1 @@
+"""The HTML page: template, style, script, and what fills them."""

@@ -1,0 +1,1 @@
+"""Everything of the report that is read rather than looked at."""

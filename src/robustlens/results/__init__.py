@@ -1,0 +1,50 @@
+"""What the stages leave behind: typed, sealed documents in run and study folders. No torch.
+
+`values` and the documents (`evaluation`, `explanation`, `run`, `study`) say what there is, `files` how it is
+written, sealed and read, `upgrade` what older formats become, `folders` where it lies, `verify` checks it all.
+"""
+
+from robustlens.results.evaluation import CurvePoint, EvaluationResult, SplitResult
+from robustlens.results.explanation import ExplanationResult, Measurement
+from robustlens.results.folders import STAGES, Run, Stage, StudyFolder
+from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, PseudoLabelRecord, RunRecord
+from robustlens.results.study import (
+    ClaimResult,
+    ClaimValue,
+    Effect,
+    RunEntry,
+    Statistic,
+    StudyRecord,
+    Verdict,
+)
+from robustlens.results.values import Flag, Provenance, ThreatRecord
+from robustlens.results.verify import FileCheck, verify
+
+__all__ = [
+    "STAGES",
+    "ClaimResult",
+    "ClaimValue",
+    "CurvePoint",
+    "Effect",
+    "EpochRecord",
+    "ErrorRecord",
+    "EvaluationResult",
+    "ExplanationResult",
+    "FileCheck",
+    "Flag",
+    "Measurement",
+    "MonitorRecord",
+    "Provenance",
+    "PseudoLabelRecord",
+    "Run",
+    "RunEntry",
+    "RunRecord",
+    "SplitResult",
+    "Stage",
+    "Statistic",
+    "StudyFolder",
+    "StudyRecord",
+    "ThreatRecord",
+    "Verdict",
+    "verify",
+]

@@ -1,0 +1,50 @@
+"""Explanations as files keep them: `explanation.json` and its arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustlens.results.values import Arrays, Number, Provenance, ThreatRecord
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing that is known about a network.
+
+    Attributes:
+        value: numbers by name, nested if need be. unit: of these numbers.
+        what: one sentence. source: paper and figure or equation, and where we differ.
+        conditions: how it was measured (eps, steps ...): only measurements under equal conditions compare.
+        seconds: that it took.
+        arrays: the raw values behind the numbers, for plots and for the claims.
+    """
+
+    value: Mapping[str, Any]
+    unit: str
+    what: str
+    source: str
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Number = 0.0
+    arrays: Arrays = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, *path: str) -> Any:
+        """What lies at `path` of the value, or None where there is nothing."""
+        inner: Any = self.value
+        for key in path:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        return inner
+
+    def number(self, *path: str) -> float | None:
+        """The number at `path` of the value, or None where there is none."""
+        inner = self.at(*path)
+        is_number = isinstance(inner, int | float) and not isinstance(inner, bool)
+        return float(inner) if is_number else None
+
+
+@dataclass(frozen=True)
+class ExplanationResult:
+    """Everything that was measured of one checkpoint, on the same images."""
+
+    provenance: Provenance
+    threat: ThreatRecord
+    measures: Mapping[str, Measurement]

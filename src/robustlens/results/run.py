@@ -1,0 +1,80 @@
+"""Training runs as files keep them: `run.json` and `metrics.jsonl`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from robustlens.results.values import Number
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """Why a run failed."""
+
+    type: str
+    message: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True)
+class PseudoLabelRecord:
+    """Pseudo-labelled images of a run: how many, and the share whose label is right."""
+
+    images: int
+    right: Number
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Where a run stands.
+
+    Attributes:
+        status: "new" before the first epoch; "done" once it is evaluated and explained as well.
+        error: why it failed. recipe_hash: of the recipe that the folder belongs to.
+        data: fingerprint of its images. model: what builds its network. environment: versions and device.
+        epochs_done, best_epoch: counted from 1. train_seconds: over all sittings.
+    """
+
+    status: Literal["new", "training", "trained", "done", "failed"] = "new"
+    error: ErrorRecord | None = None
+    recipe_hash: str = ""
+    data: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    epochs_done: int = 0
+    best_epoch: int = 0
+    train_seconds: Number = 0.0
+    pseudo_labels: PseudoLabelRecord | None = None
+
+
+@dataclass(frozen=True)
+class MonitorRecord:
+    """Accuracies and mean losses on a fixed subset after an epoch; `measured` says where."""
+
+    n: int
+    clean: Number
+    robust: Number
+    loss: Number
+    ramp_risk: Number = float("nan")
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of training.
+
+    Attributes:
+        epoch: counted from 1. lr: learning rate at its end. seconds: that it took.
+        loss: mean training loss; loss_measured: at which weights. perturbed: whether the weights were.
+        train, validation: what was measured after it. best: whether its weights are the best so far.
+    """
+
+    epoch: int
+    lr: Number = float("nan")
+    seconds: Number = float("nan")
+    loss: Number = float("nan")
+    loss_measured: str = ""
+    perturbed: bool = False
+    train: MonitorRecord | None = None
+    validation: MonitorRecord | None = None
+    best: bool = False

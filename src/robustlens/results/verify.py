@@ -1,0 +1,110 @@
+"""The check of everything in a folder: every file read, every seal compared, every link between files."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustlens.config import Checkpoint
+from robustlens.errors import RobustlensError, StateError
+from robustlens.results import files
+from robustlens.results.folders import STAGES, Run, Stage, StudyFolder
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What the check of one file found: `problem` is None where all is well."""
+
+    path: Path
+    sealed: bool
+    problem: str | None = None
+
+
+def verify(folder: Path | str) -> list[FileCheck]:
+    """Check every file of ours in a study or run folder, and in what lies inside; nothing is changed.
+
+    Raises:
+        StateError: there is no study and no run in the folder.
+    """
+    folder = Path(folder)
+    if not StudyFolder(folder).exists and not Run(folder).exists:
+        raise StateError(f"{folder}: no run and no study here; name the folder of one")
+    found = [_file(path) for path in sorted(folder.rglob("*")) if _is_ours(path, folder)]
+    broken = {check.path for check in found if check.problem}
+    return found + [check for check in _links(folder) if check.problem and check.path not in broken]
+
+
+def _is_ours(path: Path, folder: Path) -> bool:
+    """Files that are sealed; a report is made of them, and a name with a dot is what a killed save left."""
+    inside = path.relative_to(folder).parts
+    return (
+        path.is_file()
+        and path.suffix in (".json", ".jsonl", ".safetensors")
+        and "report" not in inside[:-1]
+        and not (path.name.startswith("."))
+    )
+
+
+def _file(path: Path) -> FileCheck:
+    try:
+        content = files.read_bytes(path)
+        if path.suffix == ".safetensors":
+            return FileCheck(
+                path, files.check_tensors(content, str(path), files.metadata_of(path)).seal is not None
+            )
+        if path.suffix == ".jsonl":
+            Run(path.parent).metrics()
+            return FileCheck(path, all(files.found_seal(line) for line in content.splitlines()))
+        files.parsed_json(content, "", str(path))
+        return FileCheck(path, files.found_seal(content) is not None)
+    except RobustlensError as error:
+        return FileCheck(path, False, str(error))
+
+
+def _links(folder: Path) -> Iterator[FileCheck]:
+    """Documents of the right types that belong together, where every file by itself may be intact."""
+    study = StudyFolder(folder)
+    if study.exists:
+        yield _linked(folder / "study.json", lambda: study.record)
+        yield _linked(folder / "claims.json", lambda: study.claims)
+    for path in sorted(
+        {found.parent for name in ("run", "recipe") for found in folder.rglob(f"{name}.json")}
+    ):
+        run = Run(path)
+        yield _linked(path / "run.json", lambda run=run: _check_record(run))
+        for stage in STAGES:
+            for beside in _beside(run, stage):
+                yield _linked(
+                    path / f"{stage}.json", lambda run=run, s=stage, b=beside: _check_result(run, s, b)
+                )
+
+
+def _beside(run: Run, stage: Stage) -> list[Checkpoint | None]:
+    try:
+        return [None, *run.checkpoints_beside(stage).values()]
+    except RobustlensError:  # a damaged run.json, which is found by itself
+        return [None]
+
+
+def _linked(path: Path, check: Callable[[], object]) -> FileCheck:
+    try:
+        check()
+    except RobustlensError as error:
+        return FileCheck(path, True, str(error))
+    return FileCheck(path, True)
+
+
+def _check_record(run: Run) -> None:
+    record = run.record
+    if run.has_recipe and record.recipe_hash and record.recipe_hash != run.recipe.hash():
+        raise StateError(
+            f"{run.folder}/run.json: belongs to recipe {record.recipe_hash}, not to recipe.json beside it"
+        )
+    if len(run.metrics()) < record.epochs_done:
+        raise StateError(
+            f"{run.folder}/metrics.jsonl: holds fewer epochs than the {record.epochs_done} of run.json"
+        )
+
+
+def _check_result(run: Run, stage: Stage, beside: Checkpoint | None) -> None:
+    if run.result(stage, beside) is not None:
+        run.arrays(stage, beside).verify()

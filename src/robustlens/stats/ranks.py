@@ -1,0 +1,99 @@
+"""Rank correlations and exact small-sample tests, with their intervals."""
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from robustlens.stats.bootstrap import Array, divide
+from robustlens.stats.intervals import TAIL, Interval
+
+_ENUMERATED = 200_000
+"""Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
+
+
+def spearman(x: Array, y: Array) -> float | None:
+    """Spearman's rank correlation (mean ranks for ties); None where either side is all equal."""
+    found = float(spearman_of_rows(x[None], y[None])[0])
+    return found if math.isfinite(found) else None
+
+
+def spearman_of_rows(x: Array, y: Array) -> Array:
+    """Spearman's correlation of each row of `x` (b, n) with that of `y`; NaN where a row is all equal."""
+    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.clip(divide((a * b).sum(1), scale), -1, 1)
+
+
+def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """Two-sided permutation p-value of `spearman`: values change places within a block (a training seed).
+
+    Every arrangement is counted where there are at most 200,000 of them, so the value is exact; beyond,
+    20,000 random ones, the observed one included.
+    """
+    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    groups = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+    if math.prod(math.factorial(len(rows)) for rows in groups) <= _ENUMERATED:
+        sums = np.zeros(1)
+        for rows in groups:
+            orders = np.array(list(itertools.permutations(range(len(rows)))))
+            sums = np.add.outer(sums, b[rows][orders] @ a[rows]).ravel()
+        return float(np.mean(_as_far(sums, a @ b)))
+    sums = np.zeros(19_999)
+    for rows in groups:
+        shuffled = rng.permuted(np.broadcast_to(b[rows], (len(sums), len(rows))), axis=1)
+        sums += shuffled @ a[rows]
+    return float((1 + np.sum(_as_far(sums, a @ b))) / (1 + len(sums)))
+
+
+def _as_far(sums: Array, seen: float) -> NDArray[np.bool_]:
+    return np.abs(sums) >= abs(seen) - 1e-9
+
+
+def spearman_interval(rho: float, n: int) -> Interval:
+    """Interval of a rank correlation over n units: Fisher's z with the variance of Bonett and Wright (2000).
+
+    A perfect order has no finite z; it is taken half-way between 1 and the largest correlation below it
+    that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
+    for n from 4 to 6, and is slightly more careful beyond.
+    """
+    if n < 4:
+        return Interval(rho, None, None)
+    largest = 1 - 6 / (n * (n**2 - 1))
+    z = math.atanh(min(max(rho, -largest), largest))
+    half = float(stats.norm.ppf(1 - TAIL)) * math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
+    low, high = math.tanh(z - half), math.tanh(z + half)
+    return Interval(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high)
+
+
+def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
+    """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
+
+    A correlation over few points takes few values, so a handful of them may agree by chance; without any
+    association each has the variance 1 / (n - 1).
+
+    Args:
+        rhos: (units,), two or more, each the mean over its runs.
+        points: n, the fewest that a run's correlation rests on.
+        of: how many runs there are in all.
+    """
+    value, units = float(rhos.mean()), len(rhos)
+    student = float(stats.t.ppf(1 - TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * of)
+    half = max(student, chance)
+    return Interval(value, max(value - half, -1.0), min(value + half, 1.0))
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Exact binomial interval of a share (Clopper and Pearson 1934)."""
+    low = float(stats.beta.ppf(TAIL, count, n - count + 1)) if count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - TAIL, count + 1, n - count)) if count < n else 1.0
+    return low, high
+
+
+def sign_test_p(positive: int, negative: int) -> float:
+    """Exact two-sided sign test: as many plus signs among `positive + negative`, by chance alone."""
+    n = positive + negative
+    return min(1.0, 2 * float(stats.binom.cdf(min(positive, negative), n, 0.5))) if n else 1.0

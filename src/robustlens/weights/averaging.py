@@ -1,0 +1,38 @@
+"""A running average of the weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+from robustlens.errors import ConfigError
+
+
+class ExponentialMovingAverage:
+    """A running average of the weights, `average <- decay * average + (1 - decay) * w`, after each step.
+
+    Buffers are copied, not averaged: running statistics are averages already. In its first steps the
+    decay is lowered to (1 + t) / (10 + t), so that the average does not remember the initial weights.
+
+    Args:
+        model: the network being trained.
+        decay: share of the past that stays, below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ConfigError(f"ema.decay: found {decay}, expected a number in (0, 1)")
+        self.model = model
+        self.decay = decay
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
+        for held, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            held.copy_(buffer)

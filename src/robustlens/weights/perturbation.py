@@ -1,0 +1,152 @@
+"""What every perturbation of the weights shares: where it moves them, and that they come back."""
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustlens.errors import ConfigError, NumericsError
+from robustlens.models import preserved_state
+
+TINY = 1e-20
+
+
+@contextlib.contextmanager
+def offset_weights(
+    weights: Sequence[nn.Parameter], by: Sequence[Tensor], alpha: float = 1.0
+) -> Iterator[None]:
+    """Hold `weights` at w + alpha `by`; they come back bit for bit, from a copy, whatever happens inside."""
+    saved = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, step in zip(weights, by, strict=True):
+                weight.add_(step, alpha=alpha)
+        torch.clear_autocast_cache()  # an enclosing autocast keeps low-precision copies of the weights
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, original in zip(weights, saved, strict=True):
+                weight.copy_(original)
+        torch.clear_autocast_cache()
+
+
+def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The trained weights with two or more dimensions: no bias, and nothing of a normalisation layer."""
+    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+
+
+LossFn = Callable[[], Tensor]
+"""Gives a scalar that the perturbation climbs: the mean loss of a batch, at the weights as they are."""
+
+
+class WeightPerturbation(abc.ABC):
+    """Where the training gradient is taken: at w + v instead of at w.
+
+        with perturbation.perturbed(loss_fn):
+            loss_fn().backward()
+        optimizer.step()
+
+    Inside, the weights are at w + v; after it they are w again, bit for bit, also if the body raises. No
+    gradient is accumulated: `.grad` is what the body makes it. BatchNorm's running statistics do not see the
+    passes that look for v, and dropout draws the same mask in them as in the body.
+
+    To add one: a subclass that says which tensors move (`weights`) and where to (`offsets`).
+
+    Args:
+        model: the network being trained, in the mode in which it is trained; a `DistributedDataParallel` too.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        if not self.weights():
+            raise ConfigError(f"{self.name}: the model has no trainable weight that it could move")
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """In messages."""
+
+    def weights(self) -> list[nn.Parameter]:
+        """The tensors that are perturbed."""
+        return matrix_parameters(self.model)
+
+    @abc.abstractmethod
+    def offsets(
+        self, losses: Sequence[LossFn], craft: Callable[[], None] | None, generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """The perturbation v, one tensor for each weight."""
+
+    @contextlib.contextmanager
+    def perturbed(
+        self,
+        loss_fn: LossFn | Sequence[LossFn],
+        *,
+        craft: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[None]:
+        """Hold the weights at w + v.
+
+        Args:
+            loss_fn: the scalar that v climbs. Where gradients are accumulated, one function for each
+                micro-batch: v climbs their sum. In data-parallel training each rank gives its own, all
+                climb the mean over ranks, and v is the same on all of them.
+            craft: makes the adversarial images that `loss_fn` uses anew, at the weights as they are when it
+                is called; only what alternates (AWP with `alternations` above 1) calls it.
+            generator: of what is drawn, the same on every rank; None for torch's global random state, in
+                data-parallel training that of the first rank.
+
+        Raises:
+            NumericsError: a loss or its gradient is not finite; the weights are untouched.
+        """
+        losses = [loss_fn] if callable(loss_fn) else list(loss_fn)
+        with offset_weights(self.weights(), self.offsets(losses, craft, generator)):
+            yield
+
+    def gradient(self, losses: Sequence[LossFn]) -> list[Tensor]:
+        """Gradient of the sum of `losses` at the weights as they are, the same on every rank."""
+        weights = self.weights()
+        total = [torch.zeros_like(weight) for weight in weights]
+        silent = getattr(self.model, "no_sync", contextlib.nullcontext)  # these gradients are averaged below
+        with preserved_state(self.model), torch.enable_grad(), silent():
+            for loss_fn in losses:
+                loss = loss_fn()
+                found = torch.autograd.grad(loss, weights, allow_unused=True)
+                total = [t if g is None else t + g for t, g in zip(total, found, strict=True)]
+        return self._agreed(total)
+
+    def _agreed(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Their means over the ranks; `NumericsError`, on all of these, where one is not finite."""
+        means = [_mean_over_ranks(gradient) for gradient in gradients]
+        finite = torch.isfinite(torch.stack([mean.norm() for mean in means]))
+        if not bool(finite.all()):
+            found = f"of {int((~finite).sum())} of {len(means)} tensors"
+            raise NumericsError(f"{self.name}: the gradient {found} is not finite; lower the learning rate")
+        return means
+
+
+def relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: float) -> list[Tensor]:
+    """Each direction, scaled to the length `gamma` ||w_l|| of its tensor."""
+    return [
+        direction * (gamma * weight.detach().norm() / (direction.norm() + TINY))
+        for weight, direction in zip(weights, directions, strict=True)
+    ]
+
+
+def in_parallel() -> bool:
+    """Whether several processes train one network together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _mean_over_ranks(tensor: Tensor) -> Tensor:
+    if not in_parallel():
+        return tensor
+    total = tensor.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
+def check_size(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name}: found {value}, expected a finite number >= 0")
