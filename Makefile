@@ -1,17 +1,21 @@
 # Two commands do everything on a machine that has only Python >= 3.11:
 #   make study   install, run the built-in study, print where the report is
 #   make test    install with the dev extra, then lint, types, import order, tests
+#   make check   the same without the slow tests
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= robustlens-out/quickstart
 
-.PHONY: study test lint types imports tests browser bench bench-peers clean
+.PHONY: study test check lint types imports tests fast browser bench bench-peers clean
 
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
 
 test: lint types imports tests
+
+# Everything but the slow tests, for between two edits.
+check: lint types imports fast
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -25,6 +29,9 @@ imports: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest
+
+fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m 'not slow'
 
 # The report is opened in a headless Chromium by the tests.
 browser: $(VENV)/.installed-dev

@@ -20,8 +20,8 @@ import robustlens as rl
 from robustlens.config import Recipe
 from robustlens.machine import keep_memory
 from robustlens.training.distributed import fabric_for
-from robustlens.training.step import Step
-from robustlens.training.trainer import describe_model, load_data
+from robustlens.training.network import describe_model
+from robustlens.training.step import TrainingStep
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "AT": {},
@@ -65,7 +65,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> Step:
+def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep:
     """The training step of one contestant, with a network of its own."""
     recipe = Recipe.model_validate(
         {
@@ -78,11 +78,13 @@ def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> Step:
             **more,
         }
     )
-    splits = load_data(recipe)
+    splits = rl.data.of_spec(recipe.data)
     torch.manual_seed(recipe.seed)
     model = rl.models.build_from(describe_model(recipe, splits)).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    return Step(recipe, model, splits.train, optimizer, fabric_for(recipe.precision), splits.num_classes)
+    return TrainingStep(
+        recipe, model, splits.train, optimizer, fabric_for(recipe.precision), splits.num_classes
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ ways: its weights stay, only the way in which it is used changes. All go through
 their folder's evaluation (or else of their recipe). Prints a Markdown table; exit 1 unless every broken model
 raises its flag and no sound model raises any.
 
-With --shares, what the thresholds of the checks that attack have to lie above: how much of what "fast" leaves
-standing the longer attack and Square break in sound models, at that eps and at some L2 and L1 radii.
+With --shares, values that the thresholds of the checks that attack have to lie above: how many survivors of
+"fast" the long attack and Square break in sound models, at that eps and at some L2 and L1 radii.
 """
 
 import argparse
@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import robustlens as rl
-from robustlens import noise
+from robustlens import data, noise
 from robustlens.data import Split
-from robustlens.training.trainer import load_data
 
 
 class Broken(nn.Module):
@@ -66,8 +65,8 @@ def centred_by_the_batch(model: nn.Module, x: Tensor) -> Tensor:
 
 def adapting_normalisation(model: nn.Module, x: Tensor) -> Tensor:
     """The mean in the first layer follows the images that come by."""
-    seen = x.detach().mean((0, 2, 3)).view_as(model.normalize.mean)
-    model.normalize.mean.lerp_(seen, 0.001)
+    mean = x.detach().mean((0, 2, 3)).view_as(model.normalize.mean)
+    model.normalize.mean.lerp_(mean, 0.001)
     return model(x)
 
 
@@ -122,16 +121,17 @@ BROKEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "not-finite": root_of_the_brightness,
     "saturated": temperature_of_1e_4,
 }
-"""What breaks a model, by the flag that has to go up."""
+"""Rules that break a model, by the flag that has to be raised."""
 
 
 def test_images(run: rl.Run, images: int) -> Split:
-    test = load_data(run.recipe).test
+    test = data.of_spec(run.recipe.data).test
     return test.take(min(images, len(test)), 0)
 
 
 def threat_of(run: rl.Run) -> rl.ThreatModel:
-    eps = run.evaluation["threat"]["eps"] if run.evaluation else run.recipe.threat.eps
+    evaluation = run.evaluation()
+    eps = evaluation.threat.eps if evaluation else run.recipe.threat.eps
     return rl.ThreatModel(run.recipe.threat.norm, eps)
 
 
@@ -139,39 +139,39 @@ def raised(model: nn.Module, run: rl.Run, images: int, attacks: str) -> tuple[rl
     """The evaluation of `model` on test images of the run's data, and the seconds that it took."""
     part = test_images(run, images)
     began = time.perf_counter()
-    found = rl.evaluate(model, part.x(), part.labels, threat_of(run), attacks)
-    return found, time.perf_counter() - began
+    evaluation = rl.evaluate(model, part.x(), part.labels, threat_of(run), attacks)
+    return evaluation, time.perf_counter() - began
 
 
-def row(name: str, expected: str, found: rl.Evaluation, seconds: float) -> str:
-    flags = ", ".join(flag.name for flag in found.flags) or "none"
-    shares = [f"{100 * found.interval(mask).value:.1f}" for mask in ("clean", "robust")]
+def row(name: str, expected: str, evaluation: rl.Evaluation, seconds: float) -> str:
+    flags = ", ".join(flag.name for flag in evaluation.flags) or "none"
+    shares = [f"{100 * evaluation.interval(mask).value:.1f}" for mask in ("clean", "robust")]
     return f"| {name} | {expected} | {flags} | {shares[0]} | {shares[1]} | {seconds:.1f} |"
 
 
 def shares(run: rl.Run, images: int, threat: rl.ThreatModel) -> str:
-    """One row: what attacks break of what others leave standing in a sound model."""
+    """One row: images that attacks break of those that survive others, in a sound model."""
     part = test_images(run, images)
     x, y, model = part.x(), part.labels, rl.models.load(run.folder)
 
-    def left(rows: Tensor, *attacks: rl.attacks.Attack) -> Tensor:
+    def survivors(rows: Tensor, *attacks: rl.attacks.Attack) -> Tensor:
         for attack in attacks:
-            found = attack(model, x[rows], y[rows])
+            x_adv = attack(model, x[rows], y[rows])
             with torch.no_grad():
-                rows = rows[~rl.losses.is_wrong(model(found), y[rows])]
+                rows = rows[~rl.losses.is_wrong(model(x_adv), y[rows])]
         return rows
 
-    fast = left(torch.arange(len(x)), *rl.attacks.chosen("fast", threat).values())
+    fast = survivors(torch.arange(len(x)), *rl.attacks.chosen("fast", threat).values())
     longer = rl.attacks.APGD(threat, steps=100, loss="margin", stop_at_success=True, seed=1)
     broken = [
-        len(fast) - len(left(fast, attack)) for attack in (longer, rl.attacks.get("square-1000", threat))
+        len(fast) - len(survivors(fast, attack)) for attack in (longer, rl.attacks.get("square-1000", threat))
     ]
     cells = [f"{count} ({100 * count / max(len(fast), 1):.1f} %)" for count in broken]
     return f"| {run.folder.name} | {threat.norm} {threat.eps:.3g} | {len(fast)} | {' | '.join(cells)} |"
 
 
 def print_shares(runs: list[rl.Run], images: int) -> None:
-    print(f"{images} test images\n\n| model | threat | standing | APGD-100 breaks | Square-1000 breaks |")
+    print(f"{images} test images\n\n| model | threat | survivors | APGD-100 breaks | Square-1000 breaks |")
     print("|---|---|---|---|---|")
     for run in runs:
         others = (rl.ThreatModel(norm, eps) for norm, eps in (("L2", 0.5), ("L2", 1.0), ("L1", 12.0)))
@@ -196,13 +196,13 @@ def main() -> None:
     missed = alarms = 0
     for flag, rule in BROKEN.items():
         model = Broken(rl.models.load(base.folder), rule)
-        found, seconds = raised(model, base, args.images, args.attacks)
-        missed += flag not in [each.name for each in found.flags]
-        print(row(rule.__name__.replace("_", " "), flag, found, seconds), flush=True)
+        evaluation, seconds = raised(model, base, args.images, args.attacks)
+        missed += flag not in [each.name for each in evaluation.flags]
+        print(row(rule.__name__.replace("_", " "), flag, evaluation, seconds), flush=True)
     for run in runs:
-        found, seconds = raised(rl.models.load(run.folder), run, args.images, args.attacks)
-        alarms += bool(found.flags)
-        print(row(run.folder.name, "none", found, seconds), flush=True)
+        evaluation, seconds = raised(rl.models.load(run.folder), run, args.images, args.attacks)
+        alarms += bool(evaluation.flags)
+        print(row(run.folder.name, "none", evaluation, seconds), flush=True)
     print(
         f"\n{len(BROKEN) - missed} of {len(BROKEN)} broken models flagged; {alarms} of {len(runs)} sound ones"
     )

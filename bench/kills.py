@@ -52,16 +52,16 @@ def one_round(
         time.sleep(0.01)
     process.send_signal(stop)
     code = process.wait()
-    ledgers = list(folder.glob("evaluation.state/*/progress.safetensors"))
+    states = list(folder.glob("evaluation.state/*/progress.safetensors"))
     refused = None
-    if ledgers and not (folder / "evaluation.json").exists():
+    if states and not (folder / "evaluation.json").exists():
         refused = finish(command(args, folder, seed=1)).returncode == 7
     again = finish(command(args, folder))
     return {
         "moment": round(moment, 2),
         "signal": stop.name,
         "exit": code,
-        "had_state": bool(ledgers),
+        "had_state": bool(states),
         "wrong_suite_refused": refused,
         "resumed": again.returncode == 0,
         "identical": again.returncode == 0 and same(whole, folder),
@@ -94,8 +94,8 @@ def main() -> None:
         print(number + 1, rounds[-1], flush=True)
         shutil.rmtree(folder)
     shutil.rmtree(work)
-    identical = sum(found["identical"] for found in rounds)
-    refusals = [found["wrong_suite_refused"] for found in rounds if found["wrong_suite_refused"] is not None]
+    identical = sum(each["identical"] for each in rounds)
+    refusals = [each["wrong_suite_refused"] for each in rounds if each["wrong_suite_refused"] is not None]
     print(f"{identical} of {args.kills} identical; {sum(refusals)} of {len(refusals)} other suites refused")
     if args.out:
         summary = {"command": " ".join(sys.argv), "images": args.images, "rounds": rounds}

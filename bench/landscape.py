@@ -25,7 +25,7 @@ import robustlens as rl
 from robustlens import noise
 from robustlens.explain.landscape import filter_normalised, landscape
 from robustlens.machine import keep_memory
-from robustlens.results.folders import Run
+from robustlens.results import Run
 
 ALPHAS = (-0.5, 0.0, 0.5)
 

@@ -37,8 +37,8 @@ import torchattacks
 from torch import Tensor, nn
 
 import robustlens as rl
+from robustlens import data
 from robustlens.machine import keep_memory
-from robustlens.training.trainer import load_data
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 TORCHATTACKS = f"torchattacks {torchattacks.__version__}"
@@ -392,8 +392,8 @@ def main() -> None:
     options = parsed()
     if options.keep_memory:
         keep_memory()
-    run = rl.runs.Run(options.run)
-    test = load_data(run.recipe).test.take(options.images, 0)
+    run = rl.Run(options.run)
+    test = data.of_spec(run.recipe.data).test.take(options.images, 0)
     threat = rl.ThreatModel(run.recipe.threat.norm, run.recipe.threat.eps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = rl.models.load(options.run).to(device)

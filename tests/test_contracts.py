@@ -16,6 +16,7 @@ from robustlens.config import AttackSpec
 from robustlens.data import from_tensors
 from robustlens.explain import MEASURES, Subject
 from robustlens.objectives import OBJECTIVES
+from robustlens.results.upgrade import CONDITIONS
 from robustlens.weights import AdversarialWeightPerturbation
 
 EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
@@ -296,6 +297,9 @@ class TestMeasure:
         assert found.source
         assert found.what
         json.dumps(found.value, allow_nan=False)
+        json.dumps(found.conditions, allow_nan=False)
+        settings = {key: found.value[key] for key in CONDITIONS if key in found.value}
+        assert settings.items() <= found.conditions.items()
         for name, array in found.arrays.items():
             assert array.size, name
             assert math.isfinite(float(array.sum())), name

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,14 @@ def test_cross_entropy_by_hand():
 def test_margin_and_dlr_by_hand():
     torch.testing.assert_close(losses.margin(LOGITS, Y), torch.tensor([-1.0, 2.0]))
     torch.testing.assert_close(losses.dlr(LOGITS, Y), torch.tensor([-1.0 / 2.0, 2.0 / 3.0]))
+
+
+def test_the_ramp_is_one_on_mistakes_zero_beyond_gamma_and_the_same_in_both_libraries():
+    margins = [-0.5, 0.0, 0.25, 1.0, 2.0]
+    assert losses.ramp(torch.tensor(margins)).tolist() == [1.0, 1.0, 0.75, 0.0, 0.0]
+    found = losses.ramp(np.array(margins), 2.0)
+    assert found.tolist() == [1.0, 1.0, 0.875, 0.5, 0.0]
+    assert found.dtype == np.float64
 
 
 def test_dlr_does_not_change_with_shift_and_scale():

@@ -31,7 +31,7 @@ class Half:
         return (1 - self.share) * clean + self.share * adversarial
 
 
-def measure_dead_units(subject, *, examples=None):
+def measure_dead_units(subject, *, examples: int | None = None):
     """The toy measure: share of hidden units that no test image switches on."""
     x, _ = subject.images("test", examples)
     with torch.no_grad():
@@ -42,7 +42,8 @@ def measure_dead_units(subject, *, examples=None):
         "share",
         "Units that never fire.",
         "ours",
-        {"dead": dead.numpy()},
+        {"examples": len(x)},
+        arrays={"dead": dead.numpy()},
     )
 
 
@@ -63,6 +64,6 @@ def test_a_new_measure_is_part_of_an_explanation(monkeypatch):
     splits = from_tensors(*blobs(), *blobs(60, seed=1))
     model = rl.models.get("small-cnn", num_classes=3, in_channels=1, width=4, hidden=8).eval()
     plan = ExplanationPlan(measures=("dead-units",), examples=50, options={"dead-units": {"examples": 10}})
-    ((measurement, _),) = explain(model, splits, rl.ThreatModel("Linf", 0.1), plan).values()
+    (measurement,) = explain(model, splits, plan).values()
     assert 0 <= measurement.value["dead"] <= 1
     assert measurement.arrays["dead"].dtype == np.bool_

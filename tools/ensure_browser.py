@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from browser import find_chromium  # type: ignore[import-not-found]  # in tests/, put on the path above
+from helpers.browser import find_chromium  # in tests/, put on the path above
 
 APT = (("apt-get", "update"), ("apt-get", "install", "-y", "--no-install-recommends", "chromium"))
 PLAYWRIGHT = ((sys.executable, "-m", "playwright", "install", "chromium"),)
@@ -21,16 +21,16 @@ LIMIT = 300
 
 
 def main() -> None:
-    """Install a browser if none is found, and say in one line how it went."""
-    if found := find_chromium():
-        print(f"browser: {found}")
+    """Install a browser where there is none, and say in one line how it went."""
+    if path := find_chromium():
+        print(f"browser: {path}")
         return
     ways: list[tuple[tuple[str, ...], ...]] = [PLAYWRIGHT]
     if os.geteuid() == 0 and shutil.which("apt-get"):
         ways.insert(0, APT)
     for commands in ways:
-        if all(_succeeds(command) for command in commands) and (found := find_chromium()):
-            print(f"browser: installed {found}")
+        if all(_succeeds(command) for command in commands) and (path := find_chromium()):
+            print(f"browser: installed {path}")
             return
     print("browser: no Chromium found and none could be installed; the page tests will be skipped")
 

@@ -10,34 +10,43 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from robustlens.config import eps_text
-from robustlens.report.data import dig
+from robustlens.config import LAST, eps_text
+from robustlens.report.data import CheckpointReport, Network, Quantity, ReportData, RunReport
+from robustlens.report.reading import read_study
 from robustlens.report.text.wording import sentence
-from robustlens.results.folders import Run, StudyFolder
+from robustlens.results import ClaimResult
+from robustlens.stats.intervals import Interval
+
+Read = Callable[[RunReport, CheckpointReport], float | None]
+"""Takes a number out of a run, at one of its checkpoints."""
 
 
 def main(folder: Path, command: str, times: bool = False) -> None:
     """Print the page."""
-    study = StudyFolder(folder)
-    meta, runs = study.meta, [run for run in study.runs() if run.evaluation]
-    environment = runs[0].status["environment"]
-    plan = runs[0].evaluation["plan"]
-    splits = runs[0].evaluation["splits"]
-    print(f"# {meta['name']}: {meta['description']}\n")
-    print(f"Command: `{command}`. Seeds: {', '.join(map(str, meta['seeds']))}.")
-    threat, n = plan["threat"], {name: split["n"] for name, split in splits.items()}
-    strength = f"{threat['norm']} eps {eps_text(threat['eps'])}"
-    print(f"Evaluated at {strength} on {n['test']} test and {n['train']} training images, checkpoint")
-    chosen = " by validation" if plan["checkpoint"] == "best" else ""
-    print(f"`{plan['checkpoint']}`{chosen}. Attacks run one after another, on survivors: columns are")
-    print("cumulative. Intervals are 95 %.")
-    print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
+    data = read_study(folder)
+    runs = [run for run in data.runs if run.evaluation]
+    print(f"# {data.name}: {data.study.description}\n")
+    print(f"Command: `{command}`. Seeds: {', '.join(map(str, data.study.seeds))}.")
+    about(runs[0])
     headline(runs)
-    quantities([run for run in runs if run.explanation])
-    along_training([run for run in runs if run.along("evaluation")], (*ALONG, TIME) if times else ALONG)
-    claims(study)
+    quantities(data.networks)
+    along_training(data.networks, (*ALONG, TIME) if times else ALONG)
+    claims(data)
+
+
+def about(run: RunReport) -> None:
+    """How all runs were evaluated, and with what."""
+    assert run.evaluation is not None
+    threat, checkpoint = run.evaluation.threat, run.evaluation.provenance.plan["checkpoint"]
+    n = {name: split.n for name, split in run.evaluation.splits.items()}
+    strength = f"{threat.norm} eps {eps_text(threat.eps)}"
+    print(f"Evaluated at {strength} on {n['test']} test and {n['train']} training images, checkpoint")
+    chosen = " by validation" if checkpoint == "best" else ""
+    print(f"`{checkpoint}`{chosen}. Attacks run one after another, on survivors: columns are")
+    print("cumulative. Intervals are 95 %.")
+    environment = run.record.environment
+    print(f"torch {environment['torch']}, Python {environment['python']}, {environment['device']}.\n")
 
 
 def row(cells: Iterable[str]) -> None:
@@ -51,70 +60,57 @@ def head(titles: Sequence[str]) -> None:
     print("|" + "---|" * len(titles))
 
 
-def percent(interval: dict[str, float]) -> str:
-    """A share with its interval, in per cent."""
-    return f"{100 * interval['value']:.1f} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
+def with_ends(interval: Interval | None, digits: int, factor: float = 1) -> str:
+    """A number with its interval."""
+    if interval is None or interval.low is None or interval.high is None:
+        return "-"
+    value, low, high = (f"{factor * end:.{digits}f}" for end in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
 
 
-def headline(runs: list[Run]) -> None:
+def headline(runs: list[RunReport]) -> None:
     """One row per run."""
-    attacks = runs[0].evaluation["attacks"]
+    first = runs[0].evaluation
+    attacks = first.attacks if first else ()
     titles = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
     head([*titles, "robust gap, points", "error gap, points", "loss gap, nats", "flags"])
     for run in runs:
-        test, gaps = run.evaluation["splits"]["test"], run.evaluation["gaps"]
-        loss = gaps["loss"]
-        cells = [
-            run.entry["label"],
-            eps_text(run.entry["eps"]),
-            str(run.entry["seed"]),
-            percent(test["clean"]),
-        ]
-        cells += [percent(test["by_attack"][name]) for name in attacks]
-        cells += [percent(gaps["robust"]), percent(gaps["error"])]
-        cells += [f"{loss['value']:.3f} ({loss['low']:.3f} to {loss['high']:.3f})"]
-        row([*cells, ", ".join(flag["name"] for flag in test["flags"]) or "none"])
+        test = run.split("test")
+        if test is None:
+            continue
+        shares = [run.clean(), *(test.by_attack.get(name) for name in attacks), run.gap("robust")]
+        cells = [with_ends(share, 1, 100) for share in (*shares, run.gap("error"))]
+        flags = ", ".join(flag.name for flag in test.flags) or "none"
+        row([run.label, eps_text(run.eps), str(run.seed), *cells, with_ends(run.gap("loss"), 3), flags])
 
 
-def quantities(runs: list[Run]) -> None:
+def quantities(networks: Iterable[Network]) -> None:
     """What was measured of the networks, a row for each method and strength: means over seeds, and ranges."""
-    columns = [(title, read) for title, read in QUANTITIES if any(read(run) is not None for run in runs)]
+    explained = [(network, [run for run in network.runs if run.explanation]) for network in networks]
+    every = [run for _, runs in explained for run in runs]
+    columns = [(title, read) for title, read in QUANTITIES if any(read(run) is not None for run in every)]
     if not columns:
         return
     print("\n## What was measured\n\nMeans over seeds (smallest to largest); medians are over layers.\n")
     head(["method", "eps", *(title for title, _ in columns)])
-    for label, same in by_label(runs).items():
-        cells = [spread([read(run) for run in same]) for _, read in columns]
-        row([label, eps_text(same[0].entry["eps"]), *cells])
+    for network, runs in explained:
+        if runs:
+            cells = [spread([read(run) for run in runs]) for _, read in columns]
+            row([network.label, eps_text(network.eps), *cells])
 
 
-def grouped(every: Iterable[Any], by: Callable[[Any], str]) -> dict[str, list[Any]]:
-    """Things that share a text."""
-    found: dict[str, list[Any]] = {}
-    for one in every:
-        found.setdefault(by(one), []).append(one)
-    return found
-
-
-def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each method and strength."""
-    return grouped(runs, lambda run: run.entry["label"])
-
-
-def along_training(runs: list[Run], columns: "Columns") -> None:
+def along_training(networks: Iterable[Network], columns: "Columns") -> None:
     """The best checkpoint, and every epoch that was evaluated, a row each: means over seeds, and ranges."""
-    if not runs:
+    rows = []
+    for network in networks:
+        every = [(run, checkpoints(run)) for run in network.runs if run.beside]
+        for name in dict.fromkeys(name for _, by_name in every for name in by_name):
+            there = [(run, by_name[name]) for run, by_name in every if name in by_name]
+            cells = [spread([read(run, at) for run, at in there]) for _, read in columns]
+            rows.append([network.label, name, *cells])
+    if not rows:
         return
     print("\n## Best, last and along training\n\nMeans over seeds (smallest to largest).\n")
-    rows = []
-    for label, same in by_label(runs).items():
-        endings = {"best": ""} | {
-            ending[1:]: ending for run in same for ending in run.along("evaluation").values()
-        }
-        for checkpoint, ending in endings.items():
-            rows.append(
-                [label, checkpoint, *(spread([read(run, ending) for run in same]) for _, read in columns)]
-            )
     titles = ["method", "checkpoint", *(title for title, _ in columns)]
     shown = [place for place in range(len(titles)) if any(cells[place] != "-" for cells in rows)]
     head([titles[place] for place in shown])
@@ -122,40 +118,43 @@ def along_training(runs: list[Run], columns: "Columns") -> None:
         row([cells[place] for place in shown])
 
 
-def pace(run: Run, ending: str) -> float | None:
-    """Median seconds of an epoch with perturbed weights over one of its warm-up; told once, of the last."""
+def checkpoints(run: RunReport) -> dict[str, CheckpointReport]:
+    """The chosen checkpoint, and those beside it, by name."""
+    return {"best": run} | {str(at.checkpoint): at for at in run.beside}
+
+
+def pace(run: RunReport, at: CheckpointReport) -> float | None:
+    """Median seconds of an epoch with perturbed weights over one of its warm-up; said once, of the last."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for epoch in run.metrics():
-        seconds[epoch["awp"]].append(epoch["seconds"])
-    if ending != "-last" or not all(seconds.values()):
+    for epoch in run.metrics:
+        seconds[epoch.perturbed].append(epoch.seconds)
+    if at.checkpoint != LAST or not all(seconds.values()):
         return None
     return statistics.median(seconds[True]) / statistics.median(seconds[False])
 
 
-def evaluated(*path: str) -> Callable[[Run, str], float | None]:
-    """Reads one number of an evaluation, in per cent; None where it was not made."""
-    return lambda run, ending: scaled(dig(run.read_json(f"evaluation{ending}"), *path, "value"), 100)
+def percent(quantity: Quantity) -> Read:
+    """Reads a number of an evaluation, in per cent."""
+
+    def read(run: RunReport, at: CheckpointReport) -> float | None:
+        interval = quantity(at)
+        return None if interval is None else 100 * interval.value
+
+    return read
 
 
-def explained(measure: str, *path: str) -> Callable[[Run, str], float | None]:
+def explained(measure: str, *path: str) -> Read:
     """Reads one number of an explanation; None where it was not measured."""
-    return lambda run, ending: scaled(
-        dig(run.read_json(f"explanation{ending}"), "measures", measure, "value", *path)
-    )
+    return lambda run, at: measured(measure, *path)(at)
 
 
-def scaled(value: Any, by: float = 1) -> float | None:
-    """The number, if it is one."""
-    return by * value if isinstance(value, int | float) else None
-
-
-Columns = tuple[tuple[str, Callable[[Run, str], float | None]], ...]
+Columns = tuple[tuple[str, Read], ...]
 TIME = ("time of an epoch with AWP, over one of its warm-up", pace)
 ALONG: Columns = (
-    ("clean, test %", evaluated("splits", "test", "clean")),
-    ("robust, test %", evaluated("splits", "test", "robust")),
-    ("robust, training %", evaluated("splits", "train", "robust")),
-    ("robust gap, points", evaluated("gaps", "robust")),
+    ("clean, test %", percent(lambda at: at.clean())),
+    ("robust, test %", percent(lambda at: at.robust())),
+    ("robust, training %", percent(lambda at: at.robust("train"))),
+    ("robust gap, points", percent(lambda at: at.gap("robust"))),
     ("landscape rise at 0.5, nats", explained("landscape", "rise", "0.5")),
     ("at matched temperature", explained("landscape", "matched_rise", "0.5")),
     ("average-case flatness, nats", explained("flatness", "average", "loss")),
@@ -163,27 +162,32 @@ ALONG: Columns = (
     ("largest relative eigenvalue", explained("curvature", "relative_top_eigenvalue")),
     ("relative trace", explained("curvature", "relative_trace")),
 )
-"""What the table of checkpoints shows: title, and how a run's checkpoint is read."""
+"""Columns of the table of checkpoints: title, and how a run's checkpoint is read."""
 
 
-def measured(*path: str) -> Callable[[Run], float | None]:
+def measured(measure: str, *path: str) -> Callable[[CheckpointReport], float | None]:
     """Reads one number of an explanation; None where it was not measured."""
-    return lambda run: explained(*path)(run, "")
+
+    def read(at: CheckpointReport) -> float | None:
+        number = at.number(measure, *path)
+        return number.value if number else None
+
+    return read
 
 
-def median_of_layers(measure: str, *path: str) -> Callable[[Run], float | None]:
+def median_of_layers(measure: str, key: str) -> Callable[[CheckpointReport], float | None]:
     """As `measured`, of every layer, and their median."""
 
-    def read(run: Run) -> float | None:
-        layers = dig(run.explanation, "measures", measure, "value", "layers") or {}
-        found = [measured(measure, "layers", layer, *path)(run) for layer in layers]
-        known = [value for value in found if value is not None]
+    def read(at: CheckpointReport) -> float | None:
+        layers = at.at(measure, "layers") or {}
+        values = [measured(measure, "layers", layer, key)(at) for layer in layers]
+        known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
 
     return read
 
 
-QUANTITIES: tuple[tuple[str, Callable[[Run], float | None]], ...] = (
+QUANTITIES: tuple[tuple[str, Callable[[CheckpointReport], float | None]], ...] = (
     ("std of singular values", median_of_layers("spectrum", "std")),
     ("their std / mean", median_of_layers("spectrum", "std_over_mean")),
     ("largest singular value of the Jacobian", measured("jacobian", "mean_largest")),
@@ -199,7 +203,7 @@ QUANTITIES: tuple[tuple[str, Callable[[Run], float | None]], ...] = (
     ("log10 u_min", measured("bound", "log10", "u_min")),
     ("log10 of the complexity term", measured("bound", "log10", "complexity_term")),
 )
-"""What the table of measured quantities shows: title, and how a run is read."""
+"""Columns of the table of measured quantities: title, and how a run is read."""
 
 
 def spread(values: list[float | None]) -> str:
@@ -211,29 +215,30 @@ def spread(values: list[float | None]) -> str:
     return mean if len(known) == 1 else f"{mean} ({min(known):.3g} to {max(known):.3g})"
 
 
-def claims(study: StudyFolder) -> None:
-    """One row per claim."""
+def claims(data: ReportData) -> None:
+    """One row per claim; those that had nothing to compare are listed below, by reason."""
     print("\n## Claims\n")
     head(["paper", "claim", "verdict", "effect", "statistic", "why"])
-    aside = [claim for claim in study.claims if claim["effect"]["value"] is None and not claim["values"]]
-    for claim in study.claims:
-        if claim in aside:
+    aside: dict[str, list[ClaimResult]] = {}
+    for claim in data.claims:
+        effect, statistic = claim.effect, claim.statistic
+        if effect.value is None and not claim.values:
+            aside.setdefault(claim.why.split(";")[0], []).append(claim)
             continue
-        effect, statistic = claim["effect"], claim["statistic"]
-        shown = number(effect["value"])
-        if effect["value"] is not None and effect["low"] is not None:
-            shown += f" ({number(effect['low'])} to {number(effect['high'])}) {effect['unit']}"
-        where = f" *{sentence(claim['setting'])}*" if claim.get("setting") else ""
-        cells = [claim["paper"], claim["statement"] + where, f"**{claim['verdict']}**", shown.strip()]
-        row([*cells, f"{statistic['name']}: {number(statistic['value'])}", claim["why"]])
+        shown = number(effect.value)
+        if effect.value is not None and effect.low is not None:
+            shown += f" ({number(effect.low)} to {number(effect.high)}) {effect.unit}"
+        where = f" *{sentence(claim.setting)}*" if claim.setting else ""
+        cells = [claim.paper, claim.statement + where, f"**{claim.verdict}**", shown.strip()]
+        row([*cells, f"{statistic.name}: {number(statistic.value)}", claim.why])
     if aside:
         print("\nWithout anything to compare:\n")
-    for why, together in grouped(aside, lambda claim: claim["why"].split(";")[0]).items():
-        told = "; ".join(f"{claim['statement'].rstrip('.')} ({claim['paper']})" for claim in together)
-        print(f"- {told}: {why[:1].lower()}{why[1:].rstrip('.')}.")
+    for why, together in aside.items():
+        listed = "; ".join(f"{claim.statement.rstrip('.')} ({claim.paper})" for claim in together)
+        print(f"- {listed}: {why[:1].lower()}{why[1:].rstrip('.')}.")
 
 
-def number(value: Any) -> str:
+def number(value: float | None) -> str:
     """Three digits, or a dash."""
     return "-" if value is None else f"{value:.3g}"
 

@@ -1,5 +1,5 @@
 """`python -m robustlens` is the `robustlens` command."""
 
-from robustlens.cli.commands import main
+from robustlens.cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""Surrogate losses: what an attack climbs, one number per example, no reduction.
+"""Surrogate losses: the quantity that an attack maximises, one number per example, no reduction.
 
 Every loss is larger the more wrong the model is. Most compare logits with labels; `kl` compares them with
 the logits of the clean image, a targeted loss with the true class and a wanted one. So each loss says what it
@@ -7,17 +7,21 @@ is measured `against`, and an attack hands it that.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robustlens.errors import ConfigError
+from robustlens.registry import Registry
 
 Labels = Int64[Tensor, " n"] | Float[Tensor, "n c"]
 """A class for each image or, soft labels, a probability for each image and class (mixup)."""
+Margins = TypeVar("Margins", Float[Tensor, " n"], Float[np.ndarray, " n"])
+"""Margins of examples, in either library."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,20 @@ def smoothed_cross_entropy(
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
+def ramp(margins: Margins, gamma: float = 1.0) -> Margins:
+    """Ramp loss of margins (Wen et al. 2020, definition 4): 1 below 0, 0 above `gamma`, linear between.
+
+    Args:
+        margins: positive where the prediction is right, as `explain.margins` gives them (minus `margin`), of
+            logits or of probabilities.
+        gamma: width of the ramp, in units of the margins.
+
+    >>> ramp(torch.tensor([-1.0, 0.5, 3.0]), 2.0).tolist()
+    [1.0, 0.75, 0.0]
+    """
+    return (1 - margins / gamma).clip(0.0, 1.0)
+
+
 def is_wrong(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Whether the prediction is not `y`. A row with a NaN or plus infinity is wrong: it is never robust."""
     return (logits.argmax(1) != y) | is_broken(logits)
@@ -140,24 +158,25 @@ def _best_other(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1)
 
 
-LOSSES: dict[str, Loss] = {
-    loss.name: loss
-    for loss in (
-        Loss("ce", cross_entropy, linear=True),
-        Loss("margin", margin),
-        Loss("dlr", dlr, least_classes=3),
-        Loss("kl", kl, against="clean"),
-    )
-}
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {
+        "ce": Loss("ce", cross_entropy, linear=True),
+        "margin": Loss("margin", margin),
+        "dlr": Loss("dlr", dlr, least_classes=3),
+        "kl": Loss("kl", kl, against="clean"),
+    },
+)
+"""The losses by name."""
 
-TARGETED: dict[str, Loss] = {
-    loss.name: loss
-    for loss in (
-        Loss("ce", targeted_cross_entropy, against="pair"),
-        Loss("margin", targeted_margin, against="pair"),
-        Loss("dlr", targeted_dlr, against="pair", least_classes=4),
-    )
-}
+TARGETED: Registry[Loss] = Registry(
+    "targeted loss",
+    {
+        "ce": Loss("ce", targeted_cross_entropy, against="pair"),
+        "margin": Loss("margin", targeted_margin, against="pair"),
+        "dlr": Loss("dlr", targeted_dlr, against="pair", least_classes=4),
+    },
+)
 """The losses that can aim at a wanted class, each by the name of its untargeted form."""
 
 
@@ -167,11 +186,8 @@ def get(name: str, *, targeted: bool = False) -> Loss:
     Raises:
         ConfigError: unknown name, or a loss that has no targeted form; with the known names.
     """
-    known = TARGETED if targeted else LOSSES
-    if name not in known:
-        where = "targeted loss" if targeted else "loss"
-        raise ConfigError(f"{where}: found {name!r}, expected one of {', '.join(known)}")
-    return known[name]
+    loss: Loss = (TARGETED if targeted else LOSSES).find(name)
+    return loss
 
 
 def fitting(name: str, classes: int, *, targeted: bool = False) -> str:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -33,6 +33,7 @@ class Registry(Mapping[str, Entry]):
         error: what an unknown name raises.
         hidden: parameters of an entry that are no options: the caller gives them.
         factories: whether "package.module:factory" may stand for an entry.
+        besides: other names that the caller takes, for messages.
 
     >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "circle": lambda r=1: 3 * r * r})
     >>> shapes.find("squaer")
@@ -49,9 +50,10 @@ class Registry(Mapping[str, Entry]):
         error: type[RobustlensError] = ConfigError,
         hidden: tuple[str, ...] = (),
         factories: bool = False,
+        besides: Iterable[str] = (),
     ) -> None:
         self.what, self.error, self.hidden, self.factories = what, error, hidden, factories
-        self._entries = dict(entries)
+        self._entries, self._besides = dict(entries), besides
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -75,8 +77,8 @@ class Registry(Mapping[str, Entry]):
             return self._entries[name]
         if self.factories and is_factory(name):
             return imported(name, where, self.error)
-        near = difflib.get_close_matches(str(name), self._entries, n=1)
-        names = [*self._entries, *(["package.module:factory"] if self.factories else [])]
+        names = [*self._entries, *self._besides, *(["package.module:factory"] if self.factories else [])]
+        near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise self.error(f"{where}: found {name!r}, expected one of {', '.join(names)}{hint}")
 
@@ -191,7 +193,7 @@ def _annotations(entry: Any) -> dict[str, Any]:
     """Types of the parameters of a function, a class or a partial of one."""
     while isinstance(entry, partial):
         entry = entry.func
-    target = entry.__init__ if isinstance(entry, type) else entry
+    target = vars(entry).get("__init__", entry) if isinstance(entry, type) else entry
     try:
         return get_type_hints(target, include_extras=True)
     except Exception:  # a factory may annotate with what cannot be resolved; its options are then unchecked

@@ -10,7 +10,7 @@ from torch import nn
 import robustlens as rl
 from helpers.linear_models import linear_problem
 from robustlens import losses
-from robustlens.attacks import APGD, apgd
+from robustlens.attacks import APGD, apgd, ascents
 from robustlens.attacks.base import Goal
 from robustlens.errors import ConfigError
 
@@ -54,11 +54,11 @@ def test_a_single_target_is_reached_wherever_it_is_within_eps(norm):
 
 
 def test_check_points_are_those_of_the_paper():
-    assert apgd._Momentum.windows(100) == {22: 22, 41: 19, 57: 16, 70: 13, 80: 10, 87: 7, 93: 6, 99: 6}
-    assert apgd._Momentum.windows(10) == {3: 3, 5: 2, 6: 1, 7: 1, 8: 1, 9: 1}
-    assert apgd._Momentum.windows(1) == {}
-    assert apgd._Sparse.windows(100) == dict.fromkeys(range(4, 100, 4), 4)
-    assert apgd._Sparse.windows(3) == {1: 1, 2: 1}
+    assert ascents._Momentum.windows(100) == {22: 22, 41: 19, 57: 16, 70: 13, 80: 10, 87: 7, 93: 6, 99: 6}
+    assert ascents._Momentum.windows(10) == {3: 3, 5: 2, 6: 1, 7: 1, 8: 1, 9: 1}
+    assert ascents._Momentum.windows(1) == {}
+    assert ascents._Sparse.windows(100) == dict.fromkeys(range(4, 100, 4), 4)
+    assert ascents._Sparse.windows(3) == {1: 1, 2: 1}
 
 
 class Tent(nn.Module):
@@ -75,7 +75,7 @@ class Tent(nn.Module):
 
 
 def test_a_climb_worked_out_by_hand(monkeypatch):
-    monkeypatch.setattr(apgd._Momentum, "start", staticmethod(lambda threat, x, key: x))
+    monkeypatch.setattr(ascents._Momentum, "start", staticmethod(lambda threat, x, key: x))
     model, x = Tent(), torch.tensor([[0.5]], dtype=torch.float64)
     x_adv = APGD(rl.ThreatModel("Linf", 0.1), steps=6, loss="margin")(model, x, torch.tensor([0]))
     # Check-points 2, 3, 4, 5. Steps of 0.2: first without momentum, 0.5 -> 0.6, then with it, 0.475. One rise of
@@ -91,7 +91,7 @@ def begun(kind, threat, x):
 
 
 def test_each_image_halves_its_own_step_by_the_two_conditions():
-    climb = begun(apgd._Momentum, rl.ThreatModel("Linf", 0.1), torch.full((4, 3), 0.5))
+    climb = begun(ascents._Momentum, rl.ThreatModel("Linf", 0.1), torch.full((4, 3), 0.5))
     climb.x_best = torch.full((4, 3), 0.4)
     climb.rises = torch.tensor([6, 7, 7, 7])  # 6 are too few
     climb.halved = torch.tensor([True, True, False, False])
@@ -110,7 +110,7 @@ def test_each_image_halves_its_own_step_by_the_two_conditions():
 def test_sparse_steps_lengthen_with_sparser_points_and_shorten_otherwise():
     threat = rl.ThreatModel("L1", 1.0)
     x = torch.full((3, 12), 0.5)
-    climb = begun(apgd._Sparse, threat, x)
+    climb = begun(ascents._Sparse, threat, x)
     climb.support, climb.step_size = torch.tensor([10, 10, 10]), torch.tensor([0.3, 0.3, 0.12])
     climb.x_best = x.clone()
     climb.x_best[0, :9] = 0.6
@@ -132,7 +132,7 @@ def test_sparse_steps_lengthen_with_sparser_points_and_shorten_otherwise():
 def test_the_steepest_free_coordinates_move_and_the_held_go_with_them():
     gradient = torch.tensor([[5.0, -4.0, 3.0, -2.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     held = torch.tensor([[True, False, False, True, False, False]] * 2)
-    step = apgd._steepest(gradient, held, torch.tensor([2, 3]))
+    step = ascents._steepest(gradient, held, torch.tensor([2, 3]))
     torch.testing.assert_close(step[0], torch.tensor([0.5, -0.5, 0.5, 0.0, 0.0, 0.0]))
     assert torch.equal(step[1], torch.zeros(6))
 
@@ -280,7 +280,7 @@ def test_any_other_class_counts_on_the_way_to_the_wanted_one(monkeypatch):
             near = (0.05 - (at - 0.6).abs()).clamp_min(-0.01)
             return torch.stack([0 * at, at - 1, near, 0 * at - 9], 1)
 
-    monkeypatch.setattr(apgd._Momentum, "start", staticmethod(lambda threat, x, key: x + 0.1))
+    monkeypatch.setattr(ascents._Momentum, "start", staticmethod(lambda threat, x, key: x + 0.1))
     x, y, model = torch.tensor([[0.5]]), torch.tensor([0]), Aside()
     ranks = APGD(rl.ThreatModel("Linf", 0.2), 10, loss="margin", targets=2).tries()
     assert model(x).argsort(1, descending=True).tolist() == [[0, 2, 1, 3]]

@@ -8,7 +8,7 @@ from torch import nn
 
 import robustlens as rl
 from helpers.linear_models import linear_problem
-from robustlens.attacks import Square, square
+from robustlens.attacks import Square, moves, square, windows
 from robustlens.errors import ConfigError
 
 EPS = {"Linf": 0.1, "L2": 0.6, "L1": 3.0}
@@ -89,17 +89,17 @@ def test_the_share_of_pixels_is_halved_where_it_is_published(queries, first_move
 
 
 def test_windows_are_as_large_as_published():
-    mnist, cifar = square._Grid.of((1, 28, 28)), square._Grid.of((3, 32, 32))
+    mnist, cifar = windows.Grid.of((1, 28, 28)), windows.Grid.of((3, 32, 32))
     shares = [0.8 / 2**i for i in range(10)]
     assert [mnist.side(share) for share in shares] == [25, 18, 13, 9, 6, 4, 3, 2, 2, 1]
     assert [cifar.side(share) for share in shares] == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
-    assert [square._Grid.of((3, 50)).side(share) for share in shares[:4]] == [40, 20, 10, 5]
+    assert [windows.Grid.of((3, 50)).side(share) for share in shares[:4]] == [40, 20, 10, 5]
     assert cifar.window(29) == (29, 29)
-    assert square._Grid.of((3, 10, 50)).window(18) == (10, 10)
+    assert windows.Grid.of((3, 10, 50)).window(18) == (10, 10)
 
 
 def test_windows_lie_anywhere_inside_the_image():
-    grid, window = square._Grid.of((3, 8, 12)), (5, 5)
+    grid, window = windows.Grid.of((3, 8, 12)), (5, 5)
     u = torch.rand(4000, 2)
     u[0], u[1] = 0.0, 1 - 2.0**-24  # the smallest and the largest uniform number
     places, counts = grid.anywhere(u, window).unique(return_counts=True)
@@ -114,7 +114,7 @@ def test_changed_pixels_are_drawn_alike():
     x = torch.zeros(2, 2, 3, 3)
     x_adv = x.clone()
     x_adv[0, 1, 0, 2] = x_adv[0, 1, 2, 1] = 1
-    drawn = square._changed(x, x_adv, torch.linspace(0, 1 - 2.0**-24, 10).expand(2, 10))
+    drawn = moves._changed(x, x_adv, torch.linspace(0, 1 - 2.0**-24, 10).expand(2, 10))
     assert drawn[0].tolist() == [11] * 5 + [16] * 5
     assert (drawn[1] < 18).all()  # nothing changed: anything inside the image
 
@@ -221,10 +221,10 @@ def test_the_search_goes_on_from_the_best_point_so_far_and_returns_it(norm):
     value = values[1]
     improved = torch.zeros(len(x), dtype=torch.bool)
     for move, (candidate, reached) in enumerate(zip(tried, values[2:], strict=True)):
-        side = square._Grid.of((2, 12, 12)).side(square.share_at(move, 120))
-        side, windows = (max(side, 1), 1) if norm == "Linf" else (max(3, side // 2 * 2 + 1), 2)
+        side = windows.Grid.of((2, 12, 12)).side(square.share_at(move, 120))
+        side, number = (max(side, 1), 1) if norm == "Linf" else (max(3, side // 2 * 2 + 1), 2)
         changed = (candidate != best).any(1).sum((1, 2))
-        assert (changed <= windows * side**2).all()
+        assert (changed <= number * side**2).all()
         better = reached > value
         best, value = torch.where(better[:, None, None, None], candidate, best), value.maximum(reached)
         improved |= better
@@ -362,36 +362,18 @@ def test_bumps_are_as_published():
     # Rows of 1 and of 2, of a window of 3: 1/1 + 1/4 in the middle, 1/4 around it.
     top, rest = torch.tensor([[1, 5, 1]]) / 4, -torch.tensor([[1, 1, 1], [1, 5, 1]]) / 4
     expected = torch.cat([top / top.norm(), rest / rest.norm()]).double() / math.sqrt(2)
-    beside, above = square._bumps((3, 3), 2, torch.device("cpu")).view(2, 3, 3)
+    beside, above = windows.bumps_of((3, 3), 2, torch.device("cpu")).view(2, 3, 3)
     torch.testing.assert_close(above, expected, rtol=0, atol=1e-7)
     torch.testing.assert_close(beside, expected.T, rtol=0, atol=1e-7)
     top, rest = torch.tensor([[1, 17, 1]]) / 16, -torch.tensor([[1, 1, 1], [1, 17, 1]]) / 16
     expected = torch.cat([top / top.sum(), rest / rest.abs().sum()]).double() / 2
     torch.testing.assert_close(
-        square._bumps((3, 3), 1, torch.device("cpu"))[1].view(3, 3), expected, rtol=0, atol=1e-7
+        windows.bumps_of((3, 3), 1, torch.device("cpu"))[1].view(3, 3), expected, rtol=0, atol=1e-7
     )
-    line = square._bumps((1, 5), 2, torch.device("cpu"))
+    line = windows.bumps_of((1, 5), 2, torch.device("cpu"))
     assert line.shape == (1, 5)
     assert (line[0, :2] > 0).all()
     assert (line[0, 2:] < 0).all()
-
-
-def test_a_budget_is_handed_out_exactly():
-    torch.manual_seed(0)
-    speed, room = torch.rand(50, 9, dtype=torch.float64), torch.rand(50, 9, dtype=torch.float64)
-    speed[:, 0] = room[:, 1] = 0
-    for total in (0.0, 0.3, 2.0, 100.0):
-        wanted = torch.full((50, 1), total, dtype=torch.float64)
-        given = square._fill(speed, room, wanted)
-        reach = torch.where(speed > 0, room, 0.0).sum(1)
-        torch.testing.assert_close(given.sum(1), wanted[:, 0].minimum(reach))
-        t = torch.where(given < room, given / speed, 0.0).nan_to_num(0.0).amax(1, keepdim=True)
-        if total == 0.3:
-            torch.testing.assert_close(given, (t * speed).minimum(room))
-        greedy = square._steepest(speed, room, wanted)
-        torch.testing.assert_close(greedy.sum(1), wanted[:, 0].minimum(room.sum(1)))
-        steepest = speed.argmax(1, keepdim=True)
-        assert torch.equal(greedy.gather(1, steepest), wanted.minimum(room.gather(1, steepest)))
 
 
 @pytest.mark.parametrize(

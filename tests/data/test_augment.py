@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 from helpers.data_files import refused
-from robustlens.data import augment, hub
+from robustlens import data
+from robustlens.data import augment
 from robustlens.errors import ConfigError
 
 
@@ -102,8 +103,9 @@ def test_augmentation_keeps_shape_type_layout_and_the_global_random_state() -> N
 
 
 def test_defaults_are_the_fields_and_unknown_data_is_left_alone() -> None:
-    chosen = {name: augment.default_for(name) for name in hub.DATASETS}
+    chosen = {name: augment.default_for(name) for name in data.DATASETS}
     assert chosen == {
+        "fashion-mnist-10k": "none",
         "cifar10": "crop-flip",
         "cifar100": "crop-flip",
         "svhn": "crop",
@@ -111,7 +113,7 @@ def test_defaults_are_the_fields_and_unknown_data_is_left_alone() -> None:
         "fashion_mnist": "none",
         "tiny_imagenet": "crop-flip",
     }
-    assert augment.default_for("fashion-mnist-10k") == augment.default_for("folder:somewhere") == "none"
+    assert augment.default_for("folder:somewhere") == "none"
     refused(
         r"data\.augment: found 'mixup', expected one of none, flip, crop, crop-flip, cutout, flip-cutout, "
         "crop-cutout, crop-flip-cutout",

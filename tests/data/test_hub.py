@@ -292,16 +292,17 @@ def test_idx_files_do_not_stand_in_for_colour_data_sets(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     refused(
-        r"found 'cifar-10', expected one of fashion-mnist-10k, cifar10, .*npz:PATH; did you mean cifar10\?$",
+        r"found 'cifar-10', expected one of fashion-mnist-10k, cifar10, .*npz:PATH, package.module:factory; did you mean 'cifar10'\?$",
         lambda: data.load("cifar-10"),
         ConfigError,
     )
-    for text in ("folder:", "ftp:somewhere", ""):
+    for text in ("folder:", ""):
         refused(r"^data\.name: found", lambda text=text: data.load(text), ConfigError)
+    refused(r"^data\.name 'ftp:somewhere': ", lambda: data.load("ftp:somewhere"), ConfigError)
 
 
 def test_a_new_data_set_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hub.DATASETS, "toy", hub.HubDataset("me/toy", test="valid", augmentation="flip"))
+    monkeypatch.setitem(data.DATASETS, "toy", hub.HubDataset("me/toy", test="valid", augmentation="flip"))
     for split in ("train", "valid"):
         write_parquet(tmp_path / "toy" / f"{split}-0.parquet")
     assert data.load("toy", data_dir=tmp_path).name == "toy"

@@ -8,21 +8,16 @@ from torch import nn
 
 import robustlens as rl
 from helpers.small_models import Snapshot, everything, images
+from helpers.two_classes import data, linear
 from robustlens import noise
 from robustlens.errors import ConfigError
-from robustlens.explain.flatness import adversarial_perturbation, flatness, layers, random_perturbation
+from robustlens.explain.flatness import (
+    adversarial_perturbation,
+    flatness,
+    perturbed_tensors,
+    random_perturbation,
+)
 from robustlens.explain.landscape import AdversarialLoss
-
-
-def linear(seed=0):
-    torch.manual_seed(seed)
-    return nn.Linear(10, 2).double()
-
-
-def data(n=16):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(n, 10, generator=generator, dtype=torch.float64) * 0.2 + 0.4
-    return x, torch.randint(0, 2, (n,), generator=generator)
 
 
 def adversarial_loss(weight, bias, x, y, eps):
@@ -79,15 +74,15 @@ def test_the_worst_case_of_two_classes_under_attack_is_found_on_one_image():
 
 def test_perturbations_have_the_size_of_every_tensor_and_leave_normalisation_layers():
     model = everything()
-    assert set(layers(model)) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
+    assert set(perturbed_tensors(model)) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
     threat = rl.ThreatModel("Linf", 0.05)
     x, y = images()
     attacked = AdversarialLoss.of(model, x, y, rl.attacks.PGD(threat, steps=2))
     drawn = random_perturbation(model, 0.5, torch.Generator().manual_seed(0))
     worst = adversarial_perturbation(attacked, threat, 0.02, ascents=8)
     for xi, nu in ((0.5, drawn), (0.02, worst)):
-        assert set(nu) == set(layers(model))
-        for name, weight in layers(model).items():
+        assert set(nu) == set(perturbed_tensors(model))
+        for name, weight in perturbed_tensors(model).items():
             assert float(nu[name].norm()) == pytest.approx(xi * float(weight.norm().detach()), rel=1e-4)
 
 

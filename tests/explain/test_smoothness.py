@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 import robustlens as rl
@@ -11,7 +12,8 @@ from robustlens import models
 from robustlens.data import Split
 from robustlens.errors import ConfigError
 from robustlens.explain import Subject
-from robustlens.explain.smoothness import feature_changes, input_change, measure_smoothness
+from robustlens.explain.smoothness import changes_of, feature_changes, input_change, measure_smoothness
+from robustlens.explain.temperature import best_temperature
 
 
 def linear_network(seed: int = 0) -> nn.Sequential:
@@ -128,3 +130,30 @@ def test_without_a_radius_nothing_changes_and_nothing_is_amplified() -> None:
     assert found.value["layers"]["logits"] == dict.fromkeys(
         ("attack", "attack_amplification", "noise", "noise_amplification"), 0.0
     )
+
+
+def random_logits(n: int = 300) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (n,), generator=generator)
+    return 3 * torch.randn(n, 4, generator=generator).double() + 2 * F.one_hot(y, 4), y
+
+
+def test_the_matched_changes_do_not_depend_on_the_scale_of_the_logits() -> None:
+    logits, y = random_logits()
+    attacked = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
+    one, other = changes_of(logits, attacked, y), changes_of(4 * logits, 4 * attacked, y)
+    for kind in ("matched_probability_change", "matched_confidence_change"):
+        np.testing.assert_allclose(one[kind], other[kind], atol=1e-6)
+    assert np.abs(one["probability_change"] - other["probability_change"]).max() > 0.05
+    temperature = best_temperature(logits, y)
+    expected = (logits / temperature).softmax(1).amax(1) - (attacked / temperature).softmax(1).amax(1)
+    np.testing.assert_allclose(one["matched_confidence_change"], expected.numpy(), atol=1e-9)
+
+
+def test_margin_change_of_a_linear_model_is_the_dual_norm() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(20, 2).double()
+    x, y = torch.rand(30, 20, dtype=torch.float64) * 0.2 + 0.4, torch.randint(0, 2, (30,))
+    gap = (model.weight[0] - model.weight[1]).detach()
+    found = rl.explain.smoothness(model, x, y, rl.ThreatModel("Linf", 0.05))
+    np.testing.assert_allclose(found["margin_change"], (0.05 * gap.abs().sum()).expand(30).numpy(), rtol=1e-6)

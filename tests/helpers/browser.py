@@ -1,4 +1,4 @@
-"""Finds the browser that the page tests open the report in."""
+"""The browser that the page tests open the report in."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ REASON = "no Chromium on this machine; tools/ensure_browser.py installs one"
 
 def find_chromium() -> str | None:
     """Path of a Chromium or Chrome: on PATH, or installed by playwright. None where there is none."""
-    on_path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    on_path = next((path for name in NAMES if (path := shutil.which(name))), None)
     return on_path or _from_playwright()
 
 

@@ -1,21 +1,32 @@
-"""Study folders in which every quantity that a claim looks at is set directly, one knob for each.
+"""Study folders in which every quantity that a claim rests on is set directly, one knob for each.
 
 Values are exact by construction: a knob of 0.3 gives a share, a mean or a std of 0.3 up to the rounding of
 float32 and of whole images, whatever the noise.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from robustlens import claims
-from robustlens.claims.evidence import StudyData
-from robustlens.results.folders import Run, StudyFolder, write_json
-from robustlens.stats.bootstrap import Bootstrap
+from robustlens.config import BEST, LAST, Checkpoint
+from robustlens.results import (
+    ErrorRecord,
+    EvaluationResult,
+    ExplanationResult,
+    Measurement,
+    Provenance,
+    Run,
+    RunEntry,
+    SplitResult,
+    StudyFolder,
+    StudyRecord,
+    ThreatRecord,
+)
+from robustlens.stats.intervals import Interval
 
 N = 400
 LAYERS = tuple(f"layer{i}" for i in range(8))
@@ -48,10 +59,11 @@ KNOBS: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Net:
-    """One run: what `study.json` says of it, and its knobs.
+    """One run: its entry in the study, and its knobs.
 
-    `noise` seeds what the knobs leave open; runs with equal noise and knobs are equal. `drop` names arrays to
-    leave out; `arrays` replaces arrays; `status` other than "done" leaves the measurements out altogether.
+    `noise` seeds the draws that the knobs leave open; runs with equal noise and knobs are equal. `drop` names
+    arrays or measures to leave out; `arrays` replaces arrays; a `status` other than "done" leaves all results
+    out. `conditions` replaces those of the measures, and the attacks.
     """
 
     eps: float = 0.0
@@ -67,6 +79,10 @@ class Net:
     index: Sequence[int] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     setting: str | None = None
+    perturbation: str | None = None
+    """Of the weights, where it is not AWP."""
+    from_attack: bool = False
+    unperturbed: str | None = None
     along: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Knobs at the epochs that were measured along training; the highest is the last."""
 
@@ -77,34 +93,35 @@ class Net:
         return self.method or (f"{plain}+AWP" if self.awp else plain)
 
     @property
-    def entry(self) -> dict[str, Any]:
-        """The run's entry in `study.json`."""
+    def entry(self) -> RunEntry:
+        """The run's entry in the study."""
         identity = f"{self.name}-{self.eps:g}-s{self.seed}".lower()
-        return {
-            "id": identity,
-            "folder": f"runs/{identity}",
-            "method": self.name,
-            "objective": self.objective,
-            "awp": self.awp,
-            "eps": self.eps,
-            "seed": self.seed,
-            "label": self.name if self.objective == "standard" else f"{self.name} {self.eps:g}",
-            **({} if self.setting is None else {"setting": self.setting}),
-        }
+        return RunEntry(
+            id=identity,
+            folder=f"runs/{identity}",
+            label=self.name if self.objective == "standard" else f"{self.name} {self.eps:g}",
+            method=self.name,
+            objective=self.objective,
+            perturbation="awp" if self.awp else self.perturbation,
+            from_attack=self.from_attack,
+            eps=self.eps,
+            seed=self.seed,
+            unperturbed=self.unperturbed,
+            setting=self.setting,
+        )
 
 
 def write(folder: Path, nets: Iterable[Net]) -> Path:
     """Write a study folder with these runs; returns it."""
-    nets = list(nets)
+    nets, study = list(nets), StudyFolder(folder)
     with mock.patch("os.fsync"):  # nothing here has to outlive a power cut
-        for net in nets:
-            _write_run(Run(folder / net.entry["folder"]), net)
-        entries = [net.entry for net in nets]
-        write_json(folder / "study.json", {"format": 1, "name": "test", "runs": entries})
+        study.write_record(StudyRecord("test", runs=tuple(net.entry for net in nets)))
+        for run, net in zip(study.runs(), nets, strict=True):
+            _write_run(run, net)
     return folder
 
 
-def ladder(values: Mapping[float, Mapping[str, float]], seeds: int = 1, **more: Any) -> list[Net]:
+def sweep(values: Mapping[float, Mapping[str, float]], seeds: int = 1, **more: Any) -> list[Net]:
     """Standard training (eps 0) and AT at each eps, with these knobs."""
     return [
         Net(eps, "at" if eps else "standard", seed=seed, knobs=knobs, **more)
@@ -114,58 +131,86 @@ def ladder(values: Mapping[float, Mapping[str, float]], seeds: int = 1, **more: 
 
 
 def _write_run(run: Run, net: Net) -> None:
-    error = {"type": "NumericsError", "message": "the loss became NaN", "exit_code": 4}
+    error = ErrorRecord("NumericsError", "the loss became NaN", 4)
     last = max(net.along, default=0)
-    run.update_status(status=net.status, error=error if net.status == "failed" else None, epochs_done=last)
+    run.update(status=net.status, error=error if net.status == "failed" else None, epochs_done=last)
     if net.status != "done":
         return
-    _write_results(run, net, net.knobs, "")
+    _write_results(run, net, net.knobs, None)
     for epoch, knobs in net.along.items():
-        _write_results(run, net, knobs, "-last" if epoch == last else f"-epoch-{epoch:04d}")
+        _write_results(run, net, knobs, LAST if epoch == last else Checkpoint("epoch", epoch))
 
 
-def _write_results(run: Run, net: Net, knobs: Mapping[str, float], ending: str) -> None:
-    unknown = set(knobs) - set(KNOBS)
+def _write_results(run: Run, net: Net, changed: Mapping[str, float], beside: Checkpoint | None) -> None:
+    unknown = set(changed) - set(KNOBS)
     assert not unknown, unknown
-    knobs = {**KNOBS, **knobs}
+    knobs = {**KNOBS, **changed}
     rng = np.random.default_rng(net.noise)
-    for file, arrays in (("evaluation", _evaluation(knobs, rng)), ("explanation", _explanation(knobs, rng))):
-        kept = {key: net.arrays.get(key, array) for key, array in arrays.items() if key not in net.drop}
-        if net.index is not None:
-            kept = {
-                key: np.asarray(net.index) if key.rsplit("/", 1)[-1].endswith("index") else array
-                for key, array in kept.items()
-            }
-        run.write_arrays(f"{file}{ending}", kept)
-    how = {"threat": {"norm": "Linf", "eps": 0.1}, "attacks": ["pgd-20"], "eps": 0.1, **net.conditions}
-    run.write_json(f"evaluation{ending}", {"format": 1, "plan": {"seed": 0}, **how})
-    spread = {
-        "max": 2.0,
-        "std": knobs["spectrum"],
-        "std_over_mean": knobs["spectrum"] / knobs["spectrum_mean"],
-        "count": 9,
-    }
-    # Layers have scales of their own, which a relative change does not see.
-    spectra = {name: {**spread, "std": spread["std"] * (i + 1)} for i, name in enumerate(LAYERS)}
+    evaluated, explained = (_replaced(made(knobs, rng), net) for made in (_evaluation, _explanation))
+    threat = ThreatRecord("Linf", 0.1)
+    conditions = {"eps": 0.1, "steps": 10, **net.conditions}
+    attacks = tuple(conditions.pop("attacks", ("pgd-20",)))
+
+    def provenance(plan: Mapping[str, Any]) -> Provenance:
+        return Provenance(None, "", "", beside or BEST, plan)
+
+    splits = {name: _split(arrays) for name, arrays in _by_part(evaluated).items()}
+    run.write_evaluation(EvaluationResult(provenance({"seed": 0}), threat, attacks, splits, {}), beside)
     measures = {
-        "smoothness": {"value": {"eps": how["eps"], "steps": 10}},
-        "landscape": {"value": {"eps": how["eps"], "steps": 10}},
-        "spectrum": {"value": {"layers": spectra}},
-        "flatness": {"value": {"eps": how["eps"], "steps": 10, "xi_average": 0.5, "draws": 2}},
-        "curvature": {
-            "value": {
-                "eps": how["eps"],
-                "steps": 10,
-                "split": "test",
-                **{
-                    f"relative_{name}": knobs[knob]
-                    for name, knob in (("top_eigenvalue", "top"), ("trace", "trace"))
-                },
-            }
-        },
+        name: Measurement(_value(name, knobs), "", "", "", _conditions(name, conditions), arrays=arrays)
+        for name, arrays in _by_part(explained, "spectrum", "curvature").items()
+        if name not in net.drop
     }
-    measures = {name: measure for name, measure in measures.items() if name not in net.drop}
-    run.write_json(f"explanation{ending}", {"format": 1, "plan": {"examples": N}, "measures": measures})
+    run.write_explanation(ExplanationResult(provenance({"examples": N}), threat, measures), beside)
+
+
+def _replaced(arrays: Mapping[str, np.ndarray], net: Net) -> dict[str, np.ndarray]:
+    """The arrays of a result, with those of the run in their place."""
+    kept = {key: net.arrays.get(key, array) for key, array in arrays.items() if key not in net.drop}
+    if net.index is None:
+        return kept
+    return {key: np.asarray(net.index) if key.endswith("index") else array for key, array in kept.items()}
+
+
+def _by_part(arrays: Mapping[str, np.ndarray], *without: str) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of each split or measure, by the rest of their names; some measures are `without`."""
+    parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in without}
+    for key, array in arrays.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = array
+    return parts
+
+
+def _split(arrays: Mapping[str, np.ndarray]) -> SplitResult:
+    clean, robust, loss = (
+        Interval(float(np.mean(arrays[key]))) if key in arrays else Interval(float("nan"))
+        for key in ("clean", "robust", "loss")
+    )
+    return SplitResult(N, clean, robust, loss, arrays=arrays)
+
+
+def _value(name: str, knobs: Mapping[str, float]) -> dict[str, Any]:
+    """Numbers of a measure that claims read; those that they compute from arrays are left out."""
+    if name == "curvature":
+        return {"relative_top_eigenvalue": knobs["top"], "relative_trace": knobs["trace"]}
+    if name != "spectrum":
+        return {}
+    relative = knobs["spectrum"] / knobs["spectrum_mean"]
+    # Layers have scales of their own, which a relative change does not see.
+    return {
+        "layers": {
+            layer: {"max": 2.0, "std": knobs["spectrum"] * scale, "std_over_mean": relative, "count": 9}
+            for scale, layer in enumerate(LAYERS, start=1)
+        }
+    }
+
+
+def _conditions(name: str, common: Mapping[str, Any]) -> dict[str, Any]:
+    own: dict[str, dict[str, Any]] = {
+        "flatness": {"xi_average": 0.5, "draws": 2},
+        "curvature": {"split": "test"},
+    }
+    return {**own.get(name, {}), **common}
 
 
 def _share(rate: float, rng: np.random.Generator, n: int = N) -> np.ndarray:
@@ -243,90 +288,3 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
     )
     arrays["smoothness/matched_probability_change"] = (0.3 + 0.2 * _normal(rng)).astype(np.float32)
     return arrays
-
-
-# -- what each claim takes to hold ---------------------------------------------------------------------
-
-STRENGTHS = (0.0, 0.1, 0.2)
-LADDERS = {
-    # claim: knob, its values at eps 0, 0.1 and 0.2 where the claim holds, and the effect these make
-    "accuracy-falls": ("accuracy", (0.9, 0.85, 0.7), -0.2),
-    "less-confident": ("confidence", (0.9, 0.8, 0.6), -0.3),
-    # Half of the images are right, and 20 % of the errors are near the boundary as well.
-    "margins-concentrate": ("near", (0.1, 0.2, 0.5), 0.2),
-    "smoother-under-attack": ("change", (1.5, 0.5, 0.2), -1.3),
-    "feature-change-falls": ("feature", (0.6, 0.5, 0.3), -50.0),
-    "errors-indecisive": ("indecisive", (0.1, 0.2, 0.5), 0.4),
-    "train-test-margins-closer": ("shift", (0.5, 0.3, 0.1), -0.4),
-    # Of all images 45 % are right by 0.8, 5 % by 0.1, 10 % are wrong by 0.1; cut to 0..1 a shift of 0.5 takes
-    # these up by 0.2, 0.5 and 0.4; one of 0.1 by 0.1, 0.1 and 0.
-    "ramp-gap-shrinks": ("shift", (0.5, 0.3, 0.1), 0.05 - 0.155),
-    "loss-gap-shrinks": ("loss_gap", (0.4, 0.3, 0.1), -0.3),
-    "error-gap-grows": ("error_gap", (0.0, 0.05, 0.15), 0.15),
-    "activation-variation-falls": ("variation", (0.6, 0.5, 0.3), -50.0),
-    "singular-spread-falls": ("spectrum", (0.5, 0.4, 0.3), -40.0),
-}
-PAIRS = {
-    # claim: knob, without and with AWP where the claim holds
-    "awp-smaller-robust-gap": ("robust_gap", (0.3, 0.1), -0.2),
-    "awp-flatter": ("rise", (1.0, 0.4), -0.6),
-}
-ASSOCIATIONS = {
-    # claim: the knob that goes with the robust gap
-    "flatter-smaller-gap": "rise",
-    "flatter-at-matched-temperature-smaller-gap": "matched",
-    "average-case-flatter-smaller-gap": "average",
-    "worst-case-flatter-smaller-gap": "worst",
-    "smaller-eigenvalue-smaller-gap": "top",
-    "smaller-trace-smaller-gap": "trace",
-}
-ALONG = {
-    # claim: the knob that goes with the robust gap, epoch by epoch
-    "gap-follows-landscape": "rise",
-    "gap-follows-landscape-at-matched-temperature": "matched",
-}
-ASSOCIATION = "flatter-smaller-gap"
-EVERY = [*LADDERS, *PAIRS, *ASSOCIATIONS, *ALONG]
-
-
-def check_one(folder: Path, name: str, nets: list[Net]) -> claims.Claim:
-    """One claim on a study of these runs, without paying for the others."""
-    write(folder, nets)
-    return claims.CLAIMS[name].check(StudyData.of(StudyFolder(folder), Bootstrap(500)))
-
-
-def story(name: str, how: str, seeds: int = 1) -> list[Net]:
-    """Runs on which the claim holds, is reversed, or has nothing but noise ("same") or nothing ("equal")."""
-    if name in ALONG:
-        gaps = {"holds": range(6), "reversed": range(5, -1, -1), "same": (3, 0, 5, 4, 1, 2), "equal": [0] * 6}
-        along = {
-            5 * (i + 1): {ALONG[name]: 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.05 * gap}
-            for i, gap in enumerate(gaps[how])
-        }
-        return [Net(0.1, seed=seed, along=along) for seed in range(seeds)]
-    if name in ASSOCIATIONS:
-        nets = [Net(eps, method=method, objective=objective) for eps, method, objective in (
-            (0.1, "AT", "at"), (0.2, "AT", "at"), (0.1, "TRADES", "trades"), (0.1, "MART", "mart"),
-            (0.1, "FGSM", "fgsm"), (0.2, "TRADES", "trades"),
-        )]  # fmt: skip
-        gaps = {"holds": range(6), "reversed": range(5, -1, -1), "same": (3, 0, 5, 4, 1, 2), "equal": [0] * 6}
-        return [
-            replace(
-                net, seed=seed, knobs={ASSOCIATIONS[name]: 0.5 + 0.2 * i, "robust_gap": 0.05 + 0.05 * gap}
-            )
-            for seed in range(seeds)
-            for i, (net, gap) in enumerate(zip(nets, gaps[how], strict=True))
-        ]
-    knob, values, _ = (LADDERS | PAIRS)[name]
-    values = {"holds": values, "reversed": values[::-1]}.get(how, values[:1] * len(values))
-    step = 1 if how == "same" else 0
-    if name in PAIRS:
-        return [
-            Net(0.1, awp=awp, seed=seed, knobs={knob: value}, noise=step * (100 * seed + i))
-            for seed in range(seeds)
-            for i, (awp, value) in enumerate(zip((False, True), values, strict=True))
-        ]
-    return [
-        replace(net, noise=step * (100 * net.seed + round(1000 * net.eps)))
-        for net in ladder({eps: {knob: value} for eps, value in zip(STRENGTHS, values, strict=True)}, seeds)
-    ]

@@ -1,64 +1,89 @@
-"""What a study measures beyond its plan's own five: the Jacobian, the bound, planes, flatness, curvature."""
+"""Adds to a made study what no default plan measures: Jacobian, bound, planes, flatness, curvature."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustlens.report import data as collect
+from robustlens.config import LAST, Checkpoint
+from robustlens.results import ExplanationResult, Measurement, Run, StudyFolder
 
 GRID = np.linspace(-1, 1, 5)
 
 
 def measure_more(folder: Path) -> Path:
-    """Add everything else to every run of a made study; returns the folder."""
-    for place, group in enumerate(collect.study(folder).groups):
-        for record in group.records:
-            run = record.run
-            content = run.read_json("explanation") or {}
-            arrays = {key: run.array("explanation", key) for key in run.array_names("explanation")}
-            for name, value in _values(place).items():
-                content["measures"][name] = {**content["measures"]["landscape"], "value": value}
-            run.write_result("explanation", content, arrays | _arrays(place))
-            for ending in ("-epoch-0001", "-last"):
-                run.write_json(f"evaluation{ending}", {**record.evaluation, "checkpoint": ending[1:]})
-                run.write_json(f"explanation{ending}", run.read_json("explanation") or {})
+    """Add every other measure, and two checkpoints beside the best, to every run; returns the folder."""
+    runs = StudyFolder(folder).runs()
+    labels = list(dict.fromkeys(run.entry.label for run in runs if run.entry))
+    for run in runs:
+        assert run.entry is not None
+        extend_explanation(run, measurements(labels.index(run.entry.label)))
+        evaluation, explanation = run.evaluation(), run.explanation()
+        assert evaluation is not None
+        assert explanation is not None
+        for checkpoint in (Checkpoint("epoch", 1), LAST):
+            provenance = replace(evaluation.provenance, checkpoint=checkpoint)
+            run.write_evaluation(replace(evaluation, provenance=provenance), checkpoint)
+            run.write_explanation(explanation, checkpoint)
     return folder
 
 
-def _values(place: int) -> dict[str, dict[str, Any]]:
+def extend_explanation(run: Run, added: dict[str, Measurement]) -> ExplanationResult:
+    """Add measures to a run's explanation; a measure that is there keeps its values and gets more arrays."""
+    explanation = run.explanation()
+    assert explanation is not None
+    measures = dict(explanation.measures)
+    for name, measurement in added.items():
+        if name in measures:
+            measurement = replace(measures[name], arrays={**measures[name].arrays, **measurement.arrays})
+        measures[name] = measurement
+    extended = replace(explanation, measures=measures)
+    run.write_explanation(extended)
+    return extended
+
+
+def made(value: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> Measurement:
+    """A measurement of which only the numbers and the arrays matter."""
+    return Measurement(value, "nats", "Made for a test.", "nowhere", seconds=1.5, arrays=arrays or {})
+
+
+def measurements(place: int) -> dict[str, Measurement]:
+    """Measures of the network at `place` of the study."""
+    rises = {"loss": 0.5 + place, "matched": 0.4 + place, "error": 0.1}
+    bowl = 1.0 + place + GRID[:, None] ** 2 + 0.5 * GRID[None, :] ** 2
+    planes = {f"test_plane_{kind}": bowl for kind in ("loss", "matched", "error")}
+    around = {f"test_input_{kind}": bowl for kind in ("loss", "error")}
+    singular_values = np.linspace(1, 3 + place, 12).reshape(6, 2)[:, ::-1]
+    return {
+        "jacobian": made({"examples": 2}, {"test_singular_values": singular_values}),
+        "bound": _bound(place),
+        "flatness": made({"average": rises, "worst": rises}),
+        "curvature": _curvature(place),
+        "landscape": made({}, {"plane_alpha": GRID, "input_radius": GRID, **planes, **around}),
+    }
+
+
+def _bound(place: int) -> Measurement:
     fails = {"fails": 0.01 * place}
     split = {"assumption_3_1_fails": {"paths": 0.05}, "stretch": {"at_x": fails, "on_the_way": fails}}
     row = {"gamma": 1.0, "vacuous": True, "because": ["margin", "covering"], "ramp_gap": 0.02 * place}
     terms = {"sigma_product": -4.0 - place, "distance": 0.1, "v_min": -1.0, "u_min": -5.0 - place}
-    rises = {"loss": 0.5 + place, "matched": 0.4 + place, "error": 0.1}
+    value = {
+        "log10": {**terms, "complexity_term": 12.0},
+        "gammas": [row],
+        "covering": {"dimension": 9.0, "two_nn": 20.0},
+        "test": split,
+        "train": split,
+    }
+    distances = {"test_upper": np.linspace(0, 1 + place, 30), "train_upper": np.linspace(0, 2 + place, 30)}
+    return made(value, distances)
+
+
+def _curvature(place: int) -> Measurement:
     numbers = {"top_eigenvalue": 20.0 - place, "trace": 300.0 - place}
-    return {
-        "jacobian": {"examples": 2},
-        "bound": {
-            "log10": {**terms, "complexity_term": 12.0},
-            "gammas": [row],
-            "covering": {"dimension": 9.0, "two_nn": 20.0},
-            "test": split,
-            "train": split,
-        },
-        "flatness": {"average": rises, "worst": rises},
-        "curvature": {**numbers, **{f"relative_{name}": value for name, value in numbers.items()}},
-    }
-
-
-def _arrays(place: int) -> dict[str, np.ndarray]:
-    bowl = 1.0 + place + GRID[:, None] ** 2 + 0.5 * GRID[None, :] ** 2
-    arrays = {
-        "jacobian/test_singular_values": np.linspace(1, 3 + place, 12).reshape(6, 2)[:, ::-1],
-        "bound/test_upper": np.linspace(0, 1 + place, 30),
-        "bound/train_upper": np.linspace(0, 2 + place, 30),
-        "landscape/plane_alpha": GRID,
-        "landscape/input_radius": GRID,
-    }
-    arrays |= {f"landscape/test_plane_{kind}": bowl for kind in ("loss", "matched", "error")}
-    arrays |= {f"landscape/test_input_{kind}": bowl for kind in ("loss", "error")}
+    arrays = {}
     for prefix in ("", "relative_"):
-        arrays[f"curvature/test_{prefix}nodes"] = np.array([[0.0, 20.0 - place]])
-        arrays[f"curvature/test_{prefix}weights"] = np.array([[0.9, 0.1]])
-    return arrays
+        arrays[f"test_{prefix}nodes"] = np.array([[0.0, 20.0 - place]])
+        arrays[f"test_{prefix}weights"] = np.array([[0.9, 0.1]])
+    return made({**numbers, **{f"relative_{name}": value for name, value in numbers.items()}}, arrays)

@@ -31,6 +31,13 @@ def everything(dtype: torch.dtype = torch.float32) -> nn.Module:
     return model
 
 
+def everything_in_training() -> nn.Module:
+    """An `Everything` as in a training step: all modules in train mode, all parameters trainable, no dropout."""
+    model = everything().train().requires_grad_(True)
+    model.drop.p = 0.0
+    return model
+
+
 def images(n: int = 12, dtype: torch.dtype = torch.float32, classes: int = 5) -> tuple[Tensor, Tensor]:
     """Images that reach the bounds of the box here and there, and labels."""
     generator = torch.Generator().manual_seed(2)
@@ -59,3 +66,12 @@ class Snapshot:
             assert (p.grad is None) == (before is None)
             assert before is None or torch.equal(p.grad, before)
         assert torch.equal(torch.random.get_rng_state(), self.random), "the global random state moved"
+
+
+def blobs(n: int = 160, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of three noisy patterns as uint8, and their labels: a few epochs show learning."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(classes, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    y = torch.arange(n) % classes
+    x = (patterns[y] + 0.15 * torch.randn(n, 1, 8, 8, generator=generator)).clamp(0, 1)
+    return (x * 255).to(torch.uint8), y

@@ -1,40 +1,61 @@
 """A realistic study folder without training anything: what the report and the claims are tested on.
 
-Every number comes from a seeded generator and a small story of what strength does to a network (`Story`):
-logits are drawn per image, and accuracy, margins, losses, attacks and changes under attack all follow from
-the same logits, so the files agree with one another as a real study's do. `reverse=True` tells it backwards.
+Every number comes from a seeded generator and from what strength does to a network (`Traits`): logits are
+drawn per image, and accuracy, margins, losses, attacks and changes under attack all follow from the same
+logits, so the files agree with one another as a real study's do. `reverse=True` turns the papers' claims round.
 """
 
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from helpers.made_measures import Splits, explained
 from helpers.made_networks import (
     ATTACKS,
     EPS,
-    LAYERS,
-    REACH,
     SEARCH,
+    SEARCH_RADIUS,
     SUITE,
+    Arrays,
     Member,
-    Story,
+    Traits,
     difference,
     epochs_of,
     images_of,
-    landscape,
-    margins,
     mean,
     network,
     rate,
-    smoothness,
-    spread,
 )
-from robustlens.config import AWPSpec, EvaluationPlan, ExplanationPlan, OptimizerSpec, Recipe, ThreatSpec
-from robustlens.results.folders import Run, write_json
+from robustlens.config import (
+    BEST,
+    AWPSpec,
+    EvaluationPlan,
+    ExplanationPlan,
+    OptimizerSpec,
+    Plan,
+    Recipe,
+    ThreatSpec,
+)
+from robustlens.results import (
+    ClaimResult,
+    ClaimValue,
+    CurvePoint,
+    Effect,
+    EvaluationResult,
+    ExplanationResult,
+    Provenance,
+    Run,
+    RunEntry,
+    SplitResult,
+    Statistic,
+    StudyFolder,
+    StudyRecord,
+    ThreatRecord,
+)
+from robustlens.version import __version__
 
 QUICKSTART = (
     Member("Standard", "standard", 0.0),
@@ -46,13 +67,13 @@ QUICKSTART = (
 )
 
 
-def story_of(member: Member, *, reverse: bool = False) -> Story:
-    """The papers' story: strength narrows margins and spectra; AWP flattens and overfits less."""
+def traits_of(member: Member, *, reverse: bool = False) -> Traits:
+    """What the papers expect: strength narrows margins and spectra; AWP flattens and overfits less."""
     strength = member.eps / 0.2
     strength = 1 - strength if reverse else strength
     awp = 0.0 if not member.awp else (-1.0 if reverse else 1.0)
     trades = 1.0 if member.objective == "trades" else 0.0
-    return Story(
+    return Traits(
         scale=14.0 - 12.6 * strength - 0.6 * awp - 0.7 * trades,
         centre=1.7 - 0.8 * strength - 0.05 * awp,
         centre_train=2.2 - 1.07 * strength - 0.22 * awp,
@@ -72,8 +93,8 @@ def write_study(
     rng_seed: int = 0,
     reverse: bool = False,
     suite: bool = False,
-    change: Callable[[Member, Story], Story] | None = None,
-    claims: Iterable[dict[str, Any]] = (),
+    change: Callable[[Member, Traits], Traits] | None = None,
+    claims: Iterable[ClaimResult] = (),
 ) -> Path:
     """Write a whole study (`study.json`, `runs/`, `claims.json`) and return `folder`.
 
@@ -85,60 +106,63 @@ def write_study(
         epochs: epochs in `metrics.jsonl`.
         rng_seed: another seed, another study.
         reverse: strength does the opposite of what the papers say, and AWP as well.
-        suite: the evaluations have all that they have today: the standard suite, a minimum-norm search with
-            every image's distance, times, notes; otherwise they are as the first version wrote them.
-        change: alters the story of single members, e.g. `lambda m, s: replace(s, spread=0.5)`.
+        suite: the evaluations have all that they may have: the standard suite, a minimum-norm search with
+            every image's distance, counts, times, notes.
+        change: alters the traits of single members, e.g. `lambda m, t: replace(t, spread=0.5)`.
         claims: written to `claims.json`; without any the file is not written.
     """
     members = list(members)
     entries = []
     for member in members:
-        story = story_of(member, reverse=reverse)
-        story = change(member, story) if change else story
+        traits = traits_of(member, reverse=reverse)
+        traits = change(member, traits) if change else traits
         for seed in range(seeds):
             name = f"{member.method}-{member.eps:g}-s{seed}".lower().replace("+", "-")
-            entries.append(
-                {
-                    "id": name,
-                    "folder": f"runs/{name}",
-                    "method": member.method,
-                    "objective": member.objective,
-                    "awp": member.awp,
-                    "eps": member.eps,
-                    "seed": seed,
-                    "label": member.label,
-                }
-            )
+            entries.append(_entry(name, member, seed))
             write_run(
                 folder / "runs" / name,
                 member,
-                story,
+                traits,
                 seed,
                 n=n,
                 epochs=epochs,
                 rng_seed=rng_seed,
                 suite=suite,
             )
-    study = {
-        "format": 1,
-        "name": "quickstart",
-        "evaluation": EvaluationPlan().model_dump(mode="json"),
-        "explanation": ExplanationPlan().model_dump(mode="json"),
-        "data": {"name": "fashion-mnist-10k"},
-        "model": {"name": "small-cnn", "options": {}},
-        "strengths": sorted({member.eps for member in members}),
-        "runs": entries,
-    }
-    write_json(folder / "study.json", study)
-    if claims := list(claims):
-        write_json(folder / "claims.json", {"format": 1, "claims": claims})
+    study = StudyFolder(folder)
+    study.write_record(
+        StudyRecord(
+            name="quickstart",
+            evaluation=EvaluationPlan().model_dump(mode="json"),
+            explanation=ExplanationPlan().model_dump(mode="json"),
+            data={"name": "fashion-mnist-10k"},
+            model={"name": "small-cnn", "options": {}},
+            strengths=tuple(sorted({member.eps for member in members})),
+            runs=tuple(entries),
+        )
+    )
+    if claims := tuple(claims):
+        study.write_claims(claims)
     return folder
+
+
+def _entry(name: str, member: Member, seed: int) -> RunEntry:
+    return RunEntry(
+        id=name,
+        folder=f"runs/{name}",
+        label=member.label,
+        method=member.method,
+        objective=member.objective,
+        perturbation="awp" if member.awp else None,
+        eps=member.eps,
+        seed=seed,
+    )
 
 
 def write_run(
     folder: Path,
     member: Member,
-    story: Story,
+    traits: Traits,
     seed: int = 0,
     *,
     n: int = 200,
@@ -156,237 +180,169 @@ def write_run(
         optimizer=OptimizerSpec(lr=0.1, epochs=epochs, schedule="one-cycle"),
         seed=seed,
     )
-    run.claim(recipe)
+    run.bind(recipe)
     images = {split: images_of(rng_seed, split, n) for split in ("train", "test")}
     # A network's own randomness: differs by method, strength and seed, never by the order of calls.
-    own = np.random.default_rng(
+    rng = np.random.default_rng(
         [rng_seed, seed, round(member.eps * 1e6), sum(map(ord, member.method)), int(member.awp)]
     )
-    story = replace(
-        story,
-        scale=story.scale * (1 + 0.02 * own.standard_normal()),
-        spread=story.spread * (1 + 0.02 * own.standard_normal()),
-        curvature=story.curvature * (1 + 0.05 * own.standard_normal()),
+    traits = replace(
+        traits,
+        scale=traits.scale * (1 + 0.02 * rng.standard_normal()),
+        spread=traits.spread * (1 + 0.02 * rng.standard_normal()),
+        curvature=traits.curvature * (1 + 0.05 * rng.standard_normal()),
     )
-    nets = {split: network(story, images[split], split, own) for split in images}
-    _write_evaluation(run, recipe, images, nets, own)
-    if suite:
-        _attack_again(run, nets)
-    _write_explanation(run, recipe, story, images, nets, own)
+    nets = {split: network(traits, images[split], split, rng) for split in images}
+    run.write_evaluation(_evaluation(recipe, images, nets, 6.0 + float(rng.random()), suite))
+    measures = explained(traits, images, nets, rng)
+    threat = ThreatRecord("Linf", EPS)
+    run.write_explanation(ExplanationResult(_provenance(recipe, ExplanationPlan()), threat, measures))
     final = {
         split: (float(nets[split]["correct"].mean()), float((nets[split]["radius"] > member.eps).mean()))
         for split in nets
     }
-    for epoch in epochs_of(final, epochs, member, own):
+    for epoch in epochs_of(final, epochs, member, rng):
         run.append_metrics(epoch)
-    environment = {"torch": "2.13.0+cpu", "python": "3.11.2", "device": "cpu"}
-    run.update_status(
+    run.update(
         status="done",
         epochs_done=epochs,
-        train_seconds=sum(epoch["seconds"] for epoch in run.metrics()),
-        environment=environment,
+        train_seconds=sum(epoch.seconds for epoch in run.metrics()),
+        environment={"torch": "2.13.0+cpu", "python": "3.11.2", "device": "cpu"},
     )
     return run
 
 
-def _write_evaluation(
-    run: Run,
-    recipe: Recipe,
-    images: dict[str, dict[str, np.ndarray]],
-    nets: dict[str, dict[str, np.ndarray]],
-    own: np.random.Generator,
-) -> None:
+def _provenance(recipe: Recipe, plan: Plan) -> Provenance:
+    return Provenance(
+        recipe=recipe.hash(),
+        weights="",
+        data="",
+        checkpoint=BEST,
+        plan=plan.model_dump(mode="json"),
+        version=__version__,
+    )
+
+
+def _evaluation(
+    recipe: Recipe, images: Splits, nets: Splits, seconds: float, suite: bool
+) -> EvaluationResult:
     plan = EvaluationPlan()
+    splits = {split: _split(plan, images[split], net, suite) for split, net in nets.items()}
+    test, train = splits["test"].arrays, splits["train"].arrays
+    compared = "robust" if suite else "pgd-20"
+    return EvaluationResult(
+        provenance=_provenance(recipe, plan),
+        threat=ThreatRecord("Linf", EPS),
+        attacks=(*ATTACKS, *SUITE, *SEARCH) if suite else tuple(ATTACKS),
+        splits=splits,
+        gaps={
+            "error": difference(~test["clean"], ~train["clean"]),
+            "loss": difference(test["loss"], train["loss"]),
+            "robust": difference(train[compared], test[compared]),
+        },
+        suites={"standard": tuple(SUITE)} if suite else {},
+        seconds=seconds,
+    )
+
+
+def _split(plan: EvaluationPlan, images: Arrays, net: Arrays, suite: bool) -> SplitResult:
+    """One split under attack; `suite` as in `write_study`."""
     radii = np.array([0.0, *(float(factor) * EPS for factor in plan.curve)])
-    splits: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for split, net in nets.items():
-        right = net["correct"]
-        arrays |= {
-            f"{split}/index": images[split]["index"],
-            f"{split}/labels": images[split]["labels"].astype(np.int64),
-            f"{split}/clean": right,
-            f"{split}/loss": net["loss"].astype(np.float32),
-            f"{split}/predictions": net["predictions"].astype(np.int64),
-            f"{split}/curve": np.stack([net["correct"] & (net["radius"] > eps) for eps in radii]),
-            f"{split}/curve_eps": radii,
-        }
-        for attack, weakness in ATTACKS.items():
-            right = right & (net["radius"] * weakness > EPS)
-            arrays[f"{split}/{attack}"] = right
-        arrays[f"{split}/robust"] = right
-        splits[split] = {
-            "n": len(right),
-            "clean": rate(net["correct"]),
-            "by_attack": {attack: rate(arrays[f"{split}/{attack}"]) for attack in ATTACKS},
-            "robust": rate(right),
-            "loss": mean(net["loss"]),
-            "curve": [
-                {"eps": float(eps), **rate(mask)}
-                for eps, mask in zip(radii, arrays[f"{split}/curve"], strict=True)
-            ],
-            "flags": [],
-        }
-    gaps = {
-        "error": difference(~arrays["test/clean"], ~arrays["train/clean"]),
-        "loss": difference(arrays["test/loss"], arrays["train/loss"]),
-        "robust": difference(arrays["train/pgd-20"], arrays["test/pgd-20"]),
-    }
-    run.write_arrays("evaluation", arrays)
-    run.write_json(
-        "evaluation",
-        {
-            "format": 1,
-            "recipe_hash": recipe.hash(),
-            "plan": plan.model_dump(mode="json"),
-            "checkpoint": "best",
-            "threat": {"norm": "Linf", "eps": EPS, "bounds": [0.0, 1.0]},
-            "attacks": list(ATTACKS),
-            "splits": splits,
-            "gaps": gaps,
-            "seconds": 6.0 + float(own.random()),
+    attacks = {**ATTACKS, **SUITE, **SEARCH} if suite else ATTACKS
+    right_after, counts = _attacked(net, attacks)
+    robust = list(right_after.values())[-1]
+    nearest = net["radius"] * SEARCH["min-norm"]
+    distance = np.where(nearest > SEARCH_RADIUS, np.inf, np.where(net["correct"], nearest, 0.0))
+    curve = np.stack([distance > eps if suite else net["correct"] & (net["radius"] > eps) for eps in radii])
+    return SplitResult(
+        n=len(robust),
+        clean=rate(net["correct"]),
+        robust=rate(robust),
+        loss=mean(net["loss"]),
+        by_attack={attack: rate(right) for attack, right in right_after.items()},
+        attacked={attack: given for attack, (given, _) in counts.items()} if suite else {},
+        broken={attack: broken for attack, (_, broken) in counts.items()} if suite else {},
+        seconds={attack: 0.25 * place for place, attack in enumerate(attacks)} if suite else {},
+        curve=tuple(
+            CurvePoint(float(eps), point.value, point.low, point.high)
+            for eps, point in zip(radii, map(rate, curve), strict=True)
+        ),
+        notes=("apgd-t: 9 target classes",) if suite else (),
+        arrays={
+            "index": images["index"],
+            "labels": images["labels"].astype(np.int64),
+            "clean": net["correct"],
+            "loss": net["loss"].astype(np.float32),
+            "predictions": net["predictions"].astype(np.int64),
+            "curve": curve,
+            "curve_eps": radii,
+            **right_after,
+            "robust": robust,
+            **({"distance": distance} if suite else {}),
         },
     )
 
 
-def _attack_again(run: Run, nets: dict[str, dict[str, np.ndarray]]) -> None:
-    """Add to an evaluation what it has today: the suite, a minimum-norm search, times and notes."""
-    content = run.read_json("evaluation") or {}
-    arrays = {key: run.array("evaluation", key) for key in run.array_names("evaluation")}
-    for split, net in nets.items():
-        nearest = net["radius"] * SEARCH["min-norm"]
-        distance = np.where(nearest > REACH, np.inf, np.where(net["correct"], nearest, 0.0))
-        found = content["splits"][split]
-        right = arrays[f"{split}/robust"]
-        for attack, weakness in {**SUITE, **SEARCH}.items():
-            right = right & (net["radius"] * weakness > EPS)
-            arrays[f"{split}/{attack}"] = right
-            found["by_attack"][attack] = rate(right)
-        curve = np.stack([distance > eps for eps in arrays[f"{split}/curve_eps"]])
-        arrays |= {f"{split}/robust": right, f"{split}/distance": distance, f"{split}/curve": curve}
-        found["robust"] = rate(right)
-        found["curve"] = [
-            {"eps": point["eps"], **rate(mask)} for point, mask in zip(found["curve"], curve, strict=True)
-        ]
-        found["seconds"] = {attack: 0.25 * place for place, attack in enumerate(found["by_attack"])}
-        found["notes"] = ["apgd-t: 9 target classes"]
-    content["attacks"] = [*ATTACKS, *SUITE, *SEARCH]
-    content["suites"] = {"standard": list(SUITE)}
-    content["gaps"]["robust"] = difference(arrays["train/robust"], arrays["test/robust"])
-    run.write_result("evaluation", content, arrays)
+def _attacked(net: Arrays, attacks: dict[str, float]) -> tuple[Arrays, dict[str, tuple[int, int]]]:
+    """Images still right after each attack, and how many each was given and broke; the search gets all."""
+    right = net["correct"]
+    masks: Arrays = {}
+    counts: dict[str, tuple[int, int]] = {}
+    for attack, weakness in attacks.items():
+        given = net["correct"] if attack in SEARCH else right
+        after = right & (net["radius"] * weakness > EPS)
+        counts[attack] = int(given.sum()), int((right & ~after).sum())
+        masks[attack] = right = after
+    return masks, counts
 
 
-def _write_explanation(
-    run: Run,
-    recipe: Recipe,
-    story: Story,
-    images: dict[str, dict[str, np.ndarray]],
-    nets: dict[str, dict[str, np.ndarray]],
-    own: np.random.Generator,
-) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    values: dict[str, dict[str, Any]] = {"spectrum": {"layers": {}}, "activations": {"layers": {}}}
-    n = len(images["test"]["labels"])
-    for depth, (layer, count) in enumerate(LAYERS.items()):
-        sigma = np.sort(np.abs(1 + story.spread * own.standard_normal(count)))[::-1] * (1.5 - 0.1 * depth)
-        norms = np.abs(1 + 0.6 * story.spread * own.standard_normal(n)) * story.scale * (depth + 2)
-        arrays[f"spectrum/{layer}"] = sigma
-        arrays[f"activations/{layer}"] = norms.astype(np.float32)
-        values["spectrum"]["layers"][layer] = {
-            **spread(sigma),
-            "max": float(sigma.max()),
-            "min": float(sigma.min()),
-            "count": count,
-            "shape": f"{count} values",
-        }
-        values["activations"]["layers"][layer] = spread(norms)
-    values["margins"] = margins(arrays, images, nets)
-    values["smoothness"] = smoothness(arrays, story, images["test"], nets["test"], own)
-    values["landscape"] = landscape(arrays, story, nets, own)
-    run.write_arrays("explanation", arrays)
-    measures = {
-        name: {"value": value, "unit": unit, "source": source, "what": what, "seconds": 1.5}
-        for (name, value), (unit, source, what) in zip(
-            values.items(),
-            (
-                (
-                    "",
-                    "Sedghi et al. 2019",
-                    "Singular values of every layer (circular FFT).",
-                ),
-                ("L2 norm", "Wen et al. 2020, section 4", "Norms of every layer's output on test images."),
-                ("logits, probability", "Wen et al. 2020", "Margins, confidence and indecisive errors."),
-                ("logits, probability", "Wen et al. 2020", "Change of the margin under a fixed PGD."),
-                ("nats", "Wu et al. 2020, section 3", "Adversarial weight-loss landscape, attacked anew."),
-            ),
-            strict=True,
-        )
-    }
-    plan = ExplanationPlan().model_dump(mode="json")
-    run.write_json(
-        "explanation",
-        {
-            "format": 1,
-            "recipe_hash": recipe.hash(),
-            "plan": plan,
-            "checkpoint": "best",
-            "measures": measures,
-        },
+def example_claims() -> tuple[ClaimResult, ...]:
+    """Three hand-written claims, one per verdict."""
+    values = tuple(
+        ClaimValue(label=m.label, eps=m.eps, seed=0, value=traits_of(m).spread) for m in QUICKSTART[:4]
     )
-
-
-def example_claims() -> list[dict[str, Any]]:
-    """Three hand-written claims, one per verdict, in the form of `claims.json`."""
-    values = [
-        {"label": m.label, "eps": m.eps, "seed": 0, "value": story_of(m).spread} for m in QUICKSTART[:4]
-    ]
-    wen, awp = "Wen et al. 2020", "Wu et al. 2020"
-    common = {"values": values, "seeds": 1, "note": "one seed: interval over examples"}
-    claims = [
-        {
-            "id": "accuracy-falls",
-            "paper": wen,
-            "statement": "Clean accuracy falls as training strength grows.",
-            "quantity": "clean test accuracy",
-            "verdict": "supported",
-            "why": "the interval of the fall excludes 0 and the order over strengths is monotone",
-            "statistic": {"name": "Spearman over strengths", "value": -1.0},
-            "effect": {
-                "name": "strongest minus standard",
-                "value": -12.5,
-                "low": -18.0,
-                "high": -7.0,
-                "unit": "points",
-            },
-        },
-        {
-            "id": "error-gap-grows",
-            "paper": wen,
-            "statement": "The error gap grows with strength.",
-            "quantity": "test error minus training error",
-            "verdict": "not supported",
-            "why": "the gap moved the other way and its interval excludes 0",
-            "statistic": {"name": "Spearman over strengths", "value": None},
-            "effect": {
-                "name": "strongest minus standard",
-                "value": -3.1,
-                "low": -5.0,
-                "high": -1.2,
-                "unit": "points",
-            },
-        },
-        {
-            "id": "awp-flatter",
-            "paper": awp,
-            "statement": "AWP flattens the adversarial weight-loss landscape.",
-            "quantity": "rise of the adversarial loss at alpha 0.5",
-            "verdict": "inconclusive",
-            "why": "the interval contains 0",
-            "statistic": {"name": "paired difference", "value": 0.02},
-            "effect": {"name": "AT+AWP minus AT", "value": -0.04, "low": -0.11, "high": 0.03, "unit": "nats"},
-        },
-    ]
-    return [{**claim, **common} for claim in claims]
+    wen, awp, note = "Wen et al. 2020", "Wu et al. 2020", "one seed: interval over examples"
+    return (
+        ClaimResult(
+            id="accuracy-falls",
+            paper=wen,
+            statement="Clean accuracy falls as training strength grows.",
+            quantity="clean test accuracy",
+            verdict="supported",
+            why="the interval of the fall excludes 0 and the order over strengths is monotone",
+            statistic=Statistic("Spearman over strengths", -1.0),
+            effect=Effect("strongest minus standard", -12.5, -18.0, -7.0, "points"),
+            values=values,
+            seeds=1,
+            note=note,
+        ),
+        ClaimResult(
+            id="error-gap-grows",
+            paper=wen,
+            statement="The error gap grows with strength.",
+            quantity="test error minus training error",
+            verdict="not supported",
+            why="the gap moved the other way and its interval excludes 0",
+            statistic=Statistic("Spearman over strengths"),
+            effect=Effect("strongest minus standard", -3.1, -5.0, -1.2, "points"),
+            values=values,
+            seeds=1,
+            note=note,
+        ),
+        ClaimResult(
+            id="awp-flatter",
+            paper=awp,
+            statement="AWP flattens the adversarial weight-loss landscape.",
+            quantity="rise of the adversarial loss at alpha 0.5",
+            verdict="inconclusive",
+            why="the interval contains 0",
+            statistic=Statistic("paired difference", 0.02),
+            effect=Effect("AT+AWP minus AT", -0.04, -0.11, 0.03, "nats"),
+            values=values,
+            seeds=1,
+            note=note,
+        ),
+    )
 
 
 if __name__ == "__main__":

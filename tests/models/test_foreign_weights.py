@@ -143,12 +143,12 @@ def test_one_sided_padding_has_tensor_names_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_the_published_sizes_fit_by_name_and_shape(name: str, make: Callable[[], nn.Module]) -> None:
-    from robustlens.models.foreign import _fits
+    from robustlens.models.fits import fits_of_ours
 
     with torch.device("meta"):
         state = make().state_dict()
     state |= {key: torch.rand(3) for key in ("mean", "std") if key in state}
-    fits = [fit for fit in _fits(list(models.MODELS), {}, {"module": state}, None) if not fit.faults]
+    fits = [fit for fit in fits_of_ours(list(models.MODELS), {}, {"module": state}, None) if not fit.faults]
     assert [fit.name for fit in fits] == [name]
 
 
@@ -340,7 +340,7 @@ def test_without_batch_norm_nothing_tells_whether_images_were_normalised(tmp_pat
         ({"std": [0.5, 0.5, 0.5]}, "found std alone"),
         ({"mean": [0.5] * 3, "std": [0.5] * 3}, "found mean and std of the images twice"),
         ({"architecture": "resnet-20"}, "did you mean 'resnet20'"),
-        ({"architecture": "resnet20", "depth": 3}, "unknown option 'depth'"),
+        ({"architecture": "resnet20", "depth": 3}, "model.options.depth: unknown option of 'resnet20'"),
         (
             {"architecture": "resnet20"},
             "fits none of resnet20; nearest is resnet20: has no tensor 'bn1.weight'",

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustlens import models
-from robustlens.errors import ModelError, NumericsError
-from robustlens.models.preact_resnet import Block as PreActBlock
-from robustlens.models.resnet import Block as ResNetBlock
-from robustlens.models.wide_resnet import Block as WideBlock
+from robustlens.errors import ModelError, NumericsError, RobustlensError, StateError
+from robustlens.models.preact_resnet import PreActBlock
+from robustlens.models.resnet import BasicBlock
+from robustlens.models.wide_resnet import WideBlock
 
 
 def size_of(model: nn.Module) -> int:
@@ -107,7 +107,7 @@ def test_the_flattened_map_is_averaged_only_where_its_size_is_another() -> None:
 
 
 def test_a_resnet_shortcut_takes_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
-    block = ResNetBlock(2, 4, 2).eval()
+    block = BasicBlock(2, 4, 2).eval()
     nn.init.zeros_(block.conv2.weight)  # the residual is then 0, so the block is its shortcut
     x = torch.rand(1, 2, 5, 6)
     expected = torch.cat([x[:, :, ::2, ::2], torch.zeros(1, 2, 3, 3)], dim=1)
@@ -115,7 +115,7 @@ def test_a_resnet_shortcut_takes_every_second_pixel_and_fills_new_channels_with_
 
 
 def test_a_centred_resnet_shortcut_puts_half_of_the_zeros_before_the_old_channels() -> None:
-    block = ResNetBlock(2, 4, 2, centred=True).eval()
+    block = BasicBlock(2, 4, 2, centred=True).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.rand(1, 2, 4, 4)
     zeros = torch.zeros(1, 1, 2, 2)
@@ -305,9 +305,19 @@ def test_statistics_put_a_normalisation_before_the_network_of_a_factory(factorie
         ("no_such_module_here:f", {}, "cannot import 'no_such_module_here': ModuleNotFoundError"),
         ("resnet-20", {}, "did you mean 'resnet20'"),
         ("nonsense", {}, "expected one of small-cnn, .*package.module:factory"),
-        ("small-cnn", {"wdth": 3}, "unknown option 'wdth', expected width, hidden, batch_norm"),
-        ("resnet8", {"depth": 20}, "unknown option 'depth', expected width"),
-        ("small-cnn", {"width": "wide"}, "cannot be built with .*width='wide'"),
+        (
+            "small-cnn",
+            {"wdth": 3},
+            "wdth: unknown option of .small-cnn.; expected one of width, hidden, batch_norm; did you mean .width",
+        ),
+        ("resnet8", {"depth": 20}, "depth: unknown option of .resnet8.; expected one of width"),
+        (
+            "small-cnn",
+            {"width": "wide"},
+            "model.options.width: found .wide.; input should be a valid integer",
+        ),
+        ("small-cnn", {"width": 1.5}, "model.options.width: found 1.5; input should be a valid integer"),
+        ("small-cnn", {"width": -1}, "cannot be built with .*width=-1"),
         ("small-cnn", {"mean": [0.5]}, "found 1 means and 3 stds, expected 3 of each"),
         ("small-cnn", {"in_channels": 0}, "expected at least 2 classes and 1 channel"),
     ],
@@ -431,10 +441,12 @@ def test_a_truncated_file_is_named_in_one_line(tmp_path: Path, kept: int) -> Non
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    """Other tensors under the same description, sealed as if they had always been there."""
     with safe_open(path, "pt") as file:
-        state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        described = json.loads(file.metadata()["robustlens"])["model"]
     change(state)
-    save_file(state, path, metadata)
+    path.write_bytes(models.to_bytes(state, described))
 
 
 @pytest.mark.parametrize(
@@ -461,13 +473,21 @@ def test_tensors_that_do_not_fit_are_named_and_the_network_stays_as_it_was(
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"model": 3}'])
-def test_a_description_without_a_model_is_refused(tmp_path: Path, text: str) -> None:
-    save_file({"w": torch.zeros(1)}, tmp_path / "damaged.safetensors", {"robustlens": text})
-    with pytest.raises(
-        ModelError, match=r"damaged\.safetensors: found metadata 'robustlens' without a model"
-    ):
-        models.load(tmp_path / "damaged.safetensors")
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("nonsense", StateError, "damaged, its content does not have its seal"),
+        ("[]", StateError, "damaged, its content does not have its seal"),
+        ("{}", ModelError, "found metadata 'robustlens' without a model"),
+        ('{"model": 3}', ModelError, "found metadata 'robustlens' without a model"),
+    ],
+)
+def test_a_description_without_a_model_is_refused(
+    tmp_path: Path, text: str, error: type[RobustlensError], words: str
+) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "changed.safetensors", {"robustlens": text})
+    with pytest.raises(error, match=rf"changed\.safetensors: {words}"):
+        models.load(tmp_path / "changed.safetensors")
 
 
 def test_a_weights_file_runs_no_code_unless_it_is_trusted(tmp_path: Path, factories: str) -> None:

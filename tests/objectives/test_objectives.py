@@ -89,15 +89,21 @@ def test_inner_attacks_are_the_published_ones():
     [
         ("trade", {}, "one of standard, fgsm, at, trades, mart, alp, llr, cure, vat, gradient-penalty"),
         ("trades", {"betta": 1.0}, "expected one of beta, label_smoothing"),
-        ("trades", {"beta": -1.0}, "expected a number in"),
-        ("at", {"label_smoothing": 1.0}, "expected a number in"),
-        ("mart", {"beta": "six"}, "expected a number in"),
+        ("trades", {"beta": -1.0}, "beta: found -1.0; input should be greater than or equal to 0"),
+        ("trades", {"beta": True}, "beta: found True; input should be a valid number"),
+        ("trades", {"beta": float("inf")}, "beta: found inf; input should be a finite number"),
+        ("at", {"label_smoothing": 1.0}, "label_smoothing: found 1.0; input should be less than 1"),
+        ("mart", {"beta": "six"}, "beta: found .six.; input should be a valid number"),
         ("mart", {"inner_attack": None}, "unknown option"),
         ("cure", {"inner_attack": None}, "unknown option"),
-        ("cure", {"h": 0}, "objective_options.h: found 0, expected a length > 0"),
-        ("vat", {"xi": 0.0}, "objective_options.xi: found 0.0, expected a length > 0"),
-        ("vat", {"iterations": 1.5}, "expected a whole number in"),
-        ("vat", {"iterations": 0}, "objective_options.iterations: found 0, expected at least 1"),
+        ("cure", {"h": 0}, "objective_options.h: found 0; input should be greater than 0"),
+        ("vat", {"xi": 0.0}, "objective_options.xi: found 0.0; input should be greater than 0"),
+        ("vat", {"iterations": 1.5}, "iterations: found 1.5; input should be a valid integer"),
+        (
+            "vat",
+            {"iterations": 0},
+            "objective_options.iterations: found 0; input should be greater than or equal to 1",
+        ),
     ],
 )
 def test_wrong_objectives_are_refused_in_one_line(name, options, said):

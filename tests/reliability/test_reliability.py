@@ -1,4 +1,4 @@
-"""Reliability flags: twelve kinds of broken models raise theirs, sound models raise none, all stay as they were."""
+"""Reliability flags: twelve broken models raise theirs, sound models raise none, all stay as they were."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from robustlens import noise, reliability
 from robustlens.reliability import attacked
 from robustlens.reliability.attacked import Count, _certain_eps
 from robustlens.reliability.diagnostics import Diagnostics
-from robustlens.reliability.state import State
+from robustlens.reliability.state import ModelState
 
 THREAT = rl.ThreatModel("Linf", 0.15)
 N = 32
@@ -252,7 +252,7 @@ def test_without_attacks_a_broken_model_raises_nothing_else(network, flag, rule)
     assert names(Around(network, rule), threat=None) == {flag}
 
 
-def test_every_kind_of_flag_has_a_broken_model():
+def test_every_check_has_a_broken_model():
     assert {flag for flag, _ in BROKEN} == set(reliability.CHECKS)
 
 
@@ -320,7 +320,7 @@ def test_a_sound_model_raises_none(kind):
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.15, 0.3])
-def test_sound_where_all_stand_some_and_none(network, eps):
+def test_sound_where_all_survive_some_and_none(network, eps):
     assert names(network, threat=rl.ThreatModel("Linf", eps)) == set()
 
 
@@ -406,17 +406,16 @@ def test_low_precision_may_round_more():
 def test_a_flag_says_what_was_seen_what_it_means_and_what_to_do(network):
     x, y = quadrants()
     (flag,) = reliability.check(Around(network, lambda self, model, x: model(x).softmax(1)), x, y)
-    kind = reliability.CHECKS["softmax"]
-    assert (flag.raised_if, flag.means, flag.todo) == (kind.raised_if, kind.means, kind.todo)
-    assert (
-        flag.message
-        == f"the outputs of every image are probabilities, which sum to one; {kind.means}; {kind.todo}"
-    )
+    check = reliability.CHECKS["softmax"]
+    assert (flag.raised_if, flag.meaning, flag.remedy) == (check.raised_if, check.meaning, check.remedy)
+    assert flag.observed == "the outputs of every image are probabilities, which sum to one"
+    assert flag.message == f"{flag.observed}; {check.meaning}; {check.remedy}"
     assert json.loads(json.dumps(asdict(flag)))["name"] == "softmax"
 
 
-def test_every_kind_has_three_texts_of_its_own():
-    texts = [text for kind in reliability.CHECKS.values() for text in (kind.raised_if, kind.means, kind.todo)]
+def test_every_check_has_three_texts_of_its_own():
+    checks = reliability.CHECKS.values()
+    texts = [text for check in checks for text in (check.raised_if, check.meaning, check.remedy)]
     assert all(len(text) > 20 and "\n" not in text and "|" not in text for text in texts)
     assert len(set(texts)) == 3 * len(reliability.CHECKS) == 36
 
@@ -456,37 +455,37 @@ def test_the_suites_own_counts_tell_and_spare_a_square(network, monkeypatch):
     own = []
     monkeypatch.setattr(attacked, "_by_square", lambda seen: own.append(1) or Count(0, 64))
 
-    def flags(fell, accuracy=0.4, eps=0.001):
-        evaluated = {"standing": torch.arange(N) < 20, "accuracy": accuracy, "fell": fell}
+    def flags(broken_by, accuracy=0.4, eps=0.001):
+        evaluated = {"robust": torch.arange(N) < 20, "accuracy": accuracy, "broken_by": broken_by}
         own.clear()
-        found = reliability.check(network, x, y, torch.zeros(1000, 4), threat=THREAT.at(eps), **evaluated)
-        return {flag.name: flag.message for flag in found}
+        raised = reliability.check(network, x, y, torch.zeros(1000, 4), threat=THREAT.at(eps), **evaluated)
+        return {flag.name: flag.message for flag in raised}
 
-    found = flags({"pgd": (300, True), "square": (80, False), "fab": (1, True), "other": (20, False)})
-    assert found["masked-gradient"].startswith("a score-based attack breaks 100 of 500 images")
+    raised = flags({"pgd": (300, True), "square": (80, False), "fab": (1, True), "other": (20, False)})
+    assert raised["masked-gradient"].startswith("a score-based attack breaks 100 of 500 images")
     assert flags({"pgd": (300, True), "square": (15, False)}) == {}
     assert flags({"pgd": (960, True), "square": (12, False)}, accuracy=0.01) == {}  # 1.2 points
     assert "masked-gradient" in flags({"pgd": (900, True), "square": (60, False)}, accuracy=0.01)
     assert not own
     assert flags({"square": (300, False), "pgd": (50, True)}) == {}  # nothing to compare it with
     assert own
-    # A weak suite: what fell to Square in the sample falls to gradients as well.
+    # A weak suite: gradients break what Square broke in the sample as well.
     assert "masked-gradient" not in flags({"fgsm": (300, True), "square": (80, False)}, eps=0.3)
 
 
 def test_near_zero_accuracy_more_steps_say_nothing():
-    """Of 48 images that an attack of one step left standing, many fall; if they are 1 % of all, no matter."""
+    """Of 48 images that survive an attack of one step, many break; if they are 1 % of all, no matter."""
     model = Around(trained(conv()), few_pixels)
-    standing = torch.ones(N, dtype=torch.bool)
-    assert "more-steps" in names(model, standing=standing, accuracy=0.9)
-    assert "more-steps" not in names(model, standing=standing, accuracy=0.01)
+    robust = torch.ones(N, dtype=torch.bool)
+    assert "more-steps" in names(model, robust=robust, accuracy=0.9)
+    assert "more-steps" not in names(model, robust=robust, accuracy=0.01)
 
 
-def test_nothing_standing_nothing_to_attack(network):
+def test_without_survivors_nothing_is_attacked(network):
     calls = []
     handle = network.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     try:
-        assert names(network, standing=torch.zeros(N, dtype=torch.bool)) == set()
+        assert names(network, robust=torch.zeros(N, dtype=torch.bool)) == set()
     finally:
         handle.remove()
     assert sum(calls) < 40 * N  # passes, and the attack at the certain radius
@@ -506,7 +505,7 @@ def test_a_radius_at_which_images_of_other_classes_are_within_reach():
 
     def radius(y, norm="L1"):
         threat = rl.ThreatModel(norm, 0.1)
-        return _certain_eps(Diagnostics(Between(), x, y, None, threat, None, None, {}, State(model)))
+        return _certain_eps(Diagnostics(Between(), x, y, None, threat, None, None, {}, ModelState(model)))
 
     assert radius(y) == pytest.approx(0.4)  # nearest others: 0.4, 0.3, 0.3, 0.4
     assert radius(1 - y) == pytest.approx(0.4)  # the last alone is right; its nearest other is 0.6
@@ -529,12 +528,12 @@ def test_the_cost_is_as_stated():
     model.register_forward_hook(
         lambda module, inputs, output: spent.append(len(inputs[0]) * (2 if output.requires_grad else 1))
     )
-    reliability.check(model, x, y, threat=rl.ThreatModel("Linf", 1e-4))  # nothing falls: the dearest case
+    reliability.check(model, x, y, threat=rl.ThreatModel("Linf", 1e-4))  # nothing breaks: the dearest case
     assert 64 * 400 < sum(spent) <= 64 * 500
 
 
 def test_flags_of_an_evaluation(network):
     x, y = quadrants()
-    found = rl.evaluate(Around(network, reversed_gradient), x, y, THREAT, "fast")
-    assert {"masked-gradient", "huge-eps"} <= {flag.name for flag in found.flags}
+    evaluation = rl.evaluate(Around(network, reversed_gradient), x, y, THREAT, "fast")
+    assert {"masked-gradient", "huge-eps"} <= {flag.name for flag in evaluation.flags}
     assert rl.evaluate(network, x, y, THREAT, "fast").flags == ()

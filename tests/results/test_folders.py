@@ -1,151 +1,270 @@
-"""Run folders: atomic files, locks, damage in one line, and no torch."""
+"""Run and study folders: typed documents in, typed documents out; nothing is changed by reading."""
 
-import json
-import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from robustlens.config import Recipe, checked
-from robustlens.errors import LockedError, ResourceError, StateError
-from robustlens.results.folders import Run, StudyFolder, locked, read_json, write_atomic, write_json
+from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, Recipe, checked
+from robustlens.errors import StateError
+from robustlens.results import (
+    ClaimResult,
+    ClaimValue,
+    CurvePoint,
+    EpochRecord,
+    ErrorRecord,
+    EvaluationResult,
+    ExplanationResult,
+    Flag,
+    Measurement,
+    MonitorRecord,
+    Provenance,
+    Run,
+    RunEntry,
+    SplitResult,
+    StudyFolder,
+    StudyRecord,
+    ThreatRecord,
+    files,
+)
+from robustlens.stats.intervals import Interval
+
+RATE = Interval(0.5, 0.4, 0.6)
 
 
-def test_a_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "a" / "file.json"
-    write_atomic(path, b"first")
-    assert path.read_bytes() == b"first"
-    (tmp_path / "plain").touch()
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it as any other file"
+def evaluation(plan: EvaluationPlan | None = None, weights: str = "w") -> EvaluationResult:
+    plan = plan or EvaluationPlan()
+    arrays = {"clean": np.array([True, False]), "loss": np.array([0.5, np.inf])}
+    split = SplitResult(
+        n=2,
+        clean=RATE,
+        robust=Interval(0.0, 0.0, 0.6),
+        loss=Interval(float("nan")),
+        by_attack={"fgsm": RATE, "square": Interval(0.0)},
+        attacked={"fgsm": 1, "square": 1},
+        broken={"fgsm": 0, "square": 1},
+        seconds={"fgsm": 0.1},
+        curve=(CurvePoint(0.0, 0.5, 0.4, 0.6),),
+        flags=(Flag("softmax", "seen", "if", "so", "do"),),
+        notes=("9 targets",),
+        arrays=arrays,
+    )
+    provenance = Provenance("hash", weights, "data", BEST, plan.model_dump(mode="json"), "0")
+    return EvaluationResult(
+        provenance=provenance,
+        threat=ThreatRecord("Linf", 0.1),
+        attacks=("fgsm", "square"),
+        suites={"standard": ("square",)},
+        splits={"test": split},
+        gaps={"robust": Interval(0.1, None, None)},
+        seconds=2.0,
+    )
 
-    def full_disk(handle):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(ResourceError, match="No space left") as caught:
-        write_atomic(path, b"second")
-    assert caught.value.exit_code == 5
-    assert path.read_bytes() == b"first"
-    assert list(path.parent.iterdir()) == [path], "a temporary file was left"
+def test_an_evaluation_comes_back_as_it_was_written(tmp_path):
+    run, written = Run(tmp_path), evaluation()
+    run.write_evaluation(written)
+    read = run.evaluation()
+    assert read is not None
+    assert np.isnan(read.splits["test"].loss.value)
+    assert read.splits["test"].by_attack == written.splits["test"].by_attack
+    assert read.splits["test"].flags == written.splits["test"].flags
+    assert (read.provenance, read.attacks, read.gaps) == (written.provenance, written.attacks, written.gaps)
+    assert read.columns == {"fgsm": "fgsm", "standard": "square"}
+    assert (read.after("standard"), read.after("pgd-20"), read.after("fgsm", "train")) == (
+        Interval(0.0),
+        None,
+        None,
+    )
+    np.testing.assert_array_equal(read.splits["test"].arrays["loss"], [0.5, np.inf])
 
 
-def test_json_has_no_nan(tmp_path):
-    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [np.float32(1.5), np.int64(2), float("inf")]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [1.5, 2, None]}
-
-
-def test_arrays_come_back(tmp_path):
+def test_an_explanation_comes_back_as_it_was_written(tmp_path):
     run = Run(tmp_path)
-    arrays = {
-        "test/clean": np.array([True, False]),
-        "test/loss": np.arange(6, dtype=np.float32).reshape(2, 3).T,
-    }
-    run.write_arrays("evaluation", arrays)
-    assert run.array_names("evaluation") == ["test/clean", "test/loss"]
-    assert run.array_names("explanation") == []
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(run.array("evaluation", name), array)
-    with pytest.raises(KeyError):
-        run.array("evaluation", "test/fgsm")
+    measurement = Measurement(
+        {"layers": {"a": {"std": 1.5, "count": 3}}, "none": None},
+        "nats",
+        "One.",
+        "Us",
+        {"eps": 0.1},
+        2.0,
+        {"a": np.arange(3)},
+    )
+    provenance = Provenance("hash", "w", "data", LAST, ExplanationPlan().model_dump(mode="json"), "0")
+    run.write_explanation(
+        ExplanationResult(provenance, ThreatRecord("L2", 1.0), {"spectrum": measurement}), LAST
+    )
+    assert run.explanation() is None
+    read = run.explanation(LAST)
+    assert read is not None
+    one = read.measures["spectrum"]
+    assert (one.number("layers", "a", "std"), one.number("layers", "b", "std"), one.number("layers")) == (
+        1.5,
+        None,
+        None,
+    )
+    assert (one.conditions, one.seconds, one.arrays["a"].tolist()) == ({"eps": 0.1}, 2.0, [0, 1, 2])
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", "\xff"])
-def test_damaged_json_is_one_line_with_the_file(tmp_path, damage):
-    (tmp_path / "run.json").write_text(damage, encoding="latin-1")
-    with pytest.raises(StateError, match=r"run\.json") as caught:
-        _ = Run(tmp_path).status
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 7
-
-
-def test_damaged_arrays_are_one_line_with_the_file(tmp_path):
+def test_epochs_and_records_come_back(tmp_path):
     run = Run(tmp_path)
-    run.write_arrays("evaluation", {"a": np.zeros(100)})
-    path = tmp_path / "evaluation.safetensors"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(StateError, match=r"evaluation\.safetensors: damaged") as caught:
-        run.array("evaluation", "a")
-    assert "\n" not in str(caught.value)
+    assert (run.record.status, run.metrics(), run.exists) == ("new", [], False)
+    after = MonitorRecord(10, 0.5, 0.25, 1.0, 0.75, "at w")
+    for epoch in (1, 2, 3):
+        run.append_metrics(EpochRecord(epoch, 0.1, 2.0, float("nan"), "at w", False, after, None, epoch == 2))
+    run.update(status="failed", epochs_done=2, error=ErrorRecord("NumericsError", "the loss became NaN", 4))
+    assert [record.best for record in run.metrics()] == [False, True, False]
+    assert run.metrics()[0].train == after
+    assert np.isnan(run.metrics()[0].loss)
+    run.truncate_metrics(2)
+    assert [record.epoch for record in run.metrics()] == [1, 2]
+    assert run.record.error == ErrorRecord("NumericsError", "the loss became NaN", 4)
 
 
-def test_a_half_written_last_metric_is_passed_over_and_one_in_the_middle_is_not(tmp_path):
-    run = Run(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    assert run.metrics() == [{"epoch": 1}]
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
-    with pytest.raises(StateError, match="line 2"):
+def test_a_half_written_last_epoch_is_passed_over_and_any_other_damage_is_not(tmp_path):
+    run, path = Run(tmp_path), tmp_path / "metrics.jsonl"
+    run.append_metrics(EpochRecord(1))
+    run.append_metrics(EpochRecord(2))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"epo')
+    assert [record.epoch for record in run.metrics()] == [1, 2]
+    first, second, _ = whole.split(b"\n")
+    for damaged in (
+        first[:-5] + b"\n" + second + b"\n",
+        second + b"\n",
+        first.replace(b"1", b"7", 1) + b"\n",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(StateError, match=r"metrics\.jsonl"):
+            run.metrics()
+    path.write_bytes(
+        whole[:-1]
+    )  # the break of the last line is gone, although run.json says that it was saved
+    run.update(epochs_done=2)
+    with pytest.raises(StateError, match=r"metrics\.jsonl"):
         run.metrics()
-
-
-def _hold(folder, ready, release):
-    with locked(Path(folder)):
-        ready.set()
-        release.wait(30)
-
-
-def test_a_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
-    holder.start()
-    assert ready.wait(60)
-    with pytest.raises(LockedError) as caught, locked(tmp_path):
-        pass
-    assert caught.value.exit_code == 6
-    holder.kill()
-    holder.join()
-    with locked(tmp_path):
-        pass
 
 
 def test_a_folder_belongs_to_one_recipe(tmp_path):
     run = Run(tmp_path / "run")
     run.check(Recipe())
     assert not run.folder.exists(), "checking must not create anything"
-    run.claim(Recipe())
-    run.claim(Recipe())
+    run.bind(Recipe())
+    run.bind(Recipe())
     with pytest.raises(StateError, match="seed: 0 -> 1"):
-        run.claim(checked(Recipe, {"seed": 1}, "recipe"))
+        run.bind(checked(Recipe, {"seed": 1}, "recipe"))
     assert run.recipe == Recipe()
 
 
 def test_a_recipe_of_another_version_is_one_line(tmp_path):
-    write_json(tmp_path / "recipe.json", {"learning_rate": 1})
+    files.write_json(tmp_path / "recipe.json", {"learning_rate": 1})
     with pytest.raises(StateError, match="learning_rate: unknown key") as caught:
         _ = Run(tmp_path).recipe
     assert caught.value.exit_code == 7
 
 
+def test_wrong_types_are_one_line_with_file_and_field(tmp_path):
+    files.write_json(tmp_path / "run.json", {"status": "done", "epochs_done": "many"})
+    with pytest.raises(StateError, match=r"run\.json: epochs_done: found 'many'") as caught:
+        _ = Run(tmp_path).record
+    assert "\n" not in str(caught.value)
+
+
 def test_a_result_is_there_only_with_its_arrays(tmp_path, monkeypatch):
     run = Run(tmp_path)
-    run.write_result("evaluation", {"a": 1}, {"x": np.zeros(2)})
+    run.write_evaluation(evaluation())
 
-    def killed(self, name, content):
+    def killed(path, document):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "write_json", killed)
+    monkeypatch.setattr(files, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.write_result("evaluation", {"a": 2}, {"x": np.ones(2)})
-    assert run.evaluation is None
+        run.write_evaluation(evaluation())
+    assert run.evaluation() is None
+
+
+def test_a_reader_writes_nothing(tmp_path):
+    run = Run(tmp_path / "run", read_only=True)
+    run.bind(Recipe())
+    run.append_metrics(EpochRecord(1))
+    run.write_bytes("state.safetensors", b"x")
+    run.write_evaluation(evaluation())
+    assert not run.folder.exists()
+
+
+@pytest.fixture
+def trained(tmp_path) -> Run:
+    """A run with two kept epochs, of which the second is the last, and the weights of best and last."""
+    run = Run(tmp_path / "run")
+    run.bind(Recipe())
+    for checkpoint in (BEST, LAST, Checkpoint("epoch", 1), Checkpoint("epoch", 2)):
+        files.write_arrays(run.folder / f"{checkpoint}.safetensors", {"w": np.full(3, len(str(checkpoint)))})
+    run.update(status="trained", epochs_done=2, data="images")
+    return run
+
+
+def test_checkpoints_are_named_by_those_that_are_there(trained):
+    assert trained.kept_checkpoints() == [Checkpoint("epoch", 1)]
+    with pytest.raises(StateError, match="found no checkpoint epoch-0007, only best, last, epoch-0001"):
+        trained.weights_path(Checkpoint("epoch", 7))
+
+
+def test_a_result_is_current_where_nothing_that_it_came_from_has_changed(trained):
+    plan = EvaluationPlan(checkpoint="every")
+    for beside, checkpoint in ((None, BEST), (LAST, LAST), (Checkpoint("epoch", 1), Checkpoint("epoch", 1))):
+        assert not trained.is_current("evaluation", plan)
+        one = evaluation(plan.at(checkpoint))
+        expected = trained.expected(plan.at(checkpoint))
+        trained.write_evaluation(
+            EvaluationResult(expected, one.threat, one.attacks, one.splits, one.gaps), beside
+        )
+    assert trained.is_current("evaluation", plan)
+    assert list(trained.checkpoints_beside("evaluation").items()) == [(1, Checkpoint("epoch", 1)), (2, LAST)]
+    assert not trained.is_current("evaluation", EvaluationPlan(checkpoint="every", restarts=2))
+    files.write_arrays(trained.folder / "last.safetensors", {"w": np.zeros(3)})
+    assert not trained.is_current("evaluation", plan), "other weights"
+    assert trained.is_current("evaluation", EvaluationPlan(checkpoint="best")), "the best is as it was"
+
+
+def test_a_result_of_another_version_is_current_and_one_of_other_images_is_not(trained):
+    plan = EvaluationPlan()
+    expected = trained.expected(plan)
+    assert expected.matches(
+        Provenance(
+            *[getattr(expected, name) for name in ("recipe", "weights", "data", "checkpoint", "plan")], "9.9"
+        )
+    )
+    trained.update(data="others")
+    assert expected.difference(trained.expected(plan)) == "data"
+
+
+def test_stale_results_beside_the_primary_one_are_removed(trained):
+    for beside, restarts in ((None, 2), (LAST, 1), (Checkpoint("epoch", 1), 2)):
+        one = evaluation(EvaluationPlan(restarts=restarts))
+        trained.write_evaluation(one, beside)
+    trained.remove_stale("evaluation")
+    assert list(trained.checkpoints_beside("evaluation").values()) == [Checkpoint("epoch", 1)]
+    assert not (trained.folder / "evaluation-last.safetensors").exists()
 
 
 def test_a_study_folder_lists_its_runs(tmp_path):
+    study = StudyFolder(tmp_path)
     with pytest.raises(StateError, match=r"study\.json"):
-        StudyFolder(tmp_path).runs()
-    write_json(tmp_path / "study.json", {"runs": [{"id": "a", "folder": "runs/a", "label": "A"}]})
-    (run,) = StudyFolder(tmp_path).runs()
+        study.runs()
+    study.write_record(StudyRecord("s", runs=(RunEntry("a", "runs/a", "A", perturbation="awp"),)))
+    (run,) = study.runs()
     assert run.folder == tmp_path / "runs" / "a"
-    assert run.entry["label"] == "A"
-    assert run.status == {"status": "new"}
-    assert run.evaluation is None
-    assert StudyFolder(tmp_path).claims == []
-    assert read_json(tmp_path / "study.json")["runs"]
+    assert run.entry is not None
+    assert (run.entry.label, run.entry.perturbation) == ("A", "awp")
+    assert (run.record.status, run.evaluation(), study.claims) == ("new", None, ())
+    claim = ClaimResult("c", "p", "s", "q", values=(ClaimValue("A", 0.1, 0, float("nan")),))
+    study.write_claims((claim,))
+    assert study.claims[0].id == "c"
+    assert np.isnan(study.claims[0].values[0].value)
 
 
-@pytest.mark.parametrize("room", ["runs", "recipe", "claims", "report"])
-def test_reading_results_needs_no_torch(room):
-    program = f"import sys, robustlens.{room}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+def test_reading_creates_nothing(tmp_path):
+    run = Run(tmp_path / "nowhere")
+    assert run.evaluation() is None
+    assert run.kept_checkpoints() == []
+    assert not Path(run.folder).exists()

@@ -9,11 +9,9 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 from helpers.small_models import Snapshot
-from robustlens import ThreatModel, models
-from robustlens.data import Split
-from robustlens.errors import ConfigError, NumericsError
-from robustlens.explain.measure import Subject
-from robustlens.spectra import dense_operator, measure_spectrum, spectrum
+from robustlens import models
+from robustlens.errors import NumericsError
+from robustlens.spectra import dense_operator, spectrum
 from robustlens.spectra.folded import folded
 from robustlens.spectra.layers import blank, trace
 
@@ -173,33 +171,3 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
     model.bn1.running_var[0] = -1.0
     with pytest.raises(NumericsError, match="layer 'conv1' has a weight that is NaN"):
         spectrum(model, (4, 5, 5), fold=True)
-
-
-# -- the measure ----------------------------------------------------------------------------------------
-
-
-def subject(model: nn.Module) -> Subject:
-    split = Split(
-        torch.zeros(3, 4, 5, 5, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), torch.arange(3)
-    )
-    return Subject(model, split, split, ThreatModel("Linf", 0.1))
-
-
-def test_the_measure_gives_layers_apart_and_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trained(Block())
-    apart, fold = (measure_spectrum(subject(model), batch_norm=how) for how in ("apart", "fold"))
-    assert apart.value["layers"] == fold.value["layers"]
-    assert set(apart.arrays) == {"conv1", "conv2", "shortcut"}
-    assert set(fold.arrays) == set(apart.arrays) | {"folded/conv1", "folded/shortcut"}
-    assert set(fold.value["folded"]) == {"conv1", "shortcut"}
-    raw, with_norm = (spectrum(model, (4, 5, 5), fold=folds) for folds in (False, True))
-    for name in ("conv1", "shortcut"):
-        np.testing.assert_array_equal(fold.arrays[name], raw[name])
-        np.testing.assert_array_equal(fold.arrays[f"folded/{name}"], with_norm[name])
-        assert fold.value["folded"][name]["max"] == with_norm[name][0]
-        assert fold.value["folded"][name]["shape"] == fold.value["layers"][name]["shape"]
-
-
-def test_the_measure_refuses_other_words() -> None:
-    with pytest.raises(ConfigError, match="found 'folded', expected 'apart' or 'fold'"):
-        measure_spectrum(subject(trained(Block())), batch_norm="folded")

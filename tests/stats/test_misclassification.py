@@ -20,10 +20,10 @@ def test_mistakes_are_indecisive_strictly_below_tau():
 
 
 def test_rates_and_shares_by_hand():
-    found = summarize(CORRECT, MARGIN, (0.1, 0.3, 1.0))
-    assert found["error"] == 0.6
-    assert found["indecisive_errors"] == pytest.approx({"0.1": 0.2, "0.3": 0.4, "1.0": 0.6})
-    assert found["indecisive_share"] == pytest.approx({"0.1": 1 / 3, "0.3": 2 / 3, "1.0": 1.0})
+    rates = summarize(CORRECT, MARGIN, (0.1, 0.3, 1.0))
+    assert rates["error"] == 0.6
+    assert rates["indecisive_errors"] == pytest.approx({"0.1": 0.2, "0.3": 0.4, "1.0": 0.6})
+    assert rates["indecisive_share"] == pytest.approx({"0.1": 1 / 3, "0.3": 2 / 3, "1.0": 1.0})
     assert summarize(np.ones(3, bool), np.ones(3))["indecisive_share"] == {"0.1": 0.0, "0.2": 0.0, "0.3": 0.0}
 
 
@@ -36,8 +36,8 @@ def test_transitions_by_hand():
 
 def test_mistakes_of_each_class_by_hand():
     # Class 1 has no images.
-    found = by_class(CORRECT, MARGIN, np.array([0, 2, 0, 2, 2]), tau=0.2001)
-    assert found == {
+    classes = by_class(CORRECT, MARGIN, np.array([0, 2, 0, 2, 2]), tau=0.2001)
+    assert classes == {
         "0": {"images": 2, "error": 0.5, "indecisive_errors": 0.5},
         "2": {"images": 3, "error": pytest.approx(2 / 3), "indecisive_errors": pytest.approx(1 / 3)},
     }

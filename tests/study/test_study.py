@@ -5,16 +5,18 @@ import pytest
 import yaml
 
 from robustlens import study
-from robustlens.config import EvaluationPlan
+from robustlens.config import StudySpec, checked
 from robustlens.errors import ConfigError, LockedError, ModelError, StateError
-from robustlens.executors.local import InProcess, Outcome
-from robustlens.results.folders import StudyFolder, locked
+from robustlens.executors import InProcess, Outcome
+from robustlens.results import StudyFolder
+from robustlens.results.files import locked
+from robustlens.study.planning import evaluation_plan, explanation_plan
 
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
     """A tiny data set on the disk."""
-    from test_train import blobs
+    from helpers.small_models import blobs
 
     path = tmp_path_factory.mktemp("data") / "blobs.npz"
     (x, y), (x_test, y_test) = blobs(), blobs(60, seed=1)
@@ -47,7 +49,7 @@ def spec(npz, **changes):
             },
         },
     }
-    return study.checked(study.StudySpec, {**values, **changes}, "tiny")
+    return checked(StudySpec, {**values, **changes}, "tiny")
 
 
 def test_a_plan_names_every_run_once(npz):
@@ -71,7 +73,7 @@ def test_defaults_name_the_objective_too(npz):
 
 
 def test_a_suite_is_a_name(npz):
-    assert spec(npz, evaluation={"attacks": "fast"}).evaluation_plan.attacks == ("fgsm", "pgd-20", "cw-20")
+    assert evaluation_plan(spec(npz, evaluation={"attacks": "fast"})).attacks == ("fgsm", "pgd-20", "cw-20")
 
 
 def test_radii_in_255ths_keep_their_name(npz):
@@ -79,9 +81,13 @@ def test_radii_in_255ths_keep_their_name(npz):
     assert [(p.id, p.label) for p in planned] == [("at-4_255-s0", "AT 4/255"), ("at-8_255-s0", "AT 8/255")]
 
 
-def test_the_evaluation_uses_the_threat_of_the_study(npz):
-    assert spec(npz).evaluation_plan.threat.eps == 0.05
-    assert isinstance(spec(npz).evaluation_plan, EvaluationPlan)
+def test_evaluation_and_explanation_use_the_threat_of_the_study_unless_they_name_their_own(npz):
+    assert evaluation_plan(spec(npz)).threat.eps == 0.05
+    assert explanation_plan(spec(npz)).threat.eps == 0.05
+    wider = spec(npz, evaluation={"threat": {"eps": 0.2}})
+    assert (evaluation_plan(wider).threat.eps, explanation_plan(wider).threat.eps) == (0.2, 0.2)
+    apart = spec(npz, explanation={"threat": {"norm": "L2", "eps": 1.0}})
+    assert (evaluation_plan(apart).threat.eps, explanation_plan(apart).threat.norm) == (0.05, "L2")
 
 
 @pytest.mark.parametrize(
@@ -96,10 +102,10 @@ def test_the_evaluation_uses_the_threat_of_the_study(npz):
         ({"methods": [{"label": "A", "threat": {"eps": 0.1}}]}, "methods.threat: is no field here; use eps"),
         ({"defaults": {"seed": 5}}, "defaults.seed: is no field here; use the study's seeds"),
         ({"evaluation": {"attacks": ["fgsm", "nonsense"]}}, "attacks: found 'nonsense'"),
-        ({"explanation": {"measures": ["nonsense"]}}, "measures: found 'nonsense'"),
+        ({"explanation": {"measures": ["nonsense"]}}, "measure.*: found 'nonsense'"),
         (
             {"explanation": {"options": {"landscape": {"drawz": 1}}}},
-            "unknown option 'drawz'; expected some of alphas",
+            "unknown option 'drawz'.*; expected one of alphas.*did you mean 'draws'",
         ),
         ({"methods": [{"label": "A", "data": {"augment": "blur"}}]}, "blur"),
     ],
@@ -144,7 +150,7 @@ def test_a_failed_run_does_not_stop_the_others(finished):
     _, result = finished
     assert [failure.name for failure in result.failures] == ["wild-0-s0"]
     assert result.failures[0].exit_code == 4
-    states = {run.entry["id"]: run.status["status"] for run in result.folder.runs()}
+    states = {run.entry.id: run.record.status for run in result.folder.runs()}
     assert states.pop("wild-0-s0") == "failed"
     assert set(states.values()) == {"done"}
 
@@ -157,8 +163,8 @@ def test_a_worker_that_was_killed_is_recorded_by_the_study(npz, tmp_path):
     result = study.run(spec(npz), tmp_path, executor=Killed())
     assert len(result.failures) == 4
     for run in result.folder.runs():
-        assert run.status["status"] == "failed"
-        assert "signal 9" in run.status["error"]["message"]
+        assert run.record.status == "failed"
+        assert "signal 9" in run.record.error.message
 
 
 def test_a_second_run_skips_what_is_done(finished):
@@ -177,33 +183,32 @@ def test_a_new_evaluation_plan_evaluates_anew_without_training(finished):
     again = study.run(wider, result.folder.folder, executor=InProcess())
     assert len(again.outcomes) == 5
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
-    assert all(
-        run.evaluation["plan"]["attacks"] == ["fgsm"] for run in result.folder.runs() if run.evaluation
-    )
+    evaluations = [run.evaluation() for run in result.folder.runs()]
+    assert all(found.provenance.plan["attacks"] == ["fgsm"] for found in evaluations if found)
     study.run(broken, result.folder.folder, executor=InProcess())  # as the other tests expect it
 
 
 def test_every_run_is_evaluated_and_explained(finished):
     _, result = finished
     for run in result.folder.runs():
-        if run.entry["id"] == "wild-0-s0":
+        if run.entry.id == "wild-0-s0":
             continue
-        assert set(run.evaluation["splits"]) == {"train", "test"}
-        assert set(run.explanation["measures"]) == {
+        assert set(run.evaluation().splits) == {"train", "test"}
+        measures = run.explanation().measures
+        assert set(measures) == {
             "spectrum",
             "activations",
             "margins",
             "smoothness",
             "landscape",
         }
-        assert run.array("explanation", "margins/test_index").tolist() == sorted(
-            run.array("explanation", "margins/test_index").tolist()
-        )
+        index = measures["margins"].arrays["test_index"].tolist()
+        assert index == sorted(index)
 
 
 def test_claims_are_checked_on_what_is_there(finished):
     _, result = finished
-    verdicts = {claim["verdict"] for claim in StudyFolder(result.folder.folder).claims}
+    verdicts = {claim.verdict for claim in StudyFolder(result.folder.folder).claims}
     assert verdicts <= {"supported", "not supported", "inconclusive"}
     assert len(result.folder.claims) >= 12
 

@@ -1,6 +1,8 @@
-"""What every attack shares: its signature, what it climbs, the input gradient, the rows of a batch."""
+"""Parts that attacks share: their signature, their surrogate and its gradient, rows of a batch."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
+from robustlens.losses import Labels
 from robustlens.threat import ThreatModel
 
 NO_INPUT_GRADIENT = (
@@ -20,7 +23,7 @@ NO_INPUT_GRADIENT = (
 
 @runtime_checkable
 class Attack(Protocol):
-    """A frozen recipe for adversarial images: always feasible, and the model is left as it was found."""
+    """A frozen recipe for adversarial images: always feasible, and without a trace in the model."""
 
     def __call__(
         self,
@@ -37,7 +40,8 @@ class Attack(Protocol):
 class Repeated(Attack, Protocol):
     """An attack made of independent tries: restarts, target classes, other attacks.
 
-    An evaluation runs try after try over all images that still stand, so that its batches are always full.
+    An evaluation runs try after try over all images that are still robust, so that its batches are always
+    full.
     """
 
     def tries(self) -> tuple[Attack, ...]:
@@ -49,18 +53,82 @@ def tries_of(attack: Attack) -> tuple[Attack, ...]:
     return attack.tries() if isinstance(attack, Repeated) else (attack,)
 
 
+# -- crafting for training -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial images for training, and a gradient of the weights that came with them.
+
+    Attributes:
+        x_adv: the images, (n, ...).
+        weight_gradients: for each weight that was asked about, the gradient of the mean loss of the batch at
+            the last gradient step of the attack; None for an attack that gives none.
+    """
+
+    x_adv: Tensor
+    weight_gradients: list[Tensor] | None = None
+
+
+@runtime_checkable
+class _Crafting(Attack, Protocol):
+    """An attack that can give the weights' gradient of its last backward pass."""
+
+    @property
+    def gives_weight_gradients(self) -> bool:
+        """Whether it does so with its settings."""
+
+    def craft(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Labels,
+        *,
+        weights: Sequence[nn.Parameter],
+        generator: torch.Generator | None = None,
+    ) -> Crafted:
+        """The images of a call, with the gradients of `weights`."""
+
+
+def gives_weight_gradients(attack: Attack) -> bool:
+    """Whether `craft` gets gradients of the weights from `attack`."""
+    return isinstance(attack, _Crafting) and attack.gives_weight_gradients
+
+
+def craft(
+    attack: Attack,
+    model: nn.Module,
+    x: Float[Tensor, "n ..."],
+    y: Labels,
+    *,
+    weights: Sequence[nn.Parameter] = (),
+    generator: torch.Generator | None = None,
+) -> Crafted:
+    """Adversarial images of any attack, and where it gives them the gradients of `weights`."""
+    if weights and isinstance(attack, _Crafting) and attack.gives_weight_gradients:
+        return attack.craft(model, x, y, weights=weights, generator=generator)
+    return Crafted(attack(model, x, y, generator=generator))
+
+
+# -- rows of a batch -------------------------------------------------------------------------------
+
 _Rows = TypeVar("_Rows", bound="Rows")
 
 
 @dataclass
 class Rows:
-    """What an attack knows of each image: a dataclass of tensors (or a `Goal`), one entry an image.
+    """The state of an attack for each image: a dataclass of tensors (or a `Goal`), one entry an image.
 
     `state[rows]` selects images, which is how an attack drops those that it is done with.
     """
 
     def __getitem__(self: _Rows, rows: Tensor) -> _Rows:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def per_image(values: Float[Tensor, " n"] | Bool[Tensor, " n"], like: Float[Tensor, "n ..."]) -> Tensor:
+    """One value for each image, with as many dimensions as the images `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def require_radius(threat: ThreatModel) -> None:
@@ -77,9 +145,12 @@ def likely_classes(
     return others.topk(count, dim=1).indices
 
 
+# -- the surrogate and its gradient ----------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Goal:
-    """What an attack climbs on a batch: a surrogate loss, what it compares with, and when it has won.
+    """A surrogate loss on a batch, the tensor that it compares with, and when the attack has won.
 
     `against` is what the loss says it is measured against. A goal has won where the prediction is not `y`,
     also where its loss aims at a wanted class (`towards`). A `targeted` goal descends the loss towards `y`
@@ -110,12 +181,12 @@ class Goal:
         return cls(losses.get(loss, targeted=True), y, torch.stack([y, wanted], 1))
 
     def value(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """What to increase, per example."""
+        """The quantity to maximise, per example."""
         value = self.loss(logits, self.against)
         return -value if self.targeted else value
 
     def won(self, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
-        """Whether the attack has what it wants, per example."""
+        """Whether the attack has succeeded, per example."""
         wrong = losses.is_wrong(logits, losses.likeliest(self.y))
         return ~wrong if self.targeted else wrong
 
@@ -126,26 +197,63 @@ class Goal:
 def gradient_at(
     leaf: Float[Tensor, "n ..."], value: Float[Tensor, " n"], *, again: bool = False
 ) -> Float[Tensor, "n ..."]:
-    """Gradient of each image's `value` at `leaf`; `again` keeps what another gradient of the same pass needs.
+    """Gradient of each image's `value` at `leaf`; `again` keeps the graph for another gradient.
 
     Entries that are not finite become zero, so that an image stays an image.
 
     Raises:
         ModelError: the value does not depend on the input through autograd.
     """
-    if not value.requires_grad:
-        raise ModelError(NO_INPUT_GRADIENT)
-    (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
-    return gradient.nan_to_num(0.0, 0.0, 0.0)
+    return _gradients(leaf, value, (), again=again)[0]
 
 
 def input_gradient(
     model: nn.Module, x_adv: Float[Tensor, "n ..."], goal: Goal
 ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """`gradient_at` of the goal's value at `x_adv`, the value, and where the goal is reached."""
+    return input_and_weight_gradients(model, x_adv, goal, ())[:3]
+
+
+def input_and_weight_gradients(
+    model: nn.Module, x_adv: Float[Tensor, "n ..."], goal: Goal, weights: Sequence[nn.Parameter]
+) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"], Bool[Tensor, " n"], list[Tensor]]:
+    """As `input_gradient`, and the gradients of the batch's summed value with respect to `weights`.
+
+    All from one backward pass. A weight that the network does not use gets a gradient of zero; weights that
+    are frozen are so again afterwards.
+    """
     leaf = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
+    with _tracked(weights), torch.enable_grad():
         logits = model(leaf)
         value = goal.value(logits)
-        gradient = gradient_at(leaf, value)
-    return gradient, value.detach(), goal.won(logits.detach())
+        gradient, weight_gradients = _gradients(leaf, value, weights)
+    return gradient, value.detach(), goal.won(logits.detach()), weight_gradients
+
+
+def _gradients(
+    leaf: Tensor, value: Tensor, weights: Sequence[nn.Parameter], *, again: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of the summed `value`: that of the image, finite, and those of the weights."""
+    if not value.requires_grad:
+        raise ModelError(NO_INPUT_GRADIENT)
+    gradient, *of_weights = torch.autograd.grad(
+        value.sum(), [leaf, *weights], retain_graph=again, allow_unused=True
+    )
+    if gradient is None:
+        raise ModelError(NO_INPUT_GRADIENT)
+    pairs = zip(weights, of_weights, strict=True)
+    zeroed = [torch.zeros_like(weight) if found is None else found for weight, found in pairs]
+    return gradient.nan_to_num(0.0, 0.0, 0.0), zeroed
+
+
+@contextlib.contextmanager
+def _tracked(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let gradients of `weights` be taken, also of those that are frozen."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)

@@ -18,16 +18,16 @@ class Best:
         self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def judge(self, model: nn.Module, rows: Tensor, x_adv: Tensor, goal: Goal) -> None:
-        """Offer points whose value no gradient step has told."""
+        """Offer points whose value is not known from a gradient step."""
         with torch.no_grad():
             logits = model(x_adv)
         self.offer(rows, x_adv, goal.value(logits), goal.won(logits))
 
     def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
-        """Keep of the points `x_adv` of images `rows` those that are better than what is held."""
-        held = self.won[rows]
+        """Keep of the points `x_adv` of images `rows` those that are better than the best so far."""
+        won_before = self.won[rows]
         value = value.to(self.value.dtype)
-        better = torch.where(held == won, value > self.value[rows], won)
+        better = torch.where(won_before == won, value > self.value[rows], won)
         chosen = rows[better]
         self.x_adv[chosen], self.value[chosen], self.won[chosen] = x_adv[better], value[better], won[better]
 
@@ -38,7 +38,7 @@ def in_turn(
     """Each attack on the images that none before it has broken; the best point of each image.
 
     The first attack gets every image, those too that are wrong at x: their loss has a maximum as well. The
-    caller holds the model still.
+    caller has frozen the model.
     """
     best = Best(x)
     rows = torch.arange(len(x), device=x.device)

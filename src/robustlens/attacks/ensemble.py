@@ -1,4 +1,4 @@
-"""Attacks that take turns: each goes on with the images that all before it left standing."""
+"""Attacks that take turns: each goes on with the images that none before it has broken."""
 
 from dataclasses import dataclass
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks.base import Goal, Rows, gradient_at, likely_classes
 from robustlens.attacks.best import Best, in_turn
+from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.models import frozen
 from robustlens.threat import ThreatModel
@@ -20,16 +21,16 @@ Predict = Callable[[Tensor], Tensor]
 
 SEARCH_STEPS = 3
 OVERSHOOT = 0.01
-"""Of the final search: its steps, and the share of what is left that it goes beyond the expected boundary."""
+"""Of the final search: its steps, and by which share of the remaining way it passes the expected boundary."""
 
-_CLOSED = 0.9  # a plane of which the box allows less than this share of the way is out of reach
+_CLOSED = 0.9  # a plane is out of reach where the box allows less than this share of the way to it
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(TargetedRestarts):
     """The fast adaptive boundary attack (Croce and Hein 2020, algorithm 1), plain or targeted (FAB-T).
 
-    Where it stands, each step linearises the boundaries between y and its rivals and goes to the nearest of
+    At its point, each step linearises the boundaries between y and its rivals and goes to the nearest of
     these planes, `eta` times as far, drawn by at most `alpha_max` towards the point of the plane nearest to
     x. From a misclassified point it first goes back towards x, to `beta` of the way. The nearest
     misclassified point is kept, and brought closer by a final search.
@@ -38,19 +39,14 @@ class FAB:
         threat: what may be changed, and how far. The search goes as far as it must, and `eps` decides what
             counts as found; it may be infinite, for a minimum-norm attack.
         steps: of each try.
-        restarts: tries; the first begins at x, the others at random points within eps / 2.
-        targets: if not 0, one rival at a time, so many in turn: the most likely classes at x other than y
-            (fewer where there are fewer). Any misclassification counts. A step then costs one gradient,
-            otherwise one for each other class.
         alpha_max: the largest weight of the point that is nearest to x.
         eta: how far a step goes, as a multiple of the way to the plane.
         beta: share of the way from x that is kept after a misclassified point.
         stop_at_success: drop an image once a misclassified point is found within eps; otherwise the search
             goes on for the nearest.
-        seed: base of the random starts where no generator is given.
-        restart: number of the (first) restart.
-        target_rank: this one of the likely classes only, 0 for the most likely one; with `restart` it is how
-            a single try is told apart.
+        restarts, seed, restart, targets, target_rank: see `TargetedRestarts`. Restart 0 begins at x, the
+            others at random points within eps / 2. With targets a step costs one gradient, otherwise one for
+            each other class.
 
     Returned is the nearest misclassified point found, or its projection on the ball where it lies outside; x
     itself where none was found.
@@ -68,38 +64,19 @@ class FAB:
 
     threat: ThreatModel
     steps: int = 100
-    restarts: int = 1
-    targets: int = 0
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
     stop_at_success: bool = False
-    seed: int = 0
-    restart: int = 0
-    target_rank: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
-            raise ConfigError(f"attack: found steps {self.steps}, restarts {self.restarts}; expected >= 1")
-        if self.targets < 0 or self.restart < 0 or (self.target_rank or 0) < 0:
-            found = f"targets {self.targets}, restart {self.restart}, target_rank {self.target_rank}"
-            raise ConfigError(f"attack: found {found}; expected >= 0")
-        if self.targets and self.target_rank is not None:
-            raise ConfigError("attack.target_rank: is one of several targets; use it with targets=0")
+        super().__post_init__()
+        require_at_least(1, self, "steps")
         if not (0 <= self.alpha_max <= 1 and 0 <= self.beta <= 1 and self.eta >= 1):
-            found = f"alpha_max {self.alpha_max}, beta {self.beta}, eta {self.eta}"
-            raise ConfigError(f"attack: found {found}; expected shares of 1, and eta >= 1")
+            shares = f"alpha_max {self.alpha_max}, beta {self.beta}, eta {self.eta}"
+            raise ConfigError(f"attack: found {shares}; expected shares of 1, and eta >= 1")
         if self.threat.eps == math.inf and self.restart + self.restarts > 1:
             raise ConfigError("attack.restarts: random starts need a finite eps, found inf; use 1")
-
-    def tries(self) -> tuple["FAB", ...]:
-        """One attack for each restart towards each class."""
-        ranks = range(self.targets) if self.targets else (self.target_rank,)
-        return tuple(
-            replace(self, targets=0, target_rank=rank, restarts=1, restart=self.restart + i)
-            for rank in ranks
-            for i in range(self.restarts)
-        )
 
     def __call__(
         self,
@@ -115,8 +92,7 @@ class FAB:
             return x.clone()
         with frozen(model):
             if not (self.targets or self.restarts > 1):
-                key = noise.fold(noise.keys(x, seed), self.restart)
-                return self._search(model, x, y, noise.fold(key, self.target_rank or 0))
+                return self._search(model, x, y, self.keys(x, seed))
             tries = replace(self, seed=seed).tries()
             if self.stop_at_success:
                 return in_turn(tries, model, x, y, Goal.of(model, x, y, "margin", targeted=False))
@@ -145,24 +121,24 @@ class FAB:
         rivals = self._rivals(logits.detach(), y)
         if rivals.shape[1] == 0:
             return x.clone()  # there are fewer classes
-        found = _Found(self.threat, leaf.detach(), y, logits.detach())
+        nearest = _Nearest(self.threat, leaf.detach(), y, logits.detach())
         rows = torch.arange(len(x), device=x.device)
         if self.restart:
             start = self.threat.at(self.threat.eps / 2).start_from(key, x)
             leaf, logits = _tracked(predict, start.flatten(1))
         for step in range(1, self.steps + 1):
-            found.offer(rows, leaf.detach(), logits.detach())
-            standing = ~self._done(found.distance[rows])
-            if not bool(standing.any()):
+            nearest.offer(rows, leaf.detach(), logits.detach())
+            left = ~self._done(nearest.distance[rows])
+            if not bool(left.any()):
                 break
-            tangents = _Tangents.of(leaf, logits, y[rows], rivals[rows])[standing]
-            rows = rows[standing]
-            points, found.ground[rows] = self._step(found.x[rows], tangents)
+            tangents = _Tangents.of(leaf, logits, y[rows], rivals[rows])[left]
+            rows = rows[left]
+            points, nearest.on_plane[rows] = self._step(nearest.x[rows], tangents)
             leaf, logits = _tracked(predict, points, gradient=step < self.steps)
         else:
-            found.offer(rows, leaf, logits)
-        self._close_in(predict, found)
-        return found.within_eps().view_as(x)
+            nearest.offer(rows, leaf, logits)
+        self._close_in(predict, nearest)
+        return nearest.within_eps().view_as(x)
 
     def _rivals(self, logits: Tensor, y: Tensor) -> Tensor:
         """The classes to whose boundaries to go, (n, k); none where there are fewer than asked for."""
@@ -170,44 +146,44 @@ class FAB:
         return others if self.target_rank is None else others[:, self.target_rank : self.target_rank + 1]
 
     def _done(self, distance: Tensor) -> Tensor:
-        """Whether nothing is left to look for, where the nearest misclassified point is at `distance`."""
+        """Whether the search is over where the nearest misclassified point is at `distance`."""
         return (distance == 0) | (distance <= self.threat.eps if self.stop_at_success else False)
 
     def _step(self, x: Tensor, tangents: "_Tangents") -> tuple[Tensor, Tensor]:
-        """Where to look next; and the point nearest to x on the plane (a hair beyond it)."""
+        """The next point of the search, and the point nearest to x on the plane (a hair beyond it)."""
         threat, points = self.threat, tangents.points
         back = torch.where(tangents.wrong[:, None], x + self.beta * (points - x), points)
         plane = tangents.nearest(threat, back)
-        near = threat.reach(back, plane.slope[:, 0], -plane.height_at(back)[:, 0])
+        near = threat.project_on_hyperplane(back, plane.slope[:, 0], -plane.height_at(back)[:, 0])
         hair = 1 + torch.finfo(x.dtype).eps ** 0.5
-        ground = threat.reach(x, plane.slope[:, 0], -plane.height_at(x)[:, 0] * hair)
-        to_near, to_ground = threat.distance(near, back), threat.distance(ground, x)
-        share = to_near / (to_near + to_ground).clamp_min(torch.finfo(x.dtype).tiny)
+        on_plane = threat.project_on_hyperplane(x, plane.slope[:, 0], -plane.height_at(x)[:, 0] * hair)
+        to_near, to_plane = threat.distance(near, back), threat.distance(on_plane, x)
+        share = to_near / (to_near + to_plane).clamp_min(torch.finfo(x.dtype).tiny)
         alpha = share.clamp_max(self.alpha_max)[:, None]
-        onwards = (1 - alpha) * (back + self.eta * (near - back)) + alpha * (x + self.eta * (ground - x))
-        return onwards.clamp(*threat.bounds), ground
+        onwards = (1 - alpha) * (back + self.eta * (near - back)) + alpha * (x + self.eta * (on_plane - x))
+        return onwards.clamp(*threat.bounds), on_plane
 
     @torch.no_grad()
-    def _close_in(self, predict: Predict, found: "_Found") -> None:
+    def _close_in(self, predict: Predict, nearest: "_Nearest") -> None:
         """The final search: the point of the plane nearest to x, then regula falsi between x and the best."""
-        rows = torch.nonzero(~self._done(found.distance)).squeeze(1)
+        rows = torch.nonzero(~self._done(nearest.distance)).squeeze(1)
         if len(rows) == 0:
             return
-        found.offer(rows, found.ground[rows], predict(found.ground[rows]))
-        rows = rows[found.distance[rows].isfinite() & ~self._done(found.distance[rows])]
-        below, low = found.x[rows], found.margin_at_x[rows]
+        nearest.offer(rows, nearest.on_plane[rows], predict(nearest.on_plane[rows]))
+        rows = rows[nearest.distance[rows].isfinite() & ~self._done(nearest.distance[rows])]
+        below, low = nearest.x[rows], nearest.margin_at_x[rows]
         for _ in range(SEARCH_STEPS if len(rows) else 0):
-            above, high = found.x_adv[rows], found.margin[rows]
+            above, high = nearest.x_adv[rows], nearest.margin[rows]
             share = low / (low - high)
             share = torch.where(share.isfinite(), share, 0.5).clamp(0, 1)[:, None]
             middle = below + (share + OVERSHOOT * (1 - share)) * (above - below)
             logits = predict(middle)
-            nearer = found.offer(rows, middle, logits)
+            nearer = nearest.offer(rows, middle, logits)
             below = torch.where(nearer[:, None], below, middle)
-            low = torch.where(nearer, low, losses.margin(logits, found.y[rows]))
+            low = torch.where(nearer, low, losses.margin(logits, nearest.y[rows]))
 
 
-class _Found:
+class _Nearest:
     """The nearest misclassified point of each image so far. Points are flat, (n, d)."""
 
     def __init__(self, threat: ThreatModel, x: Tensor, y: Tensor, logits: Tensor) -> None:
@@ -216,10 +192,10 @@ class _Found:
         self.distance = torch.where(losses.is_wrong(logits, y), 0.0, torch.inf).to(x.dtype)
         self.margin_at_x = losses.margin(logits, y)
         self.margin = self.margin_at_x.clone()
-        self.ground = x.clone()  # the point nearest to x on the last plane
+        self.on_plane = x.clone()  # the point nearest to x on the last plane
 
     def offer(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
-        """Keep what is misclassified and nearer than what is held; where that is."""
+        """Keep the points that are misclassified and nearer than the nearest so far; returns where."""
         y = self.y[rows]
         distance = self.threat.distance(points, self.x[rows])
         distance = torch.where(losses.is_wrong(logits, y), distance, torch.inf)
@@ -237,7 +213,7 @@ class _Found:
 
 @dataclass
 class _Tangents(Rows):
-    """The model linearised at `points`: how far each rival is above y there, and where that grows."""
+    """The model linearised at `points`: the height of each rival above y there, and its slope."""
 
     points: Float[Tensor, "n d"]
     wrong: Bool[Tensor, " n"]
@@ -259,7 +235,7 @@ class _Tangents(Rows):
         )
 
     def height_at(self, origin: Tensor) -> Tensor:
-        """What the linearised model says of the heights elsewhere, (n, k)."""
+        """Heights of the linearised model elsewhere, (n, k)."""
         return self.height + (self.slope * (origin - self.points)[:, None]).sum(2)
 
     def nearest(self, threat: ThreatModel, origin: Tensor) -> "_Tangents":
@@ -268,9 +244,11 @@ class _Tangents(Rows):
             return self
         gap = -self.height_at(origin)
         origin = origin[:, None].expand_as(self.slope)
-        reached = threat.reach(origin.flatten(0, 1), self.slope.flatten(0, 1), gap.flatten())
-        distance = threat.distance(reached, origin.flatten(0, 1)).view_as(gap)
-        closed = (self.slope * (reached.view_as(origin) - origin)).sum(2)
+        projected = threat.project_on_hyperplane(
+            origin.flatten(0, 1), self.slope.flatten(0, 1), gap.flatten()
+        )
+        distance = threat.distance(projected, origin.flatten(0, 1)).view_as(gap)
+        closed = (self.slope * (projected.view_as(origin) - origin)).sum(2)
         reachable = (closed.abs() >= _CLOSED * gap.abs()) & (self.slope != 0).any(2)
         rival = torch.where(reachable, distance, torch.inf).argmin(1)[:, None]
         height, slope = self.height.gather(1, rival), self.slope.take_along_dim(rival[:, :, None], 1)

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, noise
-from robustlens.attacks.base import NO_INPUT_GRADIENT, Goal, input_gradient, require_radius
+from robustlens.attacks.base import Crafted, Goal, input_and_weight_gradients, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.errors import ConfigError, ModelError
+from robustlens.attacks.restarts import Restarts, require_at_least
+from robustlens.errors import ConfigError
 from robustlens.losses import Labels
 from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Restarts):
     """Projected gradient ascent on a surrogate loss (Madry et al. 2018, section 2.1), for any norm.
 
     Args:
@@ -25,7 +26,6 @@ class PGD:
         steps: gradient steps for each restart.
         step_size: length of a step in the threat's norm, in pixel units; None for the field's default
             (`ThreatModel.default_step_size`).
-        restarts: independent tries; each goes on only with the images that no try has broken yet.
         random_start: begin at a random point of the ball (uniform, then clipped to the box) or at x.
         loss: "ce", "margin" (with it, this is the PGD form of Carlini-Wagner), "dlr" or "kl".
         targeted: `y` holds the wanted classes, and the attack moves towards them.
@@ -35,8 +35,7 @@ class PGD:
             training code does, and saves the forward pass that would judge it.
         stop_at_success: drop an image from the batch once it is broken. Verdicts are the same, only
             sooner; the image returned is the first that fools the model rather than the worst.
-        seed: base of the random starts where no generator is given.
-        restart: number of the (first) restart, which enters its random start.
+        restarts, seed, restart: see `Restarts`.
 
     Raises:
         ConfigError: an argument out of range, or a loss that does not fit.
@@ -48,34 +47,32 @@ class PGD:
     threat: ThreatModel
     steps: int = 20
     step_size: float | None = None
-    restarts: int = 1
     random_start: bool = True
     loss: str = "ce"
     targeted: bool = False
     model_mode: str = "eval"
     keep: str = "best"
     stop_at_success: bool = False
-    seed: int = 0
-    restart: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         losses.get(self.loss)
         require_radius(self.threat)
-        if self.steps < 1 or self.restarts < 1:
-            raise ConfigError(f"attack: found steps {self.steps}, restarts {self.restarts}; expected >= 1")
+        require_at_least(1, self, "steps")
         if self.step_size is not None and not self.step_size > 0:
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
         if self.keep not in ("best", "last") or self.model_mode not in ("eval", "train"):
-            found = f"keep {self.keep!r}, model_mode {self.model_mode!r}"
-            raise ConfigError(f"attack: found {found}; expected best or last, eval or train")
+            modes = f"keep {self.keep!r}, model_mode {self.model_mode!r}"
+            raise ConfigError(f"attack: found {modes}; expected best or last, eval or train")
         if self.keep == "last" and (self.restarts > 1 or self.stop_at_success):
             raise ConfigError("attack.keep: 'last' does not compare iterates; use 'best' with restarts")
         if self.restarts > 1 and not self.random_start:
             raise ConfigError("attack.restarts: without a random start every restart is the same; use 1")
 
-    def tries(self) -> tuple["PGD", ...]:
-        """One attack for each restart."""
-        return tuple(replace(self, restarts=1, restart=self.restart + i) for i in range(self.restarts))
+    @property
+    def gives_weight_gradients(self) -> bool:
+        """Whether `craft` may be called: the attack ends with its last step, as training code has it."""
+        return self.keep == "last"
 
     def __call__(
         self,
@@ -91,14 +88,13 @@ class PGD:
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
-            key = noise.fold(noise.keys(x, seed), self.restart)
             if self.keep == "last":
-                return self._climb(model, x, goal, key, None)
+                return self._ascend(model, x, goal, self.keys(x, seed)).x_adv
             best = Best(x)
             # x itself is feasible too; without a random start it is the first iterate anyway.
             if self.random_start and not self.stop_at_success:
                 best.judge(model, torch.arange(len(x), device=x.device), x, goal)
-            self._climb(model, x, goal, key, best)
+            self._ascend(model, x, goal, self.keys(x, seed), best)
             return best.x_adv
 
     def craft(
@@ -106,73 +102,56 @@ class PGD:
         model: nn.Module,
         x: Float[Tensor, "n ..."],
         y: Labels,
-        weights: Sequence[nn.Parameter],
         *,
+        weights: Sequence[nn.Parameter],
         generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "n ..."], list[Tensor]]:
-        """Adversarial images as a call makes them with `keep="last"`, and a gradient of the weights.
+    ) -> Crafted:
+        """Adversarial images as a call makes them with `keep="last"`, and gradients of `weights`.
 
-        The gradient is that of the mean loss of the batch with respect to `weights`, from the very backward
-        pass of the last step: at the last iterate but one, with the network in `model_mode`. It costs half a
-        backward pass, where a pass of its own would cost three times as much.
-
-        Weights that the network does not use get a gradient of zero.
+        These are of the mean loss of the batch, from the very backward pass of the last step: at the last
+        iterate but one, with the network in `model_mode`. They cost half a backward pass, where a pass of
+        its own would cost three times as much. Weights that the network does not use get zeros.
 
         Raises:
             ConfigError: the attack keeps the best iterate, which no training needs.
             ModelError: the loss does not depend on the input through autograd.
         """
-        if self.keep != "last":
+        if not self.gives_weight_gradients:
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
         seed, x = noise.seed_from(generator, self.seed), x.detach()
         with frozen(model, self.model_mode):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
-            key = noise.fold(noise.keys(x, seed), self.restart)
-            x_adv = self._climb(model, x, goal, key, None, steps=self.steps - 1)
-            for weight in weights:
-                weight.requires_grad_()
-            leaf = x_adv.detach().requires_grad_()
-            with torch.enable_grad():
-                value = goal.value(model(leaf))
-                gradient, *found = torch.autograd.grad(value.sum(), [leaf, *weights], allow_unused=True)
-            if gradient is None:
-                raise ModelError(NO_INPUT_GRADIENT)
-            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self._step_size()), x)
-        pairs = zip(weights, found, strict=True)
-        return x_adv, [torch.zeros_like(weight) if g is None else g / len(x) for weight, g in pairs]
+            return self._ascend(model, x, goal, self.keys(x, seed), weights=weights)
 
-    def _step_size(self) -> float:
-        return self.threat.default_step_size if self.step_size is None else self.step_size
-
-    def _climb(
+    def _ascend(
         self,
         model: nn.Module,
         x: Tensor,
         goal: Goal,
-        key: Tensor,
-        best: "Best | None",
-        *,
-        steps: int | None = None,
-    ) -> Tensor:
-        """One try. Every iterate is offered to `best`, if any; the last iterate is returned."""
-        step_size = self._step_size()
-        rows = torch.arange(len(x), device=x.device)
+        key: Int64[Tensor, " n"],
+        best: Best | None = None,
+        weights: Sequence[nn.Parameter] = (),
+    ) -> Crafted:
+        """One try: its last iterate. Every iterate is offered to `best`, if any."""
+        step_size = self.threat.default_step_size if self.step_size is None else self.step_size
+        count, rows = len(x), torch.arange(len(x), device=x.device)
+        weight_gradients = [torch.zeros_like(weight) for weight in weights]
         x_adv = self.threat.start_from(key, x) if self.random_start else x
-        for _ in range(self.steps if steps is None else steps):
+        for step in range(self.steps):
             if len(x_adv) == 0:
-                return x_adv
-            gradient, value, won = input_gradient(model, x_adv, goal)
+                break
+            asked = weights if step == self.steps - 1 else ()
+            gradient, value, won, sums = input_and_weight_gradients(model, x_adv, goal, asked)
+            weight_gradients = [each / count for each in sums]
             if best is not None:
                 best.offer(rows, x_adv, value, won)
             if self.stop_at_success and bool(won.any()):
-                standing = ~won
-                rows, x, x_adv, gradient = rows[standing], x[standing], x_adv[standing], gradient[standing]
-                goal = goal[standing]
+                left = ~won
+                rows, x, x_adv, gradient, goal = rows[left], x[left], x_adv[left], gradient[left], goal[left]
             x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, step_size), x)
         if best is not None and len(x_adv):
             best.judge(model, rows, x_adv, goal)
-        return x_adv
+        return Crafted(x_adv, weight_gradients)
 
 
 @dataclass(frozen=True)
@@ -192,6 +171,9 @@ class FGSM:
     model_mode: str = "eval"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self._one_step()  # which refuses wrong arguments
+
     def __call__(
         self,
         model: nn.Module,
@@ -202,9 +184,6 @@ class FGSM:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         return self._one_step()(model, x, y, generator=generator)
-
-    def __post_init__(self) -> None:
-        self._one_step()  # which refuses wrong arguments
 
     def _one_step(self) -> PGD:
         return PGD(

@@ -1,6 +1,6 @@
-"""How fast what a module gives can change at most: Lipschitz constants in L2 of modules known by their type.
+"""Lipschitz constants in L2 of modules known by their type: how fast their outputs can change at most.
 
-What is not in `CONSTANTS` is refused: a bound that guesses is none.
+Types that are not in `CONSTANTS` are refused: a bound that guesses is none.
 """
 
 import math
@@ -34,7 +34,7 @@ def flattened(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.
     """The modules of nested `nn.Sequential`s by name, one after another.
 
     Raises:
-        ModelError: one is of a type that has no rule, or has hooks, which may change what it gives.
+        ModelError: one is of a type that has no rule, or has hooks, which may change its output.
     """
     if any(vars(module)[kind] for kind in ("_forward_hooks", "_forward_pre_hooks")):
         raise _refusal(name, module, "has hooks")
@@ -48,7 +48,7 @@ def flattened(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.
 
 
 def shapes_in(chain: Iterable[tuple[str, nn.Module]], shape: Shape) -> list[Shape]:
-    """What each module of a chain in eval mode reads, and what the last one gives."""
+    """Shapes of the inputs of a chain of modules in eval mode, and of the output of the last one."""
     shapes = [shape]
     for _, module in chain:
         tensor = next(module.parameters(), next(module.buffers(), torch.zeros(())))
@@ -78,7 +78,7 @@ def log_constant(chain: Sequence[tuple[str, nn.Module]], shapes: Sequence[Shape]
 
 
 def diagonal(module: nn.Module) -> Float64[Tensor, " c"] | None:
-    """By what BatchNorm in eval mode, or `Normalize`, multiplies each channel; None for other modules."""
+    """Factor of each channel under BatchNorm in eval mode, or `Normalize`; None for other modules."""
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
         return scale_and_shift(module)[0]
     if isinstance(module, Normalize):
@@ -167,19 +167,19 @@ def _pooling(pool: Callable[[Tensor], Tensor], side: int) -> float:
     return float(torch.linalg.matrix_norm(pool(torch.eye(side, dtype=torch.float64)[None])[0], 2))
 
 
-def _resnet_block(block: resnet.Block, shape: Shape) -> float:
+def _resnet_block(block: resnet.BasicBlock, shape: Shape) -> float:
     """The shortcut leaves out pixels and adds zeros, so it is no more than 1, as is the ReLU at the end."""
     return 1.0 + _branch([block.conv1, block.bn1, block.relu1, block.conv2, block.bn2], shape)
 
 
-def _preact_block(block: preact_resnet.Block | wide_resnet.Block, shape: Shape) -> float:
+def _preact_block(block: preact_resnet.PreActBlock | wide_resnet.WideBlock, shape: Shape) -> float:
     """The branch starts from the activated input, the shortcut too, or from the input itself."""
-    dropout = [block.dropout] if isinstance(block, wide_resnet.Block) else []
+    dropout = [block.dropout] if isinstance(block, wide_resnet.WideBlock) else []
     start = _branch([block.bn1, block.relu1], shape)
     branch = start * _branch([block.conv1, block.bn2, block.relu2, *dropout, block.conv2], shape)
     if block.shortcut is None:
         return branch + 1.0
-    raw = isinstance(block, preact_resnet.Block) and block.raw_shortcut
+    raw = isinstance(block, preact_resnet.PreActBlock) and block.raw_shortcut
     return branch + (1.0 if raw else start) * _branch([block.shortcut], shape)
 
 
@@ -212,8 +212,8 @@ CONSTANTS: dict[type[nn.Module], Constant] = {
     **AFFINE,
     nn.ReLU: _at_most_one,
     nn.MaxPool2d: _max_pool,
-    resnet.Block: _resnet_block,
-    preact_resnet.Block: _preact_block,
-    wide_resnet.Block: _preact_block,
+    resnet.BasicBlock: _resnet_block,
+    preact_resnet.PreActBlock: _preact_block,
+    wide_resnet.WideBlock: _preact_block,
 }
 """Every module that has a rule. To add one: the rule, and a line here, or in `AFFINE`."""

@@ -17,7 +17,7 @@ _ROUNDING = 16  # errors of a logit, in units of the last place of the largest o
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Logits as an affine map of what a Lipschitz map makes of the image.
+    """Logits as an affine map after a Lipschitz map.
 
     Attributes:
         log_lipschitz: log of the constant of that map in L2; 0 where the whole network is affine.
@@ -44,9 +44,9 @@ class Certificate:
 def certificate(model: nn.Module, input_shape: Sequence[int]) -> Certificate:
     """Bound how fast the logits of a chain of layers change, in eval mode and L2.
 
-    The chain is cut after its last nonlinear module. What follows is one matrix, of which each pair of
-    classes has its own distance; the certificate of an affine network is exact, its pixel box aside. What
-    comes before counts as the product of its constants (Szegedy et al. 2014, section 4.3; Tsuzuku, Sato and
+    The chain is cut after its last nonlinear module. The modules after it are one matrix, of which each pair
+    of classes has its own distance; the certificate of an affine network is exact, its pixel box aside. Those
+    before it count as the product of their constants (Szegedy et al. 2014, section 4.3; Tsuzuku, Sato and
     Sugiyama 2018). Residual blocks of `robustlens.models` count as shortcut plus branch, which is safe, and
     loose.
 

@@ -1,254 +1,198 @@
-"""How a claim is put to a study: over a ladder of strengths, or over pairs with and without AWP.
+"""Designs of matched pairs: over the strengths of training, or with and without AWP.
 
-A design gathers the runs it needs, reads one quantity of each, and returns `Findings`. It knows the direction
-that a paper claims only to express agreement; the verdict is `findings.decide`'s. The designs that correlate
-two quantities are in `associations`.
+A design gathers the runs that it needs, estimates one quantity of each, and returns `Findings`. The direction
+that a paper claims serves it only to express agreement; the verdict is that of `verdict.decide`. The designs
+that correlate two quantities are in `correlations`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
-from robustlens.claims.evidence import Estimate, Estimator, StudyData, listed, read
-from robustlens.claims.pairs import Change, SensitivityCheck, Twin, effect, limitation, note, share, went
-from robustlens.claims.verdict import (
-    ORDER,
-    SHARE,
-    Claim,
-    Effect,
-    Findings,
-    Missing,
-    Statistic,
-    Unusable,
-    decide,
-)
-from robustlens.stats import bootstrap as st
-from robustlens.stats.bootstrap import Array
+from robustlens.claims.estimates import Estimate, estimate, listed
+from robustlens.claims.evidence import RunData, StudyData
+from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings
+from robustlens.claims.pairs import MatchedPair, describe_change, effect, limitation, note, share
+from robustlens.claims.verdict import ORDER, Consistency, Findings
+from robustlens.results import Effect, Statistic
+from robustlens.stats.bootstrap import Unusable
+from robustlens.stats.ranks import spearman, spearman_p
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """An entry of the registry: what a paper claims, of which quantity, in which direction.
-
-    Args:
-        id: stable name.
-        paper: short citation.
-        statement: the claim in one sentence.
-        quantity: what is measured, and why so, in words.
-        noun: the quantity's short name inside a sentence.
-        unit: of the quantity.
-        measure: the quantity as a function of a run.
-        direction: +1 where the claim says it grows, -1 where it falls.
-        design: `STRENGTH_SWEEP`, `PAIRS`, or one of `associations`.
-        also: second looks, for the note.
-    """
-
-    id: str
-    paper: str
-    statement: str
-    quantity: str
-    noun: str
-    unit: str
-    measure: Estimator
-    direction: Literal[-1, 1]
-    design: "Design"
-    also: tuple[SensitivityCheck, ...] = ()
-
-    def claims(self, evidence: StudyData) -> list[Claim]:
-        """The claim on every part of the evidence that it speaks of apart.
-
-        A part beyond the first is passed over where nothing of it was measured, which the first one says.
-        """
-        first, *others = self.design.parts(evidence)
-        needed = (self.measure, *self.design.reads)
-        measured = [part for part in others if all(_is_measured(measure, part) for measure in needed)]
-        return [self.check(part) for part in (first, *measured)]
-
-    def check(self, evidence: StudyData) -> Claim:
-        """The claim on this evidence; whatever is lacking makes it inconclusive, and `why` says what."""
-        claim = Claim(self.id, self.paper, self.statement, self.quantity, setting=evidence.setting)
-        try:
-            found = self.design.findings(self, evidence)
-        except Unusable as reason:
-            return replace(claim, why=_sentence(str(reason)))
-        verdict, why = decide(self.direction, found)
-        return replace(
-            claim,
-            verdict=verdict,
-            why=_sentence(why),
-            statistic=found.statistic,
-            effect=found.effect,
-            values=found.values,
-            seeds=found.seeds,
-            note=found.note,
-        )
-
-
-@dataclass(frozen=True)
-class Design:
-    """How findings come of evidence, the parts of it that are asked one by one, and what else is read."""
-
-    findings: Callable[[Hypothesis, StudyData], Findings]
-    parts: Callable[[StudyData], Sequence[StudyData]] = lambda evidence: [evidence]
-    reads: tuple[Estimator, ...] = ()
-
-
-def _is_measured(measure: Estimator, evidence: StudyData) -> bool:
-    """Whether any run has the quantity, be it one that cannot be used."""
-    for source in evidence.sources:
-        try:
-            measure(source)
-        except Missing:
-            continue
-        except Unusable:
-            pass
-        return True
-    return False
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-# -- designs -------------------------------------------------------------------------------------------
-
-
-def _ladder(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
+def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
     """Standard against ever stronger adversarial training: strongest minus weakest, seed by seed.
 
     Raises:
-        Unusable: fewer than two strengths, or an end of the ladder that was not measured.
+        Unusable: fewer than two strengths, or the weakest or strongest was not measured.
     """
-    planned = evidence.ladder()
-    strengths = sorted({source.eps for source in planned})
+    planned = _sweep(study)
+    strengths = sorted({run.eps for run in planned})
     if len(strengths) < 2:
-        found = f"{len(strengths)} (eps {strengths[0]:g})" if strengths else "none"
+        trained = f"{len(strengths)} (eps {strengths[0]:g})" if strengths else "none"
         raise Unusable(
-            f"needs at least two strengths of standard and adversarial training without AWP, found {found}"
+            f"needs at least two strengths of standard and adversarial training without AWP, found {trained}"
         )
-    readings, missing = read(hypothesis.measure, planned)
-    at = {(reading.source.eps, reading.source.seed): reading for reading in readings}
+    estimates, missing = estimate(hypothesis.estimator, planned)
+    by_place = {(one.run.eps, one.run.entry.seed): one for one in estimates}
     weakest, strongest = strengths[0], strengths[-1]
-    twins = [
-        (seed, reading, at[strongest, seed])
-        for (eps, seed), reading in at.items()
-        if eps == weakest and (strongest, seed) in at
+    pairs = [
+        MatchedPair(one, by_place[strongest, seed])
+        for (eps, seed), one in by_place.items()
+        if eps == weakest and (strongest, seed) in by_place
     ]
-    if not twins:
+    if not pairs:
         raise Unusable(
             listed(missing) or "no training seed was run at both the weakest and the strongest strength"
         )
-    change = effect(twins, evidence)
-    if change.layers is not None:
-        return _over_layers(hypothesis, twins, readings, missing, change, change.layers)
-    x = np.array([reading.source.eps for reading in readings])
-    y = np.array([float(reading.value) for reading in readings])
-    seeds = np.array([reading.source.seed for reading in readings])
-    steps = len(set(x.tolist()))
-    rho = st.spearman(x, y)
-    p = None if rho is None else st.spearman_p(x, y, seeds, evidence.bootstrap.generator("spearman"))
-    told = rho is not None and steps >= 3
-    return Findings(
-        seen=describe_change(hypothesis.noun, twins),
-        size="a change of",
-        effect=Effect(
-            f"{hypothesis.noun}, strongest minus weakest",
-            change.value,
-            change.low,
-            change.high,
-            hypothesis.unit,
-        ),
-        statistic=Statistic(f"Spearman over {steps} strengths", rho, p=p),
-        agreement=hypothesis.direction * (rho or 0.0) if steps >= 3 else None,
+    return _compared(
+        hypothesis,
+        study,
+        pairs,
+        estimates,
+        missing,
+        ends=("weakest", "strongest"),
+        consistency=lambda: _trend(hypothesis, study, estimates),
+    )
+
+
+def _sweep(study: StudyData) -> list[RunData]:
+    """Standard training and plain adversarial training, one run for each strength and seed, ascending.
+
+    Nothing but the strength may differ: the most common setting counts. Where a study trains one strength and
+    seed in two ways, the method with more runs is taken.
+    """
+    runs = study.unperturbed()
+    usual = Counter(run.entry.setting for run in runs).most_common(1)
+    runs = [run for run in runs if run.entry.setting == usual[0][0]]
+    frequency = Counter(run.entry.method for run in runs)
+    chosen: dict[tuple[float, int], RunData] = {}
+    for run in sorted(runs, key=lambda run: -frequency[run.entry.method]):
+        chosen.setdefault((run.eps, run.entry.seed), run)
+    return [chosen[place] for place in sorted(chosen)]
+
+
+def _trend(hypothesis: Hypothesis, study: StudyData, estimates: Sequence[Estimate]) -> Consistency:
+    """Rank correlation of the quantity with strength, over all strengths and seeds."""
+    x = np.array([one.run.eps for one in estimates])
+    y = np.array([float(one.value) for one in estimates])
+    seeds = np.array([one.run.entry.seed for one in estimates])
+    strengths = len(set(x.tolist()))
+    rho = spearman(x, y)
+    p = None if rho is None else spearman_p(x, y, seeds, study.bootstrap.generator("spearman"))
+    enough = strengths >= 3
+    return Consistency(
+        Statistic(f"Spearman over {strengths} strengths", rho, p=p),
+        agreement=hypothesis.direction * (rho or 0.0) if enough else None,
         needed=ORDER,
-        trend=f"rank correlation with strength {rho:+.2f} over {steps} strengths" if told else "",
-        limitation=limitation(change, twins),
-        scale=float(np.abs(y).max()),
-        values=tuple(reading.entry() for reading in readings),
-        seeds=change.seeds,
-        note=note(twins, hypothesis.also, missing, hypothesis.direction * change.value),
+        words=f"rank correlation with strength {rho:+.2f} over {strengths} strengths"
+        if enough and rho is not None
+        else "",
     )
 
 
-def _over_layers(
-    hypothesis: Hypothesis,
-    twins: Sequence[Twin],
-    readings: Sequence[Estimate],
-    missing: Sequence[str],
-    change: Change,
-    layers: Array,
-) -> Findings:
-    """A ladder with one number per layer on each rung: the statistic is the share of layers."""
-    statistic, agreement, trend = share(layers, hypothesis.direction, "layer")
-    low, high = (None if end is None else 100 * end for end in (change.low, change.high))
-    before, after = twins[0][1].source.label, twins[0][2].source.label
-    return Findings(
-        seen=f"{hypothesis.noun} from {before} to {after}",
-        size="in the median layer a change of",
-        effect=Effect(
-            f"{hypothesis.noun}, strongest against weakest, median layer", 100 * change.value, low, high, "%"
-        ),
-        statistic=statistic,
-        agreement=agreement,
-        needed=SHARE,
-        trend=trend,
-        limitation=limitation(change, twins),
-        scale=100.0,
-        values=tuple(reading.entry() for reading in readings),
-        seeds=change.seeds,
-        note=note(twins, hypothesis.also, missing, hypothesis.direction * change.value),
-    )
-
-
-def _pairs(hypothesis: Hypothesis, evidence: StudyData) -> Findings:
-    """Every run with AWP against its twin without: the same objective, strength and seed.
+def _with_and_without_awp(hypothesis: Hypothesis, study: StudyData) -> Findings:
+    """Every run with AWP against its partner without: the same objective, strength and seed.
 
     Raises:
         Unusable: no run with AWP, or no pair of which both runs were measured.
     """
-    planned = evidence.pairs()
+    planned = _awp_pairs(study)
     if not planned:
         raise Unusable("the study has no adversarially trained run with AWP")
-    missing = [f"{awp.name} has no twin without AWP" for awp, plain in planned if plain is None]
-    members = [source for awp, plain in planned if plain is not None for source in (plain, awp)]
-    readings, unread = read(hypothesis.measure, members)
-    missing += unread
-    at = {id(reading.source): reading for reading in readings}
-    twins = [
-        (awp.seed, at[id(plain)], at[id(awp)])
-        for awp, plain in planned
-        if plain is not None and id(plain) in at and id(awp) in at
+    missing = [f"{run.name} has no twin without AWP" for run, partner in planned if partner is None]
+    both = [(partner, run) for run, partner in planned if partner is not None]
+    estimates, unmeasured = estimate(hypothesis.estimator, [run for pair in both for run in pair])
+    missing += unmeasured
+    of_run = {one.run: one for one in estimates}
+    pairs = [
+        MatchedPair(of_run[partner], of_run[run])
+        for partner, run in both
+        if partner in of_run and run in of_run
     ]
-    if not twins:
+    if not pairs:
         raise Unusable(listed(missing))
-    change = effect(twins, evidence)
-    differences = np.array([float(after.value - before.value) for _, before, after in twins])
-    statistic, agreement, trend = share(differences, hypothesis.direction, "pair")
+
+    def of_pairs() -> Consistency:
+        changes = np.array([float(pair.change(lambda one: one.value)) for pair in pairs])
+        consistency = share(changes, hypothesis.direction, "pair", least=3)
+        return consistency if len(pairs) > 1 else replace(consistency, words="")
+
+    ends = ("without", "with AWP")
+    return _compared(hypothesis, study, pairs, estimates, missing, ends=ends, consistency=of_pairs)
+
+
+def _awp_pairs(study: StudyData) -> list[tuple[RunData, RunData | None]]:
+    """Every adversarially trained run with AWP, and its partner without (None where there is none).
+
+    Runs that take the perturbation from the attack's gradient are left out: the paper's AWP does not.
+    """
+    partners = {_matching(run): run for run in reversed(study.runs) if run.entry.perturbation is None}
+    return [
+        (run, partners.get(_matching(run)))
+        for run in study.adversarial()
+        if run.entry.perturbation == "awp" and not run.entry.from_attack
+    ]
+
+
+def _matching(run: RunData) -> object:
+    """Key that a run shares with its partner: the hash of the recipe without AWP, where the study has it."""
+    return run.entry.unperturbed or (run.entry.objective, run.eps, run.entry.seed)
+
+
+def _compared(
+    hypothesis: Hypothesis,
+    study: StudyData,
+    pairs: Sequence[MatchedPair],
+    estimates: Sequence[Estimate],
+    missing: Sequence[str],
+    *,
+    ends: tuple[str, str],
+    consistency: Callable[[], Consistency],
+) -> Findings:
+    """Findings of matched pairs.
+
+    Args:
+        hypothesis: the claim.
+        study: the part that it is checked in.
+        pairs: of which the effect is the mean change.
+        estimates: of all runs, for the claim's values.
+        missing: a reason for each run that has none.
+        ends: words for the runs before and after.
+        consistency: that of a quantity with one number per run; with one per layer it is the share of layers.
+    """
+    noun, change = hypothesis.noun, effect(pairs, study)
+    before, after = ends
+    interval = change.interval
+    if change.layers is None:
+        seen, size = describe_change(noun, pairs), "a change of"
+        name, unit = f"{noun}, {after} minus {before}", hypothesis.unit
+        scale, factor = max(float(np.abs(one.value)) for one in estimates), 1.0
+        consistent = consistency()
+    else:
+        first, last = (one.run.entry.label for one in (pairs[0].before, pairs[0].after))
+        seen, size = f"{noun} from {first} to {last}", "in the median layer a change of"
+        name, unit = f"{noun}, {after} against {before}, median layer", "%"
+        scale, factor = 100.0, 100.0
+        consistent = share(change.layers, hypothesis.direction, "layer")
+    value, low, high = (
+        None if end is None else factor * end for end in (interval.value, interval.low, interval.high)
+    )
     return Findings(
-        seen=describe_change(hypothesis.noun, twins),
-        size="a change of",
-        effect=Effect(
-            f"{hypothesis.noun}, with AWP minus without",
-            change.value,
-            change.low,
-            change.high,
-            hypothesis.unit,
-        ),
-        statistic=statistic,
-        agreement=agreement if len(twins) >= 3 else None,
-        needed=SHARE,
-        trend=trend if len(twins) > 1 else "",
-        limitation=limitation(change, twins),
-        scale=max(float(np.abs(reading.value)) for reading in readings),
-        values=tuple(reading.entry() for reading in readings),
+        seen=seen,
+        size=size,
+        effect=Effect(name, value, low, high, unit),
+        consistency=consistent,
+        values=tuple(one.claim_value() for one in estimates),
         seeds=change.seeds,
-        note=note(twins, hypothesis.also, missing, hypothesis.direction * change.value),
+        note=note(pairs, hypothesis.sensitivity, missing, hypothesis.direction * interval.value),
+        scale=scale,
+        limitation=limitation(change, pairs),
     )
 
 
-STRENGTH_SWEEP = Design(_ladder, StudyData.settings)
+STRENGTH_SWEEP = Design(_strength_sweep, settings)
 """Over the strengths of training, in every setting."""
-PAIRS = Design(_pairs, StudyData.checkpoints)
+PAIRS = Design(_with_and_without_awp, checkpoints)
 """With AWP against without, at every checkpoint."""

@@ -1,122 +1,151 @@
-"""Estimate the runs of a study as evidence: arrays by image, with every gap in them named.
+"""Runs of a study as evidence: documents and arrays by image, with every gap in them named.
 
-Nothing here raises for one bad run. What cannot be read becomes `Missing` or `Unusable`, whose message ends
-in the claim's `why`.
+One bad run raises no error. A result that is not there or cannot be read becomes `Missing` or `Unusable`,
+whose message ends in the claim's `why`. Documents are read once per study, and files verified once.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
-from robustlens.claims.verdict import Missing, Unusable
+from robustlens.config import Checkpoint
 from robustlens.errors import StateError
-from robustlens.results.folders import Run, StudyFolder
-from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Quantity
+from robustlens.results import (
+    EvaluationResult,
+    ExplanationResult,
+    Measurement,
+    Run,
+    RunEntry,
+    Stage,
+    StudyFolder,
+)
+from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
 
+Document = TypeVar("Document")
+Value = TypeVar("Value")
 
-@dataclass(frozen=True)
+
+class Missing(Unusable):
+    """A run has not been measured in this respect; others may have been."""
+
+
+@contextmanager
+def _missing_if_damaged() -> Iterator[None]:
+    try:
+        yield
+    except StateError as error:
+        raise Missing(str(error)) from None
+
+
+@dataclass(frozen=True, eq=False)
 class RunData:
-    """One run, as the quantities of claims read it."""
+    """One run at one checkpoint, as the quantities of claims read it.
+
+    Args:
+        run: its folder, with its entry in the study.
+        study: the whole study, for values that are the same for all runs.
+        beside: a checkpoint beside the primary one; None for the primary one.
+    """
 
     run: Run
-    bootstrap: Bootstrap
-    ending: str = ""
-    """Of the names of its results, where these are of another checkpoint than the chosen one: "-last"."""
-    peers: tuple[Run, ...] = field(default=(), repr=False)
-    """All runs of the study, for what has to be chosen alike for all (the landscape's alpha)."""
+    study: "StudyData" = field(repr=False)
+    beside: Checkpoint | None = None
+    _others: "dict[Checkpoint, RunData]" = field(default_factory=dict, repr=False)
 
     @property
-    def label(self) -> str:
-        """Method and strength, as the study shows them."""
-        return str(self.run.entry.get("label", self.run.folder.name))
+    def entry(self) -> RunEntry:
+        """The run's entry in the study."""
+        assert self.run.entry is not None, "the runs of a study have entries"
+        return self.run.entry
 
     @property
     def eps(self) -> float:
         """Training strength; standard training has none, whatever its recipe says."""
-        return 0.0 if self.objective == "standard" else float(self.run.entry["eps"])
-
-    @property
-    def seed(self) -> int:
-        """Training seed."""
-        return int(self.run.entry["seed"])
-
-    @property
-    def objective(self) -> str:
-        """Registered name of the training objective."""
-        return str(self.run.entry["objective"])
-
-    @property
-    def awp(self) -> bool:
-        """Whether weights were perturbed in training."""
-        return bool(self.run.entry["awp"])
+        return 0.0 if self.entry.objective == "standard" else self.entry.eps
 
     @property
     def name(self) -> str:
-        """For messages."""
-        checkpoint = self.ending.replace("-", " ", 1).strip()
-        return f"{self.label} (seed {self.seed}{checkpoint and f', {checkpoint}'})"
+        """Label, seed and checkpoint, for messages."""
+        checkpoint = "" if self.beside is None else f", {self.beside}"
+        return f"{self.entry.label} (seed {self.entry.seed}{checkpoint})"
+
+    def at(self, checkpoint: Checkpoint) -> "RunData":
+        """The same run at a checkpoint beside its primary one."""
+        return self._others.setdefault(checkpoint, RunData(self.run, self.study, checkpoint))
+
+    def along_training(self) -> "list[RunData]":
+        """This run at every checkpoint that was evaluated beside its primary one; `Missing` if at none."""
+        with _missing_if_damaged():
+            checkpoints = self.run.checkpoints_beside("evaluation")
+        if not checkpoints:
+            raise Missing(f"{self.name} {self._state()} and has no evaluation along its training")
+        return [self.at(checkpoint) for checkpoint in checkpoints.values()]
+
+    # -- documents -------------------------------------------------------------------------------
 
     @property
-    def checkpoint(self) -> str | None:
-        """The checkpoint that was evaluated here, or None where none was (or its file is damaged)."""
-        try:
-            return str(self.json("evaluation").get("checkpoint", "best"))
-        except Missing:
-            return None
+    def evaluation(self) -> EvaluationResult:
+        """Its evaluation; raises `Missing` where it has none."""
+        return self._present(self._evaluation, "evaluation")
 
-    def at(self, ending: str) -> "RunData":
-        """The same run at another checkpoint, by what its results' names end in."""
-        return replace(self, ending=ending)
+    @property
+    def explanation(self) -> ExplanationResult:
+        """Its explanation; raises `Missing` where it has none."""
+        return self._present(self._explanation, "explanation")
 
-    def along(self) -> dict[int, "RunData"]:
-        """This run at every epoch that was evaluated along its training, in order; `Missing` if at none."""
-        try:
-            found = self.run.along("evaluation")
-        except StateError as error:
-            raise Missing(str(error)) from None
-        if not found:
-            raise Missing(f"{self.name} {self._state()} and has no evaluation along its training")
-        return {epoch: self.at(ending) for epoch, ending in found.items()}
-
-    def array(self, file: str, key: str) -> np.ndarray:
-        """One array of this run; raises `Missing` where it is not there."""
-        file += self.ending
-        if not (self.run.folder / f"{file}.safetensors").exists():
-            raise Missing(f"{self.name} {self._state()} and has no {file}")
-        try:
-            return self.run.array(file, key)
-        except KeyError:
-            raise Missing(f"{self.name} has no {key} in its {file}") from None
-        except StateError as error:
-            raise Missing(str(error)) from None
-
-    def json(self, file: str) -> dict[str, Any]:
-        """`<file>.json` of this run; raises `Missing` where it is not there."""
-        file += self.ending
-        try:
-            found = self.run.read_json(file)
-        except StateError as error:
-            raise Missing(str(error)) from None
-        if found is None:
-            raise Missing(f"{self.name} {self._state()} and has no {file}")
-        return found
-
-    def measure(self, name: str) -> dict[str, Any]:
-        """`value` of one measure of `explanation.json`."""
-        measure = self.json("explanation").get("measures", {}).get(name)
-        if measure is None:
+    def measurement(self, name: str) -> Measurement:
+        """One measurement of its explanation; raises `Missing` where it is not there."""
+        if name not in self.explanation.measures:
             raise Missing(f"{self.name} has no measure {name} in its explanation")
-        return dict(measure["value"])
+        return self.explanation.measures[name]
 
-    def examples(self, file: str, index: str, *keys: str) -> tuple[Examples, list[Array]]:
-        """Arrays over the same images (the last axis), in the order of the image index.
+    @cached_property
+    def _evaluation(self) -> EvaluationResult | None:
+        with _missing_if_damaged():
+            return self.run.evaluation(self.beside)
+
+    @cached_property
+    def _explanation(self) -> ExplanationResult | None:
+        with _missing_if_damaged():
+            return self.run.explanation(self.beside)
+
+    def _present(self, document: Document | None, stage: Stage) -> Document:
+        if document is None:
+            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}")
+        return document
+
+    # -- arrays ----------------------------------------------------------------------------------
+
+    def array(self, stage: Stage, part: str, key: str) -> np.ndarray:
+        """One array of a split (of the evaluation) or of a measure (of the explanation), or `Missing`."""
+        parts = self.evaluation.splits if stage == "evaluation" else self.explanation.measures
+        try:
+            with _missing_if_damaged():
+                return parts[part].arrays[key]
+        except KeyError:
+            raise Missing(f"{self.name} has no {part}/{key} in its {self._result_name(stage)}") from None
+
+    def evaluated(self, split: str, key: str) -> tuple[Examples, Array]:
+        """One number for each image of a split, as it was evaluated; raises as `measured`."""
+        examples, (values,) = self._examples("evaluation", split, split, "index", (key,))
+        return examples, values
+
+    def measured(self, measure: str, index: str, *keys: str) -> tuple[Examples, list[Array]]:
+        """Arrays of a measure over the same images (the last axis), in the order of the image index.
+
+        Args:
+            measure: its name.
+            index: the array of image numbers: "<split>_index", or "index", of test images.
+            keys: the arrays.
 
         Runs measured on the same images get the same `Examples`, and so are resampled in pairs. Where no
         index is saved, rows are taken for the same images if the plan of the measurement is the same.
@@ -125,198 +154,106 @@ class RunData:
             Missing: an array is not there.
             Unusable: a value is not finite, or there are fewer than 50 images.
         """
-        arrays = [self.array(file, key).astype(np.float64) for key in keys]
+        split = index.removesuffix("index").rstrip("_") or "test"
+        return self._examples("explanation", measure, split, index, keys)
+
+    def layers(self, measure: str, kind: str = "") -> list[str]:
+        """Names of the layers that a measure has arrays of (under `kind`, if it has several), in order."""
+        measures = self._explanation.measures if self._explanation else {}
+        arrays = measures[measure].arrays if measure in measures else {}
+        prefix = f"{kind}/" if kind else ""
+        with _missing_if_damaged():
+            layers = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+        layers = [layer for layer in layers if layer != "index"]
+        if not layers:
+            raise Missing(f"{self.name} {self._state()} and has no {'/'.join(filter(None, (measure, kind)))}")
+        return layers
+
+    def _examples(
+        self, stage: Stage, part: str, split: str, index: str, keys: Sequence[str]
+    ) -> tuple[Examples, list[Array]]:
+        arrays = [self.array(stage, part, key).astype(np.float64) for key in keys]
         n = arrays[0].shape[-1]
         for key, array in zip(keys, arrays, strict=True):
             if array.shape[-1] != n:
-                raise Unusable(f"{self.name}: {key} has {array.shape[-1]} images, {keys[0]} has {n}")
+                raise Unusable(
+                    f"{self.name}: {part}/{key} has {array.shape[-1]} images, {part}/{keys[0]} has {n}"
+                )
             if not np.isfinite(array).all():
-                raise Unusable(f"{self.name}: {key} holds values that are not finite")
+                raise Unusable(f"{self.name}: {part}/{key} holds values that are not finite")
         if n < LEAST_EXAMPLES:
             raise Unusable(f"{self.name} was measured on {n} images; at least {LEAST_EXAMPLES} are needed")
-        split = "train" if "train" in index else "test"
         try:
-            position = self.array(file, index)
+            position = self.array(stage, part, index)
         except Missing:
-            plan = json.dumps(self.json(file).get("plan"), sort_keys=True)
+            result = self.evaluation if stage == "evaluation" else self.explanation
+            plan = json.dumps(result.provenance.plan, sort_keys=True)
             return Examples(_key(split, n, plan.encode()), n), arrays
         if position.shape != (n,):
-            raise Unusable(f"{self.name}: {index} has shape {position.shape}, {keys[0]} has {n} images")
+            raise Unusable(
+                f"{self.name}: {part}/{index} has shape {position.shape}, {part}/{keys[0]} has {n} images"
+            )
         order = np.argsort(position, kind="stable")
         key = _key(split, n, position[order].astype(np.int64).tobytes())
         return Examples(key, n), [array[..., order] for array in arrays]
 
-    def layers(self, prefix: str) -> list[str]:
-        """Names of the layers that `explanation.safetensors` holds under `prefix`, in its order."""
-        try:
-            names = self.run.array_names(f"explanation{self.ending}", f"{prefix}/")
-        except StateError as error:
-            raise Missing(str(error)) from None
-        found = [name.removeprefix(f"{prefix}/") for name in names if not name.endswith("/index")]
-        if not found:
-            raise Missing(f"{self.name} {self._state()} and has no {prefix}")
-        return found
+    def _result_name(self, stage: Stage) -> str:
+        """Name of a result at this checkpoint, for messages."""
+        return stage if self.beside is None else f"{stage}-{self.beside}"
 
     def _state(self) -> str:
-        """What `run.json` says, for a message that ends in "and has no ..."."""
+        """Where the run stands, for a message that ends in "and has no ..."."""
         try:
-            status = self.run.status
+            record = self.run.record
         except StateError:
             return "has a damaged run.json"
-        if status.get("status") == "failed":
-            error = status.get("error") or {}
-            return f"failed ({error.get('message') or error.get('type') or 'no reason saved'})"
-        return f"is {status.get('status', 'new')}"
+        if record.status == "failed":
+            error = record.error
+            return f"failed ({(error.message or error.type) if error else 'no reason saved'})"
+        return f"is {record.status}"
 
 
 def _key(split: str, n: int, content: bytes) -> str:
     return f"{split} {n} {hashlib.sha256(content).hexdigest()}"
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A quantity of one run, and its value."""
-
-    source: RunData
-    quantity: Quantity
-    value: Array
-
-    def entry(self) -> dict[str, Any]:
-        """For `values` of the claim; a number per layer is summed up by its median."""
-        value = float(np.median(self.value))
-        found = {"label": self.source.label, "eps": self.source.eps, "seed": self.source.seed, "value": value}
-        return found | ({"checkpoint": self.source.ending[1:]} if self.source.ending else {})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyData:
-    """The runs of a study, or those of one of its settings, and the resamples that every claim shares."""
+    """The runs of a study, or those of one of its settings.
 
-    sources: Sequence[RunData]
+    Args:
+        runs: in the order of the study.
+        bootstrap: the resamples that every claim shares.
+        setting: where this is, as a phrase: "in" some methods, "at" a checkpoint; empty for a whole study.
+    """
+
+    runs: list[RunData]
     bootstrap: Bootstrap
     setting: str = ""
-    """Where this is, as a phrase: "in" some methods, "at" a checkpoint; empty for a study as a whole."""
+    _values: dict[Callable[..., Any], Any] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "StudyData":
-        """Everything that a study holds."""
-        bootstrap = bootstrap or Bootstrap()
-        runs = tuple(folder.runs())
-        return cls([RunData(run, bootstrap, peers=runs) for run in runs], bootstrap)
+        """Every run of a study."""
+        study = cls([], bootstrap or Bootstrap())
+        study.runs.extend(RunData(run, study) for run in folder.runs())
+        return study
 
-    def settings(self) -> list["StudyData"]:
-        """The settings in which strengths can be compared, each by itself: nothing else differs inside one.
+    def once(self, compute: Callable[[Sequence[RunData]], Value]) -> Value:
+        """`compute(runs)`, computed when it is first asked for."""
+        if compute not in self._values:
+            self._values[compute] = compute(self.runs)
+        return self._values[compute]
 
-        A study that climbs its ladder once (or not at all) is one setting, and keeps all its runs.
-        """
-        rungs: dict[Any, list[RunData]] = {}
-        for source in self._rungs():
-            rungs.setdefault(source.run.entry.get("setting"), []).append(source)
-        ladders = [found for found in rungs.values() if len({source.eps for source in found}) > 1]
-        if len(ladders) < 2:
-            return [self]
-        return [StudyData(found, self.bootstrap, f"in {_methods(found)}") for found in ladders]
-
-    def checkpoints(self) -> list["StudyData"]:
-        """The study at its chosen checkpoints, and apart at the last ones where these were evaluated."""
-        last = [source.at("-last") for source in self.sources]
-        if all(source.checkpoint is None for source in last):
-            return [self]
+    def unperturbed(self) -> list[RunData]:
+        """Every run of standard or plain adversarial training whose weights were not perturbed."""
         return [
-            replace(self, setting=f"at the {self.sources[0].checkpoint or 'best'} checkpoint"),
-            replace(self, sources=last, setting="at the last checkpoint"),
+            run
+            for run in self.runs
+            if run.entry.perturbation is None
+            and (run.entry.objective == "standard" or (run.entry.objective == "at" and run.eps > 0))
         ]
-
-    def ladder(self) -> list[RunData]:
-        """Standard training and plain adversarial training, one run for each strength and seed, ascending.
-
-        Where a study trains one strength and seed in two ways, the method with more runs is taken.
-        """
-        steps = self._rungs()
-        # Nothing but the strength may differ: the most common setting counts (studies of before have none).
-        settings = [source.run.entry.get("setting") for source in steps]
-        usual = max(settings, key=settings.count, default=None)
-        steps = [source for source, setting in zip(steps, settings, strict=True) if setting == usual]
-        methods = [str(source.run.entry.get("method", "")) for source in steps]
-        ranked = sorted(range(len(steps)), key=lambda row: -methods.count(methods[row]))
-        chosen: dict[tuple[float, int], RunData] = {}
-        for row in ranked:
-            chosen.setdefault((steps[row].eps, steps[row].seed), steps[row])
-        return [chosen[key] for key in sorted(chosen)]
-
-    def _rungs(self) -> list[RunData]:
-        """Every run of standard or plain adversarial training."""
-        return [
-            source
-            for source in self.sources
-            if not source.awp
-            and (source.objective == "standard" or (source.objective == "at" and source.eps > 0))
-        ]
-
-    def pairs(self) -> list[tuple[RunData, RunData | None]]:
-        """Every adversarially trained run with AWP, after its twin without (None where there is none).
-
-        The paper's AWP: runs that take it from the attack's gradient are left out.
-        """
-        plain = {}
-        for source in reversed(self.sources):
-            if not source.awp:
-                plain[_twin_key(source)] = source
-        with_awp = (s for s in self.adversarial() if s.awp and not s.run.entry.get("awp_from_attack"))
-        return [(source, plain.get(_twin_key(source))) for source in with_awp]
 
     def adversarial(self) -> list[RunData]:
         """Every adversarially trained run."""
-        return [source for source in self.sources if source.objective != "standard" and source.eps > 0]
-
-
-def _methods(sources: Iterable[RunData]) -> str:
-    """Names of the methods of these runs, in the order of the study."""
-    return ", ".join(dict.fromkeys(str(source.run.entry.get("method", "")) for source in sources))
-
-
-def _twin_key(source: RunData) -> tuple[Any, ...]:
-    """What a run with AWP shares with its twin: the whole recipe but AWP, where the study says so."""
-    without_awp = source.run.entry.get("without_awp")
-    return (without_awp,) if without_awp else (source.objective, source.eps, source.seed)
-
-
-Estimator = Callable[[RunData], Quantity]
-
-
-def read(measure: Estimator, sources: Iterable[RunData]) -> tuple[list[Estimate], list[str]]:
-    """The quantity of each run that has it, and what is missing of the others.
-
-    Raises:
-        Unusable: a value is not finite, or the runs were measured under different conditions.
-    """
-    readings, missing = [], []
-    for source in sources:
-        try:
-            quantity = measure(source)
-        except Missing as reason:
-            missing.append(str(reason))
-            continue
-        value = quantity.value()
-        if not np.isfinite(value).all():
-            raise Unusable(f"{source.name}: the value is not finite")
-        readings.append(Estimate(source, quantity, value))
-    _alike(readings, "under different conditions", lambda reading: reading.quantity.conditions)
-    _alike(readings, "on different layers", lambda reading: ", ".join(reading.quantity.layers))
-    return readings, missing
-
-
-def _alike(readings: Sequence[Estimate], how: str, of: Callable[[Estimate], str]) -> None:
-    for reading in readings[1:]:
-        if of(reading) != of(readings[0]):
-            one, other = readings[0], reading
-            raise Unusable(
-                f"{one.source.name} and {other.source.name} were measured {how} "
-                f"({of(one) or 'none'}; {of(other) or 'none'})"
-            )
-
-
-def listed(reasons: Sequence[str]) -> str:
-    """The first two reasons, and how many more there are."""
-    more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-    return "; ".join(reasons[:2]) + more
+        return [run for run in self.runs if run.entry.objective != "standard" and run.eps > 0]

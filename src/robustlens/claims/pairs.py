@@ -1,181 +1,196 @@
-"""Comparing runs two by two: the effect with its interval, and what has to be said beside it."""
+"""Matched pairs of runs: the effect of what differs between them, its interval, and the note."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from robustlens.claims.evidence import Estimate, Estimator, StudyData, listed, read
-from robustlens.claims.verdict import Statistic, Unusable
-from robustlens.stats import bootstrap as st
-from robustlens.stats.bootstrap import Array
+from robustlens.claims.estimates import Estimate, estimate, listed
+from robustlens.claims.evidence import StudyData
+from robustlens.claims.hypothesis import SensitivityCheck
+from robustlens.claims.verdict import SHARE, Consistency
+from robustlens.results import Statistic
+from robustlens.stats.bootstrap import (
+    Array,
+    Unusable,
+    hull,
+    identity,
+    interval_of_median,
+    interval_over_examples,
+    interval_over_seeds,
+    median,
+    relative_change,
+)
+from robustlens.stats.intervals import Interval
+from robustlens.stats.ranks import share_interval, sign_test_p
 
-Twin = tuple[int, Estimate, Estimate]
-"""A training seed, and two runs with that seed: without, and with, what is claimed to matter."""
+
+@dataclass(frozen=True)
+class MatchedPair:
+    """Two runs of one training seed that differ in one respect."""
+
+    before: Estimate
+    after: Estimate
+
+    @property
+    def seed(self) -> int:
+        """The training seed of both."""
+        return self.before.run.entry.seed
+
+    def change(self, side: Callable[[Estimate], Array]) -> Array:
+        """Change of a value that `side` takes from each run, relative where there is a number per layer."""
+        if self.before.quantity.layers:
+            return relative_change(side(self.before), side(self.after))
+        return np.asarray(side(self.after) - side(self.before))
 
 
 @dataclass(frozen=True)
 class Change:
-    """The effect of what differs between twins; `layers` holds its relative size in each layer, if any."""
+    """The effect of the difference within pairs; `layers` holds its relative size in each layer, if any."""
 
-    value: float
-    low: float | None
-    high: float | None
+    interval: Interval
     seeds: int
     layers: Array | None = None
 
 
-@dataclass(frozen=True)
-class SensitivityCheck:
-    """A second look at the same claim: reported in the note, no part of the verdict.
-
-    Args:
-        noun: short name of the quantity.
-        measure: the quantity as a function of a run.
-        direction: where it would go if it agreed.
-        caution: what to think where it does not.
-    """
-
-    noun: str
-    measure: Estimator
-    direction: Literal[-1, 1]
-    caution: str = ""
-
-
-def effect(twins: Sequence[Twin], evidence: StudyData) -> Change:
+def effect(pairs: Sequence[MatchedPair], study: StudyData) -> Change:
     """Mean change over the pairs of a seed, then over seeds, with its 95 % interval.
 
     One seed: bootstrap over examples. Several: over seeds, then examples. One number per layer: layers have
-    scales of their own, so their changes are relative and the median layer speaks for them; where there are
+    scales of their own, so their changes are relative and the median layer stands for them; where there are
     no examples behind them (spectra), the layers are the units, by an exact sign test, and with several
     seeds the interval holds the one over seeds too.
 
     Raises:
         Unusable: the change is not finite, or resamples leave it undefined.
     """
-    layered = bool(twins[0][1].quantity.layers)
-    reduce = st.median if layered else st.identity
-    values = _by_seed(twins, lambda reading: reading.value)
+    quantity, bootstrap = pairs[0].before.quantity, study.bootstrap
+    reduce = median if quantity.layers else identity
+    values = _by_seed(pairs, lambda one: one.value)
     if not np.isfinite(values).all():
         raise Unusable("the change is not finite: in some layer the quantity is zero at the weakest strength")
     seeds = len(values)
-    if twins[0][1].quantity.examples:
-        draws = _by_seed(twins, lambda reading: evidence.bootstrap.draws(reading.quantity))
-        if seeds == 1:
-            found = st.interval_over_examples(float(reduce(values)[0]), reduce(draws[0]))
-        else:
-            found = st.interval_over_seeds(values, draws, reduce, evidence.bootstrap.generator("seeds"))
+
+    def over_seeds(draws: Array) -> Interval:
+        return interval_over_seeds(values, draws, reduce, bootstrap.generator("seeds"))
+
+    if quantity.examples:
+        draws = _by_seed(pairs, lambda one: bootstrap.draws(one.quantity))
+        interval = (
+            interval_over_examples(float(reduce(values)[0]), reduce(draws[0]))
+            if seeds == 1
+            else over_seeds(draws)
+        )
     else:
-        found = st.interval_of_median(values.mean(0))
+        interval = interval_of_median(values.mean(0))
         if seeds > 1:
-            still = np.broadcast_to(values[:, None], (seeds, evidence.bootstrap.resamples, *values.shape[1:]))
-            over_seeds = st.interval_over_seeds(values, still, reduce, evidence.bootstrap.generator("seeds"))
-            found = st.hull(found, over_seeds)
-    return Change(found.value, found.low, found.high, seeds, values.mean(0) if layered else None)
+            constant = np.broadcast_to(values[:, None], (seeds, bootstrap.resamples, *values.shape[1:]))
+            interval = hull(interval, over_seeds(constant))
+    return Change(interval, seeds, values.mean(0) if quantity.layers else None)
 
 
-def _by_seed(twins: Sequence[Twin], side: Callable[[Estimate], Array]) -> Array:
+def _by_seed(pairs: Sequence[MatchedPair], side: Callable[[Estimate], Array]) -> Array:
     """Change in each seed, averaged over its pairs: the first axis is the seed."""
-    seeds = sorted({seed for seed, *_ in twins})
+    seeds = sorted({pair.seed for pair in pairs})
     return np.array(
-        [
-            np.mean([_moved(before, after, side) for s, before, after in twins if s == seed], axis=0)
-            for seed in seeds
-        ]
+        [np.mean([pair.change(side) for pair in pairs if pair.seed == seed], axis=0) for seed in seeds]
     )
 
 
-def _moved(before: Estimate, after: Estimate, side: Callable[[Estimate], Array]) -> Array:
-    if before.quantity.layers:
-        return st.relative_change(side(before), side(after))
-    return np.asarray(side(after) - side(before))
-
-
 def share(
-    changes: Array, direction: int, unit: str, ways: tuple[str, str] = ("falls", "rises")
-) -> tuple[Statistic, float, str]:
-    """Share of layers or pairs that go the claimed way, its exact interval and sign test; and in words.
+    changes: Array, direction: int, unit: str, least: int = 1, ways: tuple[str, str] = ("falls", "rises")
+) -> Consistency:
+    """Share of layers, pairs or runs that go the claimed way, with its exact interval and sign test.
 
-    `ways` are what a negative and a positive change is called.
+    Args:
+        changes: (n,), one for each unit.
+        direction: the claimed one.
+        unit: name of a unit.
+        least: with fewer units, their share is not asked for support.
+        ways: words for a negative and a positive change.
     """
     n = len(changes)
     towards, away = int(np.sum(direction * changes > 0)), int(np.sum(direction * changes < 0))
-    low, high = st.share_interval(towards, n)
+    low, high = share_interval(towards, n)
     way = ways[direction > 0]
-    name = f"share of {unit}s in which it {way} ({towards} of {n})"
-    told = f"it {way} in {towards} of {n} {unit}{'s' if n > 1 else ''}"
-    return Statistic(name, towards / n, low, high, st.sign_test_p(towards, away)), towards / n, told
+    return Consistency(
+        statistic=Statistic(
+            f"share of {unit}s in which it {way} ({towards} of {n})",
+            towards / n,
+            low,
+            high,
+            sign_test_p(towards, away),
+        ),
+        agreement=towards / n if n >= least else None,
+        needed=SHARE,
+        words=f"it {way} in {towards} of {n} {unit}{'s' if n > 1 else ''}",
+    )
 
 
-def limitation(change: Change, twins: Sequence[Twin]) -> str:
-    """Why the interval cannot be taken at its word, if so; empty otherwise."""
-    if change.low is None:
-        n = len(twins[0][1].value)
+def limitation(change: Change, pairs: Sequence[MatchedPair]) -> str:
+    """Why the interval alone does not decide; empty if it does."""
+    if change.interval.low is None:
+        n = len(pairs[0].before.value)
         return f"{n} layer{'s' if n > 1 else ''} are too few for a 95 % interval, which takes 6"
-    larger = [after if change.value > 0 else before for _, before, after in twins]
-    floors = [reading.quantity.floor() for reading in larger if reading.quantity.floor]
+    larger = [pair.after if change.interval.value > 0 else pair.before for pair in pairs]
+    floors = [one.quantity.floor() for one in larger if one.quantity.floor]
     if not floors:
         return ""
-    value, floor = float(np.mean([reading.value for reading in larger])), float(np.mean(floors))
+    value, floor = float(np.mean([one.value for one in larger])), float(np.mean(floors))
     if value > floor:
         return ""
     return f"even the larger value, {value:.3g}, is no more than sampling alone gives (up to {floor:.3g})"
 
 
-def describe_change(noun: str, twins: Sequence[Twin]) -> str:
-    """From where to where the quantity describe_change, in words."""
-    before = float(np.mean([float(reading.value) for _, reading, _ in twins]))
-    after = float(np.mean([float(reading.value) for _, _, reading in twins]))
-    labels = {(one.source.label, other.source.label) for _, one, other in twins}
-    of = next(iter(labels)) if len(labels) == 1 else ("mean without AWP", "mean with AWP")
-    return f"{noun} went from {before:.3g} ({of[0]}) to {after:.3g} ({of[1]})"
+def describe_change(noun: str, pairs: Sequence[MatchedPair]) -> str:
+    """Mean values of the quantity before and after, in words."""
+    before = float(np.mean([float(pair.before.value) for pair in pairs]))
+    after = float(np.mean([float(pair.after.value) for pair in pairs]))
+    labels = {(pair.before.run.entry.label, pair.after.run.entry.label) for pair in pairs}
+    ends = next(iter(labels)) if len(labels) == 1 else ("mean without AWP", "mean with AWP")
+    return f"{noun} went from {before:.3g} ({ends[0]}) to {after:.3g} ({ends[1]})"
 
 
 def note(
-    twins: Sequence[Twin], looks: Sequence[SensitivityCheck], missing: Sequence[str], towards: float
+    pairs: Sequence[MatchedPair], checks: Sequence[SensitivityCheck], missing: Sequence[str], towards: float
 ) -> str:
-    """What the interval covers, the second looks, and which runs are missing.
+    """Coverage of the interval, results of the sensitivity checks, and the runs that are missing.
 
-    `towards` is positive where the claim's own quantity went the claimed way: what a second look agrees with.
+    `towards` is positive where the claim's own quantity went the claimed way: a check agrees with that.
     """
-    parts = [_covers(twins), *(_second_look(look, twins, towards) for look in looks)]
+    parts = [*_coverage(pairs), *(_checked(check, pairs, towards) for check in checks)]
     if missing:
         parts.append(f"missing: {listed(missing)}")
-    return "; ".join(parts)
-
-
-def _covers(twins: Sequence[Twin]) -> str:
-    seeds = len({seed for seed, *_ in twins})
-    over = "examples" if twins[0][1].quantity.examples else "layers"
-    apart = any(before.quantity.examples != after.quantity.examples for _, before, after in twins)
-    covered = (
-        f"one seed: the interval is over {over} and does not cover training randomness"
-        if seeds == 1
-        else f"{seeds} seeds: the interval covers training randomness and {over}"
-    )
-    parts = [
-        covered,
-        "an unqualified verdict takes at least 3 seeds" if seeds == 2 else "",
-        twins[0][1].quantity.caveat,
-        "the runs were measured on different images, which are resampled apart" if apart else "",
-    ]
     return "; ".join(part for part in parts if part)
 
 
-def _second_look(look: SensitivityCheck, twins: Sequence[Twin], towards: float) -> str:
+def _coverage(pairs: Sequence[MatchedPair]) -> tuple[str, ...]:
+    seeds, quantity = len({pair.seed for pair in pairs}), pairs[0].before.quantity
+    over = "examples" if quantity.examples else "layers"
+    apart = any(pair.before.quantity.examples != pair.after.quantity.examples for pair in pairs)
+    return (
+        f"one seed: the interval is over {over} and does not cover training randomness"
+        if seeds == 1
+        else f"{seeds} seeds: the interval covers training randomness and {over}",
+        "an unqualified verdict takes at least 3 seeds" if seeds == 2 else "",
+        quantity.caveat,
+        "the runs were measured on different images, which are resampled apart" if apart else "",
+    )
+
+
+def _checked(check: SensitivityCheck, pairs: Sequence[MatchedPair], towards: float) -> str:
     """The change of another quantity in the same pairs, and whether it agrees with the claim's own."""
     try:
-        before, not_before = read(look.measure, [one.source for _, one, _ in twins])
-        after, not_after = read(look.measure, [other.source for _, _, other in twins])
+        before, not_before = estimate(check.estimator, [pair.before.run for pair in pairs])
+        after, not_after = estimate(check.estimator, [pair.after.run for pair in pairs])
     except Unusable as reason:
-        return f"{look.noun}: {reason}"
+        return f"{check.noun}: {reason}"
     if not_before or not_after:
-        return f"{look.noun}: not measured"
-    layered = bool(before[0].quantity.layers)
-    changes = [_moved(*pair, lambda reading: reading.value) for pair in zip(before, after, strict=True)]
+        return f"{check.noun}: not measured"
+    changes = [MatchedPair(*sides).change(lambda one: one.value) for sides in zip(before, after, strict=True)]
     change = float(np.median(np.mean(changes, axis=0)))
+    layered = bool(before[0].quantity.layers)
     size = f"{100 * change:+.3g} % in the median layer" if layered else f"{change:+.3g}"
-    if not change * look.direction * towards < 0:
-        return f"{look.noun}: {size}"
-    return f"{look.noun} goes the other way, {size}{f' ({look.caution})' if look.caution else ''}"
+    if not change * check.direction * towards < 0:
+        return f"{check.noun}: {size}"
+    return f"{check.noun} goes the other way, {size}{f' ({check.caution})' if check.caution else ''}"

@@ -1,11 +1,9 @@
-"""What a claim is, what was found of it, and the one function that turns findings into a verdict."""
+"""Findings of a study on a claim, and the one function that turns them into a verdict."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
-Verdict = Literal["supported", "not supported", "inconclusive"]
+from robustlens.results import ClaimValue, Effect, Statistic, Verdict
 
 ORDER = 0.5
 """Least Spearman correlation, in the claimed direction, over three strengths or more."""
@@ -13,134 +11,87 @@ SHARE = 2 / 3
 """Least share of layers, or of three pairs or more, that go the claimed way."""
 
 
-class Unusable(Exception):  # noqa: N818 - a finding, not a failure: it ends as an inconclusive claim
-    """The data cannot speak to the claim; the message says why, to the reader of the report."""
-
-
-class Missing(Unusable):
-    """A run has not been measured in this respect; others may have been."""
-
-
 @dataclass(frozen=True)
-class Statistic:
-    """How consistently the quantity goes one way. `p` is exact or by permutation, two-sided."""
+class Consistency:
+    """How consistently a quantity goes one way.
 
-    name: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-
-
-@dataclass(frozen=True)
-class Effect:
-    """How far the quantity goes, with its 95 % interval."""
-
-    name: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One statement of a paper, checked on one study. The fields are those of `claims.json`.
-
-    `setting` says in which methods or at which checkpoint, where the study has several to check it in.
+    Args:
+        statistic: the measure of it.
+        agreement: the statistic as support for the claim (a correlation in the claimed direction, or the
+            share of layers or pairs that go the claimed way); None where there are too few points to ask.
+        needed: the least `agreement` for support.
+        words: the statistic inside a sentence; empty where it goes without saying.
     """
 
-    id: str
-    paper: str
-    statement: str
-    quantity: str
-    verdict: Verdict = "inconclusive"
-    why: str = ""
-    statistic: Statistic = Statistic("")
-    effect: Effect = Effect("")
-    values: tuple[Mapping[str, Any], ...] = ()
-    seeds: int = 0
-    note: str = ""
-    setting: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """The entry of `claims.json`."""
-        return asdict(self)
+    statistic: Statistic
+    agreement: float | None
+    needed: float
+    words: str
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study shows of a claim, before the verdict.
+    """Everything that a study shows of a claim, before the verdict.
 
     Args:
-        seen: what happened, in words.
-        size: what the effect is, in words that its value follows.
-        effect: its size; positive means that the quantity grew.
-        statistic: its consistency.
-        agreement: the statistic as support for the claim (a correlation in the claimed direction, or the
-            share of layers or pairs that go the claimed way); None where there are too few points to ask.
-        needed: the least `agreement` for support.
-        trend: the statistic in words.
-        limitation: why the interval cannot be taken at its word; empty if it can.
-        scale: size of the values compared, to tell a difference from rounding.
+        seen: the change or the comparison, in words.
+        size: name of the effect inside a sentence, which its value follows.
+        effect: how far the quantity goes; positive where it grew.
+        consistency: how consistently it goes that way.
         values: one entry for each run.
         seeds: how many training seeds the effect rests on.
-        note: what the interval covers, and what else to know.
+        note: coverage of the interval, and anything else to know.
+        scale: size of the values compared, to tell a difference from rounding.
+        limitation: why the interval alone does not decide; empty if it does.
     """
 
     seen: str
     size: str
     effect: Effect
-    statistic: Statistic
-    agreement: float | None
-    needed: float
-    trend: str
-    limitation: str
-    scale: float
-    values: tuple[Mapping[str, Any], ...]
+    consistency: Consistency
+    values: tuple[ClaimValue, ...]
     seeds: int
     note: str
+    scale: float = 1.0
+    limitation: str = ""
 
 
-def decide(direction: int, found: Findings) -> tuple[Verdict, str]:
-    """The verdict rule of `robustlens.claims`, and the sentence that says why.
+def decide(direction: int, findings: Findings) -> tuple[Verdict, str]:
+    """The verdict rule of `robustlens.claims`, and the sentence that gives the reason.
 
     Args:
         direction: +1 where the claim says that the quantity grows, -1 where it falls.
-        found: what the study shows.
+        findings: of the study.
     """
-    effect = found.effect
-    told = [found.seen]
-    if effect.value is not None and effect.low is not None and effect.high is not None:
-        told.append(f"{found.size} {effect.value:+.3g}{_unit(effect)} (95 % interval {_ends(effect)})")
-    if found.trend:
-        told.append(found.trend)
-    facts = ", ".join(told)
+    effect, consistency = findings.effect, findings.consistency
+    facts = ", ".join(part for part in (findings.seen, _size(findings), consistency.words) if part)
     if effect.value is None or effect.low is None or effect.high is None:
-        return "inconclusive", f"{facts}; {found.limitation or 'there is no interval'}."
+        return "inconclusive", f"{facts}; {findings.limitation or 'there is no interval'}."
     if not all(math.isfinite(number) for number in (effect.value, effect.low, effect.high)):
         return "inconclusive", f"{facts}; not a finite number."
-    dust = 1e-9 * max(found.scale, abs(effect.value))
-    if max(abs(effect.low), abs(effect.high)) <= dust:
+    rounding = 1e-9 * max(findings.scale, abs(effect.value))
+    if max(abs(effect.low), abs(effect.high)) <= rounding:
         return "inconclusive", f"{facts}; there is no difference to judge."
-    # Towards the claim is upwards from here on.
-    low = min(direction * effect.low, direction * effect.high)
-    high = max(direction * effect.low, direction * effect.high)
-    if low <= dust and high >= -dust:
+    # From here on the claimed direction is upwards.
+    low, high = sorted((direction * effect.low, direction * effect.high))
+    if low <= rounding and high >= -rounding:
         return "inconclusive", f"{facts}; not clear, because the interval holds zero."
-    if found.limitation:
-        return "inconclusive", f"{facts}; not clear, because {found.limitation}."
+    if findings.limitation:
+        return "inconclusive", f"{facts}; not clear, because {findings.limitation}."
     if high < 0:
         return "not supported", f"{facts}; the opposite of the claim."
-    if found.agreement is not None and found.agreement < found.needed - 1e-9:
-        lacking = f"support needs {found.needed:.2g} in the claimed direction"
+    if consistency.agreement is not None and consistency.agreement < consistency.needed - 1e-9:
+        lacking = f"support needs {consistency.needed:.2g} in the claimed direction"
         return "inconclusive", f"{facts}; not clear, because {lacking}."
     return "supported", f"{facts}."
 
 
-def _unit(effect: Effect) -> str:
-    return f" {effect.unit}" if effect.unit else ""
-
-
-def _ends(effect: Effect) -> str:
-    return f"{effect.low:+.3g} to {effect.high:+.3g}"
+def _size(findings: Findings) -> str:
+    """The effect with its unit and interval, in words; empty where it has none."""
+    effect = findings.effect
+    if effect.value is None or effect.low is None or effect.high is None:
+        return ""
+    unit = f" {effect.unit}" if effect.unit else ""
+    return (
+        f"{findings.size} {effect.value:+.3g}{unit} (95 % interval {effect.low:+.3g} to {effect.high:+.3g})"
+    )

@@ -1,17 +1,34 @@
 """What the commands are given, made into what the rooms take."""
 
+import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlens.config import Plan, ThreatSpec, checked, norm_name
+from robustlens.cli.options import NetworkOptions, SubjectOptions
+from robustlens.config import Checkpoint, Plan, ThreatSpec, checked, norm_name
+from robustlens.config.checkpoint import SELECTIONS
 from robustlens.errors import ConfigError
-from robustlens.results.folders import Run
+from robustlens.results import Run, Stage
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustlens.data import Splits
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model with its images and its threat, as the arguments name them; `run` is None outside runs."""
+
+    splits: "Splits"
+    threat: ThreatSpec
+    checkpoint: str
+    run: Run | None
+    network: "Callable[[], nn.Module]"
 
 
 def use_data_dir(data_dir: Path | None) -> None:
@@ -25,43 +42,50 @@ def use_data_dir(data_dir: Path | None) -> None:
     os.environ["ROBUSTLENS_DATA"] = str(data_dir.resolve())
 
 
-def subject(
-    model: str, data_name: str | None, norm: str | None, eps: str | None
-) -> tuple["Splits", ThreatSpec, Run | None]:
-    """The data, the threat and the run folder (if the model is one) that the arguments name."""
+def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) -> ResolvedModel:
+    """The data, the threat, the run folder (if the model is one) and the network that the arguments name."""
     from robustlens import data
-    from robustlens.training.trainer import load_data
 
-    run = Run(model) if (Path(model) / "recipe.json").exists() else None
-    if run is None and (data_name is None or eps is None):
+    use_data_dir(subject.data_dir)
+    run = Run(model) if Run(model).has_recipe else None
+    if run is None and (subject.data is None or subject.eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
+    threat = _threat(model, run, subject)
+    options = model_options(run, network.architecture, network.model_option)
+    if run is not None and subject.data is None:
+        splits = data.of_spec(run.recipe.data)
+    else:
+        splits = data.load(str(subject.data))
+    build = partial(_network, model, run, network, options)
+    return ResolvedModel(splits, threat, network.checkpoint, run, build)
+
+
+def _threat(model: str, run: Run | None, subject: SubjectOptions) -> ThreatSpec:
     own = run.recipe.threat if run is not None else ThreatSpec()
-    if norm is not None and norm_name(norm) != own.norm and eps is None:
-        raise ConfigError(f"--norm: {norm} is not the norm of training ({own.norm}), so --eps is needed")
-    values: dict[str, Any] = {"norm": norm or own.norm, "eps": eps}
-    if run is not None and eps is None:
-        values["eps"] = own.eps
-        if own.eps == 0:
-            raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
-    threat = checked(ThreatSpec, values, "threat")
-    if data_name is None and run is not None:
-        return load_data(run.recipe), threat, run
-    return data.load(str(data_name)), threat, run
+    if subject.norm is not None and norm_name(subject.norm) != own.norm and subject.eps is None:
+        found = f"{subject.norm} is not the norm of training ({own.norm})"
+        raise ConfigError(f"--norm: {found}, so --eps is needed")
+    if run is not None and subject.eps is None and own.eps == 0:
+        raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
+    eps = own.eps if subject.eps is None else subject.eps
+    return checked(ThreatSpec, {"norm": subject.norm or own.norm, "eps": eps}, "threat")
 
 
-def network(
-    model: str, run: Run | None, checkpoint: str, trust_code: bool, options: dict[str, Any]
+def _network(
+    model: str, run: Run | None, options: NetworkOptions, of_model: Mapping[str, Any]
 ) -> "nn.Module":
     """The network that the argument names; a checkpoint is a run folder's alone."""
     from robustlens import models
 
-    if run is not None and checkpoint in ("both", "every"):
-        raise ConfigError(f"--checkpoint: found {checkpoint}, expected one of them beside --out or --data")
-    return models.load(model, checkpoint=checkpoint if run else None, trust_code=trust_code, **options)
+    if run is not None and options.checkpoint in SELECTIONS:
+        found = f"found {options.checkpoint}, expected one of them beside --out or --data"
+        raise ConfigError(f"--checkpoint: {found}")
+    checkpoint = options.checkpoint if run else None
+    return models.load(model, checkpoint=checkpoint, trust_code=options.trust_code, **of_model)
 
 
 def model_options(run: Run | None, architecture: str | None, given: list[str] | None) -> dict[str, Any]:
-    """What --architecture and --model-option say of a model; a run folder knows it itself."""
+    """The options of a model in --architecture and --model-option; a run folder knows its own."""
     options = dict(pair("--model-option", item) for item in given or [])
     for name in ("spec", "checkpoint", "trust_code"):
         if name in options:
@@ -102,13 +126,16 @@ def value(text: str, option: str = "--set") -> Any:
         ) from error
 
 
-def keep(run: Run, name: str, plan: Plan) -> None:
+def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
     """Refuse to replace a result of another plan, which a study may stand on."""
-    for ending, one in plan.of_checkpoints(run.kept()).items():
-        found = run.read_json(f"{name}{ending}")
-        if found is not None and found.get("plan") != one.model_dump(mode="json"):
-            file = f"{run.folder}/{name}{ending}.json"
-            raise ConfigError(f"{file}: holds the result of another plan; give --out")
+    primary, *others = plan.checkpoints(run.kept_checkpoints())
+    wanted: dict[Checkpoint | None, Checkpoint] = {None: primary, **{one: one for one in others}}
+    for beside, checkpoint in wanted.items():
+        result = run.result(stage, beside)
+        if result is not None and result.provenance.plan != plan.at(checkpoint).model_dump(mode="json"):
+            raise ConfigError(
+                f"{run.result_path(stage, beside)}: holds the result of another plan; give --out"
+            )
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -119,3 +146,8 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
         values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
         values = inside
     values[last] = value
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """A mapping as indented JSON, for a file that is no part of a run."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from robustlens.attacks import PGD
+from robustlens.machine import environment
 from robustlens.threat import ThreatModel
-from robustlens.training.trainer import environment
 from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation
 

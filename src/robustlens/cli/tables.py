@@ -1,19 +1,17 @@
 """What the commands print: results as tables on standard output."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from robustlens.cli.display import console, output
 from robustlens.config import eps_text
-from robustlens.results.folders import StudyFolder, attack_columns
+from robustlens.results import EvaluationResult, Measurement, Run, StudyFolder
+from robustlens.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from robustlens.study import PlannedRun
-
-
-def _percent(interval: dict[str, Any]) -> str:
-    return f"{100 * interval['value']:.1f} [dim]{100 * interval['low']:.1f}-{100 * interval['high']:.1f}[/]"
 
 
 def plan(planned: "list[PlannedRun]") -> None:
@@ -27,19 +25,27 @@ def plan(planned: "list[PlannedRun]") -> None:
     output.print(table)
 
 
+def training(run: Run) -> None:
+    """Accuracies after the last epoch, and where the run lies."""
+    last = run.metrics()[-1]
+    for split, after in (("train", last.train), ("validation", last.validation)):
+        if after is not None:
+            output.print(f"{split}: clean {after.clean:.1%}, robust {after.robust:.1%} ({after.n} images)")
+    output.print(f"run: {run.folder}", soft_wrap=True)
+
+
 def headline(folder: StudyFolder) -> None:
     """One row per run: accuracies and robust gap with their intervals."""
-    evaluated = [(run, run.evaluation) for run in folder.runs()]
-    columns = next((attack_columns(found) for _, found in evaluated if found), {})
+    evaluated = [(run, run.evaluation()) for run in folder.runs()]
+    columns = next((list(result.columns) for _, result in evaluated if result), [])
     table = Table("method", "clean %", *[f"{title} %" for title in columns], "robust gap", box=None)
-    for run, found in evaluated:
-        label = run.entry["label"]
-        if found is None:
-            table.add_row(label, run.status["status"])
+    for run, result in evaluated:
+        label = run.entry.label if run.entry else run.folder.name
+        if result is None:
+            table.add_row(label, run.record.status)
             continue
-        test = found["splits"]["test"]
-        cells = [_percent(test["clean"]), *[_percent(test["by_attack"][name]) for name in columns.values()]]
-        table.add_row(label, *cells, _percent(found["gaps"]["robust"]))
+        cells = [_percent(result.after(column)) for column in columns]
+        table.add_row(label, _percent(result.splits["test"].clean), *cells, _percent(result.gaps["robust"]))
     output.print(table)
 
 
@@ -48,43 +54,53 @@ def claims(folder: StudyFolder) -> None:
     styles = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
     table = Table("claim", "verdict", box=None)
     for claim in folder.claims:
-        where = f" ({claim['setting']})" if claim.get("setting") else ""
-        table.add_row(claim["statement"] + where, f"[{styles[claim['verdict']]}]{claim['verdict']}[/]")
+        where = f" ({claim.setting})" if claim.setting else ""
+        table.add_row(claim.statement + where, f"[{styles[claim.verdict]}]{claim.verdict}[/]")
     output.print(table)
 
 
-def evaluation(content: dict[str, Any]) -> None:
+def evaluation(result: EvaluationResult) -> None:
     """Accuracies on both splits, time by attack, gaps, flags and notes."""
-    columns = attack_columns(content)
-    table = Table("split", "n", "clean %", *[f"{title} %" for title in columns], box=None)
-    for name, split in content["splits"].items():
-        cells = [_percent(split["clean"]), *[_percent(split["by_attack"][at]) for at in columns.values()]]
-        table.add_row(name, str(split["n"]), *cells)
+    table = Table("split", "n", "clean %", *[f"{title} %" for title in result.columns], box=None)
+    for name, split in result.splits.items():
+        cells = [_percent(result.after(column, name)) for column in result.columns]
+        table.add_row(name, str(split.n), _percent(split.clean), *cells)
     output.print(table)
-    for name, split in content["splits"].items():
-        spent = ", ".join(f"{attack} {seconds:.1f} s" for attack, seconds in split["seconds"].items())
+    for name, split in result.splits.items():
+        spent = ", ".join(f"{attack} {seconds:.1f} s" for attack, seconds in split.seconds.items())
         output.print(f"time on {name} images: {spent}", soft_wrap=True)
     output.print("each attack ran on the survivors of those before it; intervals are 95 %")
-    for name, gap in content["gaps"].items():
-        output.print(f"{name} gap: {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})")
-    test = content["splits"]["test"]
-    for note in test["notes"]:
+    for name, gap in result.gaps.items():
+        between = "" if gap.low is None or gap.high is None else f" ({gap.low:.4f} to {gap.high:.4f})"
+        output.print(f"{name} gap: {gap.value:.4f}{between}")
+    test = result.splits["test"]
+    for note in test.notes:
         output.print(f"note: {note}", markup=False, soft_wrap=True)
-    for flag in test["flags"]:
-        console.print(f"[bold yellow]flag {flag['name']}[/]: ", end="")
-        console.print(flag["message"], markup=False, soft_wrap=True)
+    for flag in test.flags:
+        console.print(f"[bold yellow]flag {flag.name}[/]: ", end="")
+        console.print(flag.message, markup=False, soft_wrap=True)
 
 
-def explanation(content: dict[str, Any]) -> None:
+def measurements(measures: Mapping[str, Measurement]) -> None:
     """Every number of every measure."""
-    for name, measurement in content["measures"].items():
-        output.print(f"[bold]{name}[/] ({measurement['unit']}): {measurement['what']}")
-        for key, value in _leaves(measurement["value"]):
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            output.print(f"  {key}  {shown}", markup=False)
+    for name, measurement in measures.items():
+        output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
+        for key, value in _leaves(measurement.value):
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            output.print(f"  {key}  {text}", markup=False)
 
 
-def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{prefix}.{key}".strip("."))]
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.value:.1f}"
+    return f"{100 * interval.value:.1f} [dim]{100 * interval.low:.1f}-{100 * interval.high:.1f}[/]"
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{prefix}.{key}".strip("."))

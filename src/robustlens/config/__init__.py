@@ -7,6 +7,7 @@ from robustlens.config.recipe import (
     AWPSpec,
     CapacitySpec,
     DataSpec,
+    FactoryPerturbationSpec,
     InitSpec,
     ModelSpec,
     MonitorSpec,
@@ -18,6 +19,7 @@ from robustlens.config.recipe import (
     SAMSpec,
     ThreatSpec,
 )
+from robustlens.config.study import StudySpec
 from robustlens.config.values import Number, Values, checked, eps_text, norm_name, radius_problem, read_yaml
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "DataSpec",
     "EvaluationPlan",
     "ExplanationPlan",
+    "FactoryPerturbationSpec",
     "InitSpec",
     "ModelSpec",
     "MonitorSpec",
@@ -41,6 +44,7 @@ __all__ = [
     "RWPSpec",
     "Recipe",
     "SAMSpec",
+    "StudySpec",
     "ThreatSpec",
     "Values",
     "checked",

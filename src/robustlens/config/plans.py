@@ -24,7 +24,7 @@ class Plan(Values):
     def checkpoints(self, kept: Sequence[Checkpoint] = ()) -> list[Checkpoint]:
         """The checkpoints that this plan asks for, of a run that kept these; the primary one first.
 
-        >>> [str(checkpoint) for checkpoint in Plan(checkpoint="every").checkpoints([Checkpoint("epoch", 10)])]
+        >>> [str(one) for one in Plan(checkpoint="every").checkpoints([Checkpoint("epoch", 10)])]
         ['best', 'last', 'epoch-0010']
         """
         if self.checkpoint not in SELECTIONS:

@@ -67,6 +67,12 @@ class PerturbationSpec(Values):
     """A perturbation of the weights, once the epochs of its warm-up are over."""
 
     warmup_epochs: int = Field(default=0, ge=0)
+    from_attack: bool = False
+    """Take the gradient from the attack's last backward pass instead of a pass of its own."""
+
+    def entry(self, field: str) -> tuple[str, dict[str, Any]]:
+        """Name and options, in `weights.PERTURBATIONS`, of what the recipe's `field` asks for."""
+        return field, self.model_dump(exclude=set(PerturbationSpec.model_fields))
 
 
 class AWPSpec(PerturbationSpec):
@@ -77,8 +83,6 @@ class AWPSpec(PerturbationSpec):
     """Weight steps of each alternation (K2)."""
     alternations: int = Field(default=1, ge=1)
     """Rounds of images and weights (A)."""
-    from_attack: bool = False
-    """Take the gradient from the attack's last backward pass instead of a pass of its own."""
 
     @model_validator(mode="after")
     def _attack_gives_one_step(self) -> "AWPSpec":
@@ -105,6 +109,10 @@ class FactoryPerturbationSpec(PerturbationSpec):
     factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """As "package.module:Class"."""
     options: dict[str, Any] = {}
+
+    def entry(self, field: str) -> tuple[str, dict[str, Any]]:
+        """The factory, and its options as they were given."""
+        return self.factory, self.options
 
 
 class InitSpec(Values):

@@ -151,8 +151,8 @@ def canonical(value: Any) -> Any:
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, keys joined with dots."""
-    flat: dict[str, Any] = {}
+    joined: dict[str, Any] = {}
     for key, value in values.items():
         inside = isinstance(value, dict)
-        flat.update(flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value})
-    return flat
+        joined.update(flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value})
+    return joined

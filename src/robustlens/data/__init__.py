@@ -3,12 +3,10 @@
     splits = robustlens.data.load("cifar10", data_dir="~/data", train_limit=10_000)
     x, y = splits.train.x(), splits.train.labels      # float32 NCHW in [0, 1], int64
 
-A new data set on the Hub is one row of `hub.DATASETS`; a new kind of source is one row of `READERS`.
+A new data set on the Hub is one row of `hub.DATASETS`; a new kind of source is one row of `registry.READERS`.
 """
 
-import difflib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,27 +14,26 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from robustlens.config import DataSpec
-from robustlens.data import arrays, augment, embedded, folder, hub
+from robustlens.data import augment
 from robustlens.data.arrays import from_tensors
+from robustlens.data.registry import DATASETS, READERS, names, read, runs_code
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
-from robustlens.errors import ConfigError
+from robustlens.errors import DataError
 
-__all__ = ["Source", "Sources", "Split", "Splits", "augment", "channel_statistics", "from_tensors", "load", "names", "of_spec"]
-
-EMBEDDED = "fashion-mnist-10k"
-
-READERS: dict[str, Callable[[str, Path | None], Sources]] = {
-    "hf:owner/name": hub.load_any,
-    "folder:PATH": lambda path, _: folder.load(Path(path).expanduser()),
-    "idx:PATH": lambda path, _: arrays.load_idx(Path(path).expanduser()),
-    "npz:PATH": lambda path, _: arrays.load_npz(Path(path).expanduser()),
-}
-"""What may follow a prefix, and how it is read: (text after the colon, data_dir) -> Sources."""
-
-
-def names() -> tuple[str, ...]:
-    """Everything that `load` understands, as it is written."""
-    return (EMBEDDED, *hub.DATASETS, *READERS)
+__all__ = [
+    "DATASETS",
+    "READERS",
+    "Source",
+    "Sources",
+    "Split",
+    "Splits",
+    "augment",
+    "channel_statistics",
+    "from_tensors",
+    "load",
+    "names",
+    "of_spec",
+]
 
 
 def load(
@@ -55,7 +52,8 @@ def load(
         name: "fashion-mnist-10k" (comes with the package); "cifar10", "cifar100", "svhn", "mnist",
             "fashion_mnist", "tiny_imagenet" or any "hf:owner/name" (extra `hub`); "folder:PATH" with
             train/<class>/*.png and test/<class>/*.png; "idx:PATH" with the four IDX files; "npz:PATH" with
-            x_train, y_train, x_test, y_test (see `from_tensors` for shapes and types).
+            x_train, y_train, x_test, y_test (see `from_tensors` for shapes and types);
+            "package.module:factory", a function of yours that returns these four arrays.
         data_dir: for names of the Hub, a folder that holds the data set's folder (DIR/cifar10/*.parquet) or
             its files; $ROBUSTLENS_DATA if absent, and if that is absent too, the Hub.
         validation: share of the training images held out, stratified; 0 for none.
@@ -67,13 +65,13 @@ def load(
 
     Raises:
         ConfigError: an unknown name, or a limit or a share that cannot be met.
-        DataError: files that are missing, damaged or not what they should be, or an extra that is absent.
+        DataError: files that are missing, damaged or of another kind, or an extra that is absent.
 
     >>> splits = load("fashion-mnist-10k", train_limit=100, test_limit=10)
     >>> len(splits.train), len(splits.validation), len(splits.test), splits.shape
     (90, 10, 10, (1, 28, 28))
     """
-    sources = _read(name, None if data_dir is None else Path(data_dir))
+    sources = read(name, None if data_dir is None else Path(data_dir))
     return assemble(
         sources,
         name,
@@ -85,8 +83,19 @@ def load(
     )
 
 
-def of_spec(spec: DataSpec) -> Splits:
-    """The data that a recipe names; raises as `load` does."""
+def of_spec(spec: DataSpec, *, trust_code: bool = False) -> Splits:
+    """The data that a recipe names; raises as `load` does.
+
+    Args:
+        spec: of the recipe.
+        trust_code: allow a "package.module:factory", as for a recipe that the user gave. Off for a recipe
+            that lies in a run folder, which may come from anyone.
+    """
+    if runs_code(spec.name) and not trust_code:
+        raise DataError(
+            f"data.name: {spec.name!r} is code from outside the run; load it with trust_code=True "
+            "(--trust-code) if you trust both"
+        )
     return load(
         spec.name,
         data_dir=spec.data_dir,
@@ -107,18 +116,6 @@ def channel_statistics(images: UInt8[Tensor, "n c ..."]) -> tuple[list[float], l
     level = torch.arange(256).double() / 255
     mean = share @ level
     std = (share @ level.square() - mean.square()).clamp_min(0).sqrt()
-    return [round(value, 6) for value in mean.tolist()], [round(max(value, 1e-3), 6) for value in std.tolist()]
-
-
-def _read(name: str, data_dir: Path | None) -> Sources:
-    if name == EMBEDDED:
-        return embedded.load()
-    if name in hub.DATASETS:
-        return hub.load(name, data_dir)
-    prefix, colon, rest = name.partition(":")
-    for form, reader in READERS.items():
-        if colon and rest and form.startswith(f"{prefix}:"):
-            return reader(rest, data_dir)
-    close = difflib.get_close_matches(name, names(), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"data.name: found {name!r}, expected one of {', '.join(names())}{hint}")
+    return [round(value, 6) for value in mean.tolist()], [
+        round(max(value, 1e-3), 6) for value in std.tolist()
+    ]

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustlens.data.splits import Source, Sources, Splits, assemble, one_line
+from robustlens.data.splits import Source, Sources, Splits, assemble, in_one_line
 from robustlens.errors import DataError
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -43,7 +43,7 @@ def from_tensors(
         x_test: test images, likewise.
         y_test: their labels.
         classes: names of the classes; "0", "1", ... if absent, and then training must show every class.
-        name: what the data set is called.
+        name: of the data set.
         validation: share of the training images held out, stratified; 0 for none.
         seed: of the subsets and of the validation split.
         train_limit: use that many training images, counted before the validation split is taken out.
@@ -58,25 +58,32 @@ def from_tensors(
     >>> len(splits.train), len(splits.validation), splits.shape, splits.classes
     (2, 2, (1, 2, 2), ('0', '1'))
     """
-    arrays = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
-    sources = _sources(arrays, {key: f"{name}: {key}" for key in _KEYS}, classes)
+    sources = sources_of(name, x_train, y_train, x_test, y_test, classes=classes)
     return assemble(
         sources, name, validation=validation, seed=seed, train_limit=train_limit, test_limit=test_limit
     )
+
+
+def sources_of(
+    name: str, x_train: Any, y_train: Any, x_test: Any, y_test: Any, *, classes: tuple[str, ...] | None = None
+) -> Sources:
+    """Sources from arrays as `from_tensors` takes them; `name` is for messages."""
+    arrays = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
+    return _sources(arrays, {key: f"{name}: {key}" for key in _KEYS}, classes)
 
 
 def load_npz(path: Path) -> Sources:
     """An .npz file with the arrays x_train, y_train, x_test, y_test, each as in `from_tensors`.
 
     Raises:
-        DataError: a file that is missing, truncated or pickled, or arrays that are not what they should be.
+        DataError: a file that is missing, truncated or pickled, or arrays of another shape, type or range.
     """
     try:
-        with zipfile.ZipFile(path) as members:
-            found = [member.removesuffix(".npy") for member in members.namelist()]
-        missing = [key for key in _KEYS if key not in found]
+        with zipfile.ZipFile(path) as archive:
+            members = [member.removesuffix(".npy") for member in archive.namelist()]
+        missing = [key for key in _KEYS if key not in members]
         if missing:
-            raise DataError(f"{path}: lacks {', '.join(missing)}, found {', '.join(found) or 'nothing'}")
+            raise DataError(f"{path}: lacks {', '.join(missing)}, found {', '.join(members) or 'nothing'}")
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _KEYS}
     except FileNotFoundError as error:
@@ -86,7 +93,7 @@ def load_npz(path: Path) -> Sources:
             raise DataError(
                 f"{path}: holds Python objects, expected numbers (pickles are never read)"
             ) from error
-        raise DataError(f"{path}: is no complete .npz file ({one_line(error)}); save it again") from error
+        raise DataError(f"{path}: is no complete .npz file ({in_one_line(error)}); save it again") from error
     return _sources(arrays, {key: f"{path}: {key}" for key in _KEYS}, None)
 
 
@@ -109,7 +116,7 @@ def load_idx(folder: Path, classes: tuple[str, ...] | None = None) -> Sources:
 
 
 def idx_file(folder: Path, stem: str, kind: str) -> Path | None:
-    """Where the IDX file of `kind` ("images" or "labels") lies, under any of its usual names."""
+    """The IDX file of `kind` ("images" or "labels") in a folder, under any of its usual names."""
     names = [f"{stem}-{kind}{mark}idx{_IDX_DIMENSIONS[kind]}-ubyte" for mark in "-."]
     candidates = (folder / (name + ending) for name in names for ending in ("", ".gz"))
     return next((path for path in candidates if path.is_file()), None)
@@ -126,12 +133,12 @@ def read_idx(path: Path, kind: str) -> NDArray[np.uint8]:
         if content[:2] == b"\x1f\x8b" or path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({one_line(error)}); download it again") from error
+        raise DataError(f"{path}: cannot be read ({in_one_line(error)}); download it again") from error
     dimensions = _IDX_DIMENSIONS[kind]
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content[:4] != magic or len(content) < header:
-        found = content[:4].hex() or "nothing"
-        raise DataError(f"{path}: starts with {found}, expected {magic.hex()}, the mark of IDX {kind}")
+        shown = content[:4].hex() or "nothing"
+        raise DataError(f"{path}: starts with {shown}, expected {magic.hex()}, the mark of IDX {kind}")
     sizes = tuple(np.frombuffer(content, dtype=">u4", count=dimensions, offset=4).tolist())
     if len(content) - header != math.prod(sizes):
         raise DataError(
@@ -153,7 +160,7 @@ def class_names(labels: Int64[Tensor, " n"], where: str) -> tuple[str, ...]:
 
 
 def _sources(arrays: dict[str, Any], wheres: dict[str, str], classes: tuple[str, ...] | None) -> Sources:
-    """Sources from the four arrays; `wheres` is what an error message calls each."""
+    """Sources from the four arrays; `wheres` are their names in messages."""
     train, test = (_source(arrays, wheres, f"x_{split}", f"y_{split}") for split in ("train", "test"))
     return Sources(train, test, classes or class_names(train.labels, train.where))
 
@@ -212,7 +219,9 @@ def _numbers(array: Any, where: str) -> NDArray[Any]:
     try:
         values = np.asarray(array)
     except ValueError as error:
-        raise DataError(f"{where}: is no array ({one_line(error)}), expected numbers of one shape") from error
+        raise DataError(
+            f"{where}: is no array ({in_one_line(error)}), expected numbers of one shape"
+        ) from error
     if values.dtype.kind not in "iuf":
         raise DataError(f"{where}: {values.dtype}, expected integers or floats")
     return values

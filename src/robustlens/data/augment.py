@@ -6,7 +6,10 @@ the generator (another epoch or step) gives another draw. Mixup pairs the images
 exception.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import scipy.special
 import torch
@@ -15,8 +18,17 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robustlens import noise
-from robustlens.data.hub import DATASETS
+from robustlens.data.registry import DATASETS
 from robustlens.errors import ConfigError
+from robustlens.registry import Registry
+
+
+@runtime_checkable
+class Augment(Protocol):
+    """A function of batches: images in [0, 1] to images of the same shape."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Augmented images."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +68,29 @@ class Augmentation:
         return x
 
 
-_WHOLE = {
-    "none": Augmentation(),
-    "flip": Augmentation(flip=True),
-    "crop": Augmentation(padding=4),
-    "crop-flip": Augmentation(padding=4, flip=True),
+_WHOLE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "flip": {"flip": True},
+    "crop": {"padding": 4},
+    "crop-flip": {"padding": 4, "flip": True},
 }
-_CUT = {f"{name}-cutout": replace(augmentation, cutout=16) for name, augmentation in _WHOLE.items()}
-AUGMENTATIONS = _WHOLE | {name.removeprefix("none-"): augmentation for name, augmentation in _CUT.items()}
+_CUT = {f"{name}-cutout".removeprefix("none-"): options | {"cutout": 16} for name, options in _WHOLE.items()}
+AUGMENTATIONS: Registry[Callable[[], Augment]] = Registry(
+    "data.augment",
+    {name: partial(Augmentation, **options) for name, options in (_WHOLE | _CUT).items()},
+    factories=True,
+)
 """Augmentations by name; the hole has the size of the CIFAR-10 experiments of DeVries and Taylor 2017."""
 
 
-def get(name: str) -> Augmentation:
-    """The registered augmentation; raises `ConfigError` with the known names otherwise."""
-    if name not in AUGMENTATIONS:
-        raise ConfigError(f"data.augment: found {name!r}, expected one of {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name]
+def get(name: str) -> Augment:
+    """The registered augmentation, or that of your own "package.module:factory", called without arguments.
+
+    Raises:
+        ConfigError: unknown name; with the known ones.
+    """
+    augmentation: Augment = AUGMENTATIONS.build(name)
+    return augmentation
 
 
 def default_for(name: str) -> str:

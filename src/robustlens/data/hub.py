@@ -25,14 +25,14 @@ _FIND = Columns()
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Where a data set lies and how it is used.
+    """Place and use of a data set.
 
     Attributes:
         repo: "owner/name" on the Hub.
         folder: where its parquet files lie in the repository.
         columns: its image and label column.
-        test: the split that serves as test; found if empty.
-        augmentation: what the field trains it with (`robustlens.data.augment`).
+        test: the split that serves as test; the first usual name if empty.
+        augmentation: that the field trains it with (`robustlens.data.augment`).
         classes: class names, for data that is also published as IDX files, which hold none.
     """
 
@@ -43,9 +43,20 @@ class HubDataset:
     augmentation: str = "none"
     classes: tuple[str, ...] = ()
 
+    def load(self, name: str, data_dir: Path | None = None) -> Sources:
+        """Its sources, from `data_dir` (or $ROBUSTLENS_DATA) where one is given, else from the Hub.
+
+        Raises:
+            DataError: files that are missing or damaged, the extra is absent, or the Hub cannot be reached.
+        """
+        folder = _local_folder(name, self, data_dir)
+        if folder is not None and not _parquet_files(folder):
+            return arrays.load_idx(folder, self.classes)
+        return _load_folder(folder or _download(self), self)
+
 
 _IMAGE_LABEL = Columns("image", "label")
-DATASETS = {
+DATASETS: dict[str, HubDataset] = {
     "cifar10": HubDataset("uoft-cs/cifar10", "plain_text", Columns("img", "label"), "test", "crop-flip"),
     "cifar100": HubDataset("uoft-cs/cifar100", "cifar100", Columns("img", "fine_label"), "test", "crop-flip"),
     "svhn": HubDataset("ufldl-stanford/svhn", "cropped_digits", _IMAGE_LABEL, "test", "crop"),
@@ -57,27 +68,14 @@ DATASETS = {
 }
 
 
-def load(name: str, data_dir: Path | None = None) -> Sources:
-    """A row of `DATASETS`, from `data_dir` (or $ROBUSTLENS_DATA) where one is given, else from the Hub.
-
-    Raises:
-        DataError: files that are missing or damaged, the extra is absent, or the Hub cannot be reached.
-    """
-    entry = DATASETS[name]
-    folder = _local_folder(name, entry, data_dir)
-    if folder is not None and not _parquet_files(folder):
-        return arrays.load_idx(folder, entry.classes)
-    return _load_folder(folder or _download(entry), entry)
-
-
 def load_any(text: str, data_dir: Path | None = None) -> Sources:
     """Any "owner/name" on the Hub that has one image and one label column.
 
-    What cannot be found is named behind a question mark:
+    Columns and splits that are ambiguous are named behind a question mark:
     `owner/name?config=small&image=photo&label=fine_label&test=validation`.
 
     Raises:
-        ConfigError: the name is not of that form. DataError: as `load`, and columns that cannot be told.
+        ConfigError: the name is not of that form. DataError: as `load`, and columns that are ambiguous.
     """
     repo, _, query = text.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -119,27 +117,27 @@ def _download(entry: HubDataset) -> Path:
     patterns = [f"{entry.folder}/{split}-*.parquet" for split in ("train", entry.test)]
     with tables.library(f"hf:{entry.repo}", tables.ONLINE):
         hub = importlib.import_module("huggingface_hub")
-        found = hub.snapshot_download(entry.repo, repo_type="dataset", allow_patterns=patterns)
-    return Path(found) / entry.folder
+        path = hub.snapshot_download(entry.repo, repo_type="dataset", allow_patterns=patterns)
+    return Path(path) / entry.folder
 
 
 def _load_folder(folder: Path, entry: HubDataset) -> Sources:
     """A folder in the Hub's layout: train-*.parquet and test-*.parquet, or train.parquet and test.parquet."""
-    found: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     for path in _parquet_files(folder):
-        found.setdefault(path.stem.partition("-")[0], []).append(path)
-    test = _test_split(entry, found)
+        splits.setdefault(path.stem.partition("-")[0], []).append(path)
+    test = _test_split(entry, splits)
     for split in ("train", test):
-        if split not in found:
+        if split not in splits:
             names = ", ".join(path.name for path in _parquet_files(folder)) or "nothing"
             raise DataError(f"{folder}: no {split}-*.parquet in it, found {names}; add the missing files")
-    files = {"train": found["train"], "test": found[test]}
+    files = {"train": splits["train"], "test": splits[test]}
     return tables.from_files(files, entry.columns, str(folder), entry.classes)
 
 
-def _test_split(entry: HubDataset, found: Iterable[str]) -> str:
-    """The split that serves as test: the one that is named, else the first usual name that was found."""
-    return entry.test or next((split for split in _TEST_NAMES if split in found), "test")
+def _test_split(entry: HubDataset, splits: Iterable[str]) -> str:
+    """The split that serves as test: the one that is named, else the first usual name among the splits."""
+    return entry.test or next((split for split in _TEST_NAMES if split in splits), "test")
 
 
 def _parquet_files(folder: Path) -> list[Path]:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from robustlens.data.splits import one_line
+from robustlens.data.splits import in_one_line
 from robustlens.errors import DataError
 
 _GREY = {"1", "L", "LA", "La"}
 _DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-# What Pillow raises for files that are cut short, damaged, or no image at all.
+# Errors of Pillow for files that are cut short, damaged, or no image at all.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -41,7 +41,7 @@ def decode(
     Args:
         files: the encoded images, as bytes or paths; read one at a time.
         count: how many there are, at least one.
-        name: what an error message calls image i.
+        name: of image i in an error message.
 
     Raises:
         DataError: an image that cannot be read, has more than 8 bits a channel, or another size than the
@@ -74,7 +74,9 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.
             wanted = "L" if image.mode in _GREY else "RGB"
             array = np.asarray(image if image.mode == wanted else image.convert(wanted))
     except _UNREADABLE as error:
-        raise DataError(f"{name(i)}: cannot be read as an image ({one_line(error)}); replace it") from error
+        raise DataError(
+            f"{name(i)}: cannot be read as an image ({in_one_line(error)}); replace it"
+        ) from error
     return array[:, :, None] if wanted == "L" else array
 
 

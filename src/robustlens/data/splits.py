@@ -1,7 +1,7 @@
-"""Splits: uint8 images in memory, and how subsets and the validation split are drawn from a source.
+"""Splits: uint8 images in memory, and the draw of subsets and of the validation split from a source.
 
 A reader hands over `Sources`: the labels of every row, and a way to read the pixels of chosen rows. Rows are
-chosen here, from the labels alone, so that a small study on a large data set decodes only what it needs.
+chosen here, from the labels alone, so that a small study on a large data set decodes only its own images.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class Splits:
 
     Attributes:
         classes: their names, in the order of the labels.
-        name: what the data set was loaded as.
+        name: as it was loaded.
         unlabeled: more training images, if any were asked for. Their labels are there to score a network that
             labels them; nothing is trained on them.
     """
@@ -88,7 +88,7 @@ class Splits:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.classes)
 
     @cached_property
@@ -126,7 +126,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What every loader returns: two sources and the names of the classes."""
+    """Two sources and the names of the classes, as every reader returns them."""
 
     train: Source
     test: Source
@@ -146,8 +146,8 @@ def assemble(
     """Check the sources, choose rows, read them.
 
     Args:
-        sources: what a loader found.
-        name: what the data set is called.
+        sources: as a reader returns them.
+        name: of the data set.
         validation: share of the training images held out; at least one image, unless it is 0.
         seed: of the subsets and of the validation split.
         train_limit: use that many training images, counted before the validation split is taken out.
@@ -155,19 +155,20 @@ def assemble(
         unlabeled: take that many training images more, as `Splits.unlabeled`.
 
     Raises:
-        ConfigError: a limit or a share that cannot be met. DataError: the data is not what it claims to be.
+        ConfigError: a limit or a share that cannot be met.
+        DataError: labels out of range, or images of two sizes.
     """
     for source in (sources.train, sources.test):
         _check_labels(source, len(sources.classes))
     rows = _limited(sources.train, train_limit, seed, "data.train_limit")
     pool = _beyond(sources.train, rows, unlabeled, seed)
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
-    held, kept = _hold_out(sources.train.labels[rows], validation, seed)
-    train, test = sources.train.split(rows[kept]), sources.test.split(test_rows)
-    aside = sources.train.split(rows[held]) if len(held) else _nothing_like(train)
+    chosen, left = _validation_rows(sources.train.labels[rows], validation, seed)
+    train, test = sources.train.split(rows[left]), sources.test.split(test_rows)
+    validation_split = sources.train.split(rows[chosen]) if len(chosen) else _empty_like(train)
     more = [sources.train.split(pool)] if len(pool) else []
-    train, aside, test, *more = _alike([train, aside, test, *more], sources)
-    return Splits(train, aside, test, sources.classes, name, *more)
+    train, validation_split, test, *more = _alike([train, validation_split, test, *more], sources)
+    return Splits(train, validation_split, test, sources.classes, name, *more)
 
 
 def stratified_order(labels: Int64[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " n"]:
@@ -202,8 +203,8 @@ def stratified_order(labels: Int64[Tensor, " n"], generator: torch.Generator) ->
     return torch.tensor(order, dtype=torch.int64)
 
 
-def one_line(error: BaseException) -> str:
-    """What a library said, on one line."""
+def in_one_line(error: BaseException) -> str:
+    """The message of a library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -236,20 +237,20 @@ def _beyond(source: Source, rows: Tensor, unlabeled: int, seed: int) -> Tensor:
     return more[~torch.isin(more, rows)]
 
 
-def _hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def _validation_rows(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the validation images and of the images left for training, both ascending."""
     n = len(labels)
     if not 0 <= share < 1:
         raise ConfigError(
             f"data.validation: found {share}, expected a share of the training images in [0, 1)"
         )
-    held = max(1, round(share * n)) if share else 0
-    if held >= n:
+    count = max(1, round(share * n)) if share else 0
+    if count >= n:
         raise ConfigError(
             f"data.validation: found {share}, which leaves none of the {n} training images; lower it"
         )
     order = stratified_order(labels, noise.generator_for(seed, _VALIDATION))
-    return order[:held].sort().values, order[held:].sort().values
+    return order[:count].sort().values, order[count:].sort().values
 
 
 def _check_labels(source: Source, classes: int) -> None:
@@ -264,7 +265,7 @@ def _check_labels(source: Source, classes: int) -> None:
         )
 
 
-def _nothing_like(split: Split) -> Split:
+def _empty_like(split: Split) -> Split:
     return Split(split.images[:0], split.labels[:0], split.index[:0])
 
 
@@ -272,9 +273,9 @@ def _alike(splits: list[Split], sources: Sources) -> list[Split]:
     """Give all splits the same channels (grey becomes RGB beside RGB); refuse different sizes."""
     sizes = {tuple(split.images.shape[2:]) for split in splits}
     if len(sizes) > 1:
-        found = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        shown = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
         where = f"{sources.train.where} and {sources.test.where}"
-        raise DataError(f"{where}: images are {found}, expected one size; resize them")
+        raise DataError(f"{where}: images are {shown}, expected one size; resize them")
     channels = max(split.images.shape[1] for split in splits)
     return [
         split

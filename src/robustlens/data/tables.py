@@ -22,23 +22,23 @@ from torch import Tensor
 
 from robustlens.data.arrays import class_names
 from robustlens.data.pixels import decode
-from robustlens.data.splits import Source, Sources, one_line
+from robustlens.data.splits import Source, Sources, in_one_line
 from robustlens.errors import DataError
 
 ONLINE = "check the name and the network, or give a folder that holds the files as data_dir"
-_BATCH = 1000  # encoded images held at a time while decoding
+_BATCH = 1000  # encoded images in memory at a time while decoding
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called; an empty name is found from the features."""
+    """Names of the columns; an empty one is derived from the features."""
 
     image: str = ""
     label: str = ""
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message."""
 
     rows: Any
@@ -79,7 +79,7 @@ def from_files(
     """Sources from the parquet files of "train" and "test".
 
     Raises:
-        DataError: a file that cannot be read, columns that cannot be told, or the extra is absent.
+        DataError: a file that cannot be read, columns that are ambiguous, or the extra is absent.
     """
     with library(where, "download the files again") as datasets, _naming_the_bad_file(files):
         # The library's working copy is as large as the data: it goes at once, and never lies beside the data.
@@ -93,7 +93,7 @@ def from_files(
                 keep_in_memory=True,
             )
         train, test = (
-            Table(splits[split], f"{where}: {split}", partial(_place, files[split]))
+            ImageTable(splits[split], f"{where}: {split}", partial(_place, files[split]))
             for split in ("train", "test")
         )
         return _sources(train, test, columns, classes, datasets)
@@ -103,7 +103,7 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
     """Sources from a repository of the Hub in any form that the library knows; it is cached by the library.
 
     Raises:
-        DataError: it cannot be reached or read, lacks a split, or its columns cannot be told.
+        DataError: it cannot be reached or read, lacks a split, or its columns are ambiguous.
     """
     where = f"hf:{repo}"
     with library(where, ONLINE) as datasets:
@@ -111,12 +111,12 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
         test = choose_test(splits)
         for split in ("train", test):
             if split not in splits:
-                found = ", ".join(splits)
+                shown = ", ".join(splits)
                 raise DataError(
-                    f"{where}: no split {split!r}, found {found}; name the test split: {where}?test=NAME"
+                    f"{where}: no split {split!r}, found {shown}; name the test split: {where}?test=NAME"
                 )
         train_table, test_table = (
-            Table(splits[split], f"{where}: {split}", f"{where}: {split}, row {{}}".format)
+            ImageTable(splits[split], f"{where}: {split}", f"{where}: {split}, row {{}}".format)
             for split in ("train", test)
         )
         return _sources(train_table, test_table, columns, (), datasets)
@@ -124,7 +124,7 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
 
 @contextlib.contextmanager
 def library(where: str, fix: str) -> Iterator[Any]:
-    """The `datasets` library, kept quiet; what it raises becomes one line about `where`, with the `fix`."""
+    """The `datasets` library, kept quiet; its errors become one line about `where`, with the `fix`."""
     try:
         datasets, hub = (importlib.import_module(name) for name in ("datasets", "huggingface_hub"))
     except ImportError as error:
@@ -144,7 +144,7 @@ def library(where: str, fix: str) -> Iterator[Any]:
         raise
     except Exception as error:  # it raises a dozen unrelated types for bad or unreachable data
         raise DataError(
-            f"{where}: cannot be read ({type(error).__name__}: {one_line(error)}); {fix}"
+            f"{where}: cannot be read ({type(error).__name__}: {in_one_line(error)}); {fix}"
         ) from error
     finally:
         for part in chatty:
@@ -153,8 +153,10 @@ def library(where: str, fix: str) -> Iterator[Any]:
             logger.set_verbosity(level)
 
 
-def _sources(train: Table, test: Table, columns: Columns, classes: tuple[str, ...], datasets: Any) -> Sources:
-    """One image and one label column of both tables."""
+def _sources(
+    train: ImageTable, test: ImageTable, columns: Columns, classes: tuple[str, ...], datasets: Any
+) -> Sources:
+    """Sources from one image and one label column of both tables."""
     features = train.rows.features
     images = [name for name, feature in features.items() if _is_image(feature, datasets)]
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -173,7 +175,7 @@ def _sources(train: Table, test: Table, columns: Columns, classes: tuple[str, ..
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:
-    """An image feature, or its bare storage in a file that does not say what it holds."""
+    """An image feature, or its bare storage in a file without features."""
     return isinstance(feature, datasets.Image) or (
         isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
     )
@@ -186,9 +188,9 @@ def _column(kind: str, chosen: str, candidates: list[str], where: str, every: li
             f"{where}: no {kind} column {chosen!r}, found {', '.join(every)}; is it another data set?"
         )
     if not chosen and len(candidates) != 1:
-        found = f"{len(candidates)} ({', '.join(candidates)})" if candidates else "none"
+        shown = f"{len(candidates)} ({', '.join(candidates)})" if candidates else "none"
         raise DataError(
-            f"{where}: expected one {kind} column, found {found} among {', '.join(every)}; name it: "
+            f"{where}: expected one {kind} column, found {shown} among {', '.join(every)}; name it: "
             f"hf:owner/name?{kind}=COLUMN"
         )
     return chosen or candidates[0]
@@ -228,5 +230,5 @@ def _count_rows(path: Path) -> int:
         return int(parquet.read_table(path).num_rows)
     except (OSError, ValueError) as error:  # every error of pyarrow is one of them
         raise DataError(
-            f"{path}: is no complete parquet file ({one_line(error)}); download it again"
+            f"{path}: is no complete parquet file ({in_one_line(error)}); download it again"
         ) from error

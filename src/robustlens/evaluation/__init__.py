@@ -1,13 +1,13 @@
 """Evaluation: clean accuracy, attacks one after another on the survivors, intervals, flags, gaps.
 
-`of_images` evaluates a model on images, `of_runs` a run folder or any model into a folder. `survivors` is the
-loop, `ledger` what it knows of each image and keeps on disk, `judge` what counts as broken.
+`evaluate` works on images, `run` on a run folder or on any model and a folder. `attack_loop` runs the
+attacks, `verifier` decides which points count, `state` is kept on disk, image by image.
 """
 
 from robustlens.evaluation.evaluate import evaluate
 from robustlens.evaluation.evaluation import Evaluation, gaps, rate
 from robustlens.evaluation.leaderboard import leaderboard_entry
-from robustlens.evaluation.run import evaluate_model, evaluate_run, evaluate_splits, is_current, provenance
+from robustlens.evaluation.run import evaluate_model, evaluate_run, evaluate_splits
 
 __all__ = [
     "Evaluation",
@@ -16,8 +16,6 @@ __all__ = [
     "evaluate_run",
     "evaluate_splits",
     "gaps",
-    "is_current",
     "leaderboard_entry",
-    "provenance",
     "rate",
 ]

@@ -1,4 +1,4 @@
-"""The adversarial images of an evaluation, kept without loss and checked again before a number is printed."""
+"""Adversarial images of an evaluation, kept without loss and checked again before a number is printed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,33 +8,43 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from robustlens.results.folders import write_atomic
+from robustlens.errors import StateError
+from robustlens.results import files
 
 
 @dataclass(eq=False)
 class AdversarialImages:
-    """Images that broke the model, by row; in `folder` one file for each batch, or in memory."""
+    """Images that broke the model, by row; in `folder` one sealed file for each batch, or in memory."""
 
     folder: Path | None = None
-    _held: dict[int, Tensor] = field(default_factory=dict)
+    _images: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, number: int, rows: Int64[Tensor, " rows"], x_adv: Float[Tensor, "rows ..."]) -> None:
-        """Keep what try `number` found. A file that a killed process left is replaced by its equal."""
+        """Keep the images of try `number`. A file that a killed process wrote is replaced by its equal."""
         if len(rows) == 0:
             return
         if self.folder is None:
-            self._held.update(zip(rows.tolist(), x_adv.cpu(), strict=True))
+            self._images.update(zip(rows.tolist(), x_adv.cpu(), strict=True))
             return
         content = save_tensors({"rows": rows, "x_adv": x_adv.detach().cpu().contiguous()})
-        write_atomic(self.folder / f"adversarial-{number:03d}-{int(rows[0]):08d}.safetensors", content)
+        path = self.folder / f"adversarial-{number:03d}-{int(rows[0]):08d}.safetensors"
+        files.write_atomic(path, files.sealed_tensors(content, {}))
 
-    def assemble(self, x: Float[Tensor, "n ..."], fallen: Bool[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        """`x`, with the adversarial image in place of each fallen one."""
+    def assemble(self, x: Float[Tensor, "n ..."], broken: Bool[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+        """`x`, with the adversarial image in place of each broken one.
+
+        Raises:
+            StateError: a file is damaged.
+        """
         x_adv = x.clone()
-        for row, image in self._held.items():
+        for row, image in self._images.items():
             x_adv[row] = image
-        for file in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
-            found = load_file(file)
-            rows = fallen[found["rows"]]
-            x_adv[found["rows"][rows]] = found["x_adv"][rows].to(x.dtype)
+        for path in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
+            try:
+                files.read_header(path)
+            except StateError as error:
+                raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
+            saved = load_file(path)
+            used = broken[saved["rows"]]
+            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x.dtype)
         return x_adv

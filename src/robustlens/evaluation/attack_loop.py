@@ -1,17 +1,18 @@
-"""Attacks one after another, each on the images that all before it left standing."""
+"""Attacks one after another, each on the images that survived all before it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, models
 from robustlens.attacks import Attack
 from robustlens.evaluation.adversarial_images import AdversarialImages
-from robustlens.evaluation.state import EvaluationState
-from robustlens.evaluation.verifier import Verifier, measured, within
+from robustlens.evaluation.state import ROBUST, EvaluationState
+from robustlens.evaluation.verifier import Verifier, checked_distance, within
 from robustlens.progress import Event, Listener
 from robustlens.threat import ThreatModel
 
@@ -23,77 +24,88 @@ class Try:
     Args:
         name: of the attack that it belongs to.
         label: as progress shows it, e.g. "apgd-t 3/9".
-        attack: what is run.
-        threat: what the attack was built for. A distance search may have a larger radius than the evaluation.
-        everyone: also on images that have fallen, to learn how near the nearest misclassified point is.
+        attack: the attack of this try alone.
+        threat: that the attack was built for. A distance search may have a larger radius than the evaluation.
+        include_broken: also on broken images, to learn how near the nearest misclassified point is.
     """
 
     name: str
     label: str
     attack: Attack
     threat: ThreatModel
-    everyone: bool = False
+    include_broken: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class AttackLoop:
-    """A model and its images under attack; what happens goes to the ledger.
+    """A model and its images under attack; the outcome goes to `state`.
 
     Args:
-        judge: decides which points count.
+        verifier: decides which points count.
         search: the network that attacks search on: the model itself or a faster copy.
         x: images. y: labels. Handed out in full batches on the model's device.
         threat: of the evaluation.
-        examples: where adversarial images go, or None to drop them.
+        adversarial: where adversarial images go, or None to drop them.
     """
 
-    judge: Verifier
+    verifier: Verifier
     search: nn.Module
     x: Float[Tensor, "n ..."]
     y: Int64[Tensor, " n"]
     threat: ThreatModel
-    ledger: EvaluationState
+    state: EvaluationState
     batch_size: int
     listen: Listener
-    examples: AdversarialImages | None = None
+    adversarial: AdversarialImages | None = None
 
-    def take(self, rows: Int64[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
-        """Images and labels of `rows`."""
-        device = models.device_of(self.judge.model)
+    def batch(self, rows: Int64[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
+        """Images and labels of `rows`, on the model's device."""
+        device = models.device_of(self.verifier.model)
         return self.x[rows].to(device), self.y[rows].to(device)
 
-    def meet(self, number: int, each: Try) -> None:
-        """Run try `number` on every image that is its business and that it has not had yet."""
-        rows = self.ledger.rows(number, everyone=each.everyone)
-        done = 0
-        for batch in rows.split(self.batch_size):
-            waiting = self.ledger.waiting(number, batch)
-            done += len(batch)
-            if len(waiting) == 0:
-                continue
-            self._batch(number, each, waiting)
-            standing = int(self.ledger.robust_after(number).sum())
-            self.listen(Event(each.label, done, len(rows), f"{standing} of {len(self.x)} standing"))
+    def run(self, tries: Sequence[Try]) -> None:
+        """Run every try on the images that it attacks, less those that it was run on before a stop."""
+        for number, each in enumerate(tries):
+            rows = self.state.rows(number, include_broken=each.include_broken)
+            done = 0
+            for part in rows.split(self.batch_size):
+                untried = self.state.untried(number, part)
+                done += len(part)
+                if len(untried) == 0:
+                    continue
+                self._run_batch(number, each, untried)
+                robust = int(self.state.robust_after(number).sum())
+                self.listen(Event(each.label, done, len(rows), f"{robust} of {len(self.x)} robust"))
 
-    def _batch(self, number: int, each: Try, rows: Tensor) -> None:
+    def _run_batch(self, number: int, each: Try, rows: Tensor) -> None:
         began = perf_counter()
-        x, y = self.take(rows)
-        x_adv = each.attack(self.search, x, y)
-        distance = measured(each.name, x_adv, x, each.threat)
-        wrong = self.judge.misclassified(x_adv, y)
-        if self.search is not self.judge.model:
-            # What only the copy gets wrong was taken out of the search too soon: it goes back, to the model.
-            right = torch.nonzero(~wrong).squeeze(1)
-            with torch.no_grad():
-                again = right[losses.is_wrong(self.search(x_adv[right]), y[right])] if len(right) else right
-            if len(again):
-                x_adv = x_adv.clone()  # an attack may return x itself
-                x_adv[again] = each.attack(self.judge.model, x[again], y[again])
-                distance[again] = measured(each.name, x_adv[again], x[again], each.threat)
-                wrong[again] = self.judge.misclassified(x_adv[again], y[again])
+        x, y = self.batch(rows)
+        x_adv, distance, wrong = self._attack(each, self.search, x, y)
+        missed = self._missed(x_adv, y, wrong)
+        if len(missed):
+            x_adv = x_adv.clone()  # an attack may return x itself
+            again = self._attack(each, self.verifier.model, x[missed], y[missed])
+            x_adv[missed], distance[missed], wrong[missed] = again
         broken = wrong & within(distance, self.threat, self.threat.eps)
-        if self.examples is not None:
-            first = broken.cpu() & (self.ledger.broken_by[rows] < 0)
-            self.examples.add(number, rows[first], x_adv[first.to(x_adv.device)])
-        found = torch.where(wrong, distance, torch.inf).cpu()
-        self.ledger.record(number, rows, broken.cpu(), found, perf_counter() - began)
+        if self.adversarial is not None:
+            first = broken.cpu() & (self.state.broken_by[rows] == ROBUST)
+            self.adversarial.add(number, rows[first], x_adv[first.to(x_adv.device)])
+        nearest = torch.where(wrong, distance, torch.inf).cpu()
+        self.state.record(number, rows, broken.cpu(), nearest, perf_counter() - began)
+
+    def _attack(self, each: Try, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Adversarial images from a search on `network`, their distances, and whether the model is wrong."""
+        x_adv = each.attack(network, x, y)
+        return (
+            x_adv,
+            checked_distance(each.name, x_adv, x, each.threat),
+            self.verifier.misclassified(x_adv, y),
+        )
+
+    def _missed(self, x_adv: Tensor, y: Tensor, wrong: Bool[Tensor, " n"]) -> Int64[Tensor, " missed"]:
+        """Points that only the copy gets wrong: their search ended too soon, and goes on on the model."""
+        right = torch.nonzero(~wrong).squeeze(1)
+        if self.search is self.verifier.model or len(right) == 0:
+            return right[:0]
+        with torch.no_grad():
+            return right[losses.is_wrong(self.search(x_adv[right]), y[right])]

@@ -1,8 +1,8 @@
-"""The evaluation of a model on images that the caller holds."""
+"""The evaluation of a model on images that the caller gives."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -17,14 +17,21 @@ from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.attack_loop import AttackLoop, Try
 from robustlens.evaluation.evaluation import Evaluation
 from robustlens.evaluation.state import WRONG, EvaluationState
-from robustlens.evaluation.verifier import Verifier, measured, within
+from robustlens.evaluation.verifier import Verifier, checked_distance, within
 from robustlens.progress import Listener, silent
-from robustlens.reliability import Flag
+from robustlens.results import Flag
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 
 _SAMPLE = 64
 _CURVE = "min-norm"
+_SETTINGS = (
+    "threat", "steps", "queries", "gamma", "step_size", "restarts", "random_start", "share", "loss",
+    "targeted", "targets", "model_mode", "keep", "eot", "rho", "alpha_max", "eta", "beta", "stop_at_success",
+    "seed", "restart", "target_rank",
+)  # fmt: skip
+_ORDER = {name: place for place, name in enumerate(_SETTINGS)}
+"""Order of an attack's settings in its hash, to which a stopped evaluation is bound: keep it."""
 
 
 def evaluate(
@@ -44,10 +51,10 @@ def evaluate(
     save_adversarial: bool = False,
     progress: Listener = silent,
 ) -> Evaluation:
-    """Attack a model and say what stood.
+    """Attack a model and count the images that survive.
 
-    Attacks search on a faster copy of the model where one gives the same logits (see `models.fast_copy`); what
-    they find counts only where the model itself, in float32 and in float64, is wrong there.
+    Attacks search on a faster copy of the model where one gives the same logits (see `models.fast_copy`); a
+    point counts only where the model itself, in float32 and in float64, is wrong.
 
     Args:
         model: returns logits (n, classes); evaluated in eval mode, on the device of its parameters.
@@ -56,15 +63,15 @@ def evaluate(
         threat: what the attacker may do.
         attacks: a suite ("fast": FGSM, PGD-20, PGD-20 on the margin; "standard", "plus", "rand": those of
             AutoAttack), names such as "pgd-50", or attacks that you have built; run in this order, each on
-            the images that all before it left standing.
+            the images that survived all before it.
         restarts: random restarts of each attack that has them, each on survivors. Suites with a published
             budget keep it.
         curve: radii, as multiples of eps, of a robust-accuracy curve. All come from one minimum-norm search,
-            which counts as one more attack, "min-norm", where it finds something within eps.
+            which counts as one more attack, "min-norm", where it reaches something within eps.
         batch_size: changes speed, not verdicts.
-        precision: "bf16-mixed" lets attacks search in bfloat16; what counts is decided as always.
+        precision: "bf16-mixed" lets attacks search in bfloat16; success is decided as always.
         seed: base of the random starts.
-        flags: whether to look for reasons not to believe the numbers (some further attacks on few images).
+        flags: whether to look for reasons to doubt the numbers (some further attacks on few images).
         state: a folder in which progress is kept after every batch: a call that was stopped, repeated,
             goes on there. None keeps nothing.
         save_adversarial: keep the images that broke the model, in `Evaluation.x_adv`.
@@ -74,7 +81,7 @@ def evaluate(
         ConfigError: unknown attack. DataError: shapes, labels or pixel range do not fit.
         ModelError: the model does not return logits (n, classes).
         NumericsError: an attack left the threat model.
-        StateError: what is in `state` belongs to another model, data, threat or suite, or is damaged.
+        StateError: the progress in `state` belongs to another model, data, threat or suite, or is damaged.
     """
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
@@ -85,26 +92,24 @@ def evaluate(
     with models.frozen(model):
         logits = _clean_logits(model, x, y, batch_size)
         clean = ~losses.is_wrong(logits, y)
-        device = models.device_of(model)
-        few = x[: min(32, len(x))].to(device)
+        few = x[: min(32, len(x))].to(models.device_of(model))
         folder = None if state is None else Path(state)
         bound_to = _bound_to(model, x, y, threat, tries, precision) if folder else {}
-        survivors = AttackLoop(
-            judge=Verifier(model, models.float64_copy(model, few[:8])),
+        loop = AttackLoop(
+            verifier=Verifier(model, models.float64_copy(model, few[:8])),
             search=models.fast_copy(model, few, precision=precision),
             x=x,
             y=y,
             threat=threat,
-            ledger=EvaluationState.open(folder, bound_to, clean, len(tries)),
+            state=EvaluationState.open(folder, bound_to, clean, len(tries)),
             batch_size=batch_size,
             listen=progress,
-            examples=AdversarialImages(folder) if save_adversarial else None,
+            adversarial=AdversarialImages(folder) if save_adversarial else None,
         )
-        for number, each in enumerate(tries):
-            survivors.meet(number, each)
-        by_attack, seconds = _by_attack(survivors.ledger, tries)
-        x_adv = _checked_again(survivors)
-        raised = _flags(survivors, logits, by_attack, chosen) if flags else ()
+        loop.run(tries)
+        by_attack = _by_attack(loop.state, tries)
+        x_adv = _checked_images(loop)
+        raised = _flags(loop, logits, by_attack, chosen) if flags else ()
     notes = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
     return Evaluation(
         threat=threat,
@@ -113,22 +118,23 @@ def evaluate(
         loss=losses.cross_entropy(logits.float(), y),
         clean=clean,
         by_attack=by_attack,
-        distance=survivors.ledger.distance,
-        curve=_curve(survivors.ledger.distance, threat, curve),
+        attacked=_attacked(loop.state, tries),
+        distance=loop.state.distance,
+        curve=_curve(loop.state.distance, threat, curve),
         flags=raised,
         notes=tuple(dict.fromkeys(note for note in notes if note)),
         suites=attack_room.suites_in(attacks, threat),
-        seconds=seconds,
+        seconds=_seconds(loop.state, tries),
         x_adv=x_adv,
     )
 
 
 @torch.no_grad()
 def _clean_logits(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Logits of all images on the CPU; the first two images tell whether they are logits at all."""
+    """Logits of all images on the CPU; the first two images show whether they are logits at all."""
     device = models.device_of(model)
     two = x[:2].to(device)
-    # Only the shape: NaN is for the flags to say, of all images.
+    # Only the shape: NaN is left to the flags, which look at all images.
     models.as_logits(models.forward(model, two), len(two), at_least=max(2, int(y.max()) + 1))
     return torch.cat([model(part.to(device)).float().cpu() for part in x.split(batch_size)])
 
@@ -154,8 +160,8 @@ def _curve_tries(
         raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected multiples of eps >= 0")
     if _CURVE in chosen:
         raise ConfigError(f"evaluate.curve: makes its own {_CURVE!r}; leave that out of the attacks")
-    reach = threat.at(_radius(threat, max(1.0, *multiples)))
-    return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, reach, seed=seed), reach, everyone=True)]
+    wide = threat.at(_radius(threat, max(1.0, *multiples)))
+    return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
 
 
 def _radius(threat: ThreatModel, multiple: float) -> float:
@@ -173,30 +179,43 @@ def _curve(distance: Tensor, threat: ThreatModel, multiples: Sequence[float]) ->
     return {eps: clean & ~within(distance, threat, eps) if eps else clean for eps in radii}
 
 
-def _by_attack(ledger: EvaluationState, tries: Sequence[Try]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """What stood after each attack, and how long it took."""
+def _by_attack(state: EvaluationState, tries: Sequence[Try]) -> dict[str, Tensor]:
+    """Masks of the images that survive each attack and all before it."""
     last = {each.name: number for number, each in enumerate(tries)}
-    seconds = dict.fromkeys(last, 0.0)
-    for each, spent in zip(tries, ledger.seconds.tolist(), strict=True):
+    return {name: state.robust_after(number) for name, number in last.items()}
+
+
+def _attacked(state: EvaluationState, tries: Sequence[Try]) -> dict[str, int]:
+    """Number of images that each attack was run on: those of its first try."""
+    attacked: dict[str, int] = {}
+    for number, each in enumerate(tries):
+        attacked.setdefault(each.name, len(state.rows(number, include_broken=each.include_broken)))
+    return attacked
+
+
+def _seconds(state: EvaluationState, tries: Sequence[Try]) -> dict[str, float]:
+    """Time spent on each attack, over all its tries."""
+    seconds = {each.name: 0.0 for each in tries}
+    for each, spent in zip(tries, state.seconds.tolist(), strict=True):
         seconds[each.name] += spent
-    return {name: ledger.robust_after(number) for name, number in last.items()}, seconds
+    return seconds
 
 
-def _checked_again(survivors: AttackLoop) -> Tensor | None:
-    """The adversarial images, read back and judged anew; None where they are not kept.
+def _checked_images(loop: AttackLoop) -> Tensor | None:
+    """The adversarial images, read back and verified again; None where they are not kept.
 
     Raises:
         NumericsError: one of them is infeasible, or does not break the model.
     """
-    if survivors.examples is None:
+    if loop.adversarial is None:
         return None
-    fallen = survivors.ledger.broken_by >= 0
-    x_adv = survivors.examples.assemble(survivors.x, fallen)
-    for rows in torch.nonzero(fallen).squeeze(1).split(survivors.batch_size):
-        x, y = survivors.take(rows)
-        here = x_adv[rows].to(x.device)
-        measured("saved images", here, x, survivors.threat)
-        right = rows[~survivors.judge.misclassified(here, y).cpu()]
+    broken = loop.state.broken_by >= 0
+    x_adv = loop.adversarial.assemble(loop.x, broken)
+    for rows in torch.nonzero(broken).squeeze(1).split(loop.batch_size):
+        x, y = loop.batch(rows)
+        images = x_adv[rows].to(x.device)
+        checked_distance("saved images", images, x, loop.threat)
+        right = rows[~loop.verifier.misclassified(images, y).cpu()]
         if len(right):
             raise NumericsError(
                 f"saved adversarial images: found {len(right)} that do not break the model, image "
@@ -206,26 +225,26 @@ def _checked_again(survivors: AttackLoop) -> Tensor | None:
 
 
 def _flags(
-    survivors: AttackLoop, logits: Tensor, by_attack: Mapping[str, Tensor], chosen: Mapping[str, Attack]
+    loop: AttackLoop, logits: Tensor, by_attack: Mapping[str, Tensor], chosen: Mapping[str, Attack]
 ) -> tuple[Flag, ...]:
     """The reliability flags, looked for on a few images, survivors among them."""
-    standing = list(by_attack.values())[-1]
-    everyone = torch.arange(len(standing))
-    rows = torch.cat([everyone[:_SAMPLE], everyone[standing][:_SAMPLE]]).unique()
-    broken_by, before = {}, survivors.ledger.broken_by != WRONG
+    robust = list(by_attack.values())[-1]
+    images = torch.arange(len(robust))
+    rows = torch.cat([images[:_SAMPLE], images[robust][:_SAMPLE]]).unique()
+    broken_by, before = {}, loop.state.broken_by != WRONG
     for name, after in by_attack.items():
         uses_gradients = bool(getattr(chosen.get(name), "uses_gradients", True))
         broken_by[name] = (int((before & ~after).sum()), uses_gradients)
         before = after
-    x, y = survivors.take(rows)
+    x, y = loop.batch(rows)
     return reliability.check(
-        survivors.judge.model,
+        loop.verifier.model,
         x,
         y,
         logits,
-        threat=survivors.threat,
-        standing=standing[rows],
-        accuracy=float(standing.float().mean()),
+        threat=loop.threat,
+        robust=robust[rows],
+        accuracy=float(robust.float().mean()),
         broken_by=broken_by,
     )
 
@@ -233,7 +252,7 @@ def _flags(
 def _bound_to(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, tries: Sequence[Try], precision: str
 ) -> dict[str, str]:
-    """Everything that decides the masks, as hashes, by what a user calls it."""
+    """Everything that decides the masks, as hashes, by the name that a user knows it by."""
     data, suite = hashlib.sha256(), hashlib.sha256()
     for tensor in (x, y):
         data.update(tensor.detach().cpu().contiguous().numpy().data)
@@ -252,7 +271,10 @@ def _bound_to(
 def _identity(attack: Attack) -> str:
     """An attack and all its settings; one that is not a dataclass is known by its attributes."""
     kind = type(attack)
-    return repr(attack) if is_dataclass(attack) else f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
+    if not is_dataclass(attack):
+        return f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
+    names = sorted((field.name for field in fields(attack)), key=lambda name: _ORDER.get(name, len(_ORDER)))
+    return f"{kind.__qualname__}({', '.join(f'{name}={getattr(attack, name)!r}' for name in names)})"
 
 
 def _check_images(x: Tensor, y: Tensor, threat: ThreatModel, batch_size: int) -> None:

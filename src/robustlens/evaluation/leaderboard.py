@@ -1,23 +1,24 @@
 """An evaluation as the RobustBench leaderboard takes it (Croce et al. 2021)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from robustlens.config import eps_text
 from robustlens.errors import ConfigError
+from robustlens.results import EvaluationResult
+from robustlens.stats.intervals import Interval
 
 ABOUT = ("name", "authors", "venue", "link", "architecture", "dataset", "footnote", "reported")
-"""What the numbers cannot say; left empty unless given."""
+"""Facts that the numbers do not give; empty unless given."""
 
 
-def leaderboard_entry(content: Mapping[str, Any], **about: Any) -> dict[str, Any]:
-    """The fields of RobustBench's `model_info` files, from the content of an `evaluation.json`.
+def leaderboard_entry(result: EvaluationResult, **about: Any) -> dict[str, Any]:
+    """The fields of RobustBench's `model_info` files.
 
     Accuracies are of the test images, in per cent with two decimals, as text, as the leaderboard has them.
-    `unreliable` is true where a reliability flag is up, and the footnote then names the flags.
+    `unreliable` is true where a reliability flag is raised, and the footnote then names the flags.
 
     Args:
-        content: of an evaluation with the suite "standard" or "plus" among its attacks.
+        result: an evaluation with the suite "standard" or "plus" among its attacks.
         about: of the paper and the model: any of `ABOUT`, `additional_data` (default False) and
             `number_forward_passes` (default 1).
 
@@ -27,16 +28,15 @@ def leaderboard_entry(content: Mapping[str, Any], **about: Any) -> dict[str, Any
     unknown = sorted(set(about) - {*ABOUT, "additional_data", "number_forward_passes"})
     if unknown:
         raise ConfigError(f"leaderboard: found the field {unknown[0]!r}, expected one of {', '.join(ABOUT)}")
-    suites = content["suites"]
-    name = next((suite for suite in ("standard", "plus") if suite in suites), None)
-    if name is None:
-        found = ", ".join(content["attacks"])
+    suite = next((name for name in ("standard", "plus") if name in result.suites), None)
+    if suite is None:
         raise ConfigError(
-            f"leaderboard: found the attacks {found}, expected the suite standard; add --attacks standard"
+            f"leaderboard: found the attacks {', '.join(result.attacks)}, expected the suite standard; "
+            "add --attacks standard"
         )
-    test = content["splits"]["test"]
-    flags = [flag["name"] for flag in test["flags"]]
-    robust = _percent(test["by_attack"][suites[name][-1]])
+    test = result.splits["test"]
+    flags = [flag.name for flag in test.flags]
+    robust = _percent(test.by_attack[result.suites[suite][-1]])
     entry = {
         "link": about.get("link", ""),
         "name": about.get("name", ""),
@@ -46,8 +46,8 @@ def leaderboard_entry(content: Mapping[str, Any], **about: Any) -> dict[str, Any
         "dataset": about.get("dataset", ""),
         "venue": about.get("venue", ""),
         "architecture": about.get("architecture", ""),
-        "eps": eps_text(content["threat"]["eps"]),
-        "clean_acc": _percent(test["clean"]),
+        "eps": eps_text(result.threat.eps),
+        "clean_acc": _percent(test.clean),
         "reported": about.get("reported", robust),
         "autoattack_acc": robust,
         "unreliable": bool(flags),
@@ -57,5 +57,5 @@ def leaderboard_entry(content: Mapping[str, Any], **about: Any) -> dict[str, Any
     return entry | ({"footnote": " ".join(footnote)} if footnote else {})
 
 
-def _percent(interval: Mapping[str, Any]) -> str:
-    return f"{100 * interval['value']:.2f}"
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.2f}"

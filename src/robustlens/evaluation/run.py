@@ -1,31 +1,24 @@
-"""The evaluation of a run folder's checkpoint, and of any model on training and test images."""
+"""The evaluation of a run's checkpoints, and of any model on training and test images."""
 
-import hashlib
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeGuard
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustlens import models
-from robustlens.config import EvaluationPlan, ExplanationPlan
+from robustlens import data, models
+from robustlens.config import Checkpoint, EvaluationPlan
 from robustlens.data import Splits
 from robustlens.errors import StateError
 from robustlens.evaluation.evaluate import evaluate
 from robustlens.evaluation.evaluation import Evaluation, gaps
-from robustlens.progress import Event, Listener, silent
-from robustlens.results.folders import FORMAT, Run, locked
+from robustlens.progress import Listener, silent
+from robustlens.results import EvaluationResult, Provenance, Run, ThreatRecord
+from robustlens.results.files import locked
 from robustlens.threat import ThreatModel
-from robustlens.training.trainer import load_data
 from robustlens.version import __version__
-
-_UNFINISHED = "evaluation.state"
 
 
 def evaluate_run(
@@ -35,29 +28,38 @@ def evaluate_run(
     splits: Splits | None = None,
     trust_code: bool = False,
     progress: Listener = silent,
-) -> dict[str, Any]:
-    """Evaluate a run's checkpoint on training and test images with the same attacks, and save the result.
-
-    `trust_code` allows a network that its recipe names as "package.module:factory" to be imported.
+) -> EvaluationResult:
+    """Evaluate a run's checkpoints on training and test images with the same attacks, and save the results.
 
     Writes `evaluation.json`, `evaluation.safetensors` and, if the plan says so, `adversarial.safetensors`;
     returns the first. An evaluation of the same plan and weights that is there already is returned as it is;
     one that was stopped goes on. With the checkpoint "both", the last one's evaluation is written beside it,
     `evaluation-last.json` and so on; with "every", the kept epochs' too, `evaluation-epoch-0010.json`.
     Those of another plan are removed: they would be taken for this one's.
+
+    Args:
+        run: a run that is trained.
+        plan: how its checkpoints are attacked.
+        splits: the data of its recipe where the caller has loaded it already.
+        trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
+        progress: hears an event after every batch.
+
+    Raises:
+        StateError: the images are not those of the run, or a file of the run is damaged.
+        LockedError: another process trains, evaluates or explains this run.
     """
-    splits = splits or load_data(run.recipe)
-    content: dict[str, Any] = {}
-    for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
-        known = provenance(run, one, splits)
-        found = run.read_json(f"evaluation{ending}")
-        if is_current(found, known):
-            content = found
-        else:
+    missing = run.missing("evaluation", plan)
+    if missing and splits is None:
+        splits = data.of_spec(run.recipe.data)
+    if splits is not None:
+        run.check_data(splits.fingerprint)
+        for beside, one in missing:
             model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-            content = _evaluate_into(run, model, splits, one, known, progress, ending)
-    run.drop_outdated("evaluation")
-    return content
+            _evaluate_into(run, model, splits, one, run.expected(one), progress, beside)
+    run.remove_stale("evaluation")
+    result = run.evaluation()
+    assert result is not None
+    return result
 
 
 def evaluate_model(
@@ -67,26 +69,22 @@ def evaluate_model(
     folder: Path,
     *,
     progress: Listener = silent,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate any model, and save the result in `folder` as `evaluate_run` does in a run's.
 
     Raises:
         StateError: the folder holds the evaluation of another model, data or plan.
     """
     run = Run(folder)
-    known = {
-        "model": models.fingerprint(model),
-        "plan": plan.model_dump(mode="json"),
-        "data": splits.fingerprint,
-        "version": __version__,
-    }
-    found = run.evaluation
-    if is_current(found, known):
-        return found
-    if found is not None:
-        other = next(key for key, value in known.items() if found.get(key) != value)
-        raise StateError(f"{folder}/evaluation.json: belongs to another {other}; choose another --out")
-    return _evaluate_into(run, model, splits, plan, known, progress)
+    expected = _provenance(model, splits, plan)
+    saved = run.evaluation()
+    if saved is None:
+        return _evaluate_into(run, model, splits, plan, expected, progress)
+    difference = saved.provenance.difference(expected)
+    if difference is None:
+        return saved
+    other = "model" if difference == "weights" else difference
+    raise StateError(f"{folder}/evaluation.json: belongs to another {other}; choose another --out")
 
 
 def evaluate_splits(
@@ -96,21 +94,21 @@ def evaluate_splits(
     *,
     state: Path | None = None,
     progress: Listener = silent,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[EvaluationResult, dict[str, np.ndarray]]:
     """Evaluate on training and test images with the same attacks.
 
-    Returns what `evaluation.json`, `evaluation.safetensors` and `adversarial.safetensors` keep; the last is
-    empty unless the plan asks for it. `state` is a folder for progress, as for `evaluate`.
+    Returns the result, and the arrays that `adversarial.safetensors` keeps, which are empty unless the plan
+    asks for them. `state` is a folder for progress, as for `evaluate`.
     """
     began = perf_counter()
     threat = ThreatModel(plan.threat.norm, plan.threat.eps)
     parts = {"test": (splits.test, plan.test_examples), "train": (splits.train, plan.train_examples)}
-    found: dict[str, Evaluation] = {}
-    arrays: dict[str, np.ndarray] = {}
+    evaluations: dict[str, Evaluation] = {}
+    results = {}
     adversarial: dict[str, np.ndarray] = {}
     for name, (split, examples) in parts.items():
         part = split.take(min(examples or len(split), len(split)), plan.seed)
-        found[name] = evaluate(
+        evaluations[name] = evaluate(
             model,
             part.x(),
             part.labels,
@@ -123,40 +121,33 @@ def evaluate_splits(
             seed=plan.seed,
             state=None if state is None else state / name,
             save_adversarial=plan.save_adversarial,
-            progress=_within(progress, name),
+            progress=_on_split(progress, name),
         )
-        arrays |= {f"{name}/{key}": array for key, array in found[name].arrays().items()}
-        arrays[f"{name}/index"] = part.index.numpy()
-        if found[name].x_adv is not None:
-            adversarial |= _adversarial(name, found[name], part.index)
-    content = {
-        "format": FORMAT,
-        "threat": asdict(threat),
-        "attacks": list(found["test"].by_attack),
-        "suites": {name: list(names) for name, names in found["test"].suites.items()},
-        "splits": {name: evaluation.summary() for name, evaluation in found.items()},
-        "gaps": gaps(found["train"], found["test"]),
-        "seconds": perf_counter() - began,
-    }
-    return content, arrays, adversarial
+        numbers = evaluations[name].result()
+        results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
+        adversarial |= _adversarial(name, evaluations[name], part.index)
+    result = EvaluationResult(
+        provenance=_provenance(model, splits, plan),
+        threat=ThreatRecord(threat.norm, threat.eps, threat.bounds),
+        attacks=tuple(results["test"].by_attack),
+        splits=results,
+        gaps=gaps(results["train"], results["test"]),
+        suites=evaluations["test"].suites,
+        seconds=perf_counter() - began,
+    )
+    return result, adversarial
 
 
-def provenance(run: Run, plan: EvaluationPlan | ExplanationPlan, splits: Splits) -> dict[str, Any]:
-    """What a result was computed from: recipe, plan, the very weights and images, and our version."""
-    return {
-        "recipe_hash": run.recipe.hash(),
-        "weights": hashlib.sha256(run.weights(plan.checkpoint)).hexdigest()[:16],
-        "checkpoint": plan.checkpoint,
-        "plan": plan.model_dump(mode="json"),
-        "data": splits.fingerprint,
-        "version": __version__,
-    }
-
-
-def is_current(found: dict[str, Any] | None, known: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
-    """Whether a saved result has exactly this provenance."""
-    as_saved = json.loads(json.dumps(known))  # JSON has lists for tuples
-    return found is not None and all(found.get(key) == value for key, value in as_saved.items())
+def _provenance(model: nn.Module, splits: Splits, plan: EvaluationPlan) -> Provenance:
+    """Provenance of a result of a model that has no recipe: its weights are known by their fingerprint."""
+    return Provenance(
+        recipe=None,
+        weights=models.fingerprint(model),
+        data=splits.fingerprint,
+        checkpoint=None,
+        plan=plan.model_dump(mode="json"),
+        version=__version__,
+    )
 
 
 def _evaluate_into(
@@ -164,31 +155,34 @@ def _evaluate_into(
     model: nn.Module,
     splits: Splits,
     plan: EvaluationPlan,
-    known: Mapping[str, Any],
+    provenance: Provenance,
     progress: Listener,
-    ending: str = "",
-) -> dict[str, Any]:
+    beside: Checkpoint | None = None,
+) -> EvaluationResult:
     """Evaluate, and write the files. Progress is kept beside them until they are there."""
-    state = run.folder / f"{_UNFINISHED}{ending}"
+    state = run.state_folder(beside)
     with locked(run.folder):
-        content, arrays, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
+        result, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
+        result = replace(result, provenance=provenance)
         if adversarial:
-            run.write_arrays(f"adversarial{ending}", adversarial)
-        run.write_result(f"evaluation{ending}", {**known, **content}, arrays)
+            run.write_arrays(run.adversarial_name(beside), adversarial)
+        run.write_evaluation(result, beside)
         shutil.rmtree(state, ignore_errors=True)
-    return {**known, **content}
+    return result
 
 
-def _adversarial(split: str, found: Evaluation, index: torch.Tensor) -> dict[str, np.ndarray]:
-    """The images that broke the model, and which of the data set they were."""
-    fallen = found.clean & ~found.robust
-    assert found.x_adv is not None
+def _adversarial(split: str, evaluation: Evaluation, index: Tensor) -> dict[str, np.ndarray]:
+    """The images that broke the model, and their rows in the data set; empty where they are not kept."""
+    if evaluation.x_adv is None:
+        return {}
+    broken = evaluation.clean & ~evaluation.robust
     return {
-        f"{split}/x_adv": found.x_adv[fallen].numpy(),
-        f"{split}/index": index[fallen].numpy(),
-        f"{split}/labels": found.labels[fallen].numpy(),
+        f"{split}/x_adv": evaluation.x_adv[broken].numpy(),
+        f"{split}/index": index[broken].numpy(),
+        f"{split}/labels": evaluation.labels[broken].numpy(),
     }
 
 
-def _within(listen: Listener, split: str) -> Listener:
-    return lambda event: listen(Event(f"{split} {event.phase}", event.done, event.total, event.note))
+def _on_split(listen: Listener, split: str) -> Listener:
+    """A listener whose events name the split."""
+    return lambda event: listen(replace(event, phase=f"{split} {event.phase}"))

@@ -1,8 +1,8 @@
-"""What an evaluation knows of each image so far, kept on disk after every batch.
+"""State of an evaluation, image by image, kept on disk after every batch.
 
-Three numbers an image say everything: which try broke it, how many tries it has been through, and how near
-the nearest misclassified point was. A stopped evaluation reads them back, forms the same batches again and
-goes on with the first batch that is not done. The ledger holds no images: writing it costs next to nothing.
+Three numbers an image say everything: the try that broke it, how many tries it has been through, and the
+distance of the nearest misclassified point. A stopped evaluation reads them back, forms the same batches
+again and goes on with the first batch that is not done. It has no images: writing it costs next to nothing.
 """
 
 import json
@@ -12,28 +12,29 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustlens.errors import StateError
-from robustlens.results.folders import write_atomic
+from robustlens.results import files
 
-STANDING, WRONG = -1, -2
+ROBUST, WRONG = -1, -2
 """In place of a try's number: no try has broken the image; the model is wrong without an attack."""
 
-_FILE, _KEY = "progress.safetensors", "robustlens-evaluation"
+_FILE = "progress.safetensors"
+_TENSORS = ("broken_by", "tried", "distance", "seconds")
+_KEY_1, _NAMES_1 = "robustlens-evaluation", {"fell": "broken_by"}  # of format 1
 
 
 @dataclass(eq=False)
 class EvaluationState:
-    """The state of an evaluation of n images by some tries.
+    """State of an evaluation of n images by some tries.
 
     Attributes:
-        broken_by: (n,) number of the try that broke the image, or `STANDING`, or `WRONG`.
+        broken_by: (n,) number of the try that broke the image, or `ROBUST`, or `WRONG`.
         tried: (n,) number of tries that the image has been through.
-        distance: (n,) distance of the nearest misclassified point found: 0 where the model is wrong at x,
-            infinite where none was found.
+        distance: (n,) distance of the nearest misclassified point: 0 where the model is wrong at x, infinite
+            where no try reached one.
         seconds: (tries,) time spent, over all sittings.
         bound_to: hashes of everything that the numbers depend on.
         folder: where the file lies, or None to keep nothing.
@@ -50,13 +51,13 @@ class EvaluationState:
     def open(
         cls, folder: Path | None, bound_to: Mapping[str, str], clean: Bool[Tensor, " n"], tries: int
     ) -> "EvaluationState":
-        """The ledger in `folder`, or a new one where there is none.
+        """The state in `folder`, or a new one where there is none.
 
         Raises:
-            StateError: the ledger belongs to another model, data, threat or suite, or is damaged.
+            StateError: the state belongs to another model, data, threat or suite, or is damaged.
         """
-        ledger = cls(
-            broken_by=torch.where(clean, STANDING, WRONG),
+        state = cls(
+            broken_by=torch.where(clean, ROBUST, WRONG),
             tried=torch.zeros(len(clean), dtype=torch.int64),
             distance=torch.where(clean, torch.inf, 0.0).double(),
             seconds=torch.zeros(tries, dtype=torch.float64),
@@ -64,20 +65,20 @@ class EvaluationState:
             folder=folder,
         )
         if folder is not None and (folder / _FILE).exists():
-            ledger._read(folder / _FILE)
-        return ledger
+            state._read(folder / _FILE)
+        return state
 
-    def rows(self, number: int, *, everyone: bool = False) -> Int64[Tensor, " rows"]:
-        """The images that stood when try `number` began (`everyone`: all that the model is right on at x).
+    def rows(self, number: int, *, include_broken: bool = False) -> Int64[Tensor, " rows"]:
+        """Images that were robust when try `number` began; with `include_broken` all that are right at x.
 
-        It does not change while the try runs, so a resumed try has the same batches.
+        They do not change while the try runs or after it, so a resumed try has the same batches.
         """
-        if everyone:
+        if include_broken:
             return torch.nonzero(self.broken_by != WRONG).squeeze(1)
-        return torch.nonzero((self.broken_by == STANDING) | (self.broken_by >= number)).squeeze(1)
+        return torch.nonzero((self.broken_by == ROBUST) | (self.broken_by >= number)).squeeze(1)
 
-    def waiting(self, number: int, rows: Int64[Tensor, " rows"]) -> Int64[Tensor, " waiting"]:
-        """Those of `rows` that try `number` has not had yet."""
+    def untried(self, number: int, rows: Int64[Tensor, " rows"]) -> Int64[Tensor, " untried"]:
+        """Those of `rows` that try `number` was not run on yet."""
         return rows[self.tried[rows] <= number]
 
     def record(
@@ -88,40 +89,50 @@ class EvaluationState:
         distance: Float[Tensor, " rows"],
         seconds: float,
     ) -> None:
-        """Enter what try `number` did to `rows`, and put it on disk.
+        """Enter the outcome of try `number` on `rows`, and put it on disk.
 
-        `distance` is infinite where no misclassified point was found.
+        `distance` is infinite where no misclassified point was reached.
         """
-        newly = rows[broken & (self.broken_by[rows] == STANDING)]
+        newly = rows[broken & (self.broken_by[rows] == ROBUST)]
         self.broken_by[newly] = number
         self.tried[rows] = number + 1
         self.distance[rows] = self.distance[rows].minimum(distance.to(self.distance))
         self.seconds[number] += seconds
         if self.folder is not None:
-            self._write(self.folder / _FILE)
+            content = save_tensors({name: getattr(self, name) for name in _TENSORS})
+            files.write_atomic(
+                self.folder / _FILE, files.sealed_tensors(content, {"bound_to": self.bound_to})
+            )
 
     def robust_after(self, number: int) -> Bool[Tensor, " n"]:
-        """Which images are right, and still right after try `number` and all before it."""
-        return (self.broken_by == STANDING) | (self.broken_by > number)
-
-    def _write(self, path: Path) -> None:
-        tensors = {name: getattr(self, name) for name in ("fell", "tried", "distance", "seconds")}
-        write_atomic(path, save_tensors(tensors, metadata={_KEY: json.dumps(self.bound_to)}))
+        """Mask of the images that are right, and still right after try `number` and all before it."""
+        return (self.broken_by == ROBUST) | (self.broken_by > number)
 
     def _read(self, path: Path) -> None:
         try:
-            with safe_open(path, framework="pt") as file:
-                bound_to = json.loads((file.metadata() or {})[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise StateError(f"{path}: damaged; delete {path.parent} to start again") from error
+            bound_to, tensors = _saved(path)
+        except StateError as error:
+            raise StateError(f"{error}; or delete {path.parent} to start again") from error
         other = [name for name, value in self.bound_to.items() if bound_to.get(name) != value]
         if other:
             raise StateError(
                 f"{path}: an evaluation stopped here belongs to another {' and another '.join(other)}; "
                 f"choose another --out, repeat the old command, or delete {path.parent} to start again"
             )
-        for name, tensor in tensors.items():
-            if tensor.shape != getattr(self, name).shape:
+        for name in _TENSORS:
+            if name not in tensors or tensors[name].shape != getattr(self, name).shape:
                 raise StateError(f"{path}: damaged; delete {path.parent} to start again")
-            setattr(self, name, tensor)
+            setattr(self, name, tensors[name])
+
+
+def _saved(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """What a saved state is bound to, and its tensors by their present names."""
+    header = files.read_header(path)
+    with files.opened(path, "pt") as file:
+        tensors = {_NAMES_1.get(name, name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.seal is not None:
+            return header.values["bound_to"], tensors
+        try:
+            return json.loads(file.metadata()[_KEY_1]), tensors
+        except (TypeError, KeyError, ValueError) as error:
+            raise StateError(f"{path}: damaged, it does not say which evaluation it belongs to") from error

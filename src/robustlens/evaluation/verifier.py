@@ -1,4 +1,4 @@
-"""Whether an attack's images count: inside the threat model, and misclassified beyond rounding."""
+"""The check of an attack's images: inside the threat model, and misclassified beyond rounding."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from robustlens.errors import NumericsError
 from robustlens.threat import ThreatModel
 
 CLOSE = 1e-3
-"""The share of the largest logit within which `models.float64_copy` has seen float32 and float64 to agree."""
+"""Share of the largest logit within which `models.float64_copy` has shown float32 and float64 to agree."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verifier:
-    """The model itself decides, whatever faster copy an attack has searched on.
+    """The model itself decides, whichever faster copy an attack has searched on.
 
     Args:
         model: the model under evaluation, in eval mode.
@@ -30,7 +30,7 @@ class Verifier:
 
     @torch.no_grad()
     def misclassified(self, x_adv: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        """Which points the model gets wrong. A NaN counts as wrong: it is never robust."""
+        """Mask of the points that the model gets wrong. A NaN counts as wrong: it is never robust."""
         logits = self.model(x_adv)
         wrong = losses.is_wrong(logits, y)
         close = losses.margin(logits, y).abs() <= CLOSE * logits.abs().amax(1)  # never of a NaN
@@ -46,10 +46,10 @@ def within(distance: Float[Tensor, " n"], threat: ThreatModel, eps: float) -> Bo
     return distance <= eps + 1e-6 * (high - low)
 
 
-def measured(
+def checked_distance(
     name: str, x_adv: Float[Tensor, "n ..."], x: Float[Tensor, "n ..."], threat: ThreatModel
 ) -> Float[Tensor, " n"]:
-    """The distances of an attack's images, in float64.
+    """Distances of an attack's images, in float64.
 
     Raises:
         NumericsError: an image is outside the threat model; a number made of such images is not valid.

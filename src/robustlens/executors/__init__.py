@@ -1,5 +1,6 @@
 """Where the runs of a study are carried out."""
 
-from robustlens.executors.local import Job, LocalProcesses, Outcome
+from robustlens.executors.jobs import Executor, Job, Outcome
+from robustlens.executors.local import InProcess, LocalProcesses
 
-__all__ = ["Job", "LocalProcesses", "Outcome"]
+__all__ = ["Executor", "InProcess", "Job", "LocalProcesses", "Outcome"]

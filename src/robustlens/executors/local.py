@@ -1,4 +1,4 @@
-"""Where the runs of a study are carried out: processes on this machine.
+"""Processes on this machine, one for each run of a study.
 
 Every run gets a process of its own, so that one that fails, or is killed for its memory, takes nothing with
 it. On a CPU, several processes with one thread each finish more runs than one process with all threads.
@@ -13,31 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
 from robustlens.errors import RobustlensError, StoppedError, out_of_memory
+from robustlens.executors.jobs import Job, Outcome
 from robustlens.machine import keep_memory
 from robustlens.progress import Event, Listener
 
-_TELL_EVERY = 0.2  # seconds between events of one worker
-
-
-@dataclass(frozen=True)
-class Job:
-    """`work(listener, *arguments)` in a process of its own; everything must pickle between processes."""
-
-    name: str
-    work: Callable[..., None]
-    arguments: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: `error` is None, or one line."""
-
-    name: str
-    error: str | None = None
-    exit_code: int = 0
+_EVENT_EVERY = 0.2  # seconds between events of one worker
 
 
 @dataclass
@@ -60,7 +42,7 @@ class LocalProcesses:
         self.workers = workers or self.cores
 
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
-        """Carry out the jobs in order; yields each outcome as it comes, and hears their events.
+        """Carry out the jobs in order; yields each outcome as it comes, and passes their events to `listen`.
 
         On any exception here, a signal or Ctrl-C for instance, the workers are ended first.
         """
@@ -72,7 +54,7 @@ class LocalProcesses:
                     busy.append(_start(waiting.pop(0), threads))
                 wait([worker.pipe for worker in busy], timeout=1.0)
                 for worker in list(busy):
-                    ended = _hear(worker, listen)
+                    ended = _received(worker, listen)
                     if ended:
                         busy.remove(worker)
                         yield _outcome(worker)
@@ -133,13 +115,13 @@ class _Sender:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if now - self.last >= _TELL_EVERY or event.done == event.total:
+        if event.metrics or now - self.last >= _EVENT_EVERY or event.done == event.total:
             self.last = now
             self.pipe.send(event)
 
 
-def _hear(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
-    """Take what the worker sent; True once it has ended and said everything."""
+def _received(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
+    """Take in what the worker sent; True once it has ended and all of that is read."""
     try:
         while worker.pipe.poll():
             message = worker.pipe.recv()

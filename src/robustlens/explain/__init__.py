@@ -1,22 +1,24 @@
-"""What robustness did to a network: spectra, activations, margins, smoothness, landscapes.
+"""Effects of robustness on a network: spectra, activations, margins, smoothness, landscapes, bounds.
 
-Each room offers plain functions on a model and tensors, and a measure built on them.
+Plain functions on a model and tensors, and measures built on them, which studies name.
 """
 
 from robustlens.certification.margin import certificate
 from robustlens.explain.activations import activations
-from robustlens.explain.bound.covering import covering, intrinsic_dimension
-from robustlens.explain.bound.instance_margins import instance_margins
-from robustlens.explain.bound.measure import bound
+from robustlens.explain.bound import bound, covering, instance_margins, intrinsic_dimension
 from robustlens.explain.curvature import curvature
 from robustlens.explain.flatness import flatness
 from robustlens.explain.jacobian import jacobian
 from robustlens.explain.landscape import input_landscape, landscape, plane
 from robustlens.explain.margins import margins
 from robustlens.explain.measure import Measure, Measurement, Subject
-from robustlens.explain.run import MEASURES, arrays_of, as_json, explain, explain_run, get
+from robustlens.explain.registry import MEASURES, get
+from robustlens.explain.run import explain, explain_model, explain_run
 from robustlens.explain.smoothness import feature_changes, smoothness
 from robustlens.spectra import extremes, spectral_norms, spectrum
+
+# A file here may share its name with the function in it. The function wins as long as the file is loaded
+# before the name is bound to it: a file that a later import loads would take the name.
 
 __all__ = [
     "MEASURES",
@@ -24,13 +26,12 @@ __all__ = [
     "Measurement",
     "Subject",
     "activations",
-    "arrays_of",
-    "as_json",
     "bound",
     "certificate",
     "covering",
     "curvature",
     "explain",
+    "explain_model",
     "explain_run",
     "extremes",
     "feature_changes",

@@ -1,7 +1,6 @@
-"""Norms of the activations that each layer works on, and the one reader of what layers read."""
+"""Norms of the activations that each layer works on."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, inference
+from robustlens.models.hooks import MatrixLayer, matrix_layers, reading
 
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""
 LOGITS = "logits"
 
-Norms = Callable[[Tensor], Tensor]
+Reduction = Callable[[Tensor], Tensor]
 """From an activation (rows, ...) to L2 norms whose last axis is the images."""
 
 
@@ -49,26 +49,26 @@ def activations(
     return over_layers(model, x.split(batch_size), l2_norm)
 
 
-def over_layers(model: nn.Module, batches: Iterable[Tensor], norms: Norms) -> dict[str, np.ndarray]:
-    """`norms` of every activation of the network, by the keys of `activations`, joined over the batches.
+def over_layers(model: nn.Module, batches: Iterable[Tensor], reduce: Reduction) -> dict[str, np.ndarray]:
+    """`reduce` of every activation of the network, by the keys of `activations`, joined over the batches.
 
     Activations are reduced while the forward pass goes by, so no more than one is kept, and layers that write
-    in place change nothing. What a layer that is called several times reads counts as one long vector.
+    in place change nothing. The input of a layer that is called several times counts as one long vector.
 
     Args:
         model: evaluated in eval mode without gradients, and left as it was.
         batches: inputs; each is copied to the model's device.
-        norms: of one activation; its last axis is joined over the batches.
+        reduce: from one activation to norms; their last axis is joined over the batches.
 
     Raises:
         ModelError: as `activations`.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     with inference(model):
         for batch in batches:
-            for key, values in _one_pass(model, batch, norms).items():
-                found.setdefault(key, []).append(values.cpu().numpy())
-    return {key: np.concatenate(values, axis=-1) for key, values in found.items()}
+            for key, values in _one_pass(model, batch, reduce).items():
+                parts.setdefault(key, []).append(values.cpu().numpy())
+    return {key: np.concatenate(values, axis=-1) for key, values in parts.items()}
 
 
 def l2_norm(values: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
@@ -99,47 +99,36 @@ def coefficient_of_variation(values: np.ndarray) -> float:
 
 def measure_activations(subject: Subject) -> Measurement:
     """Norms of the activations on test images, and how much they vary from image to image."""
-    found = activations(subject.model, subject.images("test")[0], batch_size=subject.batch_size)
+    x, _ = subject.images("test")
+    norms = activations(subject.model, x, batch_size=subject.batch_size)
     return Measurement(
-        {"layers": {key: summarize(norms) for key, norms in found.items()}},
+        {"layers": {key: summarize(values) for key, values in norms.items()}},
         unit="L2 norm",
         what="Norm of what each layer reads (<layer>.input), and of the logits, for every test image.",
         source="Wen, Li and Jia 2020 (norms of activations); read at the next layer's input",
-        arrays={**found, "index": subject.test.index.numpy()},
+        conditions={"split": "test", "examples": len(x)},
+        arrays={**norms, "index": subject.index("test")},
     )
 
 
-def _one_pass(model: nn.Module, batch: Tensor, norms: Norms) -> dict[str, Tensor]:
+def _one_pass(model: nn.Module, batch: Tensor, reduce: Reduction) -> dict[str, Tensor]:
     """`over_layers` of one batch: every layer but the first one called, which reads the image, and logits."""
-    found: dict[str, Tensor] = {}
-    called: list[str] = []
+    keys = {layer: f"{name}{INPUT}" for name, layer in matrix_layers(model).items()}
+    values: dict[str, Tensor] = {}
+    called: list[MatrixLayer] = []
 
-    def note(key: str, read: Tensor) -> None:
-        called.append(key)
-        if key == called[0]:
+    def read(layer: MatrixLayer, activation: Tensor) -> None:
+        called.append(layer)
+        if layer is called[0]:
             return
-        if len(read) != len(batch):
-            rows = f"{len(read)} rows for {len(batch)} images"
+        key = keys[layer]
+        if len(activation) != len(batch):
+            rows = f"{len(activation)} rows for {len(batch)} images"
             raise ModelError(f"activations: {key!r} has {rows}, expected one row for each image")
-        values = norms(read)
-        found[key] = torch.hypot(found[key], values) if key in found else values
+        reduced = reduce(activation)
+        values[key] = torch.hypot(values[key], reduced) if key in values else reduced
 
-    with _reading(model, note):
+    with reading(keys, read):
         output = forward(model, batch.clone().to(device_of(model)))
-    found[LOGITS] = norms(as_logits(output, len(batch)))
-    return found
-
-
-@contextmanager
-def _reading(model: nn.Module, note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Inside, every Conv2d and Linear layer gives `note` its key and what it reads, before it is applied."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, key=name + INPUT: note(key, inputs[0]))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    values[LOGITS] = reduce(as_logits(output, len(batch)))
+    return values

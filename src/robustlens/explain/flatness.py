@@ -8,9 +8,6 @@ bias are tensors of their own; parameters of normalisation layers stay. As in a 
 anew at w + nu, and the error and the loss at matched temperature stand beside the loss.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +17,14 @@ from robustlens import losses, noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.landscape.directions import Direction
-from robustlens.explain.landscape.points import AdversarialLoss, Values, asking_for_gradients, stacked
-from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.landscape.points import (
+    KINDS,
+    AdversarialLoss,
+    Values,
+    asking_for_gradients,
+    stacked,
+)
+from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.models import frozen
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
@@ -36,15 +39,15 @@ _NORMS = (
 _TINY = 1e-20
 
 
-def layers(model: nn.Module) -> dict[str, nn.Parameter]:
+def perturbed_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     """The tensors that are perturbed, by name: all but those of normalisation layers."""
-    resting = {
+    fixed = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, _NORMS)
         for parameter in module.parameters()
     }
-    return {name: p for name, p in model.named_parameters() if id(p) not in resting}
+    return {name: p for name, p in model.named_parameters() if id(p) not in fixed}
 
 
 def random_perturbation(model: nn.Module, xi: float, generator: torch.Generator) -> Direction:
@@ -52,17 +55,17 @@ def random_perturbation(model: nn.Module, xi: float, generator: torch.Generator)
 
     On the sphere, where in so many dimensions nearly all of the ball is.
     """
-    found = {}
-    for name, weight in layers(model).items():
+    direction = {}
+    for name, weight in perturbed_tensors(model).items():
         draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
-        found[name] = draw * (xi * weight.detach().norm() / draw.norm().clamp_min(_TINY))
-    return found
+        direction[name] = draw * (xi * weight.detach().norm() / draw.norm().clamp_min(_TINY))
+    return direction
 
 
 def adversarial_perturbation(
     attacked: AdversarialLoss, threat: ThreatModel, xi: float, ascents: int
 ) -> Direction:
-    """The nu in the ball that raises the adversarial loss most: images and weights climb together.
+    """The nu in the ball that raises the adversarial loss most: an ascent on images and weights together.
 
     Each of the `ascents` steps takes one gradient of the mean cross entropy of all images, at w + nu and the
     adversarial images so far, which begin as those of w. With it every tensor moves by 2.5 / ascents of its
@@ -71,7 +74,7 @@ def adversarial_perturbation(
     Raises:
         NumericsError: a gradient is not finite.
     """
-    weights = layers(attacked.model)
+    weights = perturbed_tensors(attacked.model)
     radii = [xi * weight.detach().norm() for weight in weights.values()]
     nu = [torch.zeros_like(weight) for weight in weights.values()]
     x_adv = attacked.images()
@@ -124,8 +127,8 @@ def flatness(
         ConfigError: no image, no draw, no ascent, or a negative size.
     """
     if draws < 1 or ascents < 1 or not (xi_average >= 0 and xi_worst >= 0):
-        found = f"{draws} draws, {ascents} ascents, sizes {xi_average:g} and {xi_worst:g}"
-        raise ConfigError(f"flatness: found {found}; expected at least 1 of each, and sizes >= 0")
+        options = f"{draws} draws, {ascents} ascents, sizes {xi_average:g} and {xi_worst:g}"
+        raise ConfigError(f"flatness: found {options}; expected at least 1 of each, and sizes >= 0")
     attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     reference = attacked()
     around = []
@@ -146,18 +149,18 @@ def flatness(
 def measure_flatness(
     subject: Subject,
     *,
-    xi_average: float = 0.5,
-    draws: int = 10,
-    xi_worst: float = 0.003,
-    ascents: int = 20,
-    steps: int = 10,
-    examples: int = 128,
-    splits: Sequence[str] = ("test",),
+    xi_average: Radius = 0.5,
+    draws: Count = 10,
+    xi_worst: Radius = 0.003,
+    ascents: Count = 20,
+    steps: Count = 10,
+    examples: Count = 128,
+    splits: SplitNames = ("test",),
 ) -> Measurement:
     """Mean rise of the adversarial loss, the matched loss and the error, on average and at worst."""
     arrays: dict[str, np.ndarray] = {}
     for split in splits:
-        found = flatness(
+        values = flatness(
             subject.model,
             *subject.images(split, examples),
             subject.threat,
@@ -168,38 +171,37 @@ def measure_flatness(
             steps=steps,
             batch_size=subject.batch_size,
             seed=subject.seed,
-            progress=subject.listen,
+            progress=subject.progress,
         )
-        arrays |= {f"{split}_{name}": array for name, array in found.items()}
-        index = getattr(subject, split).index
-        arrays[f"{split}_index"] = index[: len(found["reference_loss"])].numpy()
+        arrays |= {f"{split}_{name}": array for name, array in values.items()}
+        arrays[f"{split}_index"] = subject.index(split, examples)
     first = splits[0]
+    conditions = {
+        "split": first,
+        "xi_average": xi_average,
+        "xi_worst": xi_worst,
+        "draws": draws,
+        "ascents": ascents,
+        "steps": steps,
+        "eps": subject.threat.eps,
+    }
     return Measurement(
-        {
-            **{case: _rises(arrays, first, case) for case in ("average", "worst")},
-            "split": first,
-            "xi_average": xi_average,
-            "xi_worst": xi_worst,
-            "draws": draws,
-            "ascents": ascents,
-            "steps": steps,
-            "eps": subject.threat.eps,
-        },
+        {**{case: _rises(arrays, first, case) for case in ("average", "worst")}, **conditions},
         unit="nats (error: share of images)",
         what="How far the adversarial loss rises at random weights around w, and at the worst found near w.",
         source="Stutz, Hein and Schiele 2021, section 3.3; one worst perturbation for all images together",
+        conditions={**conditions, "examples": len(arrays[f"{first}_index"])},
         arrays=arrays,
     )
 
 
-def _rises(arrays: dict[str, np.ndarray], split: str, case: str) -> dict[str, Any]:
+def _rises(arrays: dict[str, np.ndarray], split: str, case: str) -> dict[str, float]:
     """Mean of the values in this case minus those at w."""
-    kinds = ("loss", "matched", "error")
-    means = {
-        name: {kind: float(arrays[f"{split}_{name}_{kind}"].mean(dtype=np.float64)) for kind in kinds}
-        for name in (case, "reference")
-    }
-    return {kind: means[case][kind] - means["reference"][kind] for kind in kinds}
+
+    def mean(name: str) -> float:
+        return float(arrays[f"{split}_{name}"].mean(dtype=np.float64))
+
+    return {kind: mean(f"{case}_{kind}") - mean(f"reference_{kind}") for kind in KINDS}
 
 
 def _at(attacked: AdversarialLoss, nu: Direction) -> Values:

@@ -1,14 +1,12 @@
 """Singular values of the network's end-to-end Jacobian: how far its logits move when an image does."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from robustlens.errors import ConfigError, ModelError, NumericsError
-from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, frozen
 
 
@@ -37,12 +35,12 @@ def jacobian(model: nn.Module, x: Float[Tensor, "n ..."], *, batch_size: int = 6
     if not len(x):
         raise ConfigError("jacobian: found no images, expected at least 1")
     with frozen(model), torch.enable_grad():
-        found = [_singular_values(model, images.to(device_of(model))) for images in x.split(batch_size)]
-    return {"singular_values": torch.cat(found).numpy()}
+        values = [_singular_values(model, images.to(device_of(model))) for images in x.split(batch_size)]
+    return {"singular_values": torch.cat(values).numpy()}
 
 
 def summarize(singular_values: Float64[np.ndarray, "n k"]) -> dict[str, float | None]:
-    """Means over images of what each image's singular values s_1 >= ... >= s_k are.
+    """Means over images of numbers of each image's singular values s_1 >= ... >= s_k.
 
     largest: s_1, with its standard deviation over images beside it. smallest: s_k. frobenius: the root of
     sum s^2. stable_rank: sum s^2 / s_1^2, over the images where s_1 is not 0; None where there are none.
@@ -59,17 +57,17 @@ def summarize(singular_values: Float64[np.ndarray, "n k"]) -> dict[str, float | 
     }
 
 
-def measure_jacobian(subject: Subject, *, examples: int = 64) -> Measurement:
+def measure_jacobian(subject: Subject, *, examples: Count = 64) -> Measurement:
     """Singular values of the Jacobian at the first `examples` test images."""
     x, _ = subject.images("test", examples)
-    found = jacobian(subject.model, x, batch_size=min(64, subject.batch_size))["singular_values"]
-    value: dict[str, Any] = {"examples": len(found), **summarize(found)}
+    values = jacobian(subject.model, x, batch_size=min(64, subject.batch_size))["singular_values"]
     return Measurement(
-        value,
+        {"examples": len(x), **summarize(values)},
         unit="logits per unit of image (L2)",
         what="Singular values of the derivative of the logits with respect to the image, at test images.",
         source="Wen, Li and Jia 2020 study layers one by one; the Jacobian is that of all of them together",
-        arrays={"test_singular_values": found, "test_index": subject.test.index[: len(found)].numpy()},
+        conditions={"split": "test", "examples": len(x)},
+        arrays={"test_singular_values": values, "test_index": subject.index("test", examples)},
     )
 
 

@@ -1,7 +1,7 @@
 """Margins, confidence, losses, and errors that are close calls; as they are and at matched temperature."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.attacks import Attack
-from robustlens.explain.bound.theorem import ramp_loss
-from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.measure import Measurement, SplitName, Subject
 from robustlens.explain.temperature import best_temperature
 from robustlens.models import device_of, inference
-from robustlens.stats import misclassification as mistakes
+from robustlens.stats import misclassification
 from robustlens.stats.misclassification import TAUS
 
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 MATCHED = "matched_"
 """Begins the names of what is measured on logits divided by the network's own best temperature."""
 
@@ -32,7 +32,7 @@ def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256
 def attacked_images(
     model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
 ) -> Float[Tensor, "n ..."]:
-    """The images that `attack` makes of `x`, in batches."""
+    """Adversarial images of `x`, in batches."""
     device = device_of(model)
     pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
     return torch.cat([attack(model, images.to(device), labels.to(device)) for images, labels in pairs])
@@ -41,7 +41,7 @@ def attacked_images(
 def attacked_logits(
     model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
 ) -> Float[Tensor, "n c"]:
-    """As `logits_of`, of the images that `attack` makes of `x`."""
+    """As `logits_of`, of the adversarial images of `x`."""
     return logits_of(model, attacked_images(model, x, y, attack, batch_size), batch_size)
 
 
@@ -79,17 +79,17 @@ def ramp_risk(probability: np.ndarray) -> float:
     >>> ramp_risk(np.array([1.0, 0.25, -0.5]))
     0.5833333333333334
     """
-    return float(ramp_loss(probability.astype(np.float64), 1.0).mean())
+    return float(losses.ramp(probability.astype(np.float64)).mean())
 
 
-def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -> dict[str, Any]:
+def summarize(margins: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -> dict[str, Any]:
     """Numbers of one split's margins.
 
     `within`: share of images whose probability margin is within tau of the boundary, on either side.
     `indecisive_errors`: share of all images that are wrong with p_max - p_y < tau (on a mistake that is
     minus the probability margin); `indecisive_share`: the same as a share of the mistakes.
     """
-    logit, probability = found["logit"], found["probability"]
+    logit, probability = margins["logit"], margins["probability"]
     return {
         "mean_logit": float(logit.mean()),
         "std_logit": float(logit.std()),
@@ -98,30 +98,31 @@ def summarize(found: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -
         "std_probability": float(probability.std()),
         "iqr_probability": _iqr(probability),
         "within": {str(tau): float((np.abs(probability) < tau).mean()) for tau in taus},
-        "confidence": float(found["confidence"].mean()),
+        "confidence": float(margins["confidence"].mean()),
         "ramp_risk": ramp_risk(probability),
-        "loss": float(found["loss"].mean()),
-        **mistakes.summarize(found["correct"], probability, taus),
+        "loss": float(margins["loss"].mean()),
+        **misclassification.summarize(margins["correct"], probability, taus),
     }
 
 
 def measure_margins(subject: Subject) -> Measurement:
     """Margins on training and test images, how far the two lie apart, and the same at matched temperature."""
-    splits = {split: subject.images(split) for split in ("train", "test")}
-    logits = {split: logits_of(subject.model, x, subject.batch_size) for split, (x, _) in splits.items()}
-    labels = {split: y.cpu() for split, (_, y) in splits.items()}
+    logits, labels = {}, {}
+    for split in SPLITS:
+        x, y = subject.images(split)
+        logits[split], labels[split] = logits_of(subject.model, x, subject.batch_size), y.cpu()
     temperature = best_temperature(logits["test"], labels["test"])
-    plain = {split: margins_of(logits[split], labels[split]) for split in splits}
-    matched = {split: margins_of(logits[split] / temperature, labels[split]) for split in splits}
+    plain = {split: margins_of(logits[split], labels[split]) for split in SPLITS}
+    matched = {split: margins_of(logits[split] / temperature, labels[split]) for split in SPLITS}
     value = {**_compared(plain), "matched": {"temperature": temperature, **_compared(matched)}}
     arrays: dict[str, np.ndarray] = {"temperature": np.array([temperature])}
-    for split in splits:
+    for split in SPLITS:
         arrays |= {f"{split}_{name}": array for name, array in plain[split].items()}
         scaled = {name: array for name, array in matched[split].items() if name != "correct"}
         arrays |= {f"{split}_{MATCHED}{name}": array for name, array in scaled.items()}
         arrays[f"{split}_label"] = labels[split].numpy()
-        arrays[f"{split}_index"] = getattr(subject, split).index.numpy()
-        value[split]["by_class"] = mistakes.by_class(
+        arrays[f"{split}_index"] = subject.index(split)
+        value[split]["by_class"] = misclassification.by_class(
             plain[split]["correct"], plain[split]["probability"], arrays[f"{split}_label"]
         )
     return Measurement(
@@ -129,19 +130,20 @@ def measure_margins(subject: Subject) -> Measurement:
         unit="logits, or probability in [-1, 1]",
         what="Margin to the runner-up class, confidence, and the mistakes that are close calls.",
         source="Wen, Li and Jia 2020, section 3 and figures 3-5; Wasserstein-1 distance is ours",
+        conditions={f"{split}_examples": len(labels[split]) for split in SPLITS},
         arrays=arrays,
     )
 
 
-def _compared(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+def _compared(margins: Mapping[SplitName, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """Numbers of both splits, and how far apart their margins are."""
-    apart = {
-        kind: float(wasserstein_distance(found["train"][kind], found["test"][kind]))
+    distances = {
+        kind: float(wasserstein_distance(margins["train"][kind], margins["test"][kind]))
         for kind in ("logit", "probability")
     }
     return {
-        **{split: summarize(margins) for split, margins in found.items()},
-        "wasserstein_train_test": apart,
+        **{split: summarize(margins[split]) for split in SPLITS},
+        "wasserstein_train_test": distances,
     }
 
 

@@ -1,16 +1,35 @@
-"""What a measure is: a function of a subject that returns a measurement."""
+"""Measures and their subject: a measure is a function of a subject that returns a measurement."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor, nn
 
+from robustlens.config import Number
 from robustlens.data import Split
 from robustlens.models import device_of
 from robustlens.progress import Listener, silent
+from robustlens.results import Measurement
 from robustlens.threat import ThreatModel
+
+__all__ = ["Count", "Measure", "Measurement", "Positive", "Radius", "SplitName", "SplitNames", "Subject"]
+
+Measure = Callable[..., Measurement]
+"""`(subject, **options) -> Measurement`; the options, typed by their annotations, are a study's to set."""
+
+Count = Annotated[int, Field(ge=1)]
+"""Option that counts: images, draws, steps."""
+Radius = Annotated[Number, Field(ge=0)]
+"""Option that is a size."""
+Positive = Annotated[Number, Field(gt=0)]
+"""Option that is a size, and not 0."""
+SplitName = Literal["train", "test"]
+"""Option that names the images measured."""
+SplitNames = Annotated[Sequence[SplitName], Field(min_length=1)]
+"""Option that names several: numbers are of the first, arrays of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +37,9 @@ class Subject:
     """A network and the images on which it is explained; every measure gets the same ones.
 
     Attributes:
-        model: in eval mode. train, test: fixed subsets. threat: as in the evaluation.
+        model: in eval mode. train, test: fixed subsets. threat: of every attack.
         seed: base of every random choice. batch_size: changes speed, not results.
+        progress: hears how far a measure is.
         training_examples: how many images the network was trained on; None: those of `train`.
     """
 
@@ -29,33 +49,18 @@ class Subject:
     threat: ThreatModel
     seed: int = 0
     batch_size: int = 256
-    listen: Listener = silent
+    progress: Listener = silent
     training_examples: int | None = None
 
-    def images(self, split: str, examples: int | None = None) -> tuple[Tensor, Tensor]:
-        """The first `examples` images and labels of "train" or "test", on the model's device."""
-        part: Split = getattr(self, split)
-        device = device_of(self.model)
-        x, y = part.x(), part.labels
-        return x[:examples].to(device), y[:examples].to(device)
+    def split(self, name: SplitName) -> Split:
+        """The images of "train" or "test"."""
+        return self.train if name == "train" else self.test
 
+    def images(self, split: SplitName, examples: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first `examples` images and labels of a split, on the model's device."""
+        part, device, rows = self.split(split), device_of(self.model), slice(examples)
+        return part.x(rows).to(device), part.labels[rows].to(device)
 
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """One thing we know about a network.
-
-    Attributes:
-        value: numbers by name, nested if need be. unit: of these numbers.
-        what: one sentence. source: paper and figure or equation, and where we differ.
-        arrays: the raw values behind the numbers, for plots and for the claims.
-    """
-
-    value: Mapping[str, Any]
-    unit: str
-    what: str
-    source: str
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-Measure = Callable[..., Measurement]
-"""`(subject, **options) -> Measurement`; the options are those a study may set."""
+    def index(self, split: SplitName, examples: int | None = None) -> np.ndarray:
+        """Positions of these images in their source."""
+        return self.split(split).index[:examples].numpy()

@@ -1,77 +1,32 @@
-"""The measures by name, and the explanation of a run: all of them on the same images."""
+"""Explanations: all measures of a plan on the same images, of any network or of a run's checkpoints."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import numpy as np
 from torch import nn
 
-from robustlens import models
-from robustlens.config import ExplanationPlan
+from robustlens import data, models
+from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
-from robustlens.errors import ConfigError
-from robustlens.evaluation import is_current, provenance
-from robustlens.explain.activations import measure_activations
-from robustlens.explain.bound.measure import measure_bound
-from robustlens.explain.curvature import measure_curvature
-from robustlens.explain.flatness import measure_flatness
-from robustlens.explain.jacobian import measure_jacobian
-from robustlens.explain.landscape import measure_landscape
-from robustlens.explain.margins import measure_margins
-from robustlens.explain.measure import Measure, Measurement, Subject
-from robustlens.explain.smoothness import measure_smoothness
+from robustlens.errors import StateError
+from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.registry import get
 from robustlens.progress import Event, Listener, silent
-from robustlens.results.folders import FORMAT, Run, locked
-from robustlens.spectra import measure_spectrum
+from robustlens.results import ExplanationResult, Provenance, Run, ThreatRecord
+from robustlens.results.files import locked
 from robustlens.threat import ThreatModel
-from robustlens.training.trainer import load_data
+from robustlens.version import __version__
 
-MEASURES: dict[str, Measure] = {
-    "spectrum": measure_spectrum,
-    "jacobian": measure_jacobian,
-    "activations": measure_activations,
-    "margins": measure_margins,
-    "smoothness": measure_smoothness,
-    "landscape": measure_landscape,
-    "flatness": measure_flatness,
-    "curvature": measure_curvature,
-    "bound": measure_bound,
-}
-"""Every measure. To add one: write `(subject, **options) -> Measurement` and a line here."""
-
-Measured = tuple[Measurement, float]
-"""A measurement, and the seconds it took."""
-
-
-def get(name: str, **options: Any) -> Callable[[Subject], Measurement]:
-    """The measure `name` with its options.
-
-    Raises:
-        ConfigError: unknown measure, or an option that it does not have.
-    """
-    if name not in MEASURES:
-        raise ConfigError(f"measures: found {name!r}, expected one of {', '.join(MEASURES)}")
-    known = list(inspect.signature(MEASURES[name]).parameters)[1:]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        expected = f"expected some of {', '.join(known)}" if known else "it has none"
-        raise ConfigError(f"explanation.options.{name}: unknown option {unknown[0]!r}; {expected}")
-    return partial(MEASURES[name], **options)
+_SAME_IMAGES = ("examples", "seed", "threat")  # fields of two plans that must agree for a measure to be kept
 
 
 def explain(
-    model: nn.Module,
-    splits: Splits,
-    threat: ThreatModel,
-    plan: ExplanationPlan | None = None,
-    *,
-    progress: Listener = silent,
-) -> dict[str, Measured]:
-    """Apply every measure of the plan; returns each measurement with the seconds it took.
+    model: nn.Module, splits: Splits, plan: ExplanationPlan | None = None, *, progress: Listener = silent
+) -> dict[str, Measurement]:
+    """Apply every measure of the plan.
 
     Raises:
         ConfigError: unknown measure, or an option that the measure does not have.
@@ -79,116 +34,153 @@ def explain(
         NumericsError: a logit is NaN or infinite.
     """
     plan = plan or ExplanationPlan()
-    return dict(_measured(model, splits, threat, plan, plan.measures, progress))
+    return dict(_measured(model, splits, plan, plan.measures, progress))
 
 
 def explain_run(
     run: Run,
     plan: ExplanationPlan,
-    threat: ThreatModel,
     *,
     splits: Splits | None = None,
     trust_code: bool = False,
     progress: Listener = silent,
-) -> dict[str, Any]:
-    """Explain a run's checkpoint and save the result.
+) -> ExplanationResult:
+    """Explain the checkpoints of a run that the plan asks for, and save the results.
 
-    Writes `explanation.json` and `explanation.safetensors` after every measure; returns the former. A measure
-    that is there already, of the same weights, images and options, is kept: a run that was stopped goes on,
-    and a measure added to a plan costs that measure alone. With the checkpoint "both" or
-    "every", the others' are written beside it (`explanation-last`, `explanation-epoch-0010`), and those of
-    another plan removed. `trust_code` as in `evaluate.evaluate_run`.
+    Files are written after every measure. A measure that is there already, of the same weights, images,
+    threat and options, is kept: a run that was stopped goes on, and a measure added to a plan costs that
+    measure alone. Other checkpoints than the primary one have their results beside its, and those of another
+    plan are removed.
+
+    Args:
+        run: a trained run.
+        plan: what is measured, and of which checkpoints.
+        splits: the run's images, if they are loaded already.
+        trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
+        progress: hears which measure is next, and how far it is.
+
+    Returns:
+        The explanation of the primary checkpoint.
 
     Raises:
         LockedError: another process trains, evaluates or explains this run.
+        StateError: the images are not those that the run was trained on; a file of the run is damaged.
     """
-    splits = splits or load_data(run.recipe)
     with locked(run.folder):
-        for ending, one in reversed(plan.of_checkpoints(run.kept()).items()):
-            content = _explain_into(run, f"explanation{ending}", one, threat, splits, trust_code, progress)
-        run.drop_outdated("explanation")
-    return content
+        missing = run.missing("explanation", plan)
+        if missing and splits is None:
+            splits = data.of_spec(run.recipe.data)
+        if splits is not None:
+            run.check_data(splits.fingerprint)
+            for beside, one in missing:
+                network = partial(models.load, run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
+                _explain_into(run, beside, run.expected(one), one, network, splits, progress)
+        run.remove_stale("explanation")
+    result = run.explanation()
+    assert result is not None
+    return result
+
+
+def explain_model(
+    model: nn.Module, splits: Splits, plan: ExplanationPlan, folder: Path, *, progress: Listener = silent
+) -> ExplanationResult:
+    """Explain any network, and save the result in `folder` as `explain_run` does in a run's.
+
+    Raises:
+        LockedError: another process writes to the folder.
+        StateError: the folder holds the explanation of another network or of other images.
+    """
+    run = Run(folder)
+    expected = Provenance(
+        recipe=None,
+        weights=models.fingerprint(model),
+        data=splits.fingerprint,
+        checkpoint=None,
+        plan=plan.model_dump(mode="json"),
+        version=__version__,
+    )
+    with locked(folder):
+        saved = run.explanation()
+        difference = None if saved is None else saved.provenance.difference(_at_plan(expected, saved))
+        if difference is not None:
+            other = "model" if difference == "weights" else difference
+            raise StateError(f"{folder}/explanation.json: belongs to another {other}; choose another --out")
+        return _explain_into(run, None, expected, plan, lambda: model, splits, progress)
 
 
 def _explain_into(
     run: Run,
-    file: str,
+    beside: Checkpoint | None,
+    expected: Provenance,
     plan: ExplanationPlan,
-    threat: ThreatModel,
+    network: Callable[[], nn.Module],
     splits: Splits,
-    trust_code: bool,
     progress: Listener,
-) -> dict[str, Any]:
-    """What is left of an explanation, into `file`; returns all of it."""
-    known = {**provenance(run, plan, splits), "threat": asdict(threat)}
-    content, arrays = _kept(run, file, plan, known)
-    left = [name for name in plan.measures if name not in content]
-    if not left and is_current(saved := run.read_json(file), known):
-        return saved
-    model = models.load(run.folder, checkpoint=plan.checkpoint, trust_code=trust_code)
-    for name, found in _measured(model, splits, threat, plan, left, progress):
-        content |= as_json({name: found})["measures"]
-        arrays |= arrays_of({name: found})
-        ordered = {measure: content[measure] for measure in plan.measures if measure in content}
-        run.write_result(file, {"format": FORMAT, **known, "measures": ordered}, arrays)
-    if not left:  # a plan with fewer measures than before
-        run.write_result(file, {"format": FORMAT, **known, "measures": content}, arrays)
-    return run.read_json(file) or {}
+) -> ExplanationResult:
+    """Measure what one explanation still lacks, and write it after every measure."""
+    saved = run.explanation(beside)
+    measures = {} if saved is None else _kept(saved, expected)
+    missing = [name for name in plan.measures if name not in measures]
+    threat = _threat(plan)
+    record = ThreatRecord(threat.norm, threat.eps, threat.bounds)
+
+    def write() -> ExplanationResult:
+        ordered = {name: measures[name] for name in plan.measures if name in measures}
+        result = ExplanationResult(expected, record, ordered)
+        run.write_explanation(result, beside)
+        return result
+
+    if not missing:  # of another plan, which had more measures
+        return write()
+    for name, measurement in _measured(network(), splits, plan, missing, progress):
+        measures[name] = measurement
+        result = write()
+    return result
 
 
-def _kept(
-    run: Run, file: str, plan: ExplanationPlan, known: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is saved already of the measures of this plan, and need not be measured again."""
-    saved = run.read_json(file)
-    if not is_current(saved, {key: value for key, value in known.items() if key != "plan"}):
-        return {}, {}
-    before = ExplanationPlan.model_validate(saved["plan"])
-    if (before.examples, before.seed) != (plan.examples, plan.seed):
-        return {}, {}
-    same = [
-        name
-        for name in plan.measures
-        if name in saved["measures"] and before.options.get(name) == plan.options.get(name)
-    ]
-    arrays = {key: run.array(file, key) for name in same for key in run.array_names(file, f"{name}/")}
-    return {name: saved["measures"][name] for name in same}, arrays
+def _kept(saved: ExplanationResult, expected: Provenance) -> dict[str, Measurement]:
+    """Measurements of a saved explanation that the expected one would repeat."""
+    before, wanted = saved.provenance.plan, expected.plan
+    same_images = all(before.get(field) == wanted[field] for field in _SAME_IMAGES)
+    if not same_images or not saved.provenance.matches(_at_plan(expected, saved)):
+        return {}
+    options = before.get("options") or {}
+    return {
+        name: replace(measurement, arrays=dict(measurement.arrays))  # read before their file is replaced
+        for name, measurement in saved.measures.items()
+        if name in wanted["measures"] and options.get(name) == wanted["options"].get(name)
+    }
+
+
+def _at_plan(expected: Provenance, saved: ExplanationResult) -> Provenance:
+    """The expected provenance, but for the plan, which is the saved one's."""
+    return replace(expected, plan=saved.provenance.plan)
+
+
+def _threat(plan: ExplanationPlan) -> ThreatModel:
+    """The threat model of a plan."""
+    return ThreatModel(plan.threat.norm, plan.threat.eps)
 
 
 def _measured(
     model: nn.Module,
     splits: Splits,
-    threat: ThreatModel,
     plan: ExplanationPlan,
     measures: Sequence[str],
     progress: Listener,
-) -> Iterator[tuple[str, Measured]]:
+) -> Iterator[tuple[str, Measurement]]:
     """These measures of the plan, one after the other; raises as `explain` does."""
+    chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}
     train, test = (
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
     )
-    seen = len(splits.train)
+    threat, seen = _threat(plan), len(splits.train)
     subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen)
     highest = max(int(part.labels.max()) for part in (train, test) if len(part))
     models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
-    chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}
     for number, (name, measure) in enumerate(chosen.items()):
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
-        yield name, (measure(subject), perf_counter() - began)
+        measurement = measure(subject)
+        yield name, replace(measurement, seconds=perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))
-
-
-def as_json(found: Mapping[str, Measured]) -> dict[str, Any]:
-    """The numbers of an explanation, as `explanation.json` keeps them."""
-    return {
-        "measures": {
-            name: {"value": m.value, "unit": m.unit, "what": m.what, "source": m.source, "seconds": seconds}
-            for name, (m, seconds) in found.items()
-        }
-    }
-
-
-def arrays_of(found: Mapping[str, Measured]) -> dict[str, np.ndarray]:
-    """The arrays of an explanation, as `explanation.safetensors` keeps them: "<measure>/<array>"."""
-    return {f"{name}/{key}": array for name, (m, _) in found.items() for key, array in m.arrays.items()}

@@ -1,4 +1,4 @@
-"""Sudden changes: how much a fixed perturbation moves what the network says, and its features."""
+"""Sudden changes: how much a fixed perturbation moves the outputs of a network, and its features."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
 from robustlens.explain.activations import l2_norm, over_layers
 from robustlens.explain.margins import MATCHED, attacked_images, attacked_logits, logits_of, margins_of
-from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.explain.temperature import best_temperature
 from robustlens.threat import ThreatModel
 
@@ -47,11 +47,12 @@ def changes_of(
     """`smoothness` from logits that are known already."""
     temperature = best_temperature(clean, y)
     before, after = margins_of(clean, y), margins_of(attacked, y)
-    calm_before, calm_after = margins_of(clean / temperature, y), margins_of(attacked / temperature, y)
+    matched_before = margins_of(clean / temperature, y)
+    matched_after = margins_of(attacked / temperature, y)
     names = {"margin_change": "logit", "probability_change": "probability", "confidence_change": "confidence"}
     changes = {name: before[kind] - after[kind] for name, kind in names.items()}
     del names["margin_change"]  # at matched temperature it is the same, divided by the temperature
-    matched = {MATCHED + name: calm_before[kind] - calm_after[kind] for name, kind in names.items()}
+    matched = {MATCHED + name: matched_before[kind] - matched_after[kind] for name, kind in names.items()}
     return changes | matched
 
 
@@ -64,7 +65,7 @@ def feature_changes(
         model: evaluated in eval mode, and left as it was.
         x: images.
         moved: the same images, perturbed: x + delta.
-        batch_size: images at a time, each with its moved twin; changes speed and memory, not results.
+        batch_size: images at a time, each with its moved copy; changes speed and memory, not results.
 
     Returns:
         (n,) float32 for each activation phi that `activations` reads, under its names and in its order. 1
@@ -74,21 +75,21 @@ def feature_changes(
         ConfigError: `moved` has another shape. ModelError: as `activations`.
     """
     if x.shape != moved.shape:
-        found = f"{tuple(x.shape)} and {tuple(moved.shape)}"
-        raise ConfigError(f"feature_changes: found images of shapes {found}, expected one shape")
+        shapes = f"{tuple(x.shape)} and {tuple(moved.shape)}"
+        raise ConfigError(f"feature_changes: found images of shapes {shapes}, expected one shape")
     pairs = zip(x.split(batch_size), moved.split(batch_size), strict=True)
     norms = over_layers(model, (torch.cat(pair) for pair in pairs), _norm_and_change)
     return {key: _relative(change, norm) for key, (norm, change) in norms.items()}
 
 
 def input_change(x: Float[Tensor, "n ..."], moved: Float[Tensor, "n ..."]) -> Float[np.ndarray, " n"]:
-    """`||delta|| / ||x||` of every image: what divides a feature's relative change to its amplification."""
+    """`||delta|| / ||x||` of every image: a feature's relative change over it is its amplification."""
     norm, change = _norm_and_change(torch.cat([x, moved])).cpu().numpy()
     return _relative(change, norm)
 
 
-def measure_smoothness(subject: Subject, *, steps: int = 10, examples: int | None = None) -> Measurement:
-    """Change of margin, confidence and features on test images, under PGD at the evaluation's threat.
+def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count | None = None) -> Measurement:
+    """Change of margin, confidence and features on test images, under PGD at the plan's threat.
 
     Features are moved by the same adversarial delta as the margins, one for each image, and, for a direction
     that no network has chosen, by random noise in the same ball, which is the same for every network.
@@ -100,14 +101,14 @@ def measure_smoothness(subject: Subject, *, steps: int = 10, examples: int | Non
         "noise": subject.threat.start_from(noise.keys(x, subject.seed), x),
     }
     clean, attacked = (logits_of(subject.model, of, subject.batch_size) for of in (x, moved["attack"]))
-    found = changes_of(clean, attacked, y.cpu())
+    arrays = changes_of(clean, attacked, y.cpu())
     value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps}
-    for name, change in found.items():
+    for name, change in arrays.items():
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
     for kind, images in moved.items():
-        found[f"{kind}_input"] = size = input_change(x, images)
+        arrays[f"{kind}_input"] = size = input_change(x, images)
         changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
-        found |= {f"{kind}/{layer}": change for layer, change in changes.items()}
+        arrays |= {f"{kind}/{layer}": change for layer, change in changes.items()}
         for layer, numbers in _by_layer(kind, changes, size).items():
             value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)
     return Measurement(
@@ -116,7 +117,8 @@ def measure_smoothness(subject: Subject, *, steps: int = 10, examples: int | Non
         what="How far a fixed PGD lowers the margin and the confidence of each test image, and moves what "
         "each layer reads.",
         source="Wen, Li and Jia 2020, section 5 (sudden changes of prediction and of features)",
-        arrays={**found, "index": subject.test.index.numpy()[: len(x)]},
+        conditions={"split": "test", "examples": len(x), "eps": subject.threat.eps, "steps": steps},
+        arrays={**arrays, "index": subject.index("test", examples)},
     )
 
 

@@ -1,24 +1,27 @@
 """The spectra of a network as a measure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from robustlens.errors import ConfigError
-from robustlens.explain.measure import Measurement, Subject
-from robustlens.spectra.convolution import MAX_BYTES, OPERATORS, check_operator
+from robustlens.explain.measure import Count, Measurement, Subject
+from robustlens.spectra.convolution import MAX_BYTES, OPERATORS, OperatorName
 from robustlens.spectra.folded import folded
 from robustlens.spectra.layers import Layer, blank
 from robustlens.spectra.summary import summarize
-from robustlens.spectra.values import each, select, singular_values
+from robustlens.spectra.values import over_each, select, singular_values
 
 FOLDED = "folded/"
 """Begins the keys of arrays in which BatchNorm is folded into its layer."""
 
 
 def measure_spectrum(
-    subject: Subject, *, operator: str = "circular", batch_norm: str = "apart", max_bytes: int = MAX_BYTES
+    subject: Subject,
+    *,
+    operator: OperatorName = "circular",
+    batch_norm: Literal["apart", "fold"] = "apart",
+    max_bytes: Count = MAX_BYTES,
 ) -> Measurement:
     """Singular values of every layer, at the feature-map sizes of the test images.
 
@@ -30,30 +33,32 @@ def measure_spectrum(
         max_bytes: as in `spectrum`.
 
     Raises:
-        ConfigError: as `spectrum`; unknown `batch_norm`.
+        ConfigError: as `spectrum`.
     """
-    check_operator(operator)
-    if batch_norm not in ("apart", "fold"):
-        raise ConfigError(f"spectrum.batch_norm: found {batch_norm!r}, expected 'apart' or 'fold'")
-    model, shape = subject.model, subject.test.images.shape[1:]
+    fold, model, shape = batch_norm == "fold", subject.model, subject.test.images.shape[1:]
     layers = select(model, shape)
-    with_norm = folded(model, layers, blank(model, shape)) if batch_norm == "fold" else {}
-    jobs = layers | {FOLDED + name: layer for name, layer in with_norm.items()}
-    found = each(jobs, lambda layer: singular_values(layer, operator, max_bytes=max_bytes), subject.listen)
-    value = {"operator": operator, "batch_norm": batch_norm, "layers": _summaries(layers, found)}
-    if batch_norm == "fold":
-        value["folded"] = _summaries(with_norm, found, FOLDED)
-    how = "folded too" if batch_norm == "fold" else "not folded"
+    with_norm = folded(model, layers, blank(model, shape)) if fold else {}
+    values = over_each(
+        layers | {FOLDED + name: layer for name, layer in with_norm.items()},
+        lambda layer: singular_values(layer, operator, max_bytes=max_bytes),
+        subject.progress,
+    )
+    summaries = {"layers": _summaries(layers, values)}
+    if fold:
+        summaries["folded"] = _summaries(with_norm, values, FOLDED)
+    conditions = {"operator": operator, "batch_norm": batch_norm}
     return Measurement(
-        value,
+        {**conditions, **summaries},
         unit="singular value",
-        what=f"Singular values of each layer, {OPERATORS[operator]} at its borders, BatchNorm {how}.",
+        what=f"Singular values of each layer, {OPERATORS[operator]} at its borders, "
+        f"BatchNorm {'folded too' if fold else 'not folded'}.",
         source="Wen, Li and Jia 2020 (variance of singular values); Sedghi, Gupta and Long 2019 (circular)",
-        arrays=found,
+        conditions=conditions,
+        arrays=values,
     )
 
 
 def _summaries(
-    layers: Mapping[str, Layer], found: Mapping[str, np.ndarray], prefix: str = ""
+    layers: Mapping[str, Layer], values: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, dict[str, Any]]:
-    return {name: summarize(found[prefix + name]) | {"shape": str(layer)} for name, layer in layers.items()}
+    return {name: summarize(values[prefix + name]) | {"shape": str(layer)} for name, layer in layers.items()}

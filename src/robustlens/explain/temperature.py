@@ -2,8 +2,8 @@
 
 A network that is merely less confident has smaller margins, smoother probabilities and closer errors, though
 every decision stays as it was. Dividing each network's logits by its own best temperature (Guo et al. 2017)
-takes that out: what is left is no matter of the logits' scale. So every quantity that depends on confidence
-has a twin "at matched temperature".
+takes that out: the rest is no matter of the logits' scale. So every quantity that depends on confidence
+is given "at matched temperature" too.
 
 The temperature is the one that fits the unattacked *test* images best, one for a network. On training images
 there may be none: a network that has learnt them by heart fits better the colder it is, without end. The fit

@@ -1,8 +1,8 @@
-"""What BatchNorm remembers of the network that its running statistics come from.
+"""Evidence in running statistics on the network that they come from.
 
-A state dict says which tensors a network has, not what it does with them: whether its images were normalised,
-what its activation was, which tensor its shortcuts start from. But the running mean of each BatchNorm is the
-mean of what came in, and that follows from the layers before it.
+A state dict names the tensors of a network, not their use: whether its images were normalised, which
+activation it has, where its shortcuts start. But the running mean of each BatchNorm is the mean of its input,
+and that follows from the layers before it.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens.models.hooks import reading
 from robustlens.models.inference import frozen
 
 _SIDE = 32  # of the made-up images, in pixels
@@ -21,7 +22,7 @@ _EXAMPLES = 8
 def image_mean(model: nn.Module, channels: int) -> tuple[Float[Tensor, " c"], float] | None:
     """Mean of each channel of the images that the first BatchNorm must have seen, by least squares.
 
-    Up to the first BatchNorm most networks are affine, so the mean of what comes in there is an affine
+    Up to the first BatchNorm most networks are affine, so the mean of its input there is an affine
     function of the mean of the images; its coefficients are read off constant images.
 
     Args:
@@ -29,8 +30,8 @@ def image_mean(model: nn.Module, channels: int) -> tuple[Float[Tensor, " c"], fl
         channels: channels of the images.
 
     Returns:
-        The means, and how far from them the running means still are: the root mean square distance, in
-        running standard deviations. None for a network whose BatchNorms remember nothing, or that has none.
+        The means, and the distance of the running means from them: the root mean square distance, in
+        running standard deviations. None for a network whose BatchNorms have no statistics, or that has none.
     """
     norms = _norms(model)
     if not norms:
@@ -47,7 +48,7 @@ def image_mean(model: nn.Module, channels: int) -> tuple[Float[Tensor, " c"], fl
 
 
 def disagreement(model: nn.Module, mean: Float[Tensor, " c"]) -> Float[Tensor, " layers"]:
-    """How far the running means of each BatchNorm are from what the weights make of noise.
+    """Distance of the running means of each BatchNorm from those that the weights give for noise.
 
     Noise of this mean runs through the network while each BatchNorm normalises with the batch's own mean and
     variance, so that at each of them the values are on the scale of training again, whatever came before.
@@ -73,7 +74,7 @@ def disagreement(model: nn.Module, mean: Float[Tensor, " c"]) -> Float[Tensor, "
 
 
 def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """The layers that remember something: before the first step of training every mean is 0."""
+    """The layers with statistics: before the first step of training every mean is 0."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     return [norm for norm in norms if norm.running_mean is not None and bool(norm.running_mean.any())]
 
@@ -83,15 +84,11 @@ def _inputs(norms: list[nn.BatchNorm2d]) -> Iterator[list[tuple[nn.BatchNorm2d, 
     """A list that fills with each BatchNorm that runs and the mean of its input: (examples, channels)."""
     seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
 
-    def look(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        seen.append((norm, inputs[0].mean((2, 3))))
+    def look(norm: nn.BatchNorm2d, x: Tensor) -> None:
+        seen.append((norm, x.mean((2, 3))))
 
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
+    with reading(norms, look):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlens.errors import ModelError, out_of_memory
-from robustlens.models.external import one_line
+from robustlens.registry import one_line
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th")
-"""How files of torch.save are called."""
+"""Endings of files of torch.save."""
 
 _WRITE = "torch.save(model.state_dict(), 'weights.pt')"
 
@@ -36,20 +36,20 @@ def read(path: Path) -> object:
     except Exception as error:  # damage can make it raise anything
         if out_of_memory(error):
             raise
-        raise ModelError(f"{path}: {_what_is_wrong(path, error)}") from error
+        raise ModelError(f"{path}: {_diagnosis(path, error)}") from error
 
 
 def state_dicts(content: object, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Each mapping of names to tensors in nested mappings, and its place ("state_dict."); no counters."""
     if not isinstance(content, Mapping):
         return
-    found = {
+    tensors = {
         key: value.detach()
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, Tensor) and not is_counter(key, value)
     }
-    if found:
-        yield place, found
+    if tensors:
+        yield place, tensors
     for key, value in content.items():
         yield from state_dicts(value, f"{place}{key}.")
 
@@ -72,8 +72,8 @@ def _check_archive(path: Path) -> None:
         raise ModelError(f"{path}: damaged, {bad!r} in it does not have its checksum; take another copy")
 
 
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    """What a file is that torch.load refuses, and what to do."""
+def _diagnosis(path: Path, error: Exception) -> str:
+    """The kind of a file that torch.load refuses, and the fix."""
     message = str(error)
     objects = _objects(path, message)
     if objects:

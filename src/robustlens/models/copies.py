@@ -62,15 +62,15 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     for lowers in (True, False) if precision == "bf16-mixed" else (False,):
         for folds, layout in plans:
             with _attempt():
-                found = _copy(model)
-                _quicken(found, batches[0], folds, lowers, layout)
-                if _agree(_run(found, batches, model), wanted, _BFLOAT16 if lowers else _FLOAT32):
-                    return found
+                candidate = _copy(model)
+                _speed_up(candidate, batches[0], folds, lowers, layout)
+                if _agree(_run(candidate, batches, model), wanted, _BFLOAT16 if lowers else _FLOAT32):
+                    return candidate
     return model
 
 
 def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
-    """A frozen float64 copy of `model` in eval mode, to look at close calls without rounding.
+    """A frozen float64 copy of `model` in eval mode, to judge close calls without rounding.
 
     Args:
         model: left as it is, whatever mode it is in.
@@ -84,15 +84,15 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
     wanted = _logits(model, batches)
     with _attempt():
         if wanted is not None:
-            found = _copy(model).double()
-            logits = _run(found, [batch.double() for batch in batches], model)
+            candidate = _copy(model).double()
+            logits = _run(candidate, [batch.double() for batch in batches], model)
             if _agree(logits, [each.double() for each in wanted], _FLOAT64):
-                return found
+                return candidate
     return None
 
 
-def _quicken(model: nn.Module, x: Tensor, folds: bool, lowers: bool, layout: torch.memory_format) -> None:
-    """Make a copy faster in the ways that are asked for."""
+def _speed_up(model: nn.Module, x: Tensor, folds: bool, lowers: bool, layout: torch.memory_format) -> None:
+    """Apply the changes that are asked for to a copy."""
     if folds or lowers:
         seen = observe(model, x)
         if folds:
@@ -113,27 +113,27 @@ def _batches(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logits(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor] | None:
-    """What a copy has to give; None for a model of which no copy can be trusted.
+    """The logits that a copy has to give; None for a model of which no copy can be trusted.
 
-    The model is only asked when a copy of it has shown that it is the same after a pass as before.
+    The model itself runs only once a copy has shown to be the same after a pass as before.
     """
     if len(batches[0]) == 0 or _has_hooks(model):
         return None
     with _attempt():
-        twin = _copy(model)
-        first, again = _run(twin, [batches[0], batches[0]], model)
-        pairs = zip(_tensors(model), _tensors(twin), strict=True)
+        copied = _copy(model)
+        first, again = _run(copied, [batches[0], batches[0]], model)
+        pairs = zip(_tensors(model), _tensors(copied), strict=True)
         if torch.equal(first, again) and all(torch.equal(mine, its) for mine, its in pairs):
             with inference(model):
                 return [as_logits(model(batch), len(batch)) for batch in batches]
     return None
 
 
-def _run(found: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+def _run(candidate: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
     """The logits of a copy of `model`, which must stand alone; the caller's random state stays.
 
     Raises:
-        ModelError: the copy calls a layer of `model`: a function in it holds on to the original.
+        ModelError: the copy calls a layer of `model`: a function in it refers to the original.
     """
     originals = set(model.modules())
 
@@ -145,17 +145,17 @@ def _run(found: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> list[
     handle = register_module_forward_pre_hook(refuse)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            return [as_logits(found(batch), len(batch)) for batch in batches]
+            return [as_logits(candidate(batch), len(batch)) for batch in batches]
     finally:
         handle.remove()
 
 
-def _agree(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
+def _agree(logits: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
     """Whether logits are the same but for `tolerance`, and the prediction is for three quarters of images.
 
     Their scale is the largest distance of a logit from the mean of its image.
     """
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(logits, wanted, strict=True):
         finite = other.nan_to_num(0.0, 0.0, 0.0)
         scale = (finite - finite.mean(1, keepdim=True)).abs().max().item()
         close = torch.allclose(one, other, rtol=0.0, atol=tolerance * scale)  # raises for another dtype
@@ -169,7 +169,7 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    """Whether someone listens to a module of the model: copies would speak to them too."""
+    """Whether a module of the model has hooks: those of copies would call them too."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
@@ -180,7 +180,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def _attempt() -> Iterator[None]:
-    """What fails inside is given up; a signal to stop is heard."""
+    """Give up at an error inside, but not at a signal to stop."""
     try:
         yield
     except StoppedError:

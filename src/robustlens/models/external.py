@@ -1,11 +1,7 @@
 """Networks from elsewhere: a factory of the user's, transformers ("hf:") and timm ("timm:")."""
 
 import importlib
-import inspect
-import re
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -13,6 +9,9 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, RobustlensError
 from robustlens.models.normalize import Normalize
+from robustlens.registry import imported, is_factory, one_line, parameters_of, takes_any
+
+__all__ = ["Adapter", "build", "call", "hugging_face", "is_factory", "one_line", "timm"]
 
 
 class Adapter(nn.Module):
@@ -33,13 +32,6 @@ class Adapter(nn.Module):
         return getattr(output, "logits", output)
 
 
-def is_factory(name: str) -> bool:
-    """Whether `name` has the form "package.module:factory"."""
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) is not None and not name.startswith(
-        ("hf:", "timm:")
-    )
-
-
 def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     """Call the factory "package.module:factory" with `options`, and those of `optional` that it takes.
 
@@ -49,15 +41,15 @@ def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any])
         ModelError: the module or the factory does not exist, does not take the options, raises, or does not
             return an `nn.Module`.
     """
-    factory = _find(name)
+    factory = imported(name, "model", ModelError)
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
         raise ModelError(
             f"model {name!r}: found {type(factory).__name__}, expected a function that returns an nn.Module"
         )
-    parameters = _parameters(factory)
-    accepted = set(parameters) | ({"num_classes"} if _takes_any(parameters) else set())  # as torchvision's do
+    accepted = set(parameters_of(factory))
+    accepted |= {"num_classes"} if takes_any(factory) else set()  # as torchvision's do
     arguments = {key: value for key, value in optional.items() if key in accepted} | dict(options)
     model = call(f"model {name!r}", factory, arguments)
     if not isinstance(model, nn.Module):
@@ -68,10 +60,10 @@ def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any])
 
 
 def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Call `function(**arguments)`; what goes wrong is one `ModelError` line that starts with `where`."""
-    parameters = _parameters(function)
+    """Call `function(**arguments)`; a failure is one `ModelError` line that starts with `where`."""
+    parameters = parameters_of(function)
     unknown = [key for key in arguments if key not in parameters]
-    if unknown and not _takes_any(parameters):
+    if unknown and not takes_any(function):
         known = [key for key in parameters if key not in ("num_classes", "in_channels")]
         raise ModelError(
             f"{where}: unknown option {unknown[0]!r}, expected {', '.join(known) or 'no option'}"
@@ -83,12 +75,6 @@ def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any])
     except Exception as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ModelError(f"{where}: cannot be built with ({shown}): {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of a foreign error."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def hugging_face(name: str, **options: Any) -> nn.Module:
@@ -140,40 +126,3 @@ def _library(name: str, spec: str, fix: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # a torchvision built for another torch raises RuntimeError, not ImportError
         raise ModelError(f"model {spec!r}: cannot import {name} ({one_line(error)}); {fix}") from error
-
-
-def _find(name: str) -> Any:
-    """The object that "package.module:factory" names."""
-    module_name, _, path = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # last, so that it shadows nothing
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise ModelError(f"model {name!r}: cannot import {module_name!r}: {one_line(error)}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise ModelError(
-                f"model {name!r}: {module_name!r} has no {path!r}; expected package.module:factory"
-            )
-        found = getattr(found, part)
-    return found
-
-
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Parameters that can be given by name (and a `**` one); empty where Python cannot tell."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return {}
-    by_name = (
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.KEYWORD_ONLY,
-        inspect.Parameter.VAR_KEYWORD,
-    )
-    return {key: parameter for key, parameter in parameters.items() if parameter.kind in by_name}
-
-
-def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

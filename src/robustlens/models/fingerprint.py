@@ -1,4 +1,4 @@
-"""What a network is, in sixteen digits."""
+"""The identity of a network, in sixteen digits."""
 
 import hashlib
 
@@ -23,6 +23,6 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _raw(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's values in order, wherever it lies and whatever its layout."""
+    """The bytes of a tensor's values in order, on any device and in any layout."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -1,8 +1,8 @@
 """BatchNorm folded into the convolution or linear layer before it, for a network that is only evaluated.
 
 In eval mode BatchNorm is `x * scale + shift` for each channel, which the layer before it can do for nothing.
-Which layer comes before which BatchNorm is seen by watching the network run. Unlike a symbolic trace this
-takes whatever Python its forward functions are made of, and leaves them as they are.
+Which layer comes before which BatchNorm is observed as the network runs. Unlike a symbolic trace this takes
+any Python that its forward functions are made of, and leaves them as they are.
 """
 
 from collections import Counter
@@ -15,19 +15,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from robustlens.models.hooks import hooked
+
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
-# The ways in which Python learns the values of a tensor, by which it may then decide what to do.
+# The ways in which Python reads the values of a tensor, on which it may then branch.
 _NUMBERS = ("__bool__", "__int__", "__float__", "__index__", "item", "equal", "allclose", "__contains__")
 _READS = frozenset([*_NUMBERS, "__array__", "numpy", "tolist"])
-# What it learns otherwise: a tensor's size and kind, which folding leaves alone.
+# Its other readings: a tensor's size and kind, which folding leaves alone.
 _KINDS = (int, torch.Size, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of a network while it ran.
+    """Observations of a network as it runs.
 
     Attributes:
         pairs: each BatchNorm that can be folded, with its layer: both ran once, nothing but the BatchNorm got
@@ -42,23 +44,15 @@ class Observed:
 
 def observe(model: nn.Module, x: Float[Tensor, "n ..."]) -> Observed:
     """Run `model`, which is in eval mode, on `x`, and see which of its BatchNorms can be folded."""
-    witness = _Witness()
-    handles = []
-    for module in model.modules():
-        if _is_layer(module) or _is_resting(module):
-            handles.append(module.register_forward_pre_hook(witness.enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(witness.leave, with_kwargs=True))
-    try:
-        with torch.no_grad(), witness:
-            output = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return witness.report(output)
+    usage = _Usage()
+    watched = [module for module in model.modules() if _is_layer(module) or _is_in_eval_mode(module)]
+    with hooked(watched, before=usage.enter, after=usage.leave), torch.no_grad(), usage:
+        output = model(x)
+    return usage.report(output)
 
 
 def fold(model: nn.Module, pairs: Iterable[tuple[Norm, Layer]]) -> None:
-    """Let the layer of each (BatchNorm, layer) in `model` do the work of both."""
+    """Let the layer of each (BatchNorm, layer) in `model` compute both."""
     swaps: dict[nn.Module, nn.Module] = {}
     for norm, layer in pairs:
         scale, shift = scale_and_shift(norm)
@@ -82,7 +76,7 @@ def _is_layer(module: nn.Module) -> TypeGuard[Layer]:
     return type(module) in get_args(Layer) and "forward" not in vars(module)
 
 
-def _is_resting(module: nn.Module) -> TypeGuard[Norm]:
+def _is_in_eval_mode(module: nn.Module) -> TypeGuard[Norm]:
     """Whether it is torch's own BatchNorm and normalises with running statistics."""
     return (
         type(module) in get_args(Norm)
@@ -92,16 +86,16 @@ def _is_resting(module: nn.Module) -> TypeGuard[Norm]:
     )
 
 
-class _Witness(TorchFunctionMode):
+class _Usage(TorchFunctionMode):
     """Counts who is given which tensor: torch functions, and the modules that are watched.
 
-    What a watched module calls inside is its own affair and is not counted.
+    Calls inside a watched module are not counted.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.uses: Counter[int] = Counter()
-        self.made: dict[int, tuple[Tensor, Layer]] = {}  # holding a tensor keeps its id from another
+        self.made: dict[int, tuple[Tensor, Layer]] = {}  # a tensor kept alive keeps its id from another
         self.inputs: dict[Norm, Tensor] = {}
         self.ran: list[Layer | Norm] = []
         self.decides = False
@@ -129,11 +123,11 @@ class _Witness(TorchFunctionMode):
         if _is_layer(module):
             self.uses[id(output)] = 0
             self.made[id(output)] = (output, module)
-        elif _is_resting(module):
+        elif _is_in_eval_mode(module):
             self.inputs[module] = args[0] if args else kwargs["input"]
 
     def report(self, output: Any) -> Observed:
-        """What was seen of a network that returned `output`."""
+        """The observations of a network that returned `output`."""
         self._count(output)
         pairs = () if self.decides else tuple(self._pairs())
         return Observed(pairs, tuple(module for module in self.ran if _is_layer(module)))
@@ -166,7 +160,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm does in eval mode, in float64."""
+    """The factor and the summand of each channel of a BatchNorm in eval mode, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (_exact(norm.running_var) + norm.eps).rsqrt()

@@ -1,4 +1,4 @@
-"""What the architectures share: how layers start, and the head of a residual network."""
+"""Parts that architectures share: initial weights, and the head of a residual network."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How other code names the tensors of our architectures, and what names and shapes do not tell."""
+"""Names that other code gives the tensors of our architectures, and options that they leave open."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ class Layout:
         return name
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
-        """What stands before the names of a network: "", "module.", "module.model.", "_orig_mod.", ..."""
+        """Prefixes of the names of a network: "", "module.", "module.model.", "_orig_mod.", ..."""
         heads = (re.fullmatch(rf"((?:.*\.)?){self.head}", name) for name in names)
         return [head[1] for head in heads if head]
 
@@ -88,36 +88,36 @@ LAYOUTS = {
 }
 
 NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("new_mean", "new_std"))
-"""Names of the buffers that hold mean and standard deviation of the images, without what stands before."""
+"""Names of the buffers that hold mean and standard deviation of the images, without their prefix."""
 
-UNTOLD: dict[str, tuple[str, tuple[Any, ...]]] = {
+AMBIGUOUS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "preactresnet18": ("raw_shortcut", (False, True)),
     "resnet": ("centred", (False, True)),
     "wrn": ("activation", ("relu", "silu")),
 }
-"""Start of an architecture's name: its option that changes what is computed and no tensor, and the values."""
+"""Start of an architecture's name: its option that changes the computation and no tensor, and the values."""
 
 UNSUPPORTED = {
     r"(.*\.)?layer_0\.0\.conv_2d_1\.weight": "DeepMind's PreActResNet, whose shortcuts are 3x3 convolutions",
     r"(.*\.)?layer2\.0\.(shortcut|downsample)\.1\.weight": "a ResNet with BatchNorm in its shortcuts",
 }
-"""A tensor of a network that is much like ours and another one, and what that is."""
+"""A tensor of a network that resembles ours, and the network that it belongs to."""
 
 
-def told(name: str, found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options of an architecture that the names and shapes of its tensors tell."""
-    width = {"width": len(found["conv1.weight"])} if "conv1.weight" in found else {}
+def options_from_tensors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options of an architecture that follow from the names and shapes of its tensors."""
+    width = {"width": len(tensors["conv1.weight"])} if "conv1.weight" in tensors else {}
     if name == "preactresnet18":
-        return width | {"final_norm": "bn.weight" in found}
+        return width | {"final_norm": "bn.weight" in tensors}
     if name.startswith("wrn"):
-        return {"same_padding": "block2.0.conv1.conv.weight" in found}
+        return {"same_padding": "block2.0.conv1.conv.weight" in tensors}
     if name.startswith("resnet"):
         return width
     if name.startswith("small-cnn"):
-        return width | ({"hidden": len(found["linear1.weight"])} if "linear1.weight" in found else {})
+        return width | ({"hidden": len(tensors["linear1.weight"])} if "linear1.weight" in tensors else {})
     return {}
 
 
-def untold(name: str) -> tuple[str, tuple[Any, ...]]:
-    """The option of an architecture that no name or shape tells, and its values; "" and none without one."""
-    return next((option for start, option in UNTOLD.items() if name.startswith(start)), ("", ()))
+def ambiguous_option(name: str) -> tuple[str, tuple[Any, ...]]:
+    """The option of an architecture that no name or shape decides, and its values; "" and () without one."""
+    return next((option for start, option in AMBIGUOUS.items() if name.startswith(start)), ("", ()))

@@ -1,11 +1,9 @@
 """Networks with weights: from run folders, files of ours and of others, factories and other libraries.
 
-Our weights are safetensors, never pickle. A file says in its metadata how to build its network (see
-`describe`), so that a bare file can be loaded too. What a file of others leaves out is found in `foreign`.
+Our weights are sealed safetensors, never pickle. A file says in its metadata how to build its network (see
+`describe`), so that a bare file can be loaded too. `foreign` adds the facts that a file of others leaves out.
 """
 
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from robustlens.errors import ModelError
+from robustlens.config import BEST, LAST, Checkpoint
+from robustlens.errors import ConfigError, ModelError, StateError
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
+from robustlens.results import Run, files
 
-_KEY = "robustlens"  # of the file's metadata
 _ACCEPTED = "a run folder, a file of weights, package.module:factory, hf:NAME or timm:NAME"
 
 
 def load(
     spec: str | Path,
     *,
-    checkpoint: str | None = None,
+    checkpoint: Checkpoint | str | None = None,
     trust_code: bool = False,
     architecture: str | None = None,
     entry: str | None = None,
@@ -38,8 +37,8 @@ def load(
         spec: a run folder; a weights file that robustlens wrote; weights of others (`.safetensors`, or `.pt`,
             `.pth`, `.ckpt`, `.bin`, `.tar` of torch.save, of which no code is run); "package.module:factory";
             "hf:NAME" (an image classifier of transformers, hub name or folder); "timm:NAME".
-        checkpoint: which weights of a run folder: "best" on validation, "last", or None for the best
-            where there is one and the last otherwise.
+        checkpoint: which weights of a run folder: "best" on validation, "last", "epoch-0010" if it was kept,
+            or None for the best where there is one and the last otherwise.
         trust_code: allow a weights file whose network was made by a "package.module:factory" to import and
             call it. Off by default: a file may come from anyone, and its metadata may name any function.
         architecture: the network that weights of others fill: one of `MODELS` or "package.module:factory".
@@ -52,6 +51,8 @@ def load(
     Raises:
         ModelError: unknown kind of `spec`; a file that is missing, damaged, holds code, or does not fit its
             network or not one alone (the file and the first tensor are named); a missing library.
+        StateError: the weights of a run folder are damaged or belong to another recipe; a file of ours does
+            not have its seal, or a newer robustlens wrote it.
     """
     text, path = str(spec), Path(spec)
     if text.startswith(("hf:", "timm:")) or external.is_factory(text):
@@ -59,34 +60,38 @@ def load(
         return _from_library(text, options).eval()
     if path.suffix in checkpoints.SUFFIXES and not path.is_dir():
         return foreign.build(path, checkpoints.read(path), architecture, entry, **options).eval()
-    if path.is_dir():
+    in_run = path.is_dir()
+    if in_run:
         path = _checkpoint(path, checkpoint)
     if path.suffix != ".safetensors":
         raise ModelError(f"model {text!r}: {_what_is(path)}; expected {_ACCEPTED}")
-    state, metadata = _read(path)
-    if _KEY not in metadata:
+    state, header = _read_of_run(path) if in_run else _read(path)
+    if header is None:
         return foreign.build(path, state, architecture, entry, **options).eval()
     _refuse(text, {"architecture": architecture, "entry": entry} | options)
-    return _described(path, state, metadata, trust_code).eval()
+    return _described(path, state, header, trust_code).eval()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copy the weights in a safetensors file into `model`; every tensor must be there and fit.
 
     Raises:
-        ModelError: the file cannot be read, or a tensor is missing, unexpected or of another shape. The
-            model is then unchanged.
+        ModelError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
+        StateError: a file of ours does not have its seal. The model is then unchanged.
     """
     path = Path(path)
     tensors.fill(model, _read(path)[0], path)
 
 
-def to_bytes(model: nn.Module | Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
-    """A weights file, to be written as a whole: all parameters and buffers, and how to build the network.
+def to_bytes(
+    model: nn.Module | Mapping[str, Tensor], description: Mapping[str, Any], recipe: str = ""
+) -> bytes:
+    """A sealed weights file, to be written as a whole: all parameters and buffers, and the description.
 
     Args:
         model: the network, or its state dict.
         description: as from `describe`; plain values that JSON can hold.
+        recipe: hash of the recipe that it was trained by; empty for a network without one.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     # A copy each: safetensors refuses tensors that share memory or are not contiguous (channels_last).
@@ -94,35 +99,36 @@ def to_bytes(model: nn.Module | Mapping[str, Tensor], description: Mapping[str, 
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in state.items()
     }
-    return save_tensors(copies, metadata={_KEY: json.dumps({"model": dict(description)})})
+    return files.sealed_tensors(save_tensors(copies), {"model": dict(description), "recipe": recipe})
 
 
 def _what_is(path: Path) -> str:
-    """What a spec that cannot be loaded seems to be."""
+    """Words for a spec that cannot be loaded."""
     if str(path) in MODELS:
         return "this is an architecture, which has no weights (models.get builds it)"
     return "a file of unknown kind" if path.exists() else "no such file or folder"
 
 
-def _checkpoint(folder: Path, checkpoint: str | None) -> Path:
+def _checkpoint(folder: Path, checkpoint: Checkpoint | str | None) -> Path:
     """The weights file of a run folder."""
-    if checkpoint is not None and not re.fullmatch(r"best|last|epoch-\d{4,}", checkpoint):
+    try:
+        wanted = (BEST, LAST) if checkpoint is None else (Checkpoint.parse(checkpoint),)
+    except ConfigError as error:
         raise ModelError(
             f"checkpoint: found {checkpoint!r}, expected best, last, or epoch-0010 if it was kept"
-        )
-    names = ("best", "last") if checkpoint is None else (checkpoint,)
-    for name in names:
-        file = folder / f"{name}.safetensors"
-        if file.is_file():
-            return file
-    expected = " or ".join(f"{name}.safetensors" for name in names)
+        ) from error
+    paths = [folder / f"{one}.safetensors" for one in wanted]
+    for path in paths:
+        if path.is_file():
+            return path
+    expected = " or ".join(path.name for path in paths)
     raise ModelError(
         f"{folder}: found no {expected}, expected a run that has finished an epoch; train it first"
     )
 
 
 def _refuse(text: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that say what is known already."""
+    """Refuse options that repeat known facts."""
     for name, value in options.items():
         if value is not None:
             raise ModelError(
@@ -141,15 +147,15 @@ def _from_library(text: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _described(
-    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], trust_code: bool
+    path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], trust_code: bool
 ) -> nn.Module:
     """The network that a file of ours describes."""
     try:
-        description = json.loads(metadata[_KEY])["model"]
+        description = header["model"]
         name = description["name"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise ModelError(
-            f"{path}: found metadata {_KEY!r} without a model, expected weights that robustlens wrote; "
+            f"{path}: found metadata 'robustlens' without a model, expected weights that robustlens wrote; "
             "take another copy"
         ) from error
     if external.is_factory(str(name)) and not trust_code:
@@ -165,15 +171,40 @@ def _described(
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
+    """Tensors of a safetensors file, and the header of a file of ours, its seal checked; None in others'."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file, expected weights in safetensors format")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: truncated or damaged, cannot be read as safetensors ({external.one_line(error)}); "
             "take another copy, or train again"
         ) from error
+    if not files.is_ours(metadata):
+        return state, None
+    return state, files.check_tensors(files.read_bytes(path), str(path), metadata).values
+
+
+def _read_of_run(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """As `_read`, of a checkpoint in a run folder: it has to be ours, and of the folder's recipe.
+
+    Raises:
+        StateError: it is damaged, or belongs to another recipe.
+    """
+    try:
+        state, header = _read(path)
+    except ModelError as error:
+        raise StateError(str(error)) from error
+    if header is None or "model" not in header:
+        raise StateError(f"{path}: damaged, it does not describe its network; restore it or train again")
+    run, recipe = Run(path.parent), header.get("recipe")
+    if recipe and run.has_recipe and recipe != run.recipe.hash():
+        raise StateError(
+            f"{path}: found weights of recipe {recipe}, expected {run.recipe.hash()}, that of recipe.json "
+            "beside it; restore it or train again"
+        )
+    return state, header

@@ -6,12 +6,14 @@ from torch import Tensor, nn
 from robustlens.models.layers import conv, head, kaiming
 
 
-class Block(nn.Module):
+class PreActBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions.
 
     Where size or channels change, the shortcut is a 1x1 convolution of the *activated* input, or of the
     input itself with `raw_shortcut`.
     """
+
+    __qualname__ = "Block"  # in fingerprints, which older runs are bound to
 
     def __init__(self, inputs: int, outputs: int, stride: int, raw_shortcut: bool = False) -> None:
         super().__init__()
@@ -32,7 +34,7 @@ class Block(nn.Module):
         return self.conv2(self.relu2(self.bn2(self.conv1(activated)))) + shortcut
 
     def extra_repr(self) -> str:
-        """What no layer of the block shows, for `print(model)` and its fingerprint."""
+        """Settings that no layer of the block shows, for `print(model)` and its fingerprint."""
         return f"raw_shortcut={self.raw_shortcut}"
 
 
@@ -62,7 +64,7 @@ def preact_resnet18(
     for stage, (factor, stride) in enumerate([(1, 1), (2, 2), (4, 2), (8, 2)], start=1):
         outputs = factor * width
         layers[f"layer{stage}"] = nn.Sequential(
-            Block(inputs, outputs, stride, raw_shortcut), Block(outputs, outputs, 1)
+            PreActBlock(inputs, outputs, stride, raw_shortcut), PreActBlock(outputs, outputs, 1)
         )
         inputs = outputs
     if final_norm:

@@ -1,4 +1,4 @@
-"""Where a network is, and whether it returns logits."""
+"""The device of a network, and a check that it returns logits."""
 
 from itertools import chain
 
@@ -7,18 +7,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError, NumericsError, RobustlensError
-from robustlens.models.external import one_line
 from robustlens.models.inference import inference
+from robustlens.registry import one_line
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's tensors are (the first one's place); the CPU for a model without any."""
+    """The device of the model's first tensor; the CPU for a model without any."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 def forward(model: nn.Module, x: Float[Tensor, "n ..."]) -> object:
-    """`model(x)`, whatever that is; what the model raises becomes one `ModelError` line."""
+    """`model(x)`, of any type; an error inside becomes one `ModelError` line."""
     try:
         return model(x)
     except RobustlensError:
@@ -79,7 +79,7 @@ def as_logits(
 
 
 def _kind(output: object) -> str:
-    """What a model returned, in words."""
+    """The type of a model's output, in words."""
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {len(output)}"
     if isinstance(output, dict):

@@ -1,6 +1,5 @@
 """Architectures by name. To add one: a function that returns its named layers, and a line in `MODELS`."""
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,21 +14,29 @@ from robustlens.models.preact_resnet import preact_resnet18
 from robustlens.models.resnet import resnet
 from robustlens.models.small import small_cnn
 from robustlens.models.wide_resnet import wide_resnet
+from robustlens.registry import Registry, is_factory
 
 Architecture = Callable[..., dict[str, nn.Module]]
 """`(*, num_classes, in_channels, **options) -> layers`, applied in order; normalisation goes before them."""
 
-MODELS: dict[str, Architecture] = {
-    "small-cnn": small_cnn,
-    "small-cnn-bn": partial(small_cnn, batch_norm=True),
-    "resnet8": partial(resnet, 8),
-    "resnet20": partial(resnet, 20),
-    "resnet56": partial(resnet, 56),
-    "resnet110": partial(resnet, 110),
-    "preactresnet18": preact_resnet18,
-    "wrn-28-10": partial(wide_resnet, 28, 10),
-    "wrn-34-10": partial(wide_resnet, 34, 10),
-}
+MODELS: Registry[Architecture] = Registry(
+    "model",
+    {
+        "small-cnn": small_cnn,
+        "small-cnn-bn": partial(small_cnn, batch_norm=True),
+        "resnet8": partial(resnet, 8),
+        "resnet20": partial(resnet, 20),
+        "resnet56": partial(resnet, 56),
+        "resnet110": partial(resnet, 110),
+        "preactresnet18": preact_resnet18,
+        "wrn-28-10": partial(wide_resnet, 28, 10),
+        "wrn-34-10": partial(wide_resnet, 34, 10),
+    },
+    error=ModelError,
+    hidden=("num_classes", "in_channels"),
+    factories=True,
+)
+"""Architectures by name; their parameters are the options of a recipe, of the types that they declare."""
 
 _FIELDS = ("name", "options", "num_classes", "in_channels", "mean", "std")
 
@@ -50,7 +57,7 @@ def get(
 
     Args:
         name: one of `MODELS`, or "package.module:factory", a function of yours that returns an `nn.Module`.
-            The factory gets the options, and of `num_classes` and `in_channels` what its signature takes.
+            The factory gets the options, and of `num_classes` and `in_channels` those that it takes.
         num_classes: number of logits, at least 2.
         in_channels: channels of the images.
         mean: per-channel mean for the normalisation; None for 0. Beside a factory, None for both statistics
@@ -66,9 +73,9 @@ def get(
     41630
     """
     if num_classes < 2 or in_channels < 1:
-        found = f"num_classes={num_classes}, in_channels={in_channels}"
-        raise ModelError(f"model {name!r}: found {found}, expected at least 2 classes and 1 channel")
-    if external.is_factory(name):
+        shown = f"num_classes={num_classes}, in_channels={in_channels}"
+        raise ModelError(f"model {name!r}: found {shown}, expected at least 2 classes and 1 channel")
+    if is_factory(name):
         shape = {"num_classes": num_classes, "in_channels": in_channels}
         model = external.build(name, optional=shape, options=options)
         if mean is None and std is None:
@@ -79,8 +86,8 @@ def get(
     centre = [0.0] * in_channels if mean is None else mean
     scale = [1.0] * in_channels if std is None else std
     if not len(centre) == len(scale) == in_channels:
-        found = f"{len(centre)} means and {len(scale)} stds"
-        raise ModelError(f"model {name!r}: found {found}, expected {in_channels} of each, one a channel")
+        shown = f"{len(centre)} means and {len(scale)} stds"
+        raise ModelError(f"model {name!r}: found {shown}, expected {in_channels} of each, one a channel")
     return nn.Sequential(OrderedDict({"normalize": Normalize(centre, scale)} | layers))
 
 
@@ -93,7 +100,7 @@ def describe(
     std: Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """The call `get(...)` as plain values for JSON: what a weights file keeps, and `build_from` builds."""
+    """The call `get(...)` as plain values for JSON, as in a weights file; `build_from` is the way back."""
     statistics = {"mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
     return {
         "name": name,
@@ -112,8 +119,8 @@ def build_from(description: Mapping[str, Any]) -> nn.Module:
     unknown = sorted(set(description) - set(_FIELDS))
     missing = sorted({"name", "num_classes"} - set(description))
     if unknown or missing:
-        found = f"missing {missing}" if missing else f"unknown {unknown}"
-        raise ModelError(f"model description: {found}, expected the fields {', '.join(_FIELDS)}")
+        shown = f"missing {missing}" if missing else f"unknown {unknown}"
+        raise ModelError(f"model description: {shown}, expected the fields {', '.join(_FIELDS)}")
     values = dict(description)
     name, options = values.pop("name"), values.pop("options", {})
     twice = sorted(set(options) & set(_FIELDS))
@@ -124,16 +131,15 @@ def build_from(description: Mapping[str, Any]) -> nn.Module:
 
 def check_name(name: str) -> None:
     """Raise `ModelError` if `name` is neither a registered architecture nor written as a factory."""
-    if name in MODELS or external.is_factory(name):
-        return
-    near = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ModelError(
-        f"model: found {name!r}; {hint}expected one of {', '.join(MODELS)}, or package.module:factory"
-    )
+    if not is_factory(name):
+        MODELS.find(name)
 
 
 def layers_of(name: str, **options: Any) -> dict[str, nn.Module]:
     """The layers of a registered architecture, without normalisation; raises `ModelError` as `get` does."""
     check_name(name)
-    return external.call(f"model {name!r}", MODELS[name], options)
+    where = f"model {name!r}"
+    arguments = {key: options.pop(key) for key in MODELS.hidden if key in options}
+    arguments |= MODELS.checked(name, options, "model.options")
+    layers: dict[str, nn.Module] = external.call(where, MODELS[name], arguments)
+    return layers

@@ -11,12 +11,14 @@ from robustlens.errors import ModelError
 from robustlens.models.layers import conv, head, kaiming
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut without parameters (the paper's option A).
 
     Where the size halves and the channels double, the shortcut takes every second pixel and fills the new
     channels with zeros: behind the old ones, or half before and half behind with `centred`.
     """
+
+    __qualname__ = "Block"  # in fingerprints, which older runs are bound to
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, centred: bool = False, batch_norm: bool = True
@@ -40,7 +42,7 @@ class Block(nn.Module):
         return self.relu2(residual + x)
 
     def extra_repr(self) -> str:
-        """What no layer of the block shows, for `print(model)` and its fingerprint."""
+        """Settings that no layer of the block shows, for `print(model)` and its fingerprint."""
         return f"stride={self.stride}, new_channels={self.new_channels}"
 
 
@@ -81,9 +83,9 @@ def resnet(
     }
     inputs = width
     for stage, (outputs, stride) in enumerate([(width, 1), (2 * width, 2), (4 * width, 2)], start=1):
-        first = Block(inputs, outputs, stride, centred, batch_norm)
+        first = BasicBlock(inputs, outputs, stride, centred, batch_norm)
         layers[f"layer{stage}"] = nn.Sequential(
-            first, *(Block(outputs, outputs, 1, batch_norm=batch_norm) for _ in range(blocks - 1))
+            first, *(BasicBlock(outputs, outputs, 1, batch_norm=batch_norm) for _ in range(blocks - 1))
         )
         inputs = outputs
     layers = kaiming(layers | head(inputs, num_classes), "fan_out")
@@ -105,7 +107,9 @@ def _start_at_shortcuts(layers: dict[str, nn.Module]) -> None:
     differ: plain biases in place of Fixup's scalar ones, no scalar multipliers, which would be a part of the
     layers' spectra that no layer shows, and a classifier at a tenth of its start, not at zero.
     """
-    blocks = [block for layer in layers.values() for block in layer.modules() if isinstance(block, Block)]
+    blocks = [
+        block for layer in layers.values() for block in layer.modules() if isinstance(block, BasicBlock)
+    ]
     for block in blocks:
         block.conv1.weight.div_(math.sqrt(len(blocks)))
         block.conv2.weight.zero_()

@@ -11,12 +11,14 @@ from robustlens.models.layers import conv, head, kaiming
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.SiLU]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
-class Block(nn.Module):
+class WideBlock(nn.Module):
     """BatchNorm and ReLU (or SiLU) before each of two 3x3 convolutions, dropout between them.
 
     As in the authors' code, a block that changes the channels activates its input before the 1x1
     shortcut too. With `same_padding`, a convolution with stride 2 is padded at the right and the bottom only.
     """
+
+    __qualname__ = "Block"  # in fingerprints, which older runs are bound to
 
     def __init__(
         self,
@@ -86,8 +88,8 @@ def wide_resnet(
     layers: dict[str, nn.Module] = {"conv1": conv(in_channels, 16, 3)}
     inputs = 16
     for stage, (outputs, stride) in enumerate([(16 * widen, 1), (32 * widen, 2), (64 * widen, 2)], start=1):
-        first = Block(inputs, outputs, stride, dropout, kind, same_padding)
-        others = (Block(outputs, outputs, 1, dropout, kind) for _ in range(blocks - 1))
+        first = WideBlock(inputs, outputs, stride, dropout, kind, same_padding)
+        others = (WideBlock(outputs, outputs, 1, dropout, kind) for _ in range(blocks - 1))
         layers[f"block{stage}"] = nn.Sequential(first, *others)
         inputs = outputs
     layers |= {"bn": nn.BatchNorm2d(inputs), "relu": kind(inplace=True)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlens import losses
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
-from robustlens.objectives.base import InnerAttack, inner_pgd
+from robustlens.objectives.base import InnerAttack, Smoothing, Weight, inner_pgd
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class CrossEntropy:
     """Cross entropy on one batch of images: standard training on x, adversarial training on x_adv.
 
     `at` is adversarial training (Madry et al. 2018, eq. 2.1); `fgsm` is the same with a one-step attack.
-    Label smoothing is of the loss that is minimised; the attack climbs cross entropy with the labels given.
+    Label smoothing is of the loss that is minimised; the attack maximises cross entropy of the given labels.
     """
 
     inner_attack: InnerAttack | None
-    label_smoothing: float = 0.0
+    label_smoothing: Smoothing = 0.0
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
@@ -41,8 +41,8 @@ class TRADES:
     noise around x, so that every objective here shares one start.
     """
 
-    beta: float = 6.0
-    label_smoothing: float = 0.0
+    beta: Weight = 6.0
+    label_smoothing: Smoothing = 0.0
     inner_attack: InnerAttack | None = field(default=inner_pgd("kl"), repr=False)
 
     def __call__(
@@ -66,7 +66,7 @@ class MART:
     """
 
     soft_labels: ClassVar[bool] = False
-    beta: float = 5.0
+    beta: Weight = 5.0
     inner_attack: InnerAttack | None = field(default=inner_pgd("ce"), repr=False)
 
     def __call__(
@@ -93,8 +93,8 @@ class LogitPairing:
     together; here, as in TRADES and MART, it sees one after the other.
     """
 
-    weight: float = 0.5
-    label_smoothing: float = 0.0
+    weight: Weight = 0.5
+    label_smoothing: Smoothing = 0.0
     inner_attack: InnerAttack | None = field(default=inner_pgd("ce"), repr=False)
 
     def __call__(
@@ -103,7 +103,7 @@ class LogitPairing:
         """Mixed cross entropy, in nats, plus the pairing of each example."""
         logits, logits_adv = model(x), model(x_adv)
         clean, adversarial = (
-            losses.smoothed_cross_entropy(found, y, self.label_smoothing) for found in (logits, logits_adv)
+            losses.smoothed_cross_entropy(each, y, self.label_smoothing) for each in (logits, logits_adv)
         )
         pairing = F.mse_loss(logits_adv, logits, reduction="none").mean(1)
         return (clean + adversarial) / 2 + self.weight * pairing

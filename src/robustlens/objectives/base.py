@@ -1,9 +1,10 @@
-"""What every objective shares: its signature, and the attacks that it may name."""
+"""Parts that objectives share: their signature, types of their options, attacks that they may name."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustlens.attacks import FGSM, PGD, Attack
@@ -11,7 +12,14 @@ from robustlens.config import AttackSpec
 from robustlens.losses import Labels
 from robustlens.threat import ThreatModel
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+"""Types of options: the factor of a term, a distance, label smoothing, a number of iterations."""
+
 InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
+"""Builds the attack of training from its threat model and the recipe's settings."""
 
 
 @runtime_checkable

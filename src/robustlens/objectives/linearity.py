@@ -12,7 +12,7 @@ from robustlens.attacks.base import gradient_at, require_radius
 from robustlens.config import AttackSpec
 from robustlens.losses import Labels
 from robustlens.models import frozen
-from robustlens.objectives.base import InnerAttack
+from robustlens.objectives.base import InnerAttack, Weight
 from robustlens.objectives.tangent import Tangent
 from robustlens.threat import ThreatModel
 
@@ -27,13 +27,13 @@ class LocalLinearity:
     of the recipe's steps.
     """
 
-    weight: float = 4.0
-    slope_weight: float = 3.0
+    weight: Weight = 4.0
+    slope_weight: Weight = 3.0
 
     @property
     def inner_attack(self) -> InnerAttack:
         """PGD on g."""
-        return _climb_violation
+        return _inner_violation
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
@@ -41,7 +41,8 @@ class LocalLinearity:
         """Loss of each example, in nats."""
         tangent = Tangent.at(model, x, y)
         violation = tangent.violation(model, x_adv, y)
-        return tangent.loss + self.weight * violation + self.slope_weight * tangent.rise(x_adv).abs()
+        slope = tangent.linear_increase(x_adv).abs()
+        return tangent.loss + self.weight * violation + self.slope_weight * slope
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,5 @@ class LinearityAttack:
         return x_adv
 
 
-def _climb_violation(threat: ThreatModel, spec: AttackSpec) -> Attack:
+def _inner_violation(threat: ThreatModel, spec: AttackSpec) -> Attack:
     return LinearityAttack(threat, spec.steps, spec.step_size, spec.model_mode)

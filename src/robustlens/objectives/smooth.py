@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens.errors import ConfigError
 from robustlens.losses import Labels
+from robustlens.objectives.base import Length, Weight
 from robustlens.objectives.tangent import Tangent
 from robustlens.threat import ThreatModel
 
@@ -22,7 +22,7 @@ class GradientPenalty:
     Both choose the weight for each data set; the default is ours.
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     inner_attack: None = field(default=None, init=False, repr=False)
 
     def __call__(
@@ -46,13 +46,9 @@ class CURE:
     mode, and from the paper, which raises h step by step while it fine-tunes a trained network.
     """
 
-    weight: float = 4.0
-    h: float = 1.5
+    weight: Weight = 4.0
+    h: Length = 1.5
     inner_attack: None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not self.h > 0:
-            raise ConfigError(f"objective_options.h: found {self.h}, expected a length > 0")
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels

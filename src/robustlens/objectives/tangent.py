@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens import losses
+from robustlens.attacks.base import NO_INPUT_GRADIENT
 from robustlens.errors import ModelError
 from robustlens.losses import Labels
 
@@ -35,20 +36,17 @@ class Tangent:
             loss = losses.cross_entropy(model(leaf), y)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf, create_graph=True, allow_unused=True)
         if gradient is None:
-            raise ModelError(
-                "model: its logits carry no gradient with respect to the input, expected a differentiable "
-                "network; remove the no_grad, detach or rounding inside its forward pass"
-            )
+            raise ModelError(NO_INPUT_GRADIENT)
         return cls(x.detach(), loss, gradient)
 
     def detached(self) -> "Tangent":
         """The same numbers, as constants."""
         return Tangent(self.x, self.loss.detach(), self.gradient.detach())
 
-    def rise(self, x_adv: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        """By how much the loss grows from x to x_adv to first order."""
+    def linear_increase(self, x_adv: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """Increase of the loss from x to x_adv to first order."""
         return ((x_adv - self.x) * self.gradient).flatten(1).sum(1)
 
     def violation(self, model: nn.Module, x_adv: Float[Tensor, "n ..."], y: Labels) -> Float[Tensor, " n"]:
-        """How far the loss at x_adv is from the tangent."""
-        return (losses.cross_entropy(model(x_adv), y) - self.loss - self.rise(x_adv)).abs()
+        """Distance of the loss at x_adv from the tangent."""
+        return (losses.cross_entropy(model(x_adv), y) - self.loss - self.linear_increase(x_adv)).abs()

@@ -10,10 +10,9 @@ from robustlens import losses, noise
 from robustlens.attacks import Attack
 from robustlens.attacks.base import Goal, input_gradient, require_radius
 from robustlens.config import AttackSpec
-from robustlens.errors import ConfigError
 from robustlens.losses import Labels
 from robustlens.models import frozen
-from robustlens.objectives.base import InnerAttack
+from robustlens.objectives.base import Count, InnerAttack, Length, Weight
 from robustlens.threat import ThreatModel
 
 
@@ -22,8 +21,8 @@ class VAT:
     """CE(x) + weight KL(p(x) || p(x_adv)), p(x) a constant in the KL (Miyato et al. 2018, eq. 5 to 8).
 
     x_adv comes from `VirtualAdversary`, which asks for no labels. TRADES has the same two terms; there the
-    gradient flows through p(x) as well, and the attack climbs the KL by PGD. In train mode running statistics
-    take in both passes (the authors' code: only the one at x).
+    gradient flows through p(x) as well, and the attack maximises the KL by PGD. In train mode running
+    statistics take in both passes (the authors' code: only the one at x).
 
     Args:
         weight: of the KL.
@@ -31,15 +30,9 @@ class VAT:
         iterations: of the power method.
     """
 
-    weight: float = 1.0
-    xi: float = 0.01
-    iterations: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.xi > 0:
-            raise ConfigError(f"objective_options.xi: found {self.xi}, expected a length > 0")
-        if self.iterations < 1:
-            raise ConfigError(f"objective_options.iterations: found {self.iterations}, expected at least 1")
+    weight: Weight = 1.0
+    xi: Length = 0.01
+    iterations: Count = 1
 
     @property
     def inner_attack(self) -> InnerAttack:

@@ -1,7 +1,7 @@
 """Checks that attack: without gradients, much further than the evaluation, and with more steps.
 
 A count speaks against an evaluation where it is too large for chance: where an evaluation that misses a small
-share of what it leaves standing would show as many in less than one sample of a thousand. The shares lie
+share of its survivors would show as many in less than one sample of a thousand. The shares lie
 above what sound models show (docs/flags.md).
 """
 
@@ -17,102 +17,107 @@ _CHANCE = 1e-3
 
 @dataclass(frozen=True)
 class Count:
-    """`found` of `of` standing images fell; `accuracy` is the share of all images that stood before."""
+    """Survivors that a further attack broke, `broken` of `of`.
 
-    found: int
+    `accuracy` is the share of all images that they are.
+    """
+
+    broken: int
     of: int
     accuracy: float = 1.0
 
     def exceeds(self, share: float, points: float = 0.0) -> bool:
-        """Whether chance hardly shows as many, if `share` of what stands falls, or `points` of the accuracy.
+        """Whether chance hardly shows as many, if `share` of survivors break, or `points` of the accuracy.
 
         Points matter near 0 %: the few images that are left are the hardest, and any further attack breaks
         many of them.
         """
-        if self.found == 0 or self.accuracy <= 0:
+        if self.broken == 0 or self.accuracy <= 0:
             return False
         chance = min(1.0, max(share, points / self.accuracy))
-        return float(binom.sf(self.found - 1, self.of, chance)) < _CHANCE
+        return float(binom.sf(self.broken - 1, self.of, chance)) < _CHANCE
 
 
-def masked_gradient(seen: Diagnostics) -> str | None:
+def masked_gradient(diagnostics: Diagnostics) -> str | None:
     """A score-based attack against gradient attacks, one of them long: that a suite is weak masks nothing.
 
     Where the suite has a score-based attack after a gradient attack, its own counts tell, unless APGD-100 on
-    the margin also breaks what fell in the sample. Otherwise Square with 200 queries attacks what stands even
-    after APGD-100.
+    the margin also breaks those images of the sample that the suite broke. Otherwise Square with 200 queries
+    attacks the survivors of APGD-100.
     """
-    suite = _by_suite(seen)
-    count = suite or _by_square(seen)
-    if not count.exceeds(share=0.03, points=0.01) or (suite and _fall_to_gradients_too(seen)):
+    suite = _by_suite(diagnostics)
+    count = suite or _by_square(diagnostics)
+    if not count.exceeds(share=0.03, points=0.01) or (suite and _gradients_break_them_too(diagnostics)):
         return None
     return (
-        f"a score-based attack breaks {count.found} of {count.of} images that no gradient attack has broken"
+        f"a score-based attack breaks {count.broken} of {count.of} images that no gradient attack has broken"
     )
 
 
-def huge_eps(seen: Diagnostics) -> str | None:
+def huge_eps(diagnostics: Diagnostics) -> str | None:
     """PGD-20 on the margin at a radius at which there is an adversarial image for certain.
 
     Every image has another image of the sample within this radius that the model takes for another class: the
     attack could walk straight there. Where all are taken for one class there is no such radius, and no check.
     """
-    eps = _certain_eps(seen)
+    eps = _certain_eps(diagnostics)
     if eps is None:
         return None
-    far = attacks.PGD(seen.threat.at(eps), loss="margin", random_start=False, stop_at_success=True)
-    count = Count(len(seen.survivors(far, seen.right)), len(seen.right))
+    far = attacks.PGD(diagnostics.threat.at(eps), loss="margin", random_start=False, stop_at_success=True)
+    count = Count(len(diagnostics.survivors_of(far, diagnostics.right)), len(diagnostics.right))
     if not count.exceeds(share=0.05):
         return None
     return (
-        f"{count.found} of {count.of} images survive a gradient attack at eps {eps:.3g}, "
+        f"{count.broken} of {count.of} images survive a gradient attack at eps {eps:.3g}, "
         "where images of other classes are within reach"
     )
 
 
-def more_steps(seen: Diagnostics) -> str | None:
-    """APGD-100 on the margin, from another start, on what stands."""
-    standing = len(seen.standing)
-    count = Count(standing - len(seen.outlasting), standing, seen.robust_accuracy)
+def more_steps(diagnostics: Diagnostics) -> str | None:
+    """APGD-100 on the margin, from another start, on the survivors."""
+    survivors = len(diagnostics.survivors)
+    count = Count(survivors - len(diagnostics.long_survivors), survivors, diagnostics.robust_accuracy)
     if not count.exceeds(share=0.05, points=0.02):
         return None
-    return f"100 more gradient steps from another start break {count.found} of {count.of} standing images"
+    return f"100 more gradient steps from another start break {count.broken} of {count.of} standing images"
 
 
-def _by_suite(seen: Diagnostics) -> Count | None:
-    """What fell to score-based attacks after a gradient attack; None where the suite has none."""
-    found, climbed, compared = 0, False, False
-    for count, uses_gradients in seen.fell.values():
-        if not uses_gradients and climbed:
-            found, compared = found + count, True
-        climbed |= uses_gradients
+def _by_suite(diagnostics: Diagnostics) -> Count | None:
+    """Images that score-based attacks broke after a gradient attack; None where the suite has none."""
+    broken, after_gradients, compared = 0, False, False
+    for count, uses_gradients in diagnostics.broken_by.values():
+        if not uses_gradients and after_gradients:
+            broken, compared = broken + count, True
+        after_gradients |= uses_gradients
     if not compared:
         return None
-    images = len(seen.all_logits)
-    standing = found + round(seen.robust_accuracy * images)
-    return Count(found, standing, standing / images)
+    images = len(diagnostics.all_logits)
+    survivors = broken + round(diagnostics.robust_accuracy * images)
+    return Count(broken, survivors, survivors / images)
 
 
-def _fall_to_gradients_too(seen: Diagnostics) -> bool:
-    """Whether the longer gradient attack breaks what fell in the evaluation, but for a chance few."""
-    left = len(seen.survivors(seen.longer, seen.fallen))
-    return not Count(left, len(seen.fallen)).exceeds(share=0.03)
+def _gradients_break_them_too(diagnostics: Diagnostics) -> bool:
+    """Whether the long gradient attack breaks the images that the evaluation broke, but for a chance few."""
+    left = len(diagnostics.survivors_of(diagnostics.long_attack, diagnostics.broken))
+    return not Count(left, len(diagnostics.broken)).exceeds(share=0.03)
 
 
-def _by_square(seen: Diagnostics) -> Count:
-    """What a short Square breaks of the images that outlast all gradient attacks, theirs and ours."""
-    standing, outlasting = len(seen.standing), len(seen.outlasting)
-    left = len(seen.survivors(attacks.get("square-200", seen.threat), seen.outlasting))
-    return Count(outlasting - left, outlasting, seen.robust_accuracy * outlasting / max(standing, 1))
+def _by_square(diagnostics: Diagnostics) -> Count:
+    """Images that a short Square breaks of those that survive all gradient attacks, theirs and ours."""
+    survivors, attacked = len(diagnostics.survivors), len(diagnostics.long_survivors)
+    left = len(
+        diagnostics.survivors_of(attacks.get("square-200", diagnostics.threat), diagnostics.long_survivors)
+    )
+    return Count(attacked - left, attacked, diagnostics.robust_accuracy * attacked / max(survivors, 1))
 
 
-def _certain_eps(seen: Diagnostics) -> float | None:
+def _certain_eps(diagnostics: Diagnostics) -> float | None:
     """The smallest radius at which each image reaches one of another predicted class; None: there is none."""
-    predicted = seen.logits.argmax(1)
+    predicted = diagnostics.logits.argmax(1)
     if len(predicted.unique()) < 2:
         return None
     nearest = []
-    for row in seen.right.tolist():
-        others = seen.x[predicted != predicted[row]]
-        nearest.append(float(seen.threat.distance(others, seen.x[row].expand_as(others)).min()))
+    for row in diagnostics.right.tolist():
+        others = diagnostics.x[predicted != predicted[row]]
+        nearest.append(float(diagnostics.threat.distance(others, diagnostics.x[row].expand_as(others)).min()))
     return max(nearest, default=0.0) or None

@@ -1,4 +1,4 @@
-"""Checks that look at the input gradient, and at what it is the gradient of."""
+"""Checks of the input gradient, and of the loss and the input that it belongs to."""
 
 import torch
 from jaxtyping import Bool
@@ -16,22 +16,22 @@ _LEVELS, _INCREMENTS = 16, 8
 _IMAGES = 2
 
 
-def vanishing_gradient(seen: Diagnostics) -> str | None:
+def vanishing_gradient(diagnostics: Diagnostics) -> str | None:
     """The margin, unlike cross entropy, has a gradient however sure a sound model is."""
-    dead = _dead(seen, "margin").float().mean().item()
+    dead = _dead(diagnostics, "margin").float().mean().item()
     return f"the input gradient is zero for {dead:.0%} of the images" if dead >= _SHARE else None
 
 
-def saturated(seen: Diagnostics) -> str | None:
+def saturated(diagnostics: Diagnostics) -> str | None:
     """Images without a gradient of cross entropy that do have one of the margin."""
-    dead = (_dead(seen, "ce") & ~_dead(seen, "margin")).float().mean().item()
+    dead = (_dead(diagnostics, "ce") & ~_dead(diagnostics, "margin")).float().mean().item()
     if dead < _SHARE:
         return None
-    kind = str(seen.x.dtype).removeprefix("torch.")
+    kind = str(diagnostics.x.dtype).removeprefix("torch.")
     return f"the model is so sure that cross entropy has no {kind} gradient for {dead:.0%} of the images"
 
 
-def quantised(seen: Diagnostics) -> str | None:
+def quantised(diagnostics: Diagnostics) -> str | None:
     """A staircase instead of a ramp, at every brightness.
 
     Half of an image's pixels, drawn at random, are painted in one grey, which brightens from each of 16
@@ -39,21 +39,21 @@ def quantised(seen: Diagnostics) -> str | None:
     once, so rounding to 8 bits or fewer shows as constant logits with at most two jumps. bfloat16 rounds too,
     but relative to the value, so that some levels are smooth; and a dead unit is not dead at every level.
     """
-    images = seen.x[: min(_IMAGES, len(seen.x))]
-    jumps = [_jumps(seen, image[None]) for image in images]
+    images = diagnostics.x[: min(_IMAGES, len(diagnostics.x))]
+    jumps = [_jumps(diagnostics, image[None]) for image in images]
     if not jumps or not all(jump is not None and jump <= _INCREMENTS // 4 for jump in jumps):
         return None
     return "logits stand still, but for jumps, while pixels brighten by less than 1/255 of their range"
 
 
-def _jumps(seen: Diagnostics, x: Tensor) -> int | None:
+def _jumps(diagnostics: Diagnostics, x: Tensor) -> int | None:
     """The largest number of increments that move the logits, of all levels; None where nothing moves them."""
-    low, high = seen.threat.bounds
+    low, high = diagnostics.threat.bounds
     levels = torch.linspace(0.03, 0.96, _LEVELS, dtype=x.dtype, device=x.device)
     ramp = torch.arange(_INCREMENTS + 1, dtype=x.dtype, device=x.device) / (255 * _INCREMENTS)
     greys = low + (high - low) * (levels[:, None] + ramp).view(-1, *[1] * (x.ndim - 1))
     painted = noise.uniform(noise.keys(x, 0), x) < 0.5
-    logits = seen.run(torch.where(painted, greys, x)).view(_LEVELS, len(ramp), -1)
+    logits = diagnostics.run(torch.where(painted, greys, x)).view(_LEVELS, len(ramp), -1)
     far = (logits[1:, 0] - logits[:-1, 0]).abs().max()
     if not far > 0:
         return None
@@ -61,22 +61,23 @@ def _jumps(seen: Diagnostics, x: Tensor) -> int | None:
     return int(moved.sum(1).max())
 
 
-def _dead(seen: Diagnostics, loss: str) -> Bool[Tensor, " n"]:
-    """Which images have a finite value of the loss whose input gradient says nothing.
+def _dead(diagnostics: Diagnostics, loss: str) -> Bool[Tensor, " n"]:
+    """Mask of the images with a finite value of the loss whose input gradient says nothing.
 
     Of the margin: where by the gradient no image of the whole box differs by more than rounding. Of cross
     entropy, which falls towards zero itself: where the gradient is below the smallest normal number.
     """
     try:
-        goal = Goal.of(seen.model, seen.x, seen.y, loss, targeted=False)
-        gradient, value, _ = input_gradient(seen.model, seen.x, goal)
+        goal = Goal.of(diagnostics.model, diagnostics.x, diagnostics.y, loss, targeted=False)
+        gradient, value, _ = input_gradient(diagnostics.model, diagnostics.x, goal)
     except ModelError:  # the logits do not depend on the input through autograd
-        return torch.ones_like(seen.y, dtype=torch.bool)
+        return torch.ones_like(diagnostics.y, dtype=torch.bool)
     finally:
-        seen.state.restore()
+        diagnostics.state.restore()
     size = gradient.flatten(1).abs()
     if loss == "ce":
         return (size.amax(1) < torch.finfo(gradient.dtype).tiny) & value.isfinite()
-    low, high = seen.threat.bounds
-    reach = size.double().sum(1) * (high - low)
-    return (reach <= torch.finfo(torch.float32).eps * seen.logits.abs().amax(1)) & value.isfinite()
+    low, high = diagnostics.threat.bounds
+    largest_change = size.double().sum(1) * (high - low)
+    rounding = torch.finfo(torch.float32).eps * diagnostics.logits.abs().amax(1)
+    return (largest_change <= rounding) & value.isfinite()

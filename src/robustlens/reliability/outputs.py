@@ -1,4 +1,4 @@
-"""Checks that look at what the model returns, and at what it does to itself meanwhile."""
+"""Checks of the outputs of a model, and of changes that a pass makes to the model itself."""
 
 import torch
 from torch import Tensor
@@ -9,17 +9,19 @@ from robustlens.reliability.diagnostics import Diagnostics
 _ALONE = 8
 
 
-def randomised(seen: Diagnostics) -> str | None:
+def randomised(diagnostics: Diagnostics) -> str | None:
     """Two passes from the same state of the model: a deterministic one gives the same bits."""
-    if seen.noise <= seen.rounding / 10:  # the same kernels: only the order of a GPU's additions may differ
+    if (
+        diagnostics.noise <= diagnostics.rounding / 10
+    ):  # the same kernels: only the order of a GPU's additions may differ
         return None
-    return f"two identical passes differ by up to {seen.noise:.2g} of the logits' size"
+    return f"two identical passes differ by up to {diagnostics.noise:.2g} of the logits' size"
 
 
-def softmax(seen: Diagnostics) -> str | None:
+def softmax(diagnostics: Diagnostics) -> str | None:
     """Rows that sum to one, or whose exponentials do, for every image: no accident."""
-    logits = seen.logits[~losses.is_broken(seen.logits)].double()
-    rounding = seen.rounding / 25  # 2e-5 in float32: one operation rounds less than a network
+    logits = diagnostics.logits[~losses.is_broken(diagnostics.logits)].double()
+    rounding = diagnostics.rounding / 25  # 2e-5 in float32: one operation rounds less than a network
     if len(logits) == 0:
         return None
     if bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < rounding).all()):
@@ -29,42 +31,42 @@ def softmax(seen: Diagnostics) -> str | None:
     return None
 
 
-def batch_dependent(seen: Diagnostics) -> str | None:
-    """The same images in other company: in three batches, in another order, and a few of them alone."""
-    if not seen.takes_one:
+def batch_dependent(diagnostics: Diagnostics) -> str | None:
+    """The same images beside others: in three batches, in another order, and a few of them alone."""
+    if not diagnostics.takes_single_images:
         return "the model refuses an image alone"
-    order = torch.arange(len(seen.x), device=seen.x.device).flip(0)
+    order = torch.arange(len(diagnostics.x), device=diagnostics.x.device).flip(0)
     thirds = [rows for rows in (order[0::3], order[1::3], order[2::3]) if len(rows) > 1]
-    gap = max(_gap(seen, rows) for rows in (*thirds, *order[:_ALONE].split(1)))
-    if gap <= max(seen.rounding, 3 * seen.noise):
+    gap = max(_gap(diagnostics, rows) for rows in (*thirds, *order[:_ALONE].split(1)))
+    if gap <= max(diagnostics.rounding, 3 * diagnostics.noise):
         return None
     return f"an image's logits change by up to {gap:.2g} of their size with the images beside it"
 
 
-def state_changes(seen: Diagnostics) -> str | None:
+def state_changes(diagnostics: Diagnostics) -> str | None:
     """Parameters, buffers and modes before and after a pass without gradients and one with them."""
     with torch.no_grad():
-        seen.model(seen.x)
+        diagnostics.model(diagnostics.x)
     with torch.enable_grad():
-        seen.model(seen.x.clone().requires_grad_())
-    changed = seen.state.changed()
+        diagnostics.model(diagnostics.x.clone().requires_grad_())
+    changed = diagnostics.state.changed()
     if not changed:
         return None
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     return f"passes in eval mode change {changed[0]!r}{more}"
 
 
-def test_time_optimisation(seen: Diagnostics) -> str | None:
+def test_time_optimisation(diagnostics: Diagnostics) -> str | None:
     """Calls of autograd inside a forward pass."""
-    return "the forward pass computes gradients of its own" if seen.watched.differentiates else None
+    return "the forward pass computes gradients of its own" if diagnostics.calls.differentiates else None
 
 
-def not_finite(seen: Diagnostics) -> str | None:
+def not_finite(diagnostics: Diagnostics) -> str | None:
     """Logits of all images, not of the sample alone."""
-    bad = int(losses.is_broken(seen.all_logits).sum())
-    return f"{bad} of {len(seen.all_logits)} images get NaN or infinite logits" if bad else None
+    bad = int(losses.is_broken(diagnostics.all_logits).sum())
+    return f"{bad} of {len(diagnostics.all_logits)} images get NaN or infinite logits" if bad else None
 
 
-def _gap(seen: Diagnostics, rows: Tensor) -> float:
-    """How far the logits of the images `rows`, as a batch of their own, are from those in the sample."""
-    return seen.distance(seen.run(seen.x[rows]), seen.logits[rows])
+def _gap(diagnostics: Diagnostics, rows: Tensor) -> float:
+    """Relative difference of the logits of `rows`, as a batch of their own, from those in the sample."""
+    return diagnostics.distance(diagnostics.run(diagnostics.x[rows]), diagnostics.logits[rows])

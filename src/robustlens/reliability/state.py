@@ -1,4 +1,4 @@
-"""All that a pass may change in a model, to compare and to put back."""
+"""State of a model that a pass may change, to compare and to put back."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
-class _Entry:
-    """One parameter or buffer, where it lives, and what it was."""
+class _SavedTensor:
+    """One parameter or buffer, its place, and the value that it had."""
 
     module: nn.Module
     name: str
@@ -36,7 +36,7 @@ class _Entry:
             self.gradient.copy_(self.gradient_value)
 
 
-class State:
+class ModelState:
     """Parameters and buffers of a model, their gradients, and its modes, as they are now.
 
     Costs a copy of the model's tensors.
@@ -67,9 +67,9 @@ class State:
             entry.restore()
 
 
-def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _Entry:
+def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _SavedTensor:
     gradient = tensor.grad if tensor.is_leaf else None
-    return _Entry(
+    return _SavedTensor(
         module=module,
         name=name,
         path=path,
@@ -82,7 +82,7 @@ def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _Entry:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values, a NaN being the same as a NaN."""
+    """Whether two tensors have the same values, a NaN being the same as a NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,9 +1,9 @@
 """The report: reads run files only, and never imports torch.
 
-`write` makes the page of a study, `write_run` that of one run. Both read what is there (`collect`), turn it
-into figures that no drawing library has touched yet (`figures`, `spec`) and draw these twice: for the page
-(`plotly_json`) and for papers (`files`). One colour, dash and marker per network, from `palette`, goes
-through all of it.
+`write` makes the page of a study, `write_run` that of one run. Both read what is there (`data`), turn it into
+figures that no drawing library has touched yet (`figures`, `drawing.spec`) and draw these twice: for the page
+(`drawing.plotly`) and for papers (`drawing.matplotlib`). One colour, dash and marker per network, from
+`drawing.palette`, goes through all of it. `text` has everything that is read rather than looked at.
 """
 
 from robustlens.report.page.rendering import write, write_run

@@ -1,7 +1,7 @@
 """What the stages leave behind: typed, sealed documents in run and study folders. No torch.
 
 `values` and the documents (`evaluation`, `explanation`, `run`, `study`) say what there is, `files` how it is
-written, sealed and read, `upgrade` what older formats become, `folders` where it lies, `verify` checks it all.
+written, sealed and read, `upgrade` what older formats become, `folders` where it lies; `verify` checks it.
 """
 
 from robustlens.results.evaluation import CurvePoint, EvaluationResult, SplitResult

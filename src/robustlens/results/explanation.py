@@ -48,3 +48,8 @@ class ExplanationResult:
     provenance: Provenance
     threat: ThreatRecord
     measures: Mapping[str, Measurement]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every measure of its plan is there; the others were not reached when it was stopped."""
+        return all(name in self.measures for name in self.provenance.plan.get("measures", ()))

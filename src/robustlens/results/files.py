@@ -204,7 +204,9 @@ def check_tensors(content: bytes, where: str, metadata: Mapping[str, str]) -> Te
     """The header of a safetensors file of ours, its seal checked.
 
     Args:
-        content: the file. where: names it in messages. metadata: as safetensors reads it.
+        content: the file.
+        where: names it in messages.
+        metadata: as safetensors reads it.
 
     Raises:
         StateError: the content does not have its seal, or the file is of a newer format.
@@ -221,9 +223,14 @@ def check_tensors(content: bytes, where: str, metadata: Mapping[str, str]) -> Te
     return TensorsHeader(values, seal)
 
 
+def read_header(path: Path) -> TensorsHeader:
+    """The header of a safetensors file of ours, read and checked as by `check_tensors`."""
+    return check_tensors(read_bytes(path), str(path), metadata_of(path))
+
+
 def is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with this metadata was written by robustlens."""
-    return _HEADER in metadata
+    """Whether a safetensors file with this metadata is of robustlens: it has our header, or a seal."""
+    return _HEADER in metadata or re.fullmatch(r"[0-9a-f]{64}", metadata.get("seal", "")) is not None
 
 
 @dataclass(eq=False)
@@ -264,8 +271,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         """Read the whole file once; raises `StateError` where it is missing, damaged or another one."""
         if self._checked[0]:
             return
-        content = read_bytes(self.path)
-        header = check_tensors(content, str(self.path), metadata_of(self.path))
+        header = read_header(self.path)
         if self.seal is not None and header.seal != self.seal:
             raise StateError(f"{self.path}: does not belong to the result beside it; make that again")
         self._checked[0] = True

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, Plan, Recipe, checked
+from robustlens.config.plans import SomePlan
 from robustlens.errors import ConfigError, StateError
 from robustlens.results import files
 from robustlens.results.evaluation import EvaluationResult
@@ -60,18 +61,18 @@ class Run:
     @property
     def record(self) -> RunRecord:
         """Where the run stands; a new record where nothing has started."""
-        path = self._json("run")
+        path = self.result_path("run")
         return decode(RunRecord, files.read_json(path, "run"), str(path)) if path.exists() else RunRecord()
 
     @property
     def has_recipe(self) -> bool:
         """Whether the folder belongs to a recipe."""
-        return self._json("recipe").exists()
+        return self.result_path("recipe").exists()
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that this folder belongs to; raises `StateError` where there is none."""
-        path = self._json("recipe")
+        path = self.result_path("recipe")
         try:
             return checked(Recipe, files.read_json(path, "recipe"), str(path))
         except ConfigError as error:
@@ -122,7 +123,7 @@ class Run:
         content = self._result("evaluation", beside)
         if content is None:
             return None
-        found = decode(EvaluationResult, content, str(self._json("evaluation", beside)))
+        found = decode(EvaluationResult, content, str(self.result_path("evaluation", beside)))
         arrays = ArrayFile(self._safetensors("evaluation", beside), content.get("arrays"))
         splits = {
             name: replace(split, arrays=arrays.under(f"{name}/")) for name, split in found.splits.items()
@@ -134,7 +135,7 @@ class Run:
         content = self._result("explanation", beside)
         if content is None:
             return None
-        found = decode(ExplanationResult, content, str(self._json("explanation", beside)))
+        found = decode(ExplanationResult, content, str(self.result_path("explanation", beside)))
         arrays = ArrayFile(self._safetensors("explanation", beside), content.get("arrays"))
         measures = {
             name: replace(one, arrays=arrays.under(f"{name}/")) for name, one in found.measures.items()
@@ -143,7 +144,7 @@ class Run:
 
     def arrays(self, stage: Stage, beside: Checkpoint | None = None) -> ArrayFile:
         """All arrays of a result; `StateError` where it has none."""
-        path = self._json(stage, beside)
+        path = self.result_path(stage, beside)
         return ArrayFile(self._safetensors(stage, beside), files.read_json(path, stage).get("arrays"))
 
     def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
@@ -151,7 +152,8 @@ class Run:
         names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
         found = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-\d+", name)]
         done = self.record.epochs_done
-        return dict(sorted((done if one.epoch is None else one.epoch, one) for one in found)) if found else {}
+        epochs = [(done if one.epoch is None else one.epoch, one) for one in found]
+        return dict(sorted(epochs, key=lambda item: (item[0], item[1] == LAST)))  # last goes over its epoch
 
     def expected(self, plan: Plan) -> Provenance:
         """What a result of `plan`, for one checkpoint, would be computed from."""
@@ -165,14 +167,33 @@ class Run:
             version=__version__,
         )
 
+    def missing(self, stage: Stage, plan: SomePlan) -> list[tuple[Checkpoint | None, SomePlan]]:
+        """Results of `plan` that are not there, or not current; the primary checkpoint's comes last.
+
+        Returns:
+            For each the checkpoint that it lies beside (`beside`, as in `evaluation`), and its own plan.
+        """
+        primary, *others = plan.checkpoints(self.kept_checkpoints())
+        wanted = [(None, plan.at(primary)), *((one, plan.at(one)) for one in others)]
+        return [(beside, one) for beside, one in reversed(wanted) if not self._matches(stage, beside, one)]
+
     def is_current(self, stage: Stage, plan: Plan) -> bool:
         """Whether the results of `plan` are there, for every checkpoint that it asks for."""
-        primary, *others = plan.checkpoints(self.kept_checkpoints())
-        wanted: dict[Checkpoint | None, Checkpoint] = {None: primary, **{one: one for one in others}}
-        return all(self._matches(stage, beside, plan.at(one)) for beside, one in wanted.items())
+        return not self.missing(stage, plan)
+
+    def check_data(self, fingerprint: str) -> None:
+        """Raise `StateError` if the run was trained on other images than those with this fingerprint."""
+        known = self.record.data
+        if known and fingerprint != known:
+            raise StateError(
+                f"{self.folder}/run.json: belongs to other images, found data {fingerprint}, expected {known}; "
+                "give the data that the run was trained on, or train it again in another folder"
+            )
 
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, beside)
+        if isinstance(result, ExplanationResult) and not result.is_complete:
+            return False
         return result is not None and result.provenance.matches(self.expected(plan))
 
     def result(
@@ -261,7 +282,7 @@ class Run:
         wanted = _but_checkpoint(self.result(stage))
         for checkpoint in self.checkpoints_beside(stage).values():
             if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
-                self._json(stage, checkpoint).unlink()
+                self.result_path(stage, checkpoint).unlink()
                 self._safetensors(stage, checkpoint).unlink(missing_ok=True)
 
     def state_folder(self, beside: Checkpoint | None = None) -> Path:
@@ -274,7 +295,8 @@ class Run:
 
     # -- pieces ----------------------------------------------------------------------------------
 
-    def _json(self, name: str, beside: Checkpoint | None = None) -> Path:
+    def result_path(self, name: str, beside: Checkpoint | None = None) -> Path:
+        """The JSON file of a document, or of a result for a checkpoint beside the primary one."""
         return self.folder / f"{name}{_suffix(beside)}.json"
 
     def _safetensors(self, name: str, beside: Checkpoint | None = None) -> Path:
@@ -282,7 +304,7 @@ class Run:
 
     def _result(self, stage: Stage, beside: Checkpoint | None) -> dict[str, Any] | None:
         """The content of a result's file, with its provenance in one place."""
-        path = self._json(stage, beside)
+        path = self.result_path(stage, beside)
         if not path.exists():
             return None
         content = files.read_json(path, stage)
@@ -294,7 +316,7 @@ class Run:
 
     def _write_json(self, name: str, document: Any) -> None:
         if not self.read_only:
-            files.write_json(self._json(name), document)
+            files.write_json(self.result_path(name), document)
 
     def _write_result(
         self, stage: Stage, beside: Checkpoint | None, result: Any, arrays: Mapping[str, np.ndarray]
@@ -305,7 +327,7 @@ class Run:
         """
         if self.read_only:
             return
-        path = self._json(stage, beside)
+        path = self.result_path(stage, beside)
         path.unlink(missing_ok=True)
         seal = files.write_arrays(self._safetensors(stage, beside), arrays)
         content = plain(result)

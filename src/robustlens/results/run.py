@@ -15,6 +15,12 @@ class ErrorRecord:
     message: str
     exit_code: int = 1
 
+    @classmethod
+    def of(cls, error: BaseException) -> "ErrorRecord":
+        """The record of an error that was raised: its first line, and 1 where it names no exit code."""
+        message = (str(error).splitlines() or [""])[0]
+        return cls(type(error).__name__, message[:500], getattr(error, "exit_code", 1))
+
 
 @dataclass(frozen=True)
 class PseudoLabelRecord:

@@ -6,10 +6,10 @@ ignored, null in a number is NaN. Numbers that JSON has no word for (NaN, infini
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, GetPydanticSchema, TypeAdapter, ValidationError
@@ -21,7 +21,10 @@ from robustlens.stats.intervals import Interval
 
 __all__ = ["Arrays", "Estimate95", "Flag", "Number", "Provenance", "ThreatRecord", "decode", "plain"]
 
-Arrays = Annotated[Mapping[str, np.ndarray], GetPydanticSchema(lambda kind, handler: any_schema())]
+if TYPE_CHECKING:
+    Arrays = Mapping[str, np.ndarray]
+else:  # a check of the keys and values at run time would read the file
+    Arrays = Annotated[Mapping, GetPydanticSchema(lambda kind, handler: any_schema())]
 """Arrays by name: a dict when made, a verified file that is read when needed when read."""
 
 
@@ -111,7 +114,7 @@ Document = TypeVar("Document")
 def decode(kind: type[Document], content: Mapping[str, Any], where: str) -> Document:
     """The document in `content`; `StateError` naming `where` and the field that is wrong."""
     try:
-        return _adapter(kind).validate_json(json.dumps(content), strict=True)
+        return cast(Document, _adapter(cast(Hashable, kind)).validate_json(json.dumps(content), strict=True))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
@@ -122,7 +125,7 @@ def decode(kind: type[Document], content: Mapping[str, Any], where: str) -> Docu
 
 
 @cache
-def _adapter(kind: type) -> Any:
+def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from robustlens.config import Checkpoint
@@ -66,16 +67,13 @@ def _links(folder: Path) -> Iterator[FileCheck]:
     if study.exists:
         yield _linked(folder / "study.json", lambda: study.record)
         yield _linked(folder / "claims.json", lambda: study.claims)
-    for path in sorted(
-        {found.parent for name in ("run", "recipe") for found in folder.rglob(f"{name}.json")}
-    ):
-        run = Run(path)
-        yield _linked(path / "run.json", lambda run=run: _check_record(run))
+    folders = {path.parent for name in ("run", "recipe") for path in folder.rglob(f"{name}.json")}
+    for run in map(Run, sorted(folders)):
+        yield _linked(run.folder / "run.json", partial(_check_record, run))
         for stage in STAGES:
             for beside in _beside(run, stage):
-                yield _linked(
-                    path / f"{stage}.json", lambda run=run, s=stage, b=beside: _check_result(run, s, b)
-                )
+                path = run.result_path(stage, beside)
+                yield _linked(path, partial(_check_result, run, stage, beside))
 
 
 def _beside(run: Run, stage: Stage) -> list[Checkpoint | None]:

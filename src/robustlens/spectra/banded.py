@@ -50,7 +50,7 @@ class Triangle:
         return x
 
     def _slices(self, place: int, row: Tensor) -> tuple[slice, slice]:
-        """Where the diagonal block and the others of a row of blocks meet a vector."""
+        """Places in a vector of the diagonal block, and of the others of its row of blocks."""
         begin = place * self.width
         return slice(begin, begin + self.width), slice(begin + self.width, begin + row.shape[1])
 

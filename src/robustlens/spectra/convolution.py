@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -13,6 +14,7 @@ from torch.nn.grad import conv2d_input
 from robustlens.errors import ConfigError
 from robustlens.spectra.layers import Layer, Pair, pair
 
+OperatorName = Literal["circular", "zero"]
 OPERATORS = {"circular": "wrap-around", "zero": "zero-padded"}
 """The matrices that a convolution may stand for, and what its borders then are."""
 MAX_BYTES = 2**27

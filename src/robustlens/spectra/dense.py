@@ -29,9 +29,9 @@ def dense_operator(
         ConfigError: unknown padding; the matrix is larger than `max_bytes`; "zero", where the layer pads
             otherwise.
     """
-    seen = Layer(layer, size)
-    convolution = Convolution.of(seen, padding)
-    _check_size(f"of {seen}", convolution.shape, max_bytes)
+    placed = Layer(layer, size)
+    convolution = Convolution.of(placed, padding)
+    _check_size(f"of {placed}", convolution.shape, max_bytes)
     return convolution.matrix()
 
 
@@ -59,8 +59,8 @@ def dense_singular_values(
         matrices = (part.matrix() for part in parts)
     with workers() as pool:
         # One group at a time: only one matrix is in memory.
-        found = [pool.submit(values_of, matrix.to(dtype)).result() for matrix in matrices]
-    return descending(torch.cat(found))
+        values = [pool.submit(values_of, matrix.to(dtype)).result() for matrix in matrices]
+    return descending(torch.cat(values))
 
 
 def _check_size(what: str, shape: Pair, max_bytes: int) -> None:

@@ -60,8 +60,8 @@ def smallest_values(convolution: Convolution, count: int = 1, *, max_bytes: int 
     return _merged([_smallest(part, count, max_bytes) for part in convolution.parts()])[-count:]
 
 
-def _merged(found: list[np.ndarray]) -> np.ndarray:
-    return np.sort(np.concatenate(found))[::-1]
+def _merged(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate(parts))[::-1]
 
 
 def _largest(convolution: Convolution, count: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def _is_small(convolution: Convolution, count: int) -> bool:
 
 
 def _thin(convolution: Convolution) -> tuple[Map, Map, tuple[int, int, int]]:
-    """The map whose matrix has no more columns than rows (A or A^T), its transpose, and what it maps."""
+    """The map whose matrix has no more columns than rows (A or A^T), its transpose, and its input's shape."""
     rows, columns = convolution.shape
     if columns <= rows:
         return convolution.apply, convolution.adjoint, (convolution.weight.shape[1], *convolution.size)

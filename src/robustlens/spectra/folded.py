@@ -9,8 +9,8 @@ it is the linear part of both together. It is done where nothing else reads the 
 
 *Before* layers otherwise, `conv(relu(bn(x)))`: with s = gamma / sigma and t the shift,
 relu(s x + t) = |s| relu(sign(s) x + t / |s|), so |s| passes through the activation up to its shift, and the
-columns of every layer that reads it are multiplied by |s|. What is left before the activation are signs and
-shifts. Leaky ReLU, pooling and flattening let |s| pass in the same way.
+columns of every layer that reads it are multiplied by |s|. Only signs and shifts are left before the
+activation. Leaky ReLU, pooling and flattening let |s| pass in the same way.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from robustlens.models import inference
 from robustlens.models.folding import Norm, observe, scale_and_shift
+from robustlens.models.hooks import hooked, matrix_layers, reading
 from robustlens.spectra.layers import Layer
 
 _PASSING = frozenset(
@@ -43,7 +44,7 @@ def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..
     with inference(model):
         after: dict[nn.Module, Norm] = {layer: norm for norm, layer in observe(model, x).pairs}
         before = {layer: norm for layer, norm in _readers(model, x).items() if norm not in after.values()}
-    found = {}
+    scaled = {}
     for name, layer in layers.items():
         weight = layer.weight
         if layer.module in after:
@@ -53,12 +54,12 @@ def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..
             scale, _ = scale_and_shift(before[layer.module])
             weight = weight * _columns(scale.abs(), layer.module)
         if layer.module in after or layer.module in before:
-            found[name] = replace(layer, folded=weight)
-    return found
+            scaled[name] = replace(layer, folded=weight)
+    return scaled
 
 
 def _columns(scale: Float64[Tensor, " channels"], module: nn.Conv2d | nn.Linear) -> Float64[Tensor, "..."]:
-    """What multiplies the weight of a layer that reads channels of these scales."""
+    """Factors of the weight of a layer that reads channels of these scales."""
     if isinstance(module, nn.Linear):  # a flattened map has its pixels beside each other
         return scale.repeat_interleave(module.in_features // len(scale))
     by_group = scale.view(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
@@ -68,24 +69,20 @@ def _columns(scale: Float64[Tensor, " channels"], module: nn.Conv2d | nn.Linear)
 def _readers(model: nn.Module, x: Float[Tensor, "n ..."]) -> dict[nn.Module, Norm]:
     """Each layer that reads one BatchNorm through functions that let its scale pass."""
     follower = _Follower()
-    handles = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_pre_hook(follower.read))
-        elif type(module) in get_args(Norm) and isinstance(module.running_mean, Tensor):
-            handles.append(module.register_forward_hook(follower.normalised))
-    try:
-        with follower:
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    norms = [
+        module
+        for module in model.modules()
+        if type(module) in get_args(Norm) and isinstance(module.running_mean, Tensor)
+    ]
+    layers = matrix_layers(model).values()
+    with reading(layers, follower.read), hooked(norms, after=follower.normalised), follower:
+        model(x)
     sources = {layer: norms for layer, norms in follower.sources.items() if len(set(norms)) == 1}
     return {layer: norms[0] for layer, norms in sources.items() if norms[0] is not None}
 
 
 class _Follower(TorchFunctionMode):
-    """Follows what a BatchNorm gives until a layer reads it."""
+    """Follows the output of a BatchNorm until a layer reads it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,13 +101,13 @@ class _Follower(TorchFunctionMode):
             self.carried.pop(id(args[0] if name == "setitem" else result), None)
         return result
 
-    def normalised(self, module: Norm, inputs: Any, output: Tensor) -> None:
-        """A BatchNorm ends."""
-        self.carried[id(output)] = (output, module)
+    def normalised(self, norm: Any, args: Any, named: Any, output: Tensor) -> None:
+        """Note that a BatchNorm has ended."""
+        self.carried[id(output)] = (output, norm)
 
-    def read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """A layer begins."""
-        self.sources.setdefault(module, []).append(self._norm_of(inputs[0]))
+    def read(self, layer: nn.Module, x: Tensor) -> None:
+        """Note that a layer has begun."""
+        self.sources.setdefault(layer, []).append(self._norm_of(x))
 
     def _norm_of(self, value: Any) -> Norm | None:
         return self.carried[id(value)][1] if id(value) in self.carried else None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ConfigError
 from robustlens.models import device_of, forward, inference
+from robustlens.models.hooks import matrix_layers, reading
 
 Pair = tuple[int, int]
 
@@ -51,27 +52,19 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Layer]:
         ConfigError: a convolution sees feature maps of several sizes.
         ModelError: the model does not take images of that shape.
     """
-    named = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-    sizes: dict[nn.Module, set[Pair | None]] = {module: set() for module in named.values()}
+    layers = matrix_layers(model)
+    sizes: dict[nn.Module, set[Pair | None]] = {layer: set() for layer in layers.values()}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shape = inputs[0].shape
-        sizes[module].add((shape[-2], shape[-1]) if isinstance(module, nn.Conv2d) else None)
+    def read(layer: nn.Module, x: Tensor) -> None:
+        sizes[layer].add((x.shape[-2], x.shape[-1]) if isinstance(layer, nn.Conv2d) else None)
 
-    handles = [module.register_forward_pre_hook(note) for module in named.values()]
-    try:
-        with inference(model):
-            forward(model, blank(model, input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, module in named.items():
-        if len(sizes[module]) > 1:
-            found = ", ".join(sorted(map(str, sizes[module])))
-            raise ConfigError(f"spectrum: layer {name!r} sees feature maps of {found}, expected one size")
-    return {name: Layer(module, size) for name, module in named.items() for size in sizes[module]}
+    with reading(sizes, read), inference(model):
+        forward(model, blank(model, input_shape))
+    for name, layer in layers.items():
+        if len(sizes[layer]) > 1:
+            several = ", ".join(sorted(map(str, sizes[layer])))
+            raise ConfigError(f"spectrum: layer {name!r} sees feature maps of {several}, expected one size")
+    return {name: Layer(layer, size) for name, layer in layers.items() for size in sizes[layer]}
 
 
 def blank(model: nn.Module, input_shape: Sequence[int]) -> Float[Tensor, "1 ..."]:

@@ -1,4 +1,4 @@
-"""Numbers that say what a spectrum is like."""
+"""Spread, extent and evenness of a spectrum."""
 
 import numpy as np
 from scipy.special import entr

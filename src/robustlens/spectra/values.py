@@ -18,7 +18,7 @@ from robustlens.spectra.layers import Layer, blank, pair, trace
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 def spectrum(
@@ -72,7 +72,7 @@ def spectrum(
     def of(layer: Layer) -> np.ndarray:
         return singular_values(layer, operator, dtype=DTYPES[dtype], method=method, max_bytes=max_bytes)
 
-    return each(chosen, of, progress)
+    return over_each(chosen, of, progress)
 
 
 def extremes(
@@ -122,7 +122,7 @@ def extremes(
         values = singular_values(layer, operator, max_bytes=max_bytes)
         return values[:count], values[-count:]
 
-    return each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+    return over_each(select(model, input_shape, layers=layers, fold=fold), of, progress)
 
 
 def spectral_norms(
@@ -147,7 +147,7 @@ def spectral_norms(
             return float(largest_values(Convolution.of(layer, operator))[0])
         return float(singular_values(layer, operator, method="gram", max_bytes=max_bytes)[0])
 
-    return each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+    return over_each(select(model, input_shape, layers=layers, fold=fold), of, progress)
 
 
 def select(
@@ -159,14 +159,14 @@ def select(
         ConfigError: unknown layer.
         NumericsError: a weight, or the scale of a BatchNorm that is folded into it, is not finite.
     """
-    found = trace(model, input_shape)
-    wanted = set(found if layers is None else layers)
-    for name in sorted(wanted - set(found)):
+    called = trace(model, input_shape)
+    wanted = set(called if layers is None else layers)
+    for name in sorted(wanted - set(called)):
         raise ConfigError(
-            f"spectrum.layers: found {name!r}, expected some of {', '.join(found)}, the Conv2d and "
+            f"spectrum.layers: found {name!r}, expected some of {', '.join(called)}, the Conv2d and "
             "Linear layers that a forward pass calls"
         )
-    chosen = {name: layer for name, layer in found.items() if name in wanted}
+    chosen = {name: layer for name, layer in called.items() if name in wanted}
     if fold:
         chosen |= folded(model, chosen, blank(model, input_shape))
     for name, layer in chosen.items():
@@ -203,14 +203,16 @@ def singular_values(
     return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
 
 
-def each(layers: Mapping[str, Layer], of: Callable[[Layer], Found], progress: Listener) -> dict[str, Found]:
-    """`of` every layer; an error says in which."""
-    found = {}
+def over_each(
+    layers: Mapping[str, Layer], function: Callable[[Layer], Value], progress: Listener
+) -> dict[str, Value]:
+    """`function` of every layer; an error says in which."""
+    values = {}
     for number, (name, layer) in enumerate(layers.items()):
         progress(Event("spectrum", number, len(layers), name))
         try:
-            found[name] = of(layer)
+            values[name] = function(layer)
         except (ConfigError, NumericsError) as error:
             raise type(error)(f"layer {name!r}: {error}") from error
     progress(Event("spectrum", len(layers), len(layers)))
-    return found
+    return values

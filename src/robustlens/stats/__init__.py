@@ -1,1 +1,1 @@
-"""Statistics that every room shares: intervals, the bootstrap, ranks, kinds of misclassification. No torch."""
+"""Statistics of all rooms: intervals, the bootstrap, ranks, kinds of misclassification. No torch."""

@@ -23,7 +23,7 @@ _CHUNK = 250
 
 
 class Unusable(Exception):  # noqa: N818 - a finding, not a failure: it ends as an inconclusive claim
-    """The data cannot speak to the claim; the message says why, to the reader of the report."""
+    """Data that allow no statement; the message gives the reason, to the reader of the report."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One thing measured of one run: a number, or a number per layer.
+    """A measured quantity of one run: a number, or a number per layer.
 
     Args:
         of: `of(*weights) -> (b,)`, or `(b, layers)`. It gets one `(b, n)` array of weights per entry of
@@ -45,9 +45,9 @@ class Quantity:
             is nothing to resample, such as the spectrum of a weight matrix.
         layers: names, where there is a number per layer.
         conditions: how it was measured; runs are compared under equal conditions only.
-        caveat: what else an interval of it does not cover.
-        floor: what the value reaches by sampling alone in 95 % of cases where there is nothing to see; for
-            distances, which are never negative.
+        caveat: anything else that an interval of it does not cover.
+        floor: 95 % quantile of the value under sampling alone, where there is no difference; for distances,
+            which are never negative.
     """
 
     of: Callable[..., Array]
@@ -82,8 +82,8 @@ class Bootstrap:
             rows = []
             for size in self._sizes():
                 drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-                found = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-                rows.append(found.clip(max=255).astype(np.uint8))
+                counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+                rows.append(counts.clip(max=255).astype(np.uint8))
             self._counts[examples] = np.concatenate(rows)
         return self._counts[examples]
 
@@ -106,7 +106,7 @@ class Bootstrap:
 
 
 def interval_over_examples(value: float, draws: Array) -> Interval:
-    """Interval from bootstrap draws of one trained network: what another draw of images would change.
+    """Interval from bootstrap draws of one trained network: it covers another draw of images.
 
     The quantiles of the draws, moved by twice the bias that the bootstrap shows. For means and shares there
     is none and this is the percentile interval; a Wasserstein distance of two samples is too large by what
@@ -139,9 +139,9 @@ def interval_over_seeds(
     seeds, resamples = draws.shape[:2]
     value = float(reduce(values.mean(0, keepdims=True))[0])
     chosen = rng.integers(seeds, size=(resamples, seeds - 1))
-    found = _usable(reduce(draws[chosen, np.arange(resamples)[:, None]].mean(1)))
+    resampled = _usable(reduce(draws[chosen, np.arange(resamples)[:, None]].mean(1)))
     between = float(np.var(reduce(values), ddof=1)) / seeds
-    total = max(float(found.var(ddof=1)), between)
+    total = max(float(resampled.var(ddof=1)), between)
     ratio = total / between if between > 0 else math.inf
     freedom = min((seeds - 1) * ratio * ratio, 1e6)  # beyond, Student's quantile is the normal one
     half = float(stats.t.ppf(1 - TAIL, freedom)) * math.sqrt(total)

@@ -1,6 +1,6 @@
-"""Kinds of mistakes: decisive or a close call, by class, and against what another network made of an image.
+"""Kinds of misclassification: decisive or indecisive, by class, and against another network.
 
-On numbers that are known already, so that measures, claims and the report split mistakes alike.
+All on saved margins, so that measures, claims and the report split misclassifications alike.
 """
 
 from typing import Any
@@ -10,13 +10,15 @@ import numpy as np
 from robustlens.errors import DataError
 
 OUTCOMES = ("right", "indecisive error", "decisive error")
-"""What may become of an image, in the order of its number in `outcomes`."""
-TAUS = (0.1, 0.2, 0.3)
-"""How near to the boundary counts as near: differences of probability."""
+"""Outcomes of an image, in the order of their numbers in `outcomes`."""
+TAU = 0.2
+"""An image is near a decision boundary, and an error indecisive, if |p_y - max p_i| is below this."""
+TAUS = (0.1, TAU, 0.3)
+"""Other thresholds beside it, to see how far the choice matters."""
 
 
 def outcomes(correct: np.ndarray, margin: np.ndarray, tau: float) -> np.ndarray:
-    """What became of every image, as its place in `OUTCOMES`.
+    """The outcome of every image, as its place in `OUTCOMES`.
 
     Args:
         correct: (n,) bool, whether the prediction is the label.
@@ -30,7 +32,7 @@ def outcomes(correct: np.ndarray, margin: np.ndarray, tau: float) -> np.ndarray:
 
 
 def cross_table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """How many images have each pair of numbers: (i, j) counts those with i in `rows` and j in `columns`.
+    """Counts of pairs of numbers: (i, j) is how many images have i in `rows` and j in `columns`.
 
     Of the outcomes of two networks on the same images these are the transitions from one to the other; of
     labels and outcomes, the mistakes of each class.
@@ -67,7 +69,7 @@ def summarize(correct: np.ndarray, margin: np.ndarray, taus: tuple[float, ...] =
 
 
 def by_class(
-    correct: np.ndarray, margin: np.ndarray, labels: np.ndarray, tau: float = 0.2
+    correct: np.ndarray, margin: np.ndarray, labels: np.ndarray, tau: float = TAU
 ) -> dict[str, dict[str, float]]:
     """Error of each class that has images, and the share of its images that are indecisive errors."""
     counts = cross_table(labels, outcomes(correct, margin, tau), (int(labels.max()) + 1, len(OUTCOMES)))

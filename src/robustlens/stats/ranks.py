@@ -10,14 +10,18 @@ from scipy import stats
 from robustlens.stats.bootstrap import Array, divide
 from robustlens.stats.intervals import TAIL, Interval
 
+MIN_POINTS = 4
+"""Fewest points of which a rank correlation is reported: the interval of fewer is not defined."""
+LEAST_POINTS = 4
+"""Below so many points (methods, epochs), ranks say next to nothing."""
 _ENUMERATED = 200_000
 """Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
 
 
 def spearman(x: Array, y: Array) -> float | None:
     """Spearman's rank correlation (mean ranks for ties); None where either side is all equal."""
-    found = float(spearman_of_rows(x[None], y[None])[0])
-    return found if math.isfinite(found) else None
+    rho = float(spearman_of_rows(x[None], y[None])[0])
+    return rho if math.isfinite(rho) else None
 
 
 def spearman_of_rows(x: Array, y: Array) -> Array:
@@ -59,7 +63,7 @@ def spearman_interval(rho: float, n: int) -> Interval:
     that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
     for n from 4 to 6, and is slightly more careful beyond.
     """
-    if n < 4:
+    if n < MIN_POINTS:
         return Interval(rho, None, None)
     largest = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -largest), largest))

@@ -1,4 +1,4 @@
-"""Unlabeled images in training (RST, Carmon et al. 2019): who labels them, and how batches are mixed."""
+"""Pseudo-labels for unlabeled images (RST, Carmon et al. 2019), and batches of both kinds of images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +10,14 @@ from robustlens import models
 from robustlens.config import Recipe
 from robustlens.data import Split
 from robustlens.errors import ConfigError
+from robustlens.results import PseudoLabelRecord, Run
 
 Order = Callable[[torch.Generator], list[Tensor]]
-"""The batches of an epoch as positions in the training images: `order(generator) -> [rows, ...]`."""
+"""Batches of an epoch, as positions in the training images: `order(generator) -> [rows, ...]`."""
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:
-    """How the network is trained that labels the unlabeled images: standard training on the labelled ones."""
+    """Recipe of the network that labels the unlabeled images: standard training on the labelled ones."""
     assert recipe.pseudo_labels is not None
     return Recipe(
         data=recipe.data.model_copy(update={"unlabeled": 0}),
@@ -33,15 +34,22 @@ def pseudo_label(network: nn.Module, pool: Split, batch_size: int) -> Split:
     """`pool` with the classes that `network` predicts, in eval mode, in place of its labels."""
     device = models.device_of(network)
     with models.inference(network):
-        found = [
+        labels = [
             network(pool.x(rows).to(device)).argmax(1).cpu()
             for rows in torch.arange(len(pool)).split(batch_size)
         ]
-    return replace(pool, labels=torch.cat(found))
+    return replace(pool, labels=torch.cat(labels))
+
+
+def write_pseudo_labels(run: Run, pool: Split, true_labels: Tensor) -> None:
+    """Keep the pseudo-labels of `pool` in the run's folder, and how many of them are right."""
+    right = (pool.labels == true_labels).double().mean()
+    run.update(pseudo_labels=PseudoLabelRecord(len(pool), float(right)))
+    run.write_arrays("pseudo_labels", {"index": pool.index.numpy(), "label": pool.labels.numpy()})
 
 
 def batch_order(recipe: Recipe, labelled: int) -> Order:
-    """How an epoch goes through `labelled` images, and through the pseudo-labelled ones that follow them.
+    """Order in which an epoch takes `labelled` images, and the pseudo-labelled ones that follow them.
 
     Without pseudo-labels an epoch is one pass in random order, less the last incomplete batch. With them each
     batch holds its share of both kinds; an epoch is one pass through the labelled images, and the others
@@ -50,26 +58,26 @@ def batch_order(recipe: Recipe, labelled: int) -> Order:
     Raises:
         ConfigError: there are fewer images than one batch takes of them.
     """
-    size, pool = recipe.optimizer.batch_size, recipe.data.unlabeled
+    batch_size, pool = recipe.optimizer.batch_size, recipe.data.unlabeled
     share = 0.0 if recipe.pseudo_labels is None else recipe.pseudo_labels.share
-    theirs = round(share * size)
-    own = size - theirs
-    if recipe.pseudo_labels is not None and not (0 < theirs <= pool and 0 < own <= labelled):
+    from_pool = round(share * batch_size)
+    from_labelled = batch_size - from_pool
+    if recipe.pseudo_labels is not None and not (0 < from_pool <= pool and 0 < from_labelled <= labelled):
         raise ConfigError(
-            f"pseudo_labels.share: found {share:g}, which makes batches of {own} of {labelled} labelled and "
-            f"{theirs} of {pool} unlabeled images; expected some of each"
+            f"pseudo_labels.share: found {share:g}, which makes batches of {from_labelled} of {labelled} "
+            f"labelled and {from_pool} of {pool} unlabeled images; expected some of each"
         )
-    steps = max(1, labelled // own)
+    steps = max(1, labelled // from_labelled)
 
     def order(generator: torch.Generator) -> list[Tensor]:
-        mine = torch.randperm(labelled, generator=generator).split(own)[:steps]
-        if not theirs:
-            return list(mine)
-        passes = -(-steps * theirs // pool)
-        drawn = torch.cat([torch.randperm(pool, generator=generator) for _ in range(passes)])
+        batches = torch.randperm(labelled, generator=generator).split(from_labelled)[:steps]
+        if not from_pool:
+            return list(batches)
+        passes = -(-steps * from_pool // pool)
+        pool_rows = torch.cat([torch.randperm(pool, generator=generator) for _ in range(passes)])
         return [
             torch.cat([rows, labelled + others])
-            for rows, others in zip(mine, drawn.split(theirs)[:steps], strict=True)
+            for rows, others in zip(batches, pool_rows.split(from_pool)[:steps], strict=True)
         ]
 
     return order

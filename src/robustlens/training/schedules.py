@@ -6,7 +6,7 @@ from robustlens.config import OptimizerSpec
 
 
 def learning_rate(spec: OptimizerSpec, done: float) -> float:
-    """The rate at share `done` in [0, 1) of all steps.
+    """Learning rate when a share `done`, in [0, 1), of all steps is done.
 
     piecewise: divided by 10 at each milestone. cosine: half a cosine down to zero. one-cycle: a line up to
     `lr` over the `warmup` share, then a line down to zero (Smith 2018, in the linear form of fast AT).

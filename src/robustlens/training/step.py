@@ -4,7 +4,7 @@ Everything that is drawn is a function of (seed, epoch, step), so that a resumed
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -14,26 +14,23 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from robustlens import noise, objectives, weights
-from robustlens.attacks import PGD
+from robustlens import attacks, noise, objectives, weights
+from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, augment
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, RobustlensError
+from robustlens.registry import one_line
 from robustlens.threat import ThreatModel
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
 
-PERTURBATIONS: dict[str, Callable[..., weights.WeightPerturbation]] = {
-    "awp": weights.AdversarialWeightPerturbation,
-    "rwp": weights.RandomWeightPerturbation,
-    "sam": weights.SharpnessAwareMinimization,
-}
-"""Perturbations of the weights, by the recipe's field that asks for them."""
+Draws = Callable[..., torch.Generator]
+"""Generator of a sub-stream of a step's randomness, new at every call: `draws(number, ...)`."""
 
 
 @dataclass
-class Part:
-    """A micro-batch: what the objective is given. `share` is its part of the batch."""
+class MicroBatch:
+    """Images that the objective is given at once; `share` is their part of the batch."""
 
     x: Tensor
     x_adv: Tensor
@@ -41,11 +38,11 @@ class Part:
     share: float
 
 
-class Step:
-    """A gradient step, again and again.
+class TrainingStep:
+    """Gradient step on a batch, again and again.
 
     Args:
-        recipe: what to do.
+        recipe: says how.
         model: the network, on its device.
         images: the training images, pseudo-labelled ones among them.
         optimizer: of the network's parameters.
@@ -65,72 +62,87 @@ class Step:
         fabric: Fabric,
         num_classes: int,
     ) -> None:
-        self.recipe, self.images = recipe, images
+        self.recipe, self.images, self.optimizer = recipe, images, optimizer
+        self.fabric, self.num_classes = fabric, num_classes
         # The compiled network shares every tensor with `model`, which the trainer saves.
         self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
         self.shared = self.model if fabric.world_size == 1 else fabric.setup_module(self.model)
-        if recipe.optimizer.batch_size % fabric.world_size:
-            found = f"{recipe.optimizer.batch_size} for {fabric.world_size} processes"
-            raise ConfigError(f"optimizer.batch_size: found {found}, expected a multiple of their number")
-        self.optimizer, self.fabric, self.num_classes = optimizer, fabric, num_classes
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
-        build = self.objective.inner_attack if self.threat.eps > 0 else None
-        self.attack = None if build is None else build(self.threat, recipe.attack)
+        self.attack = self._inner_attack()
         self.augment = augment.get(augmentation(recipe))
-        self.perturbation = _perturbation(recipe, model)
-        if recipe.awp and recipe.awp.from_attack and not isinstance(self.attack, PGD):
-            raise ConfigError(f"awp.from_attack: {recipe.objective!r} does not train on PGD's images; use at")
-        if recipe.mixup is not None and not objectives.takes_soft_labels(self.objective):
-            raise ConfigError(f"mixup: {recipe.objective!r} takes no soft labels; use another objective")
-        if recipe.attack.replays > 1 and build is None:
-            raise ConfigError(
-                f"attack.replays: {recipe.objective!r} at eps {self.threat.eps:g} does not look at "
-                "adversarial images; use at"
-            )
+        self.perturbation = perturbation_of(recipe, model)
+        self._check()
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
-        x, y = self._batch(epoch, step, rows)
-        parts = self._parts(x, y)
-        gradients = self._craft(parts, epoch, step)
-
-        def loss_fn(part: Part, model: nn.Module = self.model) -> Tensor:
-            with self.fabric.autocast():
-                return self.objective(model, part.x, part.x_adv, part.y).mean() * part.share
-
+        draws = self._draws(epoch, step)
+        batches = self._micro_batches(*self._batch(rows, draws))
+        gradients = self._craft(batches, partial(draws, _ATTACK), self._weights_to_follow(epoch))
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=x.device)
-        with self._moved(parts, loss_fn, gradients, epoch, step):
-            for part in parts:
-                loss = loss_fn(part, self.shared)
+        total = torch.zeros((), device=self.fabric.device)
+        with self._perturbed(epoch, batches, gradients, draws):
+            for batch in batches:
+                loss = self._loss(self.shared, batch)
                 self.fabric.backward(loss)
                 total += loss.detach()
         self._add_penalty()
         self.optimizer.step()
         return total
 
-    def acts(self, epoch: int) -> bool:
-        """Whether the weights are perturbed in this epoch: its warm-up is over."""
+    def perturbs(self, epoch: int) -> bool:
+        """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
         spec = self.recipe.perturbation
         return spec is not None and epoch >= spec.warmup_epochs
 
+    # -- what goes together ----------------------------------------------------------------------
+
+    def _inner_attack(self) -> Attack | None:
+        """The attack whose images the objective trains on, if it looks at any."""
+        build = self.objective.inner_attack if self.threat.eps > 0 else None
+        return None if build is None else build(self.threat, self.recipe.attack)
+
+    def _check(self) -> None:
+        recipe, processes = self.recipe, self.fabric.world_size
+        if recipe.optimizer.batch_size % processes:
+            raise ConfigError(
+                f"optimizer.batch_size: found {recipe.optimizer.batch_size} for {processes} processes, "
+                "expected a multiple of their number"
+            )
+        for field, spec in recipe.perturbations.items():
+            if spec.from_attack:
+                self._check_from_attack(f"{field}.from_attack")
+        if recipe.mixup is not None and not objectives.takes_soft_labels(self.objective):
+            raise ConfigError(f"mixup: {recipe.objective!r} takes no soft labels; use another objective")
+        if recipe.attack.replays > 1 and self.attack is None:
+            raise ConfigError(
+                f"attack.replays: {recipe.objective!r} at eps {self.threat.eps:g} does not look at "
+                "adversarial images; use at"
+            )
+
+    def _check_from_attack(self, where: str) -> None:
+        if self.attack is None or not attacks.gives_weight_gradients(self.attack):
+            raise ConfigError(f"{where}: {self.recipe.objective!r} does not train on PGD's images; use at")
+        if self.perturbation is not None and not self.perturbation.follows_gradient:
+            raise ConfigError(f"{where}: this perturbation follows no gradient; leave it out")
+
     # -- the batch -------------------------------------------------------------------------------
 
-    def _batch(self, epoch: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        device, seed = self.fabric.device, self.recipe.seed
-        x = self.images.x(rows).to(device)
-        y = self.images.labels[rows].to(device)
-        x = self.augment(x, noise.generator_for(seed, epoch, step, _AUGMENT))
+    def _draws(self, epoch: int, step: int) -> Draws:
+        return partial(noise.generator_for, self.recipe.seed, epoch, step)
+
+    def _batch(self, rows: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Images and labels at `rows`, augmented and mixed: this rank's share of them."""
+        x = self.augment(self.images.x(rows).to(self.fabric.device), draws(_AUGMENT))
+        y = self.images.labels[rows].to(self.fabric.device)
         if self.recipe.mixup is not None:
-            draws = noise.generator_for(seed, epoch, step, _MIXUP)
-            x, y = augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws)
+            x, y = augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws(_MIXUP))
         # The whole batch is made on every rank: what is drawn for an image does not depend on their number.
         own = slice(self.fabric.global_rank, None, self.fabric.world_size)
         return x[own], y[own]
 
-    def _parts(self, x: Tensor, y: Tensor) -> list[Part]:
+    def _micro_batches(self, x: Tensor, y: Tensor) -> list[MicroBatch]:
         """The batch in as many micro-batches as gradients are accumulated over.
 
         A batch has its labelled images first and the pseudo-labelled ones after them; in steps through it
@@ -138,58 +150,62 @@ class Step:
         """
         number = min(self.recipe.optimizer.accumulate, len(x))
         pairs = [(x[first::number], y[first::number]) for first in range(number)]
-        return [Part(images, images, labels, len(images) / len(x)) for images, labels in pairs]
+        return [MicroBatch(images, images, labels, len(images) / len(x)) for images, labels in pairs]
 
-    def _craft(self, parts: list[Part], epoch: int, step: int) -> list[Tensor] | None:
-        """Make the adversarial images of every part; returns the weights' gradients if AWP takes these."""
+    def _craft(
+        self,
+        batches: Sequence[MicroBatch],
+        new_generator: Callable[[], torch.Generator],
+        followed: Sequence[nn.Parameter] = (),
+    ) -> list[Tensor] | None:
+        """Make the adversarial images of every micro-batch, at the weights as they are.
+
+        Returns the attack's gradients of the `followed` weights, over the whole batch; None without any.
+        """
         if self.attack is None:
             return None
-        if not self._from_attack(epoch):
-            self._craft_again(parts, epoch, step)
-            return None
-        assert isinstance(self.attack, PGD)
-        assert self.perturbation is not None
-        moved = self.perturbation.weights()
-        total = [torch.zeros_like(weight) for weight in moved]
-        for part in parts:
-            draws = noise.generator_for(self.recipe.seed, epoch, step, _ATTACK)
+        totals = [torch.zeros_like(weight) for weight in followed]
+        for batch in batches:
             with self.fabric.autocast():
-                part.x_adv, found = self.attack.craft(self.model, part.x, part.y, moved, generator=draws)
-            total = [t + g * part.share for t, g in zip(total, found, strict=True)]
-        return total
-
-    def _craft_again(self, parts: list[Part], epoch: int, step: int, *round_: int) -> None:
-        """Make the adversarial images of every part, at the weights as they are; each round draws anew."""
-        assert self.attack is not None
-        for part in parts:
-            draws = noise.generator_for(self.recipe.seed, epoch, step, _ATTACK, *round_)
-            with self.fabric.autocast():
-                part.x_adv = self.attack(self.model, part.x, part.y, generator=draws)
+                crafted = attacks.craft(
+                    self.attack, self.model, batch.x, batch.y, weights=followed, generator=new_generator()
+                )
+            batch.x_adv = crafted.x_adv
+            gradients = crafted.weight_gradients or []
+            totals = [t + g * batch.share for t, g in zip(totals, gradients, strict=True)]
+        return totals or None
 
     # -- the weights -----------------------------------------------------------------------------
 
-    def _from_attack(self, epoch: int) -> bool:
-        awp = self.recipe.awp
-        return awp is not None and awp.from_attack and self.acts(epoch)
+    def _loss(self, model: nn.Module, batch: MicroBatch) -> Tensor:
+        """Share of the batch's mean objective that a micro-batch adds, at the weights as they are."""
+        with self.fabric.autocast():
+            return self.objective(model, batch.x, batch.x_adv, batch.y).mean() * batch.share
 
-    def _moved(
-        self,
-        parts: list[Part],
-        loss_fn: Callable[[Part], Tensor],
-        gradients: list[Tensor] | None,
-        epoch: int,
-        step: int,
+    def _weights_to_follow(self, epoch: int) -> list[nn.Parameter]:
+        """Weights whose gradients are taken from the attack, as their perturbation will follow these."""
+        spec = self.recipe.perturbation
+        if self.perturbation is None or spec is None or not (spec.from_attack and self.perturbs(epoch)):
+            return []
+        return self.perturbation.weights()
+
+    def _perturbed(
+        self, epoch: int, batches: Sequence[MicroBatch], gradients: list[Tensor] | None, draws: Draws
     ) -> contextlib.AbstractContextManager[None]:
-        """Where the gradient is taken: at w, or at w + v once the warm-up is over."""
-        if self.perturbation is None or not self.acts(epoch):
+        """Hold the weights where the training gradient is taken: at w, or at w + v after the warm-up."""
+        if self.perturbation is None or not self.perturbs(epoch):
             return contextlib.nullcontext()
-        if gradients is not None and isinstance(self.perturbation, weights.AdversarialWeightPerturbation):
+        if gradients is not None:
             return self.perturbation.perturbed_along(gradients)
         rounds = count(1)
+
+        def craft_again() -> None:
+            self._craft(batches, partial(draws, _ATTACK, next(rounds)))
+
         return self.perturbation.perturbed(
-            [partial(loss_fn, part) for part in parts],
-            craft=lambda: self._craft_again(parts, epoch, step, next(rounds)),
-            generator=noise.generator_for(self.recipe.seed, epoch, step, _WEIGHTS),
+            [partial(self._loss, self.model, batch) for batch in batches],
+            craft=craft_again,
+            generator=draws(_WEIGHTS),
         )
 
     @torch.no_grad()
@@ -205,49 +221,70 @@ class Step:
                 weight.grad.add_(weight.sign(), alpha=factor)
 
 
-class FreeStep(Step):
+class FreeTrainingStep(TrainingStep):
     """Adversarial training "for free" (Shafahi et al. 2019, algorithm 1): every batch `attack.replays` times.
 
     One backward pass gives the gradient of the weights and that of the images. The weights step, and the
-    perturbation of the images ascends by eps; it is kept for the next replay, and for the next batch of the
-    epoch. So an epoch makes `replays` times as many weight steps as another's, at three passes each.
+    perturbation `delta` of the images ascends by eps; it is kept for the next replay, and for the next batch
+    of the epoch. So an epoch makes `replays` times as many weight steps as another's, at three passes each.
     """
+
+    delta: Tensor
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step `replays` times on the images at `rows`; returns the mean of the objective over these."""
-        x, y = self._batch(epoch, step, rows)
+        x, y = self._batch(rows, self._draws(epoch, step))
         if step == 0:
-            self.moved = torch.zeros_like(x)
+            self.delta = torch.zeros_like(x)
         total = torch.zeros((), device=x.device)
         for _ in range(self.recipe.attack.replays):
-            x_adv = self.threat.project(x + self.moved, x).requires_grad_()
-            with self.fabric.autocast():
-                loss = self.objective(self.shared, x, x_adv, y).mean()
-            self.optimizer.zero_grad()
-            self.fabric.backward(loss)
-            self._add_penalty()
-            self.optimizer.step()
-            assert x_adv.grad is not None
-            ascended = self.threat.ascend(x_adv.detach(), x_adv.grad, self.threat.eps)
-            self.moved = self.threat.project(ascended, x) - x
-            total += loss.detach()
+            total += self._replay(x, y)
         return total / self.recipe.attack.replays
 
+    def _replay(self, x: Tensor, y: Tensor) -> Tensor:
+        """Step the weights and the images along the gradients of one backward pass; returns the objective."""
+        x_adv = self.threat.project(x + self.delta, x).requires_grad_()
+        loss = self._loss(self.shared, MicroBatch(x, x_adv, y, 1.0))
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self._add_penalty()
+        self.optimizer.step()
+        assert x_adv.grad is not None
+        ascended = self.threat.ascend(x_adv.detach(), x_adv.grad, self.threat.eps)
+        self.delta = self.threat.project(ascended, x) - x
+        return loss.detach()
 
-def step_for(recipe: Recipe) -> type[Step]:
-    """The kind of step that a recipe takes."""
-    return FreeStep if recipe.attack.replays > 1 else Step
+
+def step_for(recipe: Recipe) -> type[TrainingStep]:
+    """Kind of step that a recipe takes."""
+    return FreeTrainingStep if recipe.attack.replays > 1 else TrainingStep
 
 
 def augmentation(recipe: Recipe) -> str:
-    """The augmentation of a recipe, by name."""
+    """Name of the augmentation of a recipe."""
     chosen = recipe.data.augment
     return augment.default_for(recipe.data.name) if chosen == "auto" else chosen
 
 
-def _perturbation(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbation | None:
-    asked = {name: spec for name in PERTURBATIONS if (spec := getattr(recipe, name)) is not None}
-    if not asked:
-        return None
-    ((name, spec),) = asked.items()
-    return PERTURBATIONS[name](model, **spec.model_dump(exclude={"warmup_epochs", "from_attack"}))
+def perturbation_of(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbation | None:
+    """The perturbation of the weights of `model` that a recipe asks for, if any.
+
+    Raises:
+        ConfigError: it is not there, its options are wrong, or the model has no weight for it.
+    """
+    for field, spec in recipe.perturbations.items():
+        name, options = spec.entry(field)
+        where = field if name == field else f"{field}.options"
+        try:
+            perturbation = weights.PERTURBATIONS.build(name, model, options=options, where=where)
+        except RobustlensError:
+            raise
+        except Exception as error:  # a factory of the user's own can raise anything
+            raise ConfigError(f"{field}.factory: {name!r} failed ({one_line(error)}); mend it") from error
+        if isinstance(perturbation, weights.WeightPerturbation):
+            return perturbation
+        raise ConfigError(
+            f"{field}.factory: found {name!r}, which gives a {type(perturbation).__name__}; expected a "
+            "subclass of robustlens.weights.WeightPerturbation"
+        )
+    return None

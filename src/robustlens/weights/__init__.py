@@ -1,4 +1,4 @@
-"""What is done to the weights around a step: perturbed for it, averaged over steps, held to a range.
+"""Weights around a training step: perturbed for it, averaged over steps, projected on a range.
 
 To add a perturbation: a subclass of `WeightPerturbation` in a file of its own, and a line in `PERTURBATIONS`.
 """

@@ -29,10 +29,10 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Add the weights as they are now to the average."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(weight, 1 - decay)
-        for held, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            held.copy_(buffer)
+        for copied, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            copied.copy_(buffer)

@@ -1,7 +1,6 @@
 """Adversarial weight perturbation (Wu, Xia and Wang 2020)."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +42,16 @@ class AdversarialWeightPerturbation(WeightPerturbation):
     """
 
     name = "awp"
+    follows_gradient = True
 
     def __init__(
         self, model: nn.Module, gamma: float = 0.01, *, steps: int = 1, alternations: int = 1
     ) -> None:
         check_size("awp.gamma", gamma)
         if steps < 1 or alternations < 1:
-            found = f"steps {steps}, alternations {alternations}"
-            raise ConfigError(f"awp: found {found}, expected at least 1 of each")
+            raise ConfigError(
+                f"awp: found steps {steps}, alternations {alternations}, expected at least 1 of each"
+            )
         self.gamma, self.steps, self.alternations = gamma, steps, alternations
         super().__init__(model)
 
@@ -60,7 +61,7 @@ class AdversarialWeightPerturbation(WeightPerturbation):
         craft: Callable[[], None] | None = None,
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """The perturbation v, one tensor for each weight; the images at w are there already."""
+        """The perturbation v, one tensor for each weight; the images are those at w at first."""
         if self.alternations > 1 and craft is None:
             raise ConfigError("awp.alternations: found more than 1, which need `perturbed(..., craft=...)`")
         weights = self.weights()
@@ -70,32 +71,17 @@ class AdversarialWeightPerturbation(WeightPerturbation):
                 if craft is not None and step and step % self.steps == 0:
                     craft()
                 gradients = self.gradient(losses)
-            further = self.along(gradients, self.gamma / self.steps)
-            v = [before + step_ for before, step_ in zip(v, further, strict=True)]
+            ascents = relative(weights, gradients, self.gamma / self.steps)
+            v = [before + ascent for before, ascent in zip(v, ascents, strict=True)]
             if self.alternations > 1:  # the steps of one alternation cannot leave the ball
-                v = [self._within(weight, moved) for weight, moved in zip(weights, v, strict=True)]
+                v = [self._shortened(weight, offset) for weight, offset in zip(weights, v, strict=True)]
         return v
 
-    def along(self, gradients: Sequence[Tensor], gamma: float | None = None) -> list[Tensor]:
-        """The ascent from w along known gradients: each tensor by `gamma` of its norm (None: the whole)."""
-        return relative(self.weights(), gradients, self.gamma if gamma is None else gamma)
+    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """One step from w along known gradients, each tensor by `gamma` of its norm."""
+        return relative(self.weights(), gradients, self.gamma)
 
-    @contextlib.contextmanager
-    def perturbed_along(self, gradients: Sequence[Tensor]) -> Iterator[None]:
-        """Hold the weights at w + v for v along `gradients`, which come from elsewhere.
-
-        The attack's last backward pass gives them for a third of the price of AWP's own
-        (`attacks.PGD.craft`). They are the gradients of the attack's loss at its last but one iterate, with
-        the network in the attack's mode, and so only near those that AWP asks for; measured on
-        CIFAR-10 (docs/results) it costs no robustness, and flattens two thirds as much.
-
-        Raises:
-            NumericsError: a gradient is not finite; the weights are untouched.
-        """
-        with offset_weights(self.weights(), self.along(self._agreed(gradients))):
-            yield
-
-    def _within(self, weight: Tensor, v: Tensor) -> Tensor:
+    def _shortened(self, weight: Tensor, v: Tensor) -> Tensor:
         """v, shortened to gamma of the weight's norm where it is longer."""
         longest = self.gamma * weight.detach().norm()
         return v * torch.clamp(longest / (v.norm() + TINY), max=1.0)

@@ -1,4 +1,4 @@
-"""What every perturbation of the weights shares: where it moves them, and that they come back."""
+"""Base of the perturbations of the weights: they move for a training step, and come back bit for bit."""
 
 import abc
 import contextlib
@@ -11,13 +11,20 @@ from robustlens.errors import ConfigError, NumericsError
 from robustlens.models import preserved_state
 
 TINY = 1e-20
+"""Added to norms that are divided by."""
 
 
 @contextlib.contextmanager
 def offset_weights(
     weights: Sequence[nn.Parameter], by: Sequence[Tensor], alpha: float = 1.0
 ) -> Iterator[None]:
-    """Hold `weights` at w + alpha `by`; they come back bit for bit, from a copy, whatever happens inside."""
+    """Hold `weights` at w + alpha `by`; they come back bit for bit, from a copy, also after an error inside.
+
+    Args:
+        weights: the tensors that move.
+        by: one tensor of the same shape for each.
+        alpha: factor of all of these.
+    """
     saved = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
@@ -33,16 +40,16 @@ def offset_weights(
 
 
 def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trained weights with two or more dimensions: no bias, and nothing of a normalisation layer."""
+    """Trained weights with two or more dimensions: no bias, and nothing of a normalisation layer."""
     return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
 
 
 LossFn = Callable[[], Tensor]
-"""Gives a scalar that the perturbation climbs: the mean loss of a batch, at the weights as they are."""
+"""Scalar that a perturbation increases: the mean loss of a batch, at the weights as they are."""
 
 
 class WeightPerturbation(abc.ABC):
-    """Where the training gradient is taken: at w + v instead of at w.
+    """Perturbation of the weights, so that the training gradient is taken at w + v instead of at w.
 
         with perturbation.perturbed(loss_fn):
             loss_fn().backward()
@@ -52,31 +59,39 @@ class WeightPerturbation(abc.ABC):
     gradient is accumulated: `.grad` is what the body makes it. BatchNorm's running statistics do not see the
     passes that look for v, and dropout draws the same mask in them as in the body.
 
-    To add one: a subclass that says which tensors move (`weights`) and where to (`offsets`).
+    To add one: a subclass that says which tensors move (`weights`) and by how much (`offsets`); one that
+    follows a gradient says so and can take it from elsewhere (`along`).
 
     Args:
         model: the network being trained, in the mode in which it is trained; a `DistributedDataParallel` too.
+
+    Raises:
+        ConfigError: the model has no weight to perturb.
     """
+
+    name: str = "weight_perturbation"
+    """In messages: the recipe's field that asks for it."""
+    follows_gradient: bool = False
+    """Whether `along` is there, so that the gradient may come from elsewhere."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         if not self.weights():
             raise ConfigError(f"{self.name}: the model has no trainable weight that it could move")
 
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """In messages."""
-
     def weights(self) -> list[nn.Parameter]:
-        """The tensors that are perturbed."""
+        """Tensors that are perturbed."""
         return matrix_parameters(self.model)
 
     @abc.abstractmethod
     def offsets(
         self, losses: Sequence[LossFn], craft: Callable[[], None] | None, generator: torch.Generator | None
     ) -> list[Tensor]:
-        """The perturbation v, one tensor for each weight."""
+        """The perturbation v, one tensor for each weight; arguments as those of `perturbed`."""
+
+    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The perturbation v that follows `gradients`, one tensor for each weight."""
+        raise ConfigError(f"{self.name}.from_attack: found true, but it follows no gradient; leave it out")
 
     @contextlib.contextmanager
     def perturbed(
@@ -89,11 +104,11 @@ class WeightPerturbation(abc.ABC):
         """Hold the weights at w + v.
 
         Args:
-            loss_fn: the scalar that v climbs. Where gradients are accumulated, one function for each
-                micro-batch: v climbs their sum. In data-parallel training each rank gives its own, all
-                climb the mean over ranks, and v is the same on all of them.
+            loss_fn: the scalar that v increases. Where gradients are accumulated, one function for each
+                micro-batch: v increases their sum. In data-parallel training each rank gives its own, v
+                increases the mean over ranks, and is the same on all of them.
             craft: makes the adversarial images that `loss_fn` uses anew, at the weights as they are when it
-                is called; only what alternates (AWP with `alternations` above 1) calls it.
+                is called; only an alternating perturbation (AWP with `alternations` above 1) calls it.
             generator: of what is drawn, the same on every rank; None for torch's global random state, in
                 data-parallel training that of the first rank.
 
@@ -104,30 +119,45 @@ class WeightPerturbation(abc.ABC):
         with offset_weights(self.weights(), self.offsets(losses, craft, generator)):
             yield
 
+    @contextlib.contextmanager
+    def perturbed_along(self, gradients: Sequence[Tensor]) -> Iterator[None]:
+        """Hold the weights at w + v for v along `gradients`, one for each weight, which come from elsewhere.
+
+        The attack's last backward pass gives them for a third of the price of a pass of their own
+        (`attacks.craft`). They are the gradients of the attack's loss at its last but one iterate, with the
+        network in the attack's mode, and so only near those that `perturbed` takes; for AWP, measured on
+        CIFAR-10 (docs/results), it costs no robustness, and flattens two thirds as much.
+
+        Raises:
+            ConfigError: this perturbation follows no gradient.
+            NumericsError: a gradient is not finite; the weights are untouched.
+        """
+        with offset_weights(self.weights(), self.along(self._mean_gradients(gradients))):
+            yield
+
     def gradient(self, losses: Sequence[LossFn]) -> list[Tensor]:
         """Gradient of the sum of `losses` at the weights as they are, the same on every rank."""
         weights = self.weights()
-        total = [torch.zeros_like(weight) for weight in weights]
-        silent = getattr(self.model, "no_sync", contextlib.nullcontext)  # these gradients are averaged below
-        with preserved_state(self.model), torch.enable_grad(), silent():
+        totals = [torch.zeros_like(weight) for weight in weights]
+        no_sync = getattr(self.model, "no_sync", contextlib.nullcontext)  # the means are taken below
+        with preserved_state(self.model), torch.enable_grad(), no_sync():
             for loss_fn in losses:
-                loss = loss_fn()
-                found = torch.autograd.grad(loss, weights, allow_unused=True)
-                total = [t if g is None else t + g for t, g in zip(total, found, strict=True)]
-        return self._agreed(total)
+                gradients = torch.autograd.grad(loss_fn(), weights, allow_unused=True)
+                totals = [t if g is None else t + g for t, g in zip(totals, gradients, strict=True)]
+        return self._mean_gradients(totals)
 
-    def _agreed(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Their means over the ranks; `NumericsError`, on all of these, where one is not finite."""
+    def _mean_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Means of gradients over the ranks; `NumericsError`, on all of these, where one is not finite."""
         means = [_mean_over_ranks(gradient) for gradient in gradients]
         finite = torch.isfinite(torch.stack([mean.norm() for mean in means]))
         if not bool(finite.all()):
-            found = f"of {int((~finite).sum())} of {len(means)} tensors"
-            raise NumericsError(f"{self.name}: the gradient {found} is not finite; lower the learning rate")
+            broken = f"of {int((~finite).sum())} of {len(means)} tensors"
+            raise NumericsError(f"{self.name}: the gradient {broken} is not finite; lower the learning rate")
         return means
 
 
 def relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: float) -> list[Tensor]:
-    """Each direction, scaled to the length `gamma` ||w_l|| of its tensor."""
+    """Each direction, scaled to the length `gamma` ||w_l|| of its weight."""
     return [
         direction * (gamma * weight.detach().norm() / (direction.norm() + TINY))
         for weight, direction in zip(weights, directions, strict=True)
@@ -148,5 +178,6 @@ def _mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def check_size(name: str, value: float) -> None:
+    """Raise `ConfigError` for a size, of the setting `name`, that is negative or not finite."""
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{name}: found {value}, expected a finite number >= 0")

@@ -34,7 +34,7 @@ class RandomWeightPerturbation(WeightPerturbation):
         craft: Callable[[], None] | None = None,
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """A random perturbation; the loss does not matter."""
+        """A random perturbation, whatever the loss."""
         weights = self.weights()
         draws = [torch.randn(w.shape, generator=generator, dtype=torch.float32).to(w) for w in weights]
         if generator is None and in_parallel():  # the global random states of the ranks need not agree

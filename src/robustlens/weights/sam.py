@@ -20,6 +20,7 @@ class SharpnessAwareMinimization(WeightPerturbation):
     """
 
     name = "sam"
+    follows_gradient = True
 
     def __init__(self, model: nn.Module, rho: float = 0.05) -> None:
         check_size("sam.rho", rho)
@@ -37,6 +38,9 @@ class SharpnessAwareMinimization(WeightPerturbation):
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         """One step of length rho along the gradient."""
-        gradients = self.gradient(losses)
+        return self.along(self.gradient(losses))
+
+    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """One step of length rho from w along known gradients."""
         length = torch.stack([gradient.norm() for gradient in gradients]).norm()
         return [gradient * (self.rho / (length + TINY)) for gradient in gradients]

@@ -1,4 +1,4 @@
-"""Weights held to a range of singular values."""
+"""Projection of weights on a range of singular values."""
 
 import torch
 from torch import nn

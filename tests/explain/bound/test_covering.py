@@ -85,11 +85,11 @@ def test_duplicates_count_once():
 
 
 def test_the_law_is_evaluated_as_a_logarithm():
-    ladder = np.array([1.0])
-    plain = Covering(ladder, ladder, dimension=900.0, extent=100.0, points=10)
+    radii = np.array([1.0])
+    plain = Covering(radii, radii, dimension=900.0, extent=100.0, points=10)
     assert plain.log_count(0.1) == pytest.approx(900 * math.log(1000))  # 10^2700 balls
     assert plain.log_count(1e3) == 0.0  # one ball, not less
-    bounded = Covering(ladder, ladder, dimension=2.0, extent=3.0, points=10, bounded=True)
+    bounded = Covering(radii, radii, dimension=2.0, extent=3.0, points=10, bounded=True)
     assert bounded.log_count(1.0) == pytest.approx(2 * math.log(4))
 
 

@@ -8,27 +8,13 @@ import torch
 from torch import nn
 
 import robustlens as rl
+from helpers.known_networks import WIDE, orthogonal_network
 from helpers.linear_models import linear_problem
 from helpers.small_models import Snapshot, everything, images
 
-WIDE = (-100.0, 100.0)  # a box that no search comes near
 
-
-def _orthogonal_network(seed=0, dim=12, depth=3):
-    """Two classes, orthogonal layers without bias: v(x) = M(x) / ||w_1 - w_0|| exactly."""
-    generator = torch.Generator().manual_seed(seed)
-    layers = []
-    for _ in range(depth):
-        layer = nn.Linear(dim, dim, bias=False)
-        layer.weight.data = torch.linalg.qr(torch.randn(dim, dim, generator=generator)).Q
-        layers.append(layer)
-    head = nn.Linear(dim, 2, bias=False)
-    head.weight.data = torch.randn(2, dim, generator=generator)
-    return nn.Sequential(*layers, head)
-
-
-def test_feature_and_instance_margins_agree_in_an_orthogonal_network():
-    model, x = _orthogonal_network(), torch.rand(40, 12)
+def test_feature_and_instance_margins_agree_in_anorthogonal_network():
+    model, x = orthogonal_network(), torch.rand(40, 12)
     logits = model(x).detach()
     y = logits.argmax(1)
     gap = (logits[:, 0] - logits[:, 1]).abs() / (model[-1].weight[0] - model[-1].weight[1]).norm().item()

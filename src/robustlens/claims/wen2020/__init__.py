@@ -1,1 +1,1 @@
-"""Wen, Li and Jia (ICML 2020): the quantities that the paper speaks of, and what it claims of them."""
+"""Wen, Li and Jia (ICML 2020): the quantities of the paper, and its claims."""

@@ -1,1 +1,1 @@
-"""Wu, Xia and Wang (NeurIPS 2020): the quantities that the paper speaks of, and what it claims of them."""
+"""Wu, Xia and Wang (NeurIPS 2020): the quantities of the paper, and its claims."""

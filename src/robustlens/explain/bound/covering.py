@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustlens.errors import DataError
 
-RUNGS = 30
-"""Radii of the ladder over which covering numbers are fitted."""
+RADII = 30
+"""Radii at which covering numbers are fitted."""
 
 _LEAST = 8  # distinct points with which a slope can be fitted at all
 _KEPT = 0.9  # share of the ratios that TwoNN keeps; the largest are the most disturbed
@@ -33,8 +33,8 @@ class Covering:
         bounded: the law is (1 + extent / eps)^dimension; see `covering`.
     """
 
-    eps: Float64[np.ndarray, " rungs"]
-    count: Float64[np.ndarray, " rungs"]
+    eps: Float64[np.ndarray, " radii"]
+    count: Float64[np.ndarray, " radii"]
     dimension: float
     extent: float
     points: int
@@ -80,7 +80,7 @@ def covering(points: Float[Tensor, "n ..."], *, bounded: bool = False) -> Coveri
     radius = np.fromiter(_radii(distinct, fine), np.float64, fine)
     if not radius[fine - 1] < radius[coarse - 1]:
         raise DataError("covering: found points that are all equally far from each other, which has no slope")
-    eps = np.geomspace(radius[fine - 1], radius[coarse - 1], RUNGS)
+    eps = np.geomspace(radius[fine - 1], radius[coarse - 1], RADII)
     count = 1.0 + (radius > eps[:, None] * (1 + 1e-9)).sum(1)
     slope, intercept = np.polyfit(-np.log(eps), np.log(count), 1)
     law = np.array([slope, intercept / slope])

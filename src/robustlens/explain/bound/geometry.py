@@ -15,6 +15,7 @@ from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.margins import logits_of
 from robustlens.models import device_of, forward, inference
+from robustlens.models.hooks import matrix_layers, reading
 
 ROUNDING = 1e-5
 """Rises of the margin below this share of the largest one on the segment are rounding."""
@@ -66,7 +67,7 @@ def violations(paths: Float[np.ndarray, "n places"]) -> dict[str, float | None]:
 def stretch(
     model: nn.Module, x: Float[Tensor, "n ..."], nearest: Float[Tensor, "n ..."], *, batch_size: int = 256
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """By how much the way to the boundary is stretched in the features, what the last linear layer reads.
+    """Factor by which the way to the boundary is stretched in the features, read by the last linear layer.
 
     Args:
         model: evaluated in eval mode, and left as it was.
@@ -102,23 +103,14 @@ def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
         ModelError: the last of the Conv2d and Linear layers that a forward pass calls is a convolution, or
             is called more than once.
     """
+    layers = matrix_layers(model)
+    names = {layer: name for name, layer in layers.items()}
     called: list[str] = []
-    named = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
-        for name, module in named.items()
-    ]
-    try:
-        with inference(model):
-            forward(model, x[:1].to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not called or not isinstance(named[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
-        found = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
-        raise ModelError(f"geometry: found {found} as the last layer, expected a Linear layer, called once")
+    with reading(names, lambda layer, _: called.append(names[layer])), inference(model):
+        forward(model, x[:1].to(device_of(model)))
+    if not called or not isinstance(layers[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
+        last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
+        raise ModelError(f"geometry: found {last} as the last layer, expected a Linear layer, called once")
     return called[-1]
 
 
@@ -127,13 +119,10 @@ def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor
     layer = model.get_submodule(last_linear(model, x))
 
     def features(images: Tensor) -> Tensor:
-        read: list[Tensor] = []
-        handle = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        try:
+        inputs: list[Tensor] = []
+        with reading([layer], lambda _, tensor: inputs.append(tensor)):
             model(images)
-        finally:
-            handle.remove()
-        return read[0]
+        return inputs[0]
 
     return features
 

@@ -25,7 +25,7 @@ class InstanceMargins:
         correct: whether the prediction is y. Where it is not, both distances are 0.
         nearest: the misclassified images found, on the CPU; the image itself where none was, or where it is
             misclassified.
-        why: there is no certificate; empty where there is one.
+        why: reason for the missing certificate; empty where there is one.
     """
 
     upper: Float[np.ndarray, " n"]

@@ -13,24 +13,16 @@ logarithms: the product and N(eps) leave the range of floating-point numbers on 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 
 from robustlens.errors import ConfigError
 from robustlens.explain.bound.covering import Covering
 
 _LEAST_SHARE = 0.5
 """A sum of two terms exceeds 1 only if one of them exceeds this: the terms that make a bound vacuous."""
-
-
-def ramp_loss(margin: Float[np.ndarray, " n"], gamma: float) -> Float[np.ndarray, " n"]:
-    """The ramp loss of margins (Wen et al. 2020, definition 4): 1 below 0, 0 above gamma, linear between.
-
-    >>> ramp_loss(np.array([-1.0, 0.5, 3.0]), 2.0).tolist()
-    [1.0, 0.75, 0.0]
-    """
-    return np.clip(1 - margin / gamma, 0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +125,66 @@ class Bound:
         return [part + root if void else [] for part, void in zip(margin, self.vacuous, strict=True)]
 
     def vanishing(self) -> list[str]:
-        """The factors of u_min that are 0, as to why the margin term is 1 at every gamma."""
+        """The factors of u_min that are 0, where the margin term is 1 at every gamma."""
         layers = [f"sigma_min of {name}" for name, value in self.sigma_min.items() if value == 0]
         others = {"distance of rows of the last layer": self.distance_min, "v_min": self.v_min}
         return [*layers, *(name for name, value in others.items() if value == 0)]
 
+    def summary(self) -> dict[str, Any]:
+        """The terms as plain values; None for infinite numbers and logarithms."""
+        log10 = {
+            "distance": _log10(self.distance_min),
+            "sigma_product": _to_log10(self.log_sigma_product),
+            "v_min": _log10(self.v_min),
+            "u_min": _to_log10(self.log_u_min),
+            "covering_number": _to_log10(self.covering.log_count(self.eps)),
+            "complexity_term": _to_log10(self.log_complexity_term),
+        }
+        return {
+            "eps": self.eps,
+            "eta": self.eta,
+            "training_examples": self.training_examples,
+            "distance_min": self.distance_min,
+            "sigma_min": dict(self.sigma_min),
+            "v_min": finite(self.v_min),
+            "vanishing": self.vanishing(),
+            "log10": log10,
+            "gammas": self._rows(),
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The bound and the measured gap, for each gamma."""
+        columns = (self.gammas, self.margin_term, self.log_total, self.ramp_train, self.ramp_test)
+        return [
+            {
+                "gamma": gamma,
+                "margin_term": margin,
+                "log10_bound": _to_log10(total),
+                "vacuous": bool(because),
+                "because": because,
+                "ramp_train": train,
+                "ramp_test": test,
+                "ramp_gap": test - train,
+            }
+            for gamma, margin, total, train, test, because in zip(
+                *(column.tolist() for column in columns), self.because(), strict=True
+            )
+        ]
+
+
+def finite(value: float) -> float | None:
+    """None for an infinite number, which JSON does not know."""
+    return value if math.isfinite(value) else None
+
 
 def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
+
+
+def _log10(value: float) -> float | None:
+    return math.log10(value) if 0 < value < math.inf else None
+
+
+def _to_log10(natural: float) -> float | None:
+    """A natural logarithm as a decimal one."""
+    return finite(natural / math.log(10))

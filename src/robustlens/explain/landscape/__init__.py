@@ -9,7 +9,6 @@ alone, so the error rate and a temperature-matched loss are drawn beside the los
 
 from robustlens.explain.landscape.directions import Direction, across, along, filter_normalised
 from robustlens.explain.landscape.inputs import input_landscape
-from robustlens.explain.landscape.measure import measure_landscape, rises
 from robustlens.explain.landscape.points import AdversarialLoss
 from robustlens.explain.landscape.weights import ALPHAS, landscape, plane
 
@@ -22,7 +21,5 @@ __all__ = [
     "filter_normalised",
     "input_landscape",
     "landscape",
-    "measure_landscape",
     "plane",
-    "rises",
 ]

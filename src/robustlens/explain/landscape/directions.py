@@ -37,8 +37,8 @@ def along(
     weights = [model.get_parameter(name) for name in direction]
     for alpha in alphas:
         with offset_weights(weights, list(direction.values()), alpha):
-            found = value()
-        yield found
+            here = value()
+        yield here
 
 
 def across(
@@ -55,5 +55,5 @@ def across(
     weights = [model.get_parameter(name) for name in first]
     for alpha in alphas:
         with offset_weights(weights, list(first.values()), alpha):
-            found = list(along(model, second, alphas, value))
-        yield from found
+            line = list(along(model, second, alphas, value))
+        yield from line

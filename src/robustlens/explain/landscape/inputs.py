@@ -35,10 +35,10 @@ def input_landscape(
     """Loss on the plane x + a g + b r through every image: g is adversarial, r random.
 
     With `towards="gradient"`, g is the step of steepest ascent of the cross entropy at x, eps long in the
-    threat's norm; with "attack" it leads to what PGD finds. r is the step of the same length along Gaussian
-    noise that belongs to the image. A loss that is far from linear along g within eps, or that rises as fast
-    along r, is one that gradient attacks may fail on. The plane is not cut with the pixel box: the loss is
-    that of the function, also just outside.
+    threat's norm; with "attack" it leads to the image that PGD finds. r is the step of the same length along
+    Gaussian noise that belongs to the image. A loss that is far from linear along g within eps, or that rises
+    as fast along r, is one that gradient attacks may fail on. The plane is not cut with the pixel box: the
+    loss is that of the function, also just outside.
 
     Args:
         model: evaluated in eval mode.
@@ -46,8 +46,8 @@ def input_landscape(
         y: labels.
         threat: its norm and eps give the directions their length.
         radii: values of a and of b, in units of eps.
-        towards: what g is, "gradient" or "attack".
-        steps: of the PGD, where g leads to what it finds.
+        towards: meaning of g, "gradient" or "attack".
+        steps: of the PGD, where g leads to its image.
         batch_size: changes speed, not results.
         seed: of r, and of the PGD's random start.
 
@@ -60,20 +60,20 @@ def input_landscape(
     """
     require_radius(threat)
     if not len(x) or towards not in ("gradient", "attack"):
-        found = f"{len(x)} images, towards {towards!r}"
-        raise ConfigError(f"landscape: found {found}; expected at least 1 image, 'gradient' or 'attack'")
+        given = f"{len(x)} images, towards {towards!r}"
+        raise ConfigError(f"landscape: found {given}; expected at least 1 image, 'gradient' or 'attack'")
     if towards == "attack":
         adversarial = attacked_images(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size) - x
     else:
         adversarial = _step(threat, x, _gradient(model, x, y, batch_size))
     random = _step(threat, x, noise.normal(noise.keys(x, seed), x))
     points = sorted(float(radius) for radius in radii)
-    found_at = [
+    everywhere = [
         values_of(logits_of(model, x + a * adversarial + b * random, batch_size), y, 1.0)
         for a in points
         for b in points
     ]
-    values = stacked(found_at, (len(points), len(points)))
+    values = stacked(everywhere, (len(points), len(points)))
     return {"radius": np.array(points), "loss": values["loss"], "error": values["error"]}
 
 

@@ -1,14 +1,16 @@
 """The landscapes of a subject, and how far they rise."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from robustlens.explain.landscape import weights
 from robustlens.explain.landscape.inputs import input_landscape
+from robustlens.explain.landscape.points import KINDS
 from robustlens.explain.landscape.weights import ALPHAS, landscape
-from robustlens.explain.measure import Measurement, Subject
+from robustlens.explain.measure import Count, Measurement, SplitName, SplitNames, Subject
 
 
 def rises(alpha: np.ndarray, values: np.ndarray) -> dict[str, float]:
@@ -23,12 +25,12 @@ def measure_landscape(
     subject: Subject,
     *,
     alphas: Sequence[float] = ALPHAS,
-    draws: int = 1,
-    steps: int = 10,
-    examples: int = 256,
-    splits: Sequence[str] = ("test", "train"),
-    plane: int = 0,
-    plane_examples: int = 64,
+    draws: Count = 1,
+    steps: Count = 10,
+    examples: Count = 256,
+    splits: SplitNames = ("test", "train"),
+    plane: Annotated[int, Field(ge=0)] = 0,
+    plane_examples: Count = 64,
     input: bool = False,
 ) -> Measurement:
     """The landscape on test and training images, and how far it rises.
@@ -38,7 +40,7 @@ def measure_landscape(
     """
     arrays: dict[str, np.ndarray] = {}
     for split in splits:
-        found = landscape(
+        values = landscape(
             subject.model,
             *subject.images(split, examples),
             subject.threat,
@@ -47,32 +49,33 @@ def measure_landscape(
             steps=steps,
             batch_size=subject.batch_size,
             seed=subject.seed,
-            progress=subject.listen,
+            progress=subject.progress,
         )
-        arrays["alpha"] = found.pop("alpha")
-        arrays[f"{split}_index"] = getattr(subject, split).index[: found["loss"].shape[2]].numpy()
-        arrays |= {f"{split}_{name}": array for name, array in found.items()}
+        arrays["alpha"] = values.pop("alpha")
+        arrays[f"{split}_index"] = subject.index(split, examples)
+        arrays |= {f"{split}_{name}": array for name, array in values.items()}
         if plane:
             arrays |= _plane(subject, split, plane, plane_examples, steps)
         if input:
             arrays |= _input(subject, split, examples, steps)
-    kinds = {"rise": "loss", "matched_rise": "matched", "error_rise": "error"}
-    first = splits[0]
-    value: dict[str, Any] = {
-        name: rises(arrays["alpha"], arrays[f"{first}_{kind}"]) for name, kind in kinds.items()
-    }
+    first, alpha = splits[0], arrays["alpha"]
+    names = {"loss": "rise", "matched": "matched_rise", "error": "error_rise"}
+    conditions = {"split": first, "draws": draws, "steps": steps, "eps": subject.threat.eps}
     return Measurement(
-        {**value, "split": first, "draws": draws, "steps": steps, "eps": subject.threat.eps},
+        {**{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()}, **conditions},
         unit="nats (error_rise: share of images)",
         what="How far the adversarial loss rises when the weights move along filter-normalised directions.",
         source="Wu, Xia and Wang 2020, section 3; filter normalisation by Li et al. 2018",
+        conditions={**conditions, "alphas": alpha.tolist(), "examples": len(arrays[f"{first}_index"])},
         arrays=arrays,
     )
 
 
-def _plane(subject: Subject, split: str, points: int, examples: int, steps: int) -> dict[str, np.ndarray]:
+def _plane(
+    subject: Subject, split: SplitName, points: int, examples: int, steps: int
+) -> dict[str, np.ndarray]:
     """Means over images on the plane: loss, matched loss and error, (k, k) each."""
-    found = weights.plane(
+    values = weights.plane(
         subject.model,
         *subject.images(split, examples),
         subject.threat,
@@ -80,16 +83,14 @@ def _plane(subject: Subject, split: str, points: int, examples: int, steps: int)
         steps=steps,
         batch_size=subject.batch_size,
         seed=subject.seed,
-        progress=subject.listen,
+        progress=subject.progress,
     )
-    kinds = ("loss", "matched", "error")
-    means = {f"{split}_plane_{kind}": found[kind].mean(axis=2, dtype=np.float64) for kind in kinds}
-    return {"plane_alpha": found["alpha"], **means}
+    return {"plane_alpha": values["alpha"], **_means(values, f"{split}_plane")}
 
 
-def _input(subject: Subject, split: str, examples: int, steps: int) -> dict[str, np.ndarray]:
+def _input(subject: Subject, split: SplitName, examples: int, steps: int) -> dict[str, np.ndarray]:
     """Means over images around x, along the gradient and at random: loss and error, (k, k) each."""
-    found = input_landscape(
+    values = input_landscape(
         subject.model,
         *subject.images(split, examples),
         subject.threat,
@@ -97,7 +98,10 @@ def _input(subject: Subject, split: str, examples: int, steps: int) -> dict[str,
         batch_size=subject.batch_size,
         seed=subject.seed,
     )
-    means = {
-        f"{split}_input_{kind}": found[kind].mean(axis=2, dtype=np.float64) for kind in ("loss", "error")
-    }
-    return {"input_radius": found["radius"], **means}
+    return {"input_radius": values["radius"], **_means(values, f"{split}_input")}
+
+
+def _means(values: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Means over images of each kind of value that is there."""
+    kinds = [kind for kind in KINDS if kind in values]
+    return {f"{name}_{kind}": values[kind].mean(axis=2, dtype=np.float64) for kind in kinds}

@@ -1,4 +1,4 @@
-"""The adversarial loss at the weights as they are: what every landscape and flatness number is made of."""
+"""The adversarial loss at the weights as they are, of which every landscape and flatness number is made."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from robustlens.models import fast_copy
 _COMPARED = 4
 """Images on which a copy of the network shows its logits before it is attacked in the network's place."""
 
+KINDS = ("loss", "matched", "error")
 Values = dict[str, np.ndarray]
 """Image by image, the last axis: `loss` and `matched` in nats (float32), `error` (bool)."""
 
@@ -26,9 +27,9 @@ Values = dict[str, np.ndarray]
 class AdversarialLoss:
     """The adversarial loss of `model` on fixed images, attacked anew at the weights that it has when called.
 
-    The attack climbs a faster copy of the network, made at every call (`models.fast_copy`: BatchNorm folded,
-    channels last, no gradient to weights); the network itself is asked what the images that it made do, in
-    its own precision. A network that cannot be copied is attacked itself.
+    The attack runs on a faster copy of the network, made at every call (`models.fast_copy`: BatchNorm folded,
+    channels last, no gradient to weights); the losses of its images are those of the network itself, in its
+    own precision. A network that cannot be copied is attacked itself.
 
     Args:
         model: left as it is.
@@ -67,7 +68,7 @@ class AdversarialLoss:
         return cls(model, x, y, attack, temperature, batch_size)
 
     def images(self) -> Float[Tensor, "n ..."]:
-        """What the attack makes of the images at these weights."""
+        """The adversarial images at these weights."""
         copy = fast_copy(self.model, self.x[:_COMPARED])
         return attacked_images(copy, self.x, self.y, self.attack, self.batch_size)
 
@@ -86,14 +87,14 @@ def values_of(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], temperature:
     }
 
 
-def stacked(found: list[Values], shape: tuple[int, ...]) -> Values:
+def stacked(values: list[Values], shape: tuple[int, ...]) -> Values:
     """Values of many points as one array of each kind, (*shape, n)."""
-    return {kind: np.stack([each[kind] for each in found]).reshape(*shape, -1) for kind in found[0]}
+    return {kind: np.stack([each[kind] for each in values]).reshape(*shape, -1) for kind in values[0]}
 
 
 @contextlib.contextmanager
 def asking_for_gradients(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let these ask for gradients inside `frozen`, which puts back at its end what they asked before."""
+    """Let these ask for gradients inside `frozen`, which puts their own flags back at its end."""
     for weight in weights:
         weight.requires_grad_(True)
     try:

@@ -68,11 +68,11 @@ def landscape(
             lines.append(here if alpha == 0 else next(moved))
             done = column * len(points) + row + 1
             progress(Event("landscape", done, len(points) * len(directions), f"alpha {alpha:g}"))
-    found = stacked(lines, (len(directions), len(points)))
+    by_line = stacked(lines, (len(directions), len(points)))
     return {
         "alpha": np.array(points),
         "temperature": np.array([attacked.temperature]),
-        **{kind: values.swapaxes(0, 1) for kind, values in found.items()},
+        **{kind: values.swapaxes(0, 1) for kind, values in by_line.items()},
     }
 
 
@@ -106,14 +106,14 @@ def plane(
         directions = (first, second)
     attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
     points = sorted({0.0, *(float(alpha) for alpha in alphas)})
-    found: list[Values] = []
+    everywhere: list[Values] = []
     for values in across(model, directions, points, attacked):
-        found.append(values)
-        progress(Event("landscape", len(found), len(points) ** 2, "plane"))
+        everywhere.append(values)
+        progress(Event("landscape", len(everywhere), len(points) ** 2, "plane"))
     return {
         "alpha": np.array(points),
         "temperature": np.array([attacked.temperature]),
-        **stacked(found, (len(points), len(points))),
+        **stacked(everywhere, (len(points), len(points))),
     }
 
 

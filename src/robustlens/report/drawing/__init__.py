@@ -1,1 +1,1 @@
-"""Figures before and on the canvas: what is drawn, in which colours, by plotly and by matplotlib."""
+"""Figures as values, and how they are drawn: styles, plotly for the page, matplotlib for papers."""

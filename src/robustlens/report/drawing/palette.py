@@ -1,7 +1,7 @@
-"""One look per network, used by the table, the plots and the figures: made once, by `styles`.
+"""One style per network, used by the table, the plots and the figures: made once, by `styles`.
 
 Hue and marker name the method, lightness and dash its strength, so that nothing rests on colour alone. The
-hues of the first methods are Okabe and Ito's ("Color universal design", 2008), told apart with every common
+hues of the first methods are Okabe and Ito's ("Color universal design", 2008), distinct with every common
 colour blindness; the lightness is moved in OKLab (Ottosson 2020), where equal steps look equal. The stronger
 the training, the more its line stands out from the page, on a light page and on a dark one.
 """
@@ -56,12 +56,12 @@ def styles(networks: Sequence[tuple[str, float]]) -> list[Style]:
     for method in methods:
         name = method if method in HUES else (free.pop() if free else known[len(hue) % len(known)])
         hue[method], symbol[method] = HUES[name], SYMBOLS[known.index(name) % len(SYMBOLS)]
-    found = []
+    made = []
     for method, eps in networks:
         strengths = sorted({other for name, other in networks if name == method})
         rank = strengths.index(eps)
         share = rank / (len(strengths) - 1) if len(strengths) > 1 else 0.4
-        found.append(
+        made.append(
             Style(
                 light=_with_lightness(hue[method], _between(_LIGHT, share)),
                 dark=_with_lightness(hue[method], _between(_DARK, share)),
@@ -69,7 +69,7 @@ def styles(networks: Sequence[tuple[str, float]]) -> list[Style]:
                 symbol=symbol[method],
             )
         )
-    return found
+    return made
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,4 +1,4 @@
-"""Draws a `Figure` for the page: plotly's JSON, small, in the light colours; the page's script repaints it.
+"""Figures for the page: plotly's JSON, small, in the light colours; the page's script repaints it.
 
 Texts are untrusted (labels, layer names) and plotly reads a little HTML in them, so they are escaped here.
 """
@@ -13,31 +13,27 @@ from robustlens.report.drawing.palette import Style
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface
 
 
-def figure_json(figure: Figure, groups: Sequence[Network]) -> list[dict[str, Any]]:
+def figure_json(figure: Figure, networks: Sequence[Network]) -> list[dict[str, Any]]:
     """The views of a figure: name, name of the drawing, and its panels for plotly."""
     return [
         {
             "name": view.name,
             "file": figure.file_of(view),
-            "panels": [{"title": panel.title, **panel_json(panel, groups)} for panel in view.panels],
+            "panels": [{"title": panel.title, **panel_json(panel, networks)} for panel in view.panels],
         }
         for view in figure.views
     ]
 
 
-def panel_json(panel: Panel, groups: Sequence[Network]) -> dict[str, Any]:
+def panel_json(panel: Panel, networks: Sequence[Network]) -> dict[str, Any]:
     """One panel as a plotly figure.
 
     `meta.of` of a trace are the positions of the networks that it belongs to (it hides with the last of
-    them), `meta.look` the position whose colours it has, `meta.role` what is to be coloured.
+    them), `meta.style` the position whose colours it has, `meta.role` what is to be coloured.
     """
-    traces = [
-        trace
-        for series in sorted(panel.series, key=_drawing_order)
-        for trace in _traces(series, panel, groups)
-    ]
-    if panel.relief:
-        return _relief(panel, panel.relief, groups)
+    if panel.surface:
+        return _surface(panel, panel.surface, networks)
+    ordered = sorted(panel.series, key=_drawing_order)
     layout: dict[str, Any] = {
         "xaxis": _axis(panel.x),
         "yaxis": _axis(panel.y),
@@ -51,15 +47,15 @@ def panel_json(panel: Panel, groups: Sequence[Network]) -> dict[str, Any]:
             {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "text": _text(text)}
             for x, text in panel.rules
         ]
-    return {"data": traces, "layout": layout}
+    return {"data": [trace for one in ordered for trace in _traces(one, panel, networks)], "layout": layout}
 
 
-def _traces(series: Series, panel: Panel, groups: Sequence[Network]) -> list[dict[str, Any]]:
-    own = [place for place, group in enumerate(groups) if group.label == series.label]
+def _traces(series: Series, panel: Panel, networks: Sequence[Network]) -> list[dict[str, Any]]:
+    places = [place for place, network in enumerate(networks) if network.label == series.label]
     if series.mark == "thread":
-        own = [place for place, group in enumerate(groups) if group.method == series.label]
-    look = groups[own[-1]].style
-    meta = {"of": own, "look": own[-1], "role": "thread" if series.mark == "thread" else "line"}
+        places = [place for place, network in enumerate(networks) if network.method == series.label]
+    style = networks[places[-1]].style
+    meta = {"of": places, "style": places[-1], "role": "thread" if series.mark == "thread" else "line"}
     x, y = _numbers(series.drawn_x()), _numbers(series.y)
     trace: dict[str, Any] = {
         "x": x,
@@ -70,15 +66,15 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Network]) -> list[dic
         "hovertemplate": _hover(panel),
     }
     if series.mark == "thread":
-        trace |= {"hoverinfo": "skip", "hovertemplate": "", "line": {"color": look.light, "width": 1.2}}
+        trace |= {"hoverinfo": "skip", "hovertemplate": "", "line": {"color": style.light, "width": 1.2}}
         return [trace]
     if series.mark != "points":
-        trace["line"] = {"color": look.light, "dash": look.dash, "width": 2}
+        trace["line"] = {"color": style.light, "dash": style.dash, "width": 2}
     if series.mark == "steps":
         trace["line"]["shape"] = "hv"
     if series.mark in ("points", "both"):
         size = 9 if series.mark == "points" else 7
-        trace["marker"] = {"color": look.light, "symbol": look.symbol, "size": size}
+        trace["marker"] = {"color": style.light, "symbol": style.symbol, "size": size}
     if not series.low:
         return [trace]
     low, high = _numbers(series.low), _numbers(series.high)
@@ -97,7 +93,7 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Network]) -> list[dic
         "y": high + low[::-1],
         "mode": "lines",
         "fill": "toself",
-        "fillcolor": _see_through(look),
+        "fillcolor": _see_through(style),
         "line": {"width": 0},
         "hoverinfo": "skip",
         "name": _text(series.label),
@@ -106,50 +102,50 @@ def _traces(series: Series, panel: Panel, groups: Sequence[Network]) -> list[dic
     return [band, trace]
 
 
-def _relief(panel: Panel, relief: Surface, groups: Sequence[Network]) -> dict[str, Any]:
+def _surface(panel: Panel, surface: Surface, networks: Sequence[Network]) -> dict[str, Any]:
     """Values over a plane; they are coloured by height, alike in light and dark."""
-    own = [place for place, group in enumerate(groups) if group.label == relief.label]
+    places = [place for place, network in enumerate(networks) if network.label == surface.label]
     axes = {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y)}
     trace: dict[str, Any] = {
-        "type": relief.mark,
-        "x": _numbers(relief.x),
-        "y": _numbers(relief.y),
-        "z": [_numbers(row) for row in relief.z],
+        "type": surface.mark,
+        "x": _numbers(surface.x),
+        "y": _numbers(surface.y),
+        "z": [_numbers(row) for row in surface.z],
         "colorscale": "Viridis",
-        "showscale": relief.mark == "contour",
-        "name": _text(relief.label),
-        "meta": {"of": own, "look": own[-1], "role": "relief"},
+        "showscale": surface.mark == "contour",
+        "name": _text(surface.label),
+        "meta": {"of": places, "style": places[-1], "role": "surface"},
         "hovertemplate": "%{x}, %{y}: <b>%{z}</b><extra></extra>",
     }
-    if relief.mark == "surface":
-        return {"data": [trace], "layout": {"scene": {**axes, "zaxis": _axis(relief.axis)}, **axes}}
-    if relief.axis.percent:
+    if surface.mark == "surface":
+        return {"data": [trace], "layout": {"scene": {**axes, "zaxis": _axis(surface.axis)}, **axes}}
+    if surface.axis.percent:
         trace["zhoverformat"] = ",.1%"
         trace["colorbar"] = {"tickformat": ",.0%"}
     return {"data": [trace], "layout": {**axes, "hovermode": "closest"}}
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": {"text": _text(axis.title)}}
+    layout: dict[str, Any] = {"title": {"text": _text(axis.title)}}
     if axis.kind != "linear":
-        found["type"] = axis.kind
+        layout["type"] = axis.kind
     if axis.percent:
-        found |= {"tickformat": ",.0%", "hoverformat": ",.1%"}
+        layout |= {"tickformat": ",.0%", "hoverformat": ",.1%"}
     elif axis.kind != "category":
-        found["hoverformat"] = ".4~g"
+        layout["hoverformat"] = ".4~g"
     if axis.ticks:
-        found |= {
+        layout |= {
             "tickvals": [value for value, _ in axis.ticks],
             "ticktext": [_text(t) for _, t in axis.ticks],
         }
     if axis.range:
         ends = [math.log10(end) for end in axis.range] if axis.kind == "log" else axis.range
-        found["range"] = [_rounded(end) for end in ends]
-    return found
+        layout["range"] = [_rounded(end) for end in ends]
+    return layout
 
 
 def _hover(panel: Panel) -> str:
-    """What the pointer shows: the network and its value; the x as well where every point has its own."""
+    """Text at the pointer: the network and its value; the x as well where every point has its own."""
     x = "" if _shares_x(panel) or panel.x.ticks else " at %{x}"
     return "%{fullData.name}: <b>%{y}</b>" + x + "<extra></extra>"
 
@@ -164,8 +160,8 @@ def _drawing_order(series: Series) -> int:
     return ("thread", "steps", "line", "both", "points").index(series.mark)
 
 
-def _see_through(look: Style) -> str:
-    r, g, b = (int(look.light[place : place + 2], 16) for place in (1, 3, 5))
+def _see_through(style: Style) -> str:
+    r, g, b = (int(style.light[place : place + 2], 16) for place in (1, 3, 5))
     return f"rgba({r},{g},{b},0.14)"
 
 

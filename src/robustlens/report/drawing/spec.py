@@ -1,16 +1,18 @@
-"""What a figure says, whichever library draws it: panels of series on two axes.
+"""Figures before any library draws them: panels of series, or of a surface, on two axes.
 
 The page's plots, the PDF and SVG files and the CSV are renderings of one `Figure`: they cannot disagree.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 Values = tuple[float | str, ...]
+Point = dict[str, float | str | None]
+"""A row of tidy data."""
 POINTS = 240
 """The most points that one series keeps; more cannot be seen and would weigh the page down."""
 
@@ -54,6 +56,13 @@ class Series:
             return self.x
         return tuple(float(x) + by for x, by in zip(self.x, self.shift, strict=True))
 
+    def points(self) -> Iterator[Point]:
+        """The points with their intervals, as tidy data."""
+        for place, (x, y) in enumerate(zip(self.x, self.y, strict=True)):
+            low = self.low[place] if self.low else None
+            high = self.high[place] if self.high else None
+            yield {"x": x, "y": y, "low": low, "high": high}
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -74,12 +83,18 @@ class Surface:
     axis: Axis
     mark: Literal["surface", "contour"]
 
+    def points(self) -> Iterator[Point]:
+        """The values with their places, as tidy data."""
+        for y, row in zip(self.y, self.z, strict=True):
+            for x, z in zip(self.x, row, strict=True):
+                yield {"x": x, "y": y, "z": z}
+
 
 @dataclass(frozen=True)
 class Panel:
     """One pair of axes. `rules`: (x, text) of thin upright lines that mark a value of interest.
 
-    A panel shows series, or one `relief`.
+    A panel shows series, or one `surface`.
     """
 
     title: str
@@ -87,7 +102,7 @@ class Panel:
     y: Axis
     series: tuple[Series, ...] = ()
     rules: tuple[tuple[float, str], ...] = ()
-    relief: Surface | None = None
+    surface: Surface | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ class View:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers below a figure. `rows`: (label of the network, what its cells say)."""
+    """Numbers below a figure. `rows`: (label of the network, texts of its cells)."""
 
     title: str
     columns: tuple[str, ...]
@@ -109,7 +124,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: what it is called, what to look for, and its views (none where nothing was measured).
+    """A figure: its names, what to look for, and its views (none where nothing was measured).
 
     `paper` is how many of the views, from the first, are also drawn as PDF and SVG. `tables` are for numbers
     that are read rather than compared by eye.
@@ -135,17 +150,17 @@ class Figure:
 
     def labels(self) -> list[str]:
         """Labels in the order in which they first appear."""
-        series = (s for view in self.views for panel in view.panels for s in panel.series)
-        return list(dict.fromkeys(s.label for s in series))
+        every = (series for view in self.views for panel in view.panels for series in panel.series)
+        return list(dict.fromkeys(series.label for series in every))
 
-    def rows(self) -> list[dict[str, float | str | None]]:
+    def rows(self) -> list[Point]:
         """The tidy data, one row a point, in full precision: the CSV beside the figure."""
         return [
-            {"view": view.name, "panel": panel.title, "label": of.label, "mark": of.mark, **point}
+            {"view": view.name, "panel": panel.title, "label": part.label, "mark": part.mark, **point}
             for view in self.views
             for panel in view.panels
-            for of, points in _drawn(panel)
-            for point in points
+            for part in (*panel.series, *([panel.surface] if panel.surface else ()))
+            for point in part.points()
         ]
 
 
@@ -159,11 +174,11 @@ def aligned(panels: Sequence[Panel]) -> list[Panel]:
 
 def fitted(axis: Axis, values: Iterable[float]) -> Axis:
     """The axis with the range of `values`, and a little room."""
-    found = [value for value in values if np.isfinite(value)]
-    if not found or axis.range or axis.kind == "category":
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite or axis.range or axis.kind == "category":
         return axis
-    room = 0.04 * (max(found) - min(found)) or 0.5
-    return replace(axis, range=(min(found) - room, max(found) + room))
+    room = 0.04 * (max(finite) - min(finite)) or 0.5
+    return replace(axis, range=(min(finite) - room, max(finite) + room))
 
 
 def _same_range(which: str, axis: Axis, panels: Sequence[Panel]) -> Axis:
@@ -171,8 +186,8 @@ def _same_range(which: str, axis: Axis, panels: Sequence[Panel]) -> Axis:
     if len(like) < 2:
         return axis
     parts = ("x",) if which == "x" else ("y", "low", "high")
-    series = [s for panel in like for s in panel.series]
-    return fitted(axis, (v for s in series for part in parts for v in getattr(s, part)))
+    every = [series for panel in like for series in panel.series]
+    return fitted(axis, (value for series in every for part in parts for value in getattr(series, part)))
 
 
 def slug(text: str) -> str:
@@ -186,7 +201,7 @@ def slug(text: str) -> str:
 
 def view(name: str, panels: Iterable[Panel]) -> View | None:
     """A view of the panels that have something to show; None where none has."""
-    kept = tuple(panel for panel in panels if panel.series or panel.relief)
+    kept = tuple(panel for panel in panels if panel.series or panel.surface)
     return View(name, kept) if kept else None
 
 
@@ -224,27 +239,3 @@ def floats(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
 def thinned(count: int, most: int = POINTS) -> np.ndarray:
     """At most `most` positions of `count`, both ends among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
-Point = dict[str, float | str | None]
-
-
-def _drawn(panel: Panel) -> Iterable[tuple[Series | Surface, Iterable[Point]]]:
-    """All that a panel shows, and its points."""
-    for series in panel.series:
-        yield series, _points(series)
-    if panel.relief:
-        yield panel.relief, _heights(panel.relief)
-
-
-def _heights(relief: Surface) -> Iterable[Point]:
-    for y, row in zip(relief.y, relief.z, strict=True):
-        for x, z in zip(relief.x, row, strict=True):
-            yield {"x": x, "y": y, "z": z}
-
-
-def _points(series: Series) -> Iterable[Point]:
-    for place, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
-        low = series.low[place] if series.low else None
-        high = series.high[place] if series.high else None
-        yield {"x": x, "y": y, "low": low, "high": high}

@@ -1,40 +1,40 @@
-"""Figures of accuracy and gaps. Each function turns a study into one `Figure`."""
+"""Figures of accuracy and gaps: over the radius of the attack, and over the strength of training."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from operator import methodcaller
 
 import numpy as np
 
-from robustlens.config import eps_text
-from robustlens.report.data import Network, ReportData, as_interval, combined, dig
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, view
-from robustlens.stats.intervals import Interval, wilson
+from robustlens.report.data import Network, ReportData, known
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
+from robustlens.report.figures.panels import SPLITS, against_strength, interval_series, views
+from robustlens.results import CurvePoint
+from robustlens.stats.intervals import Interval, over_seeds, wilson
 
 RADII = 60
 """The most radii of an accuracy curve that is drawn from distances."""
+Curves = list[Sequence[CurvePoint]]
 
 
-def robust_accuracy(study: ReportData) -> Figure:
+def robust_accuracy(data: ReportData) -> Figure:
     """Robust accuracy against the radius of the attack, on test and training images.
 
     Drawn from every image's minimum-norm distance where the evaluation kept it, else at the radii that it
     attacked.
     """
-    eps = study.first("threat", "eps")
-    rules = ((float(eps), "eps of the table"),) if isinstance(eps, int | float) else ()
-    norm = study.first("threat", "norm") or "norm"
+    threat = data.first(lambda evaluation: evaluation.threat)
+    rules = ((threat.eps, "eps of the table"),) if threat else ()
+    norm = threat.norm if threat else "norm"
     panels = [
         Panel(
             title,
             Axis(f"attack radius eps ({norm})"),
             Axis("robust accuracy", percent=True),
-            tuple(found for group in study.groups if (found := _curve(group, split))),
+            tuple(line for network in data.networks if (line := _curve(network, split))),
             rules,
         )
-        for title, split in (("Test images", "test"), ("Training images", "train"))
+        for title, split in SPLITS
     ]
     distances = (
         "Drawn from minimum-norm distances: an image counts as robust up to the nearest misclassified point "
@@ -51,18 +51,18 @@ def robust_accuracy(study: ReportData) -> Figure:
     )
 
 
-def strength(study: ReportData) -> Figure:
+def strength(data: ReportData) -> Figure:
     """Accuracies and gaps against the strength of training."""
     quantities = (
-        ("Clean accuracy, test", "accuracy", True, ("splits", "test", "clean")),
-        ("Robust accuracy, test", "accuracy", True, ("splits", "test", "robust")),
-        ("Error gap", "test error - train error", True, ("gaps", "error")),
-        ("Loss gap", "test loss - train loss (nats)", False, ("gaps", "loss")),
-        ("Robust gap", "train - test robust accuracy", True, ("gaps", "robust")),
+        ("Clean accuracy, test", "accuracy", True, methodcaller("clean")),
+        ("Robust accuracy, test", "accuracy", True, methodcaller("robust")),
+        ("Error gap", "test error - train error", True, methodcaller("gap", "error")),
+        ("Loss gap", "test loss - train loss (nats)", False, methodcaller("gap", "loss")),
+        ("Robust gap", "train - test robust accuracy", True, methodcaller("gap", "robust")),
     )
     panels = [
-        against_strength(study, title, unit, percent, partial(_at, path))
-        for title, unit, percent, path in quantities
+        against_strength(data, title, unit, percent, methodcaller("over_seeds", quantity))
+        for title, unit, percent, quantity in quantities
     ]
     return Figure(
         "strength",
@@ -77,117 +77,42 @@ def strength(study: ReportData) -> Figure:
     )
 
 
-# -- shared by the other figures -----------------------------------------------------------------------
-
-
-def against_strength(
-    study: ReportData, title: str, unit: str, percent: bool, quantity: Callable[[Network], Interval | None]
-) -> Panel:
-    """One quantity against training strength: a marker with whiskers per network, a thread per method.
-
-    Empty for a network alone, which has nothing to be compared with.
-    """
-    found = [(group, value) for group in study.groups if (value := quantity(group)) is not None]
-    if len(found) < 2:
-        return Panel(title, Axis(""), Axis(""), ())
-    standard = [(group, value) for group, value in found if group.eps == 0]
-    shifts = _shifts(found)
-    threads = []
-    for method in dict.fromkeys(group.method for group, _ in found):
-        own = sorted(
-            ((group.eps, value.value) for group, value in found if group.method == method),
-            key=lambda point: point[0],
-        )
-        if len({eps for eps, _ in own}) > 1:
-            # eps 0 is standard training for every method, so its line starts there.
-            start = [(0.0, standard[0][1].value)] if len(standard) == 1 and own[0][0] > 0 else []
-            x, y = zip(*start, *own, strict=True)
-            aside = floats([shifts.get((method, eps), 0.0) for eps in x])
-            threads.append(Series(method, floats(x), floats(y), mark="thread", shift=aside))
-    markers = [
-        replace(
-            interval_series(group.label, (group.eps,), [value], "points"),
-            shift=(shifts[group.method, group.eps],),
-        )
-        for group, value in found
-    ]
-    ticks = tuple((eps, eps_text(eps)) for eps in sorted({group.eps for group, _ in found}))
-    axis = Axis("training strength eps", ticks=ticks)
-    return Panel(title, axis, Axis(unit, percent=percent), (*threads, *markers))
-
-
-def interval_series(label: str, x: Iterable[float | str], intervals: list[Interval], mark: str) -> Series:
-    """A series from intervals; it has a band or whiskers only if every point has an interval."""
-    bounded = [(i.low, i.high) for i in intervals if i.low is not None and i.high is not None]
-    low, high = zip(*bounded, strict=True) if bounded and len(bounded) == len(intervals) else ((), ())
-    y = floats([interval.value for interval in intervals])
-    return Series(label, tuple(x), y, floats(low), floats(high), mark)  # type: ignore[arg-type]  # a mark's name
-
-
-def views(*found: View | None) -> tuple[View, ...]:
-    """The views that exist."""
-    return tuple(view for view in found if view is not None)
-
-
-# -- pieces --------------------------------------------------------------------------------------------
-
-
-def _at(path: tuple[str, ...], group: Network) -> Interval | None:
-    return group.interval(*path)
-
-
-def _shifts(found: list[tuple[Network, Interval]]) -> dict[tuple[str, float], float]:
-    """How far the markers of each (method, eps) step aside where several methods share a strength."""
-    strengths = sorted({group.eps for group, _ in found})
-    shifts = {}
-    for eps in strengths:
-        methods = list(dict.fromkeys(group.method for group, _ in found if group.eps == eps))
-        step = 0.0
-        if len(strengths) > 1:
-            widest = 0.6 * float(np.diff(strengths).min()) / len(methods)
-            step = min(0.02 * (strengths[-1] - strengths[0]), widest)
-        for place, method in enumerate(methods):
-            shifts[method, eps] = step * (place - (len(methods) - 1) / 2)
-    return shifts
-
-
 def _from_distances(panels: Iterable[Panel]) -> bool:
     return any(series.mark == "line" for panel in panels for series in panel.series)
 
 
-def _curve(group: Network, split: str) -> Series | None:
-    curves = [curve for curve in group.values("splits", split, "curve") if curve]
-    distances = group.arrays(f"{split}/distance", "evaluation")
-    if curves and len(distances) == len(curves):
-        return _distance_curve(group, curves, distances)
-    return _measured_curve(group, curves)
+def _curve(network: Network, split: str) -> Series | None:
+    curves: Curves = [part.curve for part in network.splits(split) if part.curve]
+    distances = [run.split_array(split, "distance") for run in network.runs]
+    nearest = [distance for distance in distances if distance is not None]
+    if curves and len(nearest) == len(curves):
+        return _distance_curve(network, curves, nearest)
+    return _measured_curve(network, curves)
 
 
-def _distance_curve(group: Network, curves: list[Any], distances: list[np.ndarray]) -> Series:
+def _distance_curve(network: Network, curves: Curves, distances: list[np.ndarray]) -> Series:
     """The share of images without a misclassified point within each radius.
 
     Only a search for the nearest point, which ran if there is a curve, makes distances that can be read so.
     """
-    asked = sorted({float(point["eps"]) for curve in curves for point in curve})
+    asked = sorted({point.eps for curve in curves for point in curve})
     between = max(1, (RADII - 1) // max(1, len(asked) - 1))
     radii = [*(r for ends in pairwise(asked) for r in np.linspace(*ends, between, endpoint=False)), asked[-1]]
-    low, high = next(iter(group.values("threat", "bounds")), (0.0, 1.0))
+    low, high = next(run.evaluation.threat.bounds for run in network.runs if run.evaluation)
     rounding = 1e-6 * (high - low)  # of a float32 pixel: the evaluation's own tolerance
     shares = [
-        combined(wilson(int((found > reach).sum()), len(found)) for found in distances)
-        for reach in (eps + rounding if eps else 0.0 for eps in radii)
+        over_seeds(wilson(int((seed > limit).sum()), len(seed)) for seed in distances)
+        for limit in (eps + rounding if eps else 0.0 for eps in radii)
     ]
-    return interval_series(group.label, floats(radii), [share for share in shares if share], "line")
+    return interval_series(network.label, floats(radii), [share for share in shares if share], "line")
 
 
-def _measured_curve(group: Network, curves: list[Any]) -> Series | None:
+def _measured_curve(network: Network, curves: Curves) -> Series | None:
     """The accuracies at the radii that were attacked one by one."""
     by_eps: dict[float, list[Interval | None]] = {}
-    for curve in curves:
-        for point in curve:
-            if isinstance(eps := dig(point, "eps"), int | float):
-                by_eps.setdefault(float(eps), []).append(as_interval(point))
-    points = [(eps, value) for eps in sorted(by_eps) if (value := combined(by_eps[eps]))]
+    for point in (point for curve in curves for point in curve):
+        by_eps.setdefault(point.eps, []).append(known(point.interval))
+    points = [(eps, value) for eps in sorted(by_eps) if (value := over_seeds(by_eps[eps]))]
     if not points:
         return None
-    return interval_series(group.label, [eps for eps, _ in points], [value for _, value in points], "both")
+    return interval_series(network.label, [eps for eps, _ in points], [value for _, value in points], "both")

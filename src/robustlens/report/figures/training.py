@@ -1,37 +1,54 @@
 """Figures of training: its curves, and the best checkpoint beside the last."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from operator import attrgetter, methodcaller
 
 import numpy as np
 
-from robustlens.report.data import Network, ReportData, RunReport, as_interval, combined, dig
+from robustlens.report.data import Network, Quantity, ReportData, RunReport
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
-from robustlens.report.figures.accuracy import interval_series, views
-from robustlens.stats.intervals import Interval
+from robustlens.report.figures.panels import interval_series, views
+from robustlens.results import EpochRecord, MonitorRecord
+from robustlens.stats.intervals import Interval, over_seeds
 
-Reader = Callable[[dict[str, Any]], float | None]
-"""Takes one number out of an epoch of `metrics.jsonl`."""
-Ends = tuple[Interval | None, Interval | None]
+EpochNumber = Callable[[EpochRecord], float]
+"""Takes one number out of an epoch; NaN where it was not logged."""
+MonitorNumber = Callable[[MonitorRecord], float]
+BestAndLast = tuple[Interval | None, Interval | None]
 """A quantity at the best and at the last checkpoint."""
 
 
-_EVERY_EPOCH = (
-    ("Robust accuracy", "robust", Axis("accuracy", percent=True), "training - validation"),
-    ("Clean accuracy", "clean", Axis("accuracy", percent=True), "training - validation"),
-    ("Clean loss", "loss", Axis("cross entropy (nats)"), "validation - training"),
-    ("Ramp risk", "ramp_risk", Axis("mean ramp loss"), "validation - training"),
+@dataclass(frozen=True)
+class LoggedQuantity:
+    """A number that is logged of fixed images after every epoch, and which difference is its gap.
+
+    `adversarial`: measured under attack, which at radius 0 would show clean accuracy as robust.
+    """
+
+    title: str
+    number: MonitorNumber
+    axis: Axis
+    difference: str
+    adversarial: bool = False
+
+
+_ACCURACY = Axis("accuracy", percent=True)
+_LOGGED = (
+    LoggedQuantity("Robust accuracy", attrgetter("robust"), _ACCURACY, "training - validation", True),
+    LoggedQuantity("Clean accuracy", attrgetter("clean"), _ACCURACY, "training - validation"),
+    LoggedQuantity("Clean loss", attrgetter("loss"), Axis("cross entropy (nats)"), "validation - training"),
+    LoggedQuantity("Ramp risk", attrgetter("ramp_risk"), Axis("mean ramp loss"), "validation - training"),
 )
-"""What is logged of fixed images after every epoch: title, key, axis, and which difference is the gap."""
 
 
-def training(study: ReportData) -> Figure:
+def training(data: ReportData) -> Figure:
     """Clean and robust accuracy over the epochs, on fixed training and validation images."""
-    every = [_training_view(study, *quantity) for quantity in _EVERY_EPOCH]
-    loss = _epochs_panel(study.groups, "Training objective", Axis("mean objective"), lambda e: dig(e, "loss"))
-    rate = _epochs_panel(study.groups, "Learning rate", Axis("learning rate"), lambda e: dig(e, "lr"))
+    every = [_logged_view(data, quantity) for quantity in _LOGGED]
+    loss = _epochs_panel(data.networks, "Training objective", Axis("mean objective"), attrgetter("loss"))
+    rate = _epochs_panel(data.networks, "Learning rate", Axis("learning rate"), attrgetter("lr"))
     return Figure(
         "training",
         "Training",
@@ -47,23 +64,23 @@ def training(study: ReportData) -> Figure:
     )
 
 
-def checkpoints(study: ReportData) -> Figure:
+def checkpoints(data: ReportData) -> Figure:
     """The best and the last checkpoint side by side: as evaluated, and as training logged them."""
     evaluated = [
-        _ends_panel(title, unit, study.groups, partial(_evaluated_ends, path))
-        for title, unit, path in (
-            ("Clean accuracy, test", "accuracy", ("splits", "test", "clean")),
-            ("Robust accuracy, test", "accuracy", ("splits", "test", "robust")),
-            ("Robust gap", "train - test robust accuracy", ("gaps", "robust")),
+        _ends_panel(title, unit, data.networks, partial(_evaluated_ends, quantity))
+        for title, unit, quantity in (
+            ("Clean accuracy, test", "accuracy", methodcaller("clean")),
+            ("Robust accuracy, test", "accuracy", methodcaller("robust")),
+            ("Robust gap", "train - test robust accuracy", methodcaller("gap", "robust")),
         )
     ]
-    robust = [group for group in study.groups if group.eps > 0]
+    robust = [network for network in data.networks if network.eps > 0]
     logged = [
-        _ends_panel(title, unit, groups, partial(_logged_ends, read))
-        for title, unit, groups, read in (
-            ("Clean accuracy", "accuracy", study.groups, partial(_of_validation, "clean")),
-            ("Robust accuracy", "accuracy", robust, partial(_of_validation, "robust")),
-            ("Robust gap", "training - validation", robust, partial(_gap, "robust", 1)),
+        _ends_panel(title, unit, networks, partial(_logged_ends, number))
+        for title, unit, networks, number in (
+            ("Clean accuracy", "accuracy", data.networks, partial(_validation, attrgetter("clean"))),
+            ("Robust accuracy", "accuracy", robust, partial(_validation, attrgetter("robust"))),
+            ("Robust gap", "training - validation", robust, partial(_gap, attrgetter("robust"), 1)),
         )
     ]
     return Figure(
@@ -80,80 +97,77 @@ def checkpoints(study: ReportData) -> Figure:
     )
 
 
-# -- pieces --------------------------------------------------------------------------------------------
-
-
-def _ends_panel(title: str, unit: str, groups: Iterable[Network], ends: Callable[[Network], Ends]) -> Panel:
+def _ends_panel(
+    title: str, unit: str, networks: Iterable[Network], ends: Callable[[Network], BestAndLast]
+) -> Panel:
     """A line from best to last for each network that has both."""
-    found = {group.label: ends(group) for group in groups}
+    by_label = {network.label: ends(network) for network in networks}
     series = (
         interval_series(label, ("best", "last"), [best, last], "both")
-        for label, (best, last) in found.items()
+        for label, (best, last) in by_label.items()
         if best is not None and last is not None
     )
     return Panel(title, Axis("checkpoint", kind="category"), Axis(unit, percent=True), tuple(series))
 
 
-def _evaluated_ends(path: tuple[str, ...], group: Network) -> Ends:
+def _evaluated_ends(quantity: Quantity, network: Network) -> BestAndLast:
     """Of the runs that were evaluated at both checkpoints."""
-    both = [(record, record.last) for record in group.records if record.last and record.evaluation]
-    best = combined(as_interval(dig(record.evaluation, *path)) for record, _ in both)
-    return best, combined(last.interval(*path) for _, last in both)
+    both = [(run, run.last) for run in network.runs if run.last and run.evaluation]
+    return over_seeds(quantity(run) for run, _ in both), over_seeds(quantity(last) for _, last in both)
 
 
-def _logged_ends(read: Reader, group: Network) -> Ends:
+def _logged_ends(number: EpochNumber, network: Network) -> BestAndLast:
     """At the epoch whose weights were kept as the best, and after the last one."""
-    logged = [(_kept_epoch(record), dict(_logged(record, read))) for record in group.records]
+    logged = [(_best_epoch(run), dict(_logged(run, number))) for run in network.runs]
     both = [(values[best], values[max(values)]) for best, values in logged if best in values]
-    best, last = (combined(Interval(pair[end]) for pair in both) for end in (0, 1))
+    best, last = (over_seeds(Interval(pair[end]) for pair in both) for end in (0, 1))
     return best, last
 
 
-def _of_validation(key: str, epoch: dict[str, Any]) -> float | None:
-    found: float | None = dig(epoch, "validation", key)
-    return found
+def _train(number: MonitorNumber, epoch: EpochRecord) -> float:
+    return number(epoch.train) if epoch.train else math.nan
 
 
-def _gap(key: str, sign: int, epoch: dict[str, Any]) -> float | None:
+def _validation(number: MonitorNumber, epoch: EpochRecord) -> float:
+    return number(epoch.validation) if epoch.validation else math.nan
+
+
+def _gap(number: MonitorNumber, sign: int, epoch: EpochRecord) -> float:
     """Training minus validation, times `sign`."""
-    train, validation = dig(epoch, "train", key), dig(epoch, "validation", key)
-    return None if train is None or validation is None else sign * (train - validation)
+    return sign * (_train(number, epoch) - _validation(number, epoch))
 
 
-def _training_view(study: ReportData, title: str, key: str, axis: Axis, difference: str) -> View | None:
-    gap = partial(_gap, key, 1 if difference.startswith("training") else -1)
-    # Under an attack of radius 0, standard training would show its clean accuracy as robust.
-    groups = [group for group in study.groups if key != "robust" or group.eps > 0]
+def _logged_view(data: ReportData, quantity: LoggedQuantity) -> View | None:
+    number, axis = quantity.number, quantity.axis
+    gap = partial(_gap, number, 1 if quantity.difference.startswith("training") else -1)
+    networks = [network for network in data.networks if not quantity.adversarial or network.eps > 0]
+    validation = partial(_validation, number)
     panels = [
-        _epochs_panel(groups, "Validation images", axis, partial(_of_validation, key), dots=True),
-        _epochs_panel(groups, "Training images", axis, lambda e: dig(e, "train", key)),
-        _epochs_panel(groups, "Gap", replace(axis, title=difference), gap),
+        _epochs_panel(networks, "Validation images", axis, validation, _best_dots(networks, validation)),
+        _epochs_panel(networks, "Training images", axis, partial(_train, number)),
+        _epochs_panel(networks, "Gap", replace(axis, title=quantity.difference), gap),
     ]
-    return view(title, aligned(panels))
+    return view(quantity.title, aligned(panels))
 
 
 def _epochs_panel(
-    groups: Iterable[Network], title: str, axis: Axis, read: Reader, *, dots: bool = False
+    networks: Iterable[Network], title: str, axis: Axis, number: EpochNumber, dots: Iterable[Series] = ()
 ) -> Panel:
-    found = list(groups)
-    series = [line for group in found if (line := _epochs(group, read))]
-    best = [dot for group in found for dot in _best(group, read)] if dots else []
-    return Panel(title, Axis("epoch"), axis, (*series, *best))
+    lines = [line for network in networks if (line := _epochs(network, number))]
+    return Panel(title, Axis("epoch"), axis, (*lines, *dots))
 
 
-def _logged(record: RunReport, read: Reader) -> Iterator[tuple[int, float]]:
-    for epoch in record.metrics:
-        number, value = dig(epoch, "epoch"), read(epoch)
-        if isinstance(number, int) and isinstance(value, int | float):
-            yield number, float(value)
+def _logged(run: RunReport, number: EpochNumber) -> Iterator[tuple[int, float]]:
+    """Epoch and number, where it was logged."""
+    return ((epoch.epoch, value) for epoch in run.metrics if not math.isnan(value := number(epoch)))
 
 
-def _epochs(group: Network, read: Reader) -> Series | None:
+def _epochs(network: Network, number: EpochNumber) -> Series | None:
     """The mean over seeds, with their range as a band."""
     by_epoch: dict[int, list[float]] = {}
-    for record in group.records:
-        for number, value in _logged(record, read):
-            by_epoch.setdefault(number, []).append(value)
+    for run in network.runs:
+        for epoch, value in _logged(run, number):
+            by_epoch.setdefault(epoch, []).append(value)
     if not by_epoch:
         return None
     epochs = np.array(sorted(by_epoch))
@@ -161,7 +175,7 @@ def _epochs(group: Network, read: Reader) -> Series | None:
     values = [by_epoch[int(epoch)] for epoch in epochs]
     band = max(map(len, values)) > 1
     return Series(
-        group.label,
+        network.label,
         floats(epochs),
         floats([float(np.mean(value)) for value in values]),
         floats([min(value) for value in values]) if band else (),
@@ -169,16 +183,16 @@ def _epochs(group: Network, read: Reader) -> Series | None:
     )
 
 
-def _best(group: Network, read: Reader) -> Iterator[Series]:
-    """A dot at the epoch whose weights were kept: the last that was the best so far."""
-    for record in group.records:
-        epoch = _kept_epoch(record)
-        value = dict(_logged(record, read)).get(epoch)
-        if value is not None:
-            yield Series(group.label, (float(epoch),), (value,), mark="points")
+def _best_dots(networks: Iterable[Network], number: EpochNumber) -> Iterator[Series]:
+    """A dot at the epoch of each run whose weights were kept as the best."""
+    for network in networks:
+        for run in network.runs:
+            epoch = _best_epoch(run)
+            value = dict(_logged(run, number)).get(epoch)
+            if value is not None:
+                yield Series(network.label, (float(epoch),), (value,), mark="points")
 
 
-def _kept_epoch(record: RunReport) -> int:
-    """The epoch whose weights are the best; 0 before the first."""
-    kept = [epoch["epoch"] for epoch in record.metrics if dig(epoch, "best") and "epoch" in epoch]
-    return int(kept[-1]) if kept else 0
+def _best_epoch(run: RunReport) -> int:
+    """The last epoch that was the best so far; 0 before the first."""
+    return max((epoch.epoch for epoch in run.metrics if epoch.best), default=0)

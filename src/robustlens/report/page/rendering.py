@@ -1,8 +1,11 @@
-"""Writes the report: one page that needs no network, and a folder of figures for papers."""
+"""The report's files: one page that needs no network, and a folder of figures for papers."""
 
 import base64
+import csv
 import hashlib
+import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from robustlens.report import data as collect
 from robustlens.report.data import ReportData
-from robustlens.report.drawing import matplotlib as files
-from robustlens.report.drawing import plotly as plotly_json
+from robustlens.report.drawing.matplotlib import drawings
+from robustlens.report.drawing.plotly import figure_json
 from robustlens.report.drawing.spec import Figure
 from robustlens.report.figures import figures
-from robustlens.report.text import attacks as by_attack
-from robustlens.report.text import details, flags, headline
-from robustlens.report.text import summary as prose
+from robustlens.report.reading import read_run, read_study
+from robustlens.report.text import attacks, claims, details, flags
+from robustlens.report.text.headline import Headline, headline, notices
+from robustlens.report.text.summary import summary
 from robustlens.report.text.wording import count, duration, minus, points, sentence
-from robustlens.results.folders import write_atomic
+from robustlens.results.files import write_atomic
 
 HERE = Path(__file__).parent
 
@@ -38,7 +41,7 @@ def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
         StateError: there is no readable `study.json`. ResourceError: `out` cannot be written.
     """
     folder = Path(study_folder)
-    return _write(collect.study(folder), Path(out) if out is not None else folder / "report")
+    return _write(read_study(folder), Path(out) if out is not None else folder / "report")
 
 
 def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
@@ -52,27 +55,11 @@ def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
         StateError: there is no run in the folder. ResourceError: `out` cannot be written.
     """
     folder = Path(run_folder)
-    return _write(collect.single(folder), Path(out) if out is not None else folder / "report")
+    return _write(read_run(folder), Path(out) if out is not None else folder / "report")
 
 
-def _write(study: ReportData, out: Path) -> Path:
-    drawn = figures(study)
-    for figure in drawn:
-        if figure.views:
-            write_atomic(out / "figures" / f"{figure.name}.csv", files.csv_bytes(figure.rows()))
-        for view in figure.views:
-            if name := figure.file_of(view):
-                for kind, content in files.drawings(figure, view, study.groups).items():
-                    write_atomic(out / "figures" / f"{name}.{kind}", content)
-    table = headline.headline(study)
-    write_atomic(out / "figures" / "headline.csv", files.csv_bytes(table.csv_rows()))
-    write_atomic(out / "figures" / "attacks.csv", files.csv_bytes(by_attack.csv_rows(study)))
-    # The page comes last: where there is a page, the figures that it links to are there.
-    write_atomic(out / "index.html", _page(study, drawn, table).encode())
-    return out / "index.html"
-
-
-def _page(study: ReportData, drawn: list[Figure], table: headline.Table) -> str:
+def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
+    """The page as HTML: these figures under this table, with everything else that `data` says."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -80,40 +67,74 @@ def _page(study: ReportData, drawn: list[Figure], table: headline.Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {found.__name__: found for found in (count, duration, minus, points, sentence)}
+    environment.filters |= {
+        filter_.__name__: filter_ for filter_ in (count, duration, minus, points, sentence)
+    }
     scripts = {"theme": _asset("theme.js"), "plotly": Markup(get_plotlyjs()), "report": _asset("report.js")}
     template = environment.get_template("template.html")
     return template.render(
-        study=study,
+        report=data,
         table=table,
-        summary=prose.summary(study),
-        notices=headline.notices(study),
-        flags=flags.explained(study),
-        attacks=by_attack.by_split(study),
-        several_seeds=any(len(group.records) > 1 for group in study.groups),
-        claims=prose.claims_by_paper(study),
+        summary=summary(data),
+        notices=notices(data),
+        flags=flags.explained(data),
+        attacks=attacks.by_split(data),
+        several_seeds=any(len(network.runs) > 1 for network in data.networks),
+        papers=claims.by_paper(data),
+        claims=claims,
         sections=_sections(drawn),
         details=details,
         css=_asset("report.css"),
-        data=_embedded(study, drawn),
+        embedded=_embedded(data, drawn),
+        scripts=scripts,
         # Only these scripts run, whatever a label says; nothing is fetched.
         policy=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
-        **scripts,
     )
 
 
-def _sections(drawn: list[Figure]) -> list[tuple[str, list[Figure]]]:
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as CSV, numbers in full precision; empty cells where there is no interval."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _write(data: ReportData, out: Path) -> Path:
+    drawn, table = figures(data), headline(data)
+    for figure in drawn:
+        if figure.views:
+            write_atomic(out / "figures" / f"{figure.name}.csv", csv_bytes(figure.rows()))
+        for view in figure.views:
+            if name := figure.file_of(view):
+                for kind, content in drawings(figure, view, data.networks).items():
+                    write_atomic(out / "figures" / f"{name}.{kind}", content)
+    write_atomic(out / "figures" / "headline.csv", csv_bytes(table.csv_rows()))
+    write_atomic(out / "figures" / "attacks.csv", csv_bytes(attacks.csv_rows(data)))
+    # The page comes last: where there is a page, the figures that it links to are there.
+    write_atomic(out / "index.html", page(data, drawn, table).encode())
+    return out / "index.html"
+
+
+def _cell(value: Any) -> Any:
+    """A cell; text that a spreadsheet would run as a formula is quoted."""
+    return "'" + value if isinstance(value, str) and value[:1] in tuple("=+-@") else value
+
+
+def _sections(drawn: Sequence[Figure]) -> list[tuple[str, list[Figure]]]:
     titles = dict.fromkeys(figure.section for figure in drawn)
     return [(title, [figure for figure in drawn if figure.section == title]) for title in titles]
 
 
-def _embedded(study: ReportData, drawn: list[Figure]) -> Markup:
+def _embedded(data: ReportData, drawn: Sequence[Figure]) -> Markup:
     """What the page's script draws from, safe inside a script element."""
-    data: dict[str, Any] = {
-        "looks": [[group.style.light, group.style.dark] for group in study.groups],
-        "figures": {figure.name: plotly_json.figure_json(figure, study.groups) for figure in drawn},
+    content: dict[str, Any] = {
+        "styles": [[network.style.light, network.style.dark] for network in data.networks],
+        "figures": {figure.name: figure_json(figure, data.networks) for figure in drawn},
     }
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

@@ -28,7 +28,7 @@
 
   function painted(trace) {
     const dark = root.dataset.theme === "dark";
-    const colour = data.looks[trace.meta.look][dark ? 1 : 0];
+    const colour = data.styles[trace.meta.style][dark ? 1 : 0];
     const shown = { ...trace, visible: isVisible(trace) };
     if (trace.meta.role === "band") {
       shown.fillcolor = seeThrough(colour, dark ? 0.2 : 0.14);

@@ -1,4 +1,4 @@
-"""What each attack did to each network: the images it was given, those it broke, what stood, its time."""
+"""Effect of each attack on each network: images given and broken, accuracy after it, its time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,27 +6,28 @@ from itertools import chain
 from statistics import mean
 from typing import Any, Literal
 
-from robustlens.report.data import Network, ReportData, RunReport, as_interval, combined, dig
-from robustlens.report.text.flags import SPLITS, flags_of
-from robustlens.report.text.wording import attack_name, suite_name
-from robustlens.stats.intervals import Interval
+from robustlens.report.data import Network, ReportData, RunReport, known
+from robustlens.report.text.flags import flags_of
+from robustlens.report.text.wording import SPLITS, attack_name, suite_name
+from robustlens.results import SplitResult
+from robustlens.stats.intervals import Interval, over_seeds
 
 SEARCH = "min-norm"
-"""The search behind a curve of radii: it also runs on images that have fallen, to measure distances."""
+"""The search behind a curve of radii: to measure distances it also runs on images already broken."""
 
 
 @dataclass(frozen=True)
-class Line:
+class AttackLine:
     """One attack, or a suite and the sum of its attacks. Over several seeds, everything is a mean.
 
     Attributes:
         kind: "clean" is the start, in which broken are the images that are wrong without an attack.
         name: of the attack or the suite.
         images: how many it was given.
-        broken: how many of them fell to it.
+        broken: how many of them it broke.
         before: share of all images that were right before it.
         right: share of all images that are right after it and all before it.
-        seconds: None in files that do not tell.
+        seconds: None in files that do not have it.
     """
 
     kind: Literal["clean", "attack", "suite", "member"]
@@ -46,61 +47,61 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Block:
+class NetworkAttacks:
     """One network on one split. `flags` are what was seen, by name."""
 
-    group: Network
-    lines: tuple[Line, ...]
+    network: Network
+    lines: tuple[AttackLine, ...]
     flags: Mapping[str, str]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Attacked:
+class SplitAttacks:
     """All networks on one split."""
 
     images: str
-    blocks: tuple[Block, ...]
+    networks: tuple[NetworkAttacks, ...]
 
     @property
     def timed(self) -> bool:
-        """Whether the files tell how long attacks took."""
+        """Whether the files say how long attacks took."""
         return any(line.seconds is not None for line in self._lines)
 
     @property
     def searched(self) -> bool:
-        """Whether one of the attacks ran on images that had fallen already."""
+        """Whether one of the attacks ran on images that were broken already."""
         return any(line.name == SEARCH for line in self._lines)
 
     @property
-    def _lines(self) -> list[Line]:
-        return [line for block in self.blocks for line in block.lines]
+    def _lines(self) -> list[AttackLine]:
+        return [line for network in self.networks for line in network.lines]
 
 
-def by_split(study: ReportData) -> list[Attacked]:
+def by_split(data: ReportData) -> list[SplitAttacks]:
     """Test images and training images, as far as they were attacked."""
-    every = (Attacked(f"{name} images", tuple(by_attack(study, split))) for split, name in SPLITS.items())
-    return [attacked for attacked in every if attacked.blocks]
+    every = [SplitAttacks(f"{name} images", tuple(by_network(data, split))) for split, name in SPLITS.items()]
+    return [attacks for attacks in every if attacks.networks]
 
 
-def by_attack(study: ReportData, split: str) -> list[Block]:
-    """A block for each network that was evaluated, in the order of the study."""
-    blocks = []
-    for group in study.groups:
-        lines = _over_seeds([_lines(record, split) for record in group.records])
-        notes = dict.fromkeys(str(note) for found in group.values("splits", split, "notes") for note in found)
+def by_network(data: ReportData, split: str) -> list[NetworkAttacks]:
+    """What the attacks did to each network that was evaluated, in the order of the study."""
+    every = []
+    for network in data.networks:
+        lines = _over_seeds([_lines(run, split) for run in network.runs])
+        notes = dict.fromkeys(note for part in network.splits(split) for note in part.notes)
         if lines:
-            blocks.append(Block(group, lines, _flags(group, split), tuple(notes)))
-    return blocks
+            every.append(NetworkAttacks(network, lines, _flags(network, split), tuple(notes)))
+    return every
 
 
-def csv_rows(study: ReportData) -> list[dict[str, Any]]:
+def csv_rows(data: ReportData) -> list[dict[str, Any]]:
     """The tables of both splits in full precision."""
     return [
         {
-            "label": block.group.label,
-            "method": block.group.method,
-            "eps": block.group.eps,
+            "label": attacks.network.label,
+            "method": attacks.network.method,
+            "eps": attacks.network.eps,
             "split": split,
             "kind": line.kind,
             "attack": line.name,
@@ -112,75 +113,80 @@ def csv_rows(study: ReportData) -> list[dict[str, Any]]:
             "seconds": line.seconds,
         }
         for split in SPLITS
-        for block in by_attack(study, split)
-        for line in block.lines
+        for attacks in by_network(data, split)
+        for line in attacks.lines
     ]
 
 
-def _flags(group: Network, split: str) -> dict[str, str]:
+def _flags(network: Network, split: str) -> dict[str, str]:
     """What was seen, by the flag's name; seeds that saw the same say it once."""
-    found: dict[str, dict[str, None]] = {}
-    for record in group.records:
-        for flag in flags_of(record, split):
-            found.setdefault(flag.name, {})[flag.seen] = None
-    return {name: "; ".join(seen) for name, seen in found.items()}
+    observations: dict[str, dict[str, None]] = {}
+    for run in network.runs:
+        for flag in flags_of(run, split):
+            observations.setdefault(flag.name, {})[flag.observed] = None
+    return {name: "; ".join(observed) for name, observed in observations.items()}
 
 
-def _lines(record: RunReport, split: str) -> list[Line]:
+def _lines(run: RunReport, split: str) -> list[AttackLine]:
     """One run: clean, then every attack, those of a suite under its sum."""
-    found = dig(record.evaluation, "splits", split)
-    n, clean = dig(found, "n"), as_interval(dig(found, "clean"))
-    if not isinstance(n, int) or n < 1 or clean is None:
+    part, clean = run.split(split), run.clean(split)
+    if run.evaluation is None or part is None or part.n < 1 or clean is None:
         return []
-    right = round(n * clean.value)
-    names = record.evaluation.get("attacks") or ()
-    attacks = {line.name: line for line in _attacks(found, names, n, right)}
-    lines = [Line("clean", "clean", n, n - right, 1.0, clean)]
-    for name in record.columns:
-        parts = [attacks[part] for part in record.suites.get(name) or [name] if part in attacks]
-        if parts and name in record.suites:
-            parts = [_sum(name, parts), *(replace(part, kind="member") for part in parts)]
-        lines += parts
+    right = round(part.n * clean.value)
+    attacks = {line.name: line for line in _attacks(part, run.evaluation.attacks, right)}
+    lines = [AttackLine("clean", "clean", part.n, part.n - right, 1.0, clean)]
+    for name in run.evaluation.columns:
+        suite = run.evaluation.suites.get(name)
+        members = [attacks[member] for member in suite or (name,) if member in attacks]
+        if members and suite:
+            members = [_sum(name, members), *(replace(member, kind="member") for member in members)]
+        lines += members
     return lines
 
 
-def _attacks(found: Mapping[str, Any], names: Iterable[str], n: int, right: int) -> Iterator[Line]:
-    """The attacks in their order, on `n` images of which `right` were right before the first."""
-    standing = right
+def _attacks(part: SplitResult, names: Iterable[str], right: int) -> Iterator[AttackLine]:
+    """The attacks in their order, on images of which `right` were right before the first.
+
+    A file without counts (format 1) gives them by its shares: each attack ran on the images still right.
+    """
+    survivors = right
     for name in names:
-        after = as_interval(dig(found, "by_attack", name))
+        after = known(part.by_attack.get(name))
         if after is None:
             continue
-        left = round(n * after.value)
-        everyone = name == SEARCH and dig(found, "curve")
-        images = right if everyone else standing
-        seconds = dig(found, "seconds", name)
-        yield Line("attack", name, images, standing - left, standing / n, after, seconds)
-        standing = left
+        left = round(part.n * after.value)
+        given = right if name == SEARCH and part.curve else survivors
+        yield AttackLine(
+            "attack",
+            name,
+            part.attacked.get(name, given),
+            part.broken.get(name, survivors - left),
+            survivors / part.n,
+            after,
+            part.seconds.get(name),
+        )
+        survivors = left
 
 
-def _sum(name: str, lines: Sequence[Line]) -> Line:
+def _sum(name: str, lines: Sequence[AttackLine]) -> AttackLine:
     """A suite: what its first attack was given, and all that its attacks broke."""
     first, last = lines[0], lines[-1]
     broken = sum(line.broken for line in lines)
-    return Line("suite", name, first.images, broken, first.before, last.right, _total(lines))
-
-
-def _total(lines: Iterable[Line]) -> float | None:
     seconds = [line.seconds for line in lines if line.seconds is not None]
-    return sum(seconds) if seconds else None
+    total = sum(seconds) if seconds else None
+    return AttackLine("suite", name, first.images, broken, first.before, last.right, total)
 
 
-def _over_seeds(runs: Sequence[Sequence[Line]]) -> tuple[Line, ...]:
+def _over_seeds(runs: Sequence[Sequence[AttackLine]]) -> tuple[AttackLine, ...]:
     """The means over the runs that have a line."""
-    together: dict[tuple[str, str], list[Line]] = {}
+    together: dict[tuple[str, str], list[AttackLine]] = {}
     for line in chain.from_iterable(runs):
         together.setdefault((line.kind, line.name), []).append(line)
     return tuple(_mean(lines) for lines in together.values())
 
 
-def _mean(lines: Sequence[Line]) -> Line:
-    right = combined(line.right for line in lines)
+def _mean(lines: Sequence[AttackLine]) -> AttackLine:
+    right = over_seeds(line.right for line in lines)
     assert right is not None
     seconds = [line.seconds for line in lines if line.seconds is not None]
     return replace(

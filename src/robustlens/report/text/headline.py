@@ -1,12 +1,13 @@
 """The headline table: one row per network, its accuracies and gaps with their intervals."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from robustlens.config import eps_text
-from robustlens.report.data import Network, ReportData, RunReport, dig
-from robustlens.report.text.flags import SPLITS, flags_of
+from robustlens.report.data import Network, ReportData, RunReport
+from robustlens.report.text.flags import unexplained
 from robustlens.report.text.wording import attack_name, minus, names, points, suite_name
 from robustlens.stats.intervals import Interval
 
@@ -36,14 +37,13 @@ class Column:
 class Row:
     """One network. `message` says why its numbers are missing."""
 
-    group: Network
-    look: int
+    network: Network
     cells: Mapping[str, Cell]
     message: str = ""
 
 
 @dataclass(frozen=True)
-class Table:
+class Headline:
     """The headline table."""
 
     columns: tuple[Column, ...]
@@ -52,11 +52,16 @@ class Table:
     def csv_rows(self) -> list[dict[str, Any]]:
         """The table in full precision."""
         return [
-            {"label": row.group.label, "method": row.group.method, "eps": row.group.eps, "column": c.key}
-            | _ends(measured(row.group, c.key))
+            {
+                "label": row.network.label,
+                "method": row.network.method,
+                "eps": row.network.eps,
+                "column": column.key,
+                **_ends(quantity(row.network, column.key)),
+            }
             for row in self.rows
-            for c in self.columns
-            if c.numeric and c.key != "eps"
+            for column in self.columns
+            if column.numeric and column.key != "eps"
         ]
 
 
@@ -69,153 +74,139 @@ GAPS = {
     "error": ("Error gap", "Error on test images minus on training images, without attack.", "points"),
     "loss": ("Loss gap", "Cross entropy on test images minus on training images, without attack.", "nats"),
 }
+STATES = {
+    "new": "not started",
+    "training": "still training",
+    "trained": "trained, not evaluated yet",
+    "done": "done, but its evaluation is missing",
+}
+"""Where a run without an evaluation stands."""
 
 
-def headline(study: ReportData) -> Table:
+def headline(data: ReportData) -> Headline:
     """One row per network, in the order of the study."""
-    columns = [
-        Column(
-            "method", "Network", "Method and strength, in the colour and marker of the plots.", numeric=False
-        ),
-        Column(
-            "eps", "eps", "Strength of the threat that training defended against; 0 is standard training."
-        ),
-        Column("seeds", "Seed", "Training seeds of this row.", numeric=False),
-        Column("clean", "Clean", "Accuracy on test images without attack.", "%"),
-    ]
-    columns += _attacks(study)
-    columns += [Column(f"gap:{key}", title, hint, unit) for key, (title, hint, unit) in GAPS.items()]
-    columns.append(
-        Column(
-            "seconds",
-            "Time",
-            "Training seconds an epoch: the mean, and below it the fastest and slowest.",
-            "s/epoch",
-        )
-    )
-    ranges = {c.key: _range(study, c.key) for c in columns}
+    columns = tuple(_columns(data))
+    ranges = {column.key: _range(data, column.key) for column in columns}
     rows = [
         Row(
-            group,
-            place,
-            {c.key: _cell(group, c, ranges[c.key]) for c in columns},
-            "" if group.values("splits") else "; ".join(dict.fromkeys(told(r) for r in group.records)),
+            network,
+            {column.key: _cell(network, column, ranges[column.key]) for column in columns},
+            ""
+            if any(run.evaluation for run in network.runs)
+            else "; ".join(dict.fromkeys(state(run) for run in network.runs)),
         )
-        for place, group in enumerate(study.groups)
+        for network in data.networks
     ]
-    return Table(tuple(columns), tuple(rows))
+    return Headline(columns, tuple(rows))
 
 
-def measured(group: Network, key: str) -> Interval | None:
+def quantity(network: Network, key: str) -> Interval | None:
     """The number of one column, with its interval."""
     kind, _, name = key.partition(":")
     if kind == "clean":
-        return group.interval("splits", "test", "clean")
+        return network.over_seeds(lambda run: run.clean())
     if kind == "attack":
-        return group.right_after(name)
+        return network.over_seeds(lambda run: run.after(name))
     if kind == "gap":
-        return group.interval("gaps", name)
-    return _seconds(group) if kind == "seconds" else None
+        return network.over_seeds(lambda run: run.gap(name))
+    return _seconds(network) if kind == "seconds" else None
 
 
-def told(record: RunReport) -> str:
-    """Where a run stands, in words."""
-    if record.error:
-        return f"{record.state}: {record.error}"
-    words = {
-        "new": "not started",
-        "training": "still training",
-        "trained": "trained, not evaluated yet",
-        "done": "done, but its evaluation is missing",
-    }
-    return words.get(record.state, record.state)
+def state(run: RunReport) -> str:
+    """Where a run without an evaluation stands, in words."""
+    status = run.record.status
+    return f"{status}: {run.error}" if run.error else STATES.get(status, status)
 
 
-def notices(study: ReportData) -> list[tuple[str, str]]:
+def notices(data: ReportData) -> list[tuple[str, str]]:
     """(who, what) of all that a reader must know: failures, damaged files, flags that explain nothing."""
-    found: list[tuple[str, str]] = [("This report", problem) for problem in study.problems]
-    for group in study.groups:
-        for record in group.records:
-            who = group.who(record)
-            if record.error or not record.evaluation:
-                found.append((who, told(record)))
-            for split in SPLITS:
-                bare = (flag for flag in flags_of(record, split) if not flag.means)
-                found.extend((who, f"{flag.seen} ({split} images)") for flag in bare)
-            found.extend((who, problem) for problem in record.problems)
-    return list(dict.fromkeys(found))
+    every = [("This report", problem) for problem in data.problems]
+    for who, run in data.labelled_runs():
+        if run.error or run.evaluation is None:
+            every.append((who, state(run)))
+        every += [(who, what) for what in (*unexplained(run), *run.problems)]
+    return list(dict.fromkeys(every))
 
 
-# -- pieces --------------------------------------------------------------------------------------------
+def _columns(data: ReportData) -> Iterator[Column]:
+    method = "Method and strength, in the colour and marker of the plots."
+    yield Column("method", "Network", method, numeric=False)
+    yield Column(
+        "eps", "eps", "Strength of the threat that training defended against; 0 is standard training."
+    )
+    yield Column("seeds", "Seed", "Training seeds of this row.", numeric=False)
+    yield Column("clean", "Clean", "Accuracy on test images without attack.", "%")
+    yield from _attacks(data)
+    for key, (title, hint, unit) in GAPS.items():
+        yield Column(f"gap:{key}", title, hint, unit)
+    pace = "Training seconds an epoch: the mean, and below it the fastest and slowest."
+    yield Column("seconds", "Time", pace, "s/epoch")
 
 
-def _attacks(study: ReportData) -> Iterator[Column]:
+def _attacks(data: ReportData) -> Iterator[Column]:
     before: list[str] = []
-    for name, parts in study.columns.items():
-        title = suite_name(name) if parts else attack_name(name)
-        made_of = f" ({names(map(attack_name, parts))})" if parts else ""
+    for name, members in data.columns.items():
+        title = suite_name(name) if members else attack_name(name)
+        made_of = f" ({names(map(attack_name, members))})" if members else ""
         after = f" and after {names(before)}" if before else ""
         hint = f"Share of test images still right after {title}{made_of}{after}."
         yield Column(f"attack:{name}", title, f"{hint} A clean error counts as wrong.", "%")
         before.append(title)
 
 
-def _cell(group: Network, column: Column, bounds: tuple[float, float]) -> Cell:
+def _cell(network: Network, column: Column, bounds: tuple[float, float]) -> Cell:
     if column.key == "method":
-        return Cell(group.label, group.label)
+        return Cell(network.label, network.label)
     if column.key == "eps":
-        return Cell(eps_text(group.eps), group.eps)
+        return Cell(eps_text(network.eps), network.eps)
     if column.key == "seeds":
-        return _seeds(group)
-    found = measured(group, column.key)
-    if found is None:
+        return _seeds(network)
+    interval, text = quantity(network, column.key), _writer(column.unit)
+    if interval is None:
         return Cell("")
-    share = column.unit in ("%", "points")
-    write = (
-        points
-        if share
-        else (lambda v: f"{v:.3f}")
-        if column.unit == "nats"
-        else (lambda v: f"{v:.2f}" if v < 10 else f"{v:.1f}")
-    )
-    if found.low is None or found.high is None:
-        return Cell(minus(write(found.value)), found.value)
+    if interval.low is None or interval.high is None:
+        return Cell(text(interval.value), interval.value)
     low, high = bounds
-    spot = {"low": found.low, "value": found.value, "high": found.high, "zero": 0.0}
-    bar = {name: 100 * min(1, max(0, (value - low) / (high - low or 1))) for name, value in spot.items()}
-    if column.unit == "s/epoch":
-        bar = {}
-    between = f"{minus(write(found.low))} to {minus(write(found.high))}"
-    return Cell(minus(write(found.value)), found.value, between, bar)
+    ends = {"low": interval.low, "value": interval.value, "high": interval.high, "zero": 0.0}
+    bar = {name: 100 * min(1, max(0, (value - low) / (high - low or 1))) for name, value in ends.items()}
+    between = f"{text(interval.low)} to {text(interval.high)}"
+    return Cell(text(interval.value), interval.value, between, {} if column.unit == "s/epoch" else bar)
 
 
-def _range(study: ReportData, key: str) -> tuple[float, float]:
+def _writer(unit: str) -> Callable[[float], str]:
+    """How numbers of a unit become text."""
+    if unit in ("%", "points"):
+        return lambda value: minus(points(value))
+    if unit == "nats":
+        return lambda value: minus(f"{value:.3f}")
+    return lambda value: minus(f"{value:.2f}" if value < 10 else f"{value:.1f}")
+
+
+def _range(data: ReportData, key: str) -> tuple[float, float]:
     """The range of a column's bars: shares from 0 to 1; gaps from the least to the greatest, and zero."""
     if not key.startswith("gap:"):
         return 0.0, 1.0
     keys = [key] if key == "gap:loss" else ["gap:robust", "gap:error"]
-    found = [measured(group, k) for group in study.groups for k in keys]
-    ends = [end for i in found if i is not None for end in (i.low, i.high, i.value) if end is not None]
+    intervals = [quantity(network, column) for network in data.networks for column in keys]
+    ends = [end for i in intervals if i is not None for end in (i.low, i.high, i.value) if end is not None]
     return min([0.0, *ends]), max([0.0, *ends])
 
 
-def _seeds(group: Network) -> Cell:
-    done = [record for record in group.records if record.evaluation]
-    text = ", ".join(str(record.seed) for record in group.records)
-    if 0 < len(done) < len(group.records):
-        text = f"{len(done)} of {len(group.records)}"
+def _seeds(network: Network) -> Cell:
+    evaluated = sum(run.evaluation is not None for run in network.runs)
+    text = ", ".join(str(run.seed) for run in network.runs)
+    if 0 < evaluated < len(network.runs):
+        text = f"{evaluated} of {len(network.runs)}"
     return Cell(text, text)
 
 
-def _seconds(group: Network) -> Interval | None:
-    found = [dig(epoch, "seconds") for record in group.records for epoch in record.metrics]
-    seconds = [float(value) for value in found if isinstance(value, int | float)]
-    if not seconds:
-        return None
-    return Interval(sum(seconds) / len(seconds), min(seconds), max(seconds))
+def _seconds(network: Network) -> Interval | None:
+    every = (epoch.seconds for run in network.runs for epoch in run.metrics)
+    seconds = [value for value in every if not math.isnan(value)]
+    return Interval(sum(seconds) / len(seconds), min(seconds), max(seconds)) if seconds else None
 
 
-def _ends(found: Interval | None) -> dict[str, float | None]:
-    if found is None:
+def _ends(interval: Interval | None) -> dict[str, float | None]:
+    if interval is None:
         return {"value": None, "low": None, "high": None}
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,196 +1,109 @@
-"""What the page says in words, from the data alone: the summary and the claims."""
+"""The summary under the title: sentences written from the data alone."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable
+from operator import methodcaller
 
-from robustlens.config import eps_text
-from robustlens.report.data import ReportData, dig
+from robustlens.config import BEST, Recipe, eps_text
+from robustlens.report.data import ReportData
 from robustlens.report.text.attacks import SEARCH
-from robustlens.report.text.wording import attack_name, names, number, points, sentence
+from robustlens.report.text.wording import SPLITS, attack_name, names, points
 from robustlens.stats.intervals import Interval
 
 
-def summary(study: ReportData) -> list[str]:
-    """The paragraph under the title, written from the data."""
-    sentences = [_who(study), _how(study), *_range_of_results(study), _verdicts(study)]
-    short = sum(not record.evaluation for record in study.records)
-    if short:
-        total = len(study.records)
-        sentences.append(
-            f"{short} of {total} runs {'has' if short == 1 else 'have'} no evaluation yet; see the notes."
-        )
+def summary(data: ReportData) -> list[str]:
+    """The paragraph under the title, sentence by sentence."""
+    sentences = [_networks(data), _attacked(data), _range_of_results(data), _verdicts(data), _missing(data)]
     return [sentence for sentence in sentences if sentence]
 
 
-def verdict(claim: Mapping[str, Any]) -> str:
-    """One of the three verdicts; anything else counts as inconclusive."""
-    found = str(claim.get("verdict"))
-    return found if found in ("supported", "not supported", "inconclusive") else "inconclusive"
-
-
-@dataclass(frozen=True)
-class Dots:
-    """One network's values of a claim's quantity, placed between the least and the greatest (%)."""
-
-    label: str
-    look: int | None
-    text: str
-    places: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A number of a claim. `bar` places its interval on a bar with zero in the middle (%)."""
-
-    name: str
-    text: str
-    bar: Mapping[str, float]
-
-
-def claims_by_paper(study: ReportData) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Claims grouped by paper, with texts for their effect, statistic and values."""
-    papers: dict[str, list[dict[str, Any]]] = {}
-    for claim in study.claims:
-        shown = {
-            "id": str(claim.get("id", "")),
-            "setting": str(claim.get("setting") or ""),
-            "statement": str(claim.get("statement", "")),
-            "quantity": str(claim.get("quantity", "")),
-            "verdict": verdict(claim),
-            "why": sentence(str(claim.get("why", ""))),
-            "note": str(claim.get("note") or ""),
-            "facts": [fact for key in ("effect", "statistic") if (fact := _fact(claim.get(key)))],
-            "dots": _dots(claim.get("values") or (), study),
-        }
-        papers.setdefault(str(claim.get("paper", "")), []).append(shown)
-    return list(papers.items())
-
-
-def _fact(found: Any) -> Fact | None:
-    """An effect or a statistic in words, with its interval drawn around zero in the middle."""
-    value, low, high, p = (dig(found, key) for key in ("value", "low", "high", "p"))
-    if not isinstance(value, int | float):
-        return None
-    unit = str(dig(found, "unit") or "")
-    text = f"{number(value)} {unit}".strip()
-    bar: dict[str, float] = {}
-    if isinstance(low, int | float) and isinstance(high, int | float):
-        text += f" [{number(low)}, {number(high)}]"
-        reach = 1.15 * max(abs(low), abs(high), abs(value)) or 1.0
-        bar = {"low": 50 + 50 * low / reach, "value": 50 + 50 * value / reach, "high": 50 + 50 * high / reach}
-    if isinstance(p, int | float):
-        text += f", p = {number(p, 2)}"
-    name = str(dig(found, "name") or "")
-    return Fact(f"{name[:1].upper()}{name[1:]}", text, bar)
-
-
-def _dots(values: Iterable[Any], study: ReportData) -> list[Dots]:
-    every: dict[str, list[float]] = {}
-    for entry in values:
-        if isinstance(value := dig(entry, "value"), int | float):
-            every.setdefault(str(dig(entry, "label")), []).append(float(value))
-    numbers = [value for found in every.values() for value in found]
-    if not numbers:
-        return []
-    low, width = min(numbers), max(numbers) - min(numbers)
-    looks = {group.label: place for place, group in enumerate(study.groups)}
-    return [
-        Dots(
-            label,
-            looks.get(label),
-            number(sum(found) / len(found)),
-            tuple(100 * (value - low) / width if width else 50.0 for value in found),
-        )
-        for label, found in every.items()
-    ]
-
-
-# -- pieces -------------------------------------------------------------------------------------------
-
-
-def _who(study: ReportData) -> str:
-    count = len(study.groups)
-    data = dig(study.meta, "data", "name") or _recipe(study, "data", "name")
-    model = dig(study.meta, "model", "name") or _recipe(study, "model", "name")
-    seeds = sorted({len(group.records) for group in study.groups})
-    each = (
-        "one seed"
-        if seeds == [1]
-        else f"{' to '.join(map(str, (seeds[:1] + seeds[-1:]) if len(seeds) > 1 else seeds))} seeds"
-    )
-    what = "One network" if count == 1 else f"{count} networks"
+def _networks(data: ReportData) -> str:
+    count = len(data.networks)
+    images = str(data.study.data.get("name") or "") or _of_recipes(data, lambda recipe: recipe.data.name)
+    model = str(data.study.model.get("name") or "") or _of_recipes(data, lambda recipe: recipe.model.name)
+    seeds = sorted({len(network.runs) for network in data.networks})
+    ends = seeds[:1] + seeds[-1:] if len(seeds) > 1 else seeds
+    each = "one seed" if seeds == [1] else f"{' to '.join(map(str, ends))} seeds"
+    subject = "One network" if count == 1 else f"{count} networks"
     listed = (
-        names(group.label for group in study.groups)
+        names(network.label for network in data.networks)
         if count <= 12
-        else names({g.method: 0 for g in study.groups})
+        else names(dict.fromkeys(network.method for network in data.networks))
     )
-    on = f" on {data}" if data else ""
+    on = f" on {images}" if images else ""
     of = f" with the architecture {model}" if model else ""
-    return f"{what} ({listed}), trained{on}{of}, {each}{' each' if count > 1 else ''}."
+    return f"{subject} ({listed}), trained{on}{of}, {each}{' each' if count > 1 else ''}."
 
 
-def _how(study: ReportData) -> str:
-    eps, norm = study.first("threat", "eps"), study.first("threat", "norm")
-    counts = [study.first("splits", split, "n") for split in ("test", "train")]
-    if not study.columns or eps is None:
+def _attacked(data: ReportData) -> str:
+    threat = data.first(lambda evaluation: evaluation.threat)
+    if not data.columns or threat is None:
         return ""
-    images = names(f"{n:,} {split}" for n, split in zip(counts, ("test", "training"), strict=True) if n)
-    checkpoint = study.first("checkpoint")
-    chosen = " (chosen on validation images, never on test images)" if checkpoint == "best" else ""
+    parts = [(name, part) for split, name in SPLITS.items() if (part := data.first_split(split))]
+    images = names(f"{part.n:,} {name}" for name, part in parts)
+    checkpoint = data.first(lambda evaluation: evaluation.provenance.checkpoint)
+    chosen = " (chosen on validation images, never on test images)" if checkpoint == BEST else ""
     of = f", at the {checkpoint} checkpoint{chosen}" if checkpoint else ""
-    attacks = names(_attack(name, parts) for name, parts in study.columns.items())
-    return f"Attacked on {images} images within {norm} eps = {eps_text(float(eps))} by {attacks}{of}."
+    attacks = names(_attack(name, members) for name, members in data.columns.items())
+    return f"Attacked on {images} images within {threat.norm} eps = {eps_text(threat.eps)} by {attacks}{of}."
 
 
-def _attack(name: str, parts: Iterable[str]) -> str:
+def _attack(name: str, members: Iterable[str]) -> str:
     """An attack, or a suite and what it is made of."""
     if name == SEARCH:
         return "a minimum-norm search"
-    listed = names(attack_name(part) for part in parts)
+    listed = names(attack_name(member) for member in members)
     return f"the {name} suite ({listed})" if listed else attack_name(name)
 
 
-def _range_of_results(study: ReportData) -> list[str]:
-    found = [
-        (group, clean, robust)
-        for group in study.groups
-        if (clean := group.interval("splits", "test", "clean"))
-        and (robust := group.interval("splits", "test", "robust"))
+def _range_of_results(data: ReportData) -> str:
+    both = [
+        (network.label, clean, robust)
+        for network in data.networks
+        if (clean := network.over_seeds(methodcaller("clean")))
+        and (robust := network.over_seeds(methodcaller("robust")))
     ]
-    if not found:
-        return []
-    if len(found) == 1:
-        _, clean, robust = found[0]
-        return [f"It is right on {_of(clean)} of the test images, and on {_of(robust)} under every attack."]
-    best = max(found, key=lambda row: row[2].value)
-    worst = min(found, key=lambda row: row[2].value)
-    cleanest = max(found, key=lambda row: row[1].value)
-    return [
-        f"Under every attack, {best[0].label} keeps {_of(best[2])} of the test images and {worst[0].label} "
-        f"{_of(worst[2])}; without attack, {cleanest[0].label} is most accurate with {_of(cleanest[1])}."
-    ]
+    if not both:
+        return ""
+    if len(both) == 1:
+        _, clean, robust = both[0]
+        return (
+            f"It is right on {_share(clean)} of the test images, and on {_share(robust)} under every attack."
+        )
+    best = max(both, key=lambda row: row[2].value)
+    worst = min(both, key=lambda row: row[2].value)
+    cleanest = max(both, key=lambda row: row[1].value)
+    return (
+        f"Under every attack, {best[0]} keeps {_share(best[2])} of the test images and {worst[0]} "
+        f"{_share(worst[2])}; without attack, {cleanest[0]} is most accurate with {_share(cleanest[1])}."
+    )
 
 
-def _of(found: Interval) -> str:
+def _share(interval: Interval) -> str:
     between = (
-        f" ({points(found.low)} to {points(found.high)})"
-        if found.low is not None and found.high is not None
+        f" ({points(interval.low)} to {points(interval.high)})"
+        if interval.low is not None and interval.high is not None
         else ""
     )
-    return f"{points(found.value)} %{between}"
+    return f"{points(interval.value)} %{between}"
 
 
-def _verdicts(study: ReportData) -> str:
-    if not study.claims:
+def _verdicts(data: ReportData) -> str:
+    if not data.claims:
         return ""
-    count: dict[str, int] = {}
-    for claim in study.claims:
-        count[verdict(claim)] = count.get(verdict(claim), 0) + 1
-    told_ = names(f"{n} {'is' if n == 1 else 'are'} {v}" for v, n in sorted(count.items(), reverse=True))
-    return f"Of {len(study.claims)} claims of the papers that were checked, {told_}."
+    counts = Counter(claim.verdict for claim in data.claims)
+    ranked = sorted(counts.items(), reverse=True)
+    listed = names(f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in ranked)
+    return f"Of {len(data.claims)} claims of the papers that were checked, {listed}."
 
 
-def _recipe(study: ReportData, *path: str) -> str:
-    found = dict.fromkeys(str(value) for r in study.records if (value := dig(r.recipe, *path)) is not None)
-    return ", ".join(found)
+def _missing(data: ReportData) -> str:
+    missing = sum(run.evaluation is None for run in data.runs)
+    if not missing:
+        return ""
+    have = "has" if missing == 1 else "have"
+    return f"{missing} of {len(data.runs)} runs {have} no evaluation yet; see the notes."
+
+
+def _of_recipes(data: ReportData, read: Callable[[Recipe], str]) -> str:
+    return ", ".join(dict.fromkeys(read(run.recipe) for run in data.runs if run.recipe))

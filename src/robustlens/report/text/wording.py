@@ -1,8 +1,43 @@
-"""Numbers and lists as the page writes them."""
+"""Numbers, names and lists as the page writes them."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from robustlens.config import Recipe
+from robustlens.config.recipe import FactoryPerturbationSpec
+
+OBJECTIVES = {
+    "standard": "Standard",
+    "at": "AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "fgsm": "FGSM",
+    "alp": "ALP",
+    "llr": "LLR",
+    "cure": "CURE",
+    "vat": "VAT",
+    "gradient-penalty": "Gradient penalty",
+}
+"""Names of the objectives in the papers."""
+SPLITS = {"test": "test", "train": "training"}
+"""Keys of an evaluation's splits, and what their images are called."""
+
+
+def method_name(recipe: Recipe) -> str:
+    """How a recipe trains, as papers write it.
+
+    >>> method_name(Recipe(objective="trades", awp={"gamma": 0.005}))
+    'TRADES+AWP'
+    """
+    if recipe.threat.eps == 0:
+        return OBJECTIVES["standard"]
+    perturbations = [
+        spec.factory.rpartition(":")[2] if isinstance(spec, FactoryPerturbationSpec) else name.upper()
+        for name, spec in recipe.perturbations.items()
+    ]
+    return "+".join([OBJECTIVES.get(recipe.objective, recipe.objective), *perturbations])
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -71,9 +106,13 @@ def minus(text: str) -> str:
     return text
 
 
-def duration(seconds: Any) -> str:
-    """Seconds as people say them; empty if there are none."""
-    if not isinstance(seconds, int | float):
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them; empty if they are not known.
+
+    >>> duration(120), duration(2.5), duration(0.25), duration(math.nan)
+    ('2.0 min', '2.5 s', '0.25 s', '')
+    """
+    if seconds is None or math.isnan(seconds):
         return ""
     if seconds >= 90:
         return f"{seconds / 60:.1f} min"
@@ -95,13 +134,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     >>> flat({"a": {"b": 1}, "c": [1, 2]})
     {'a.b': '1', 'c': '1, 2'}
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            texts |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = short(value)
-    return found
+            texts[f"{prefix}{key}"] = short(value)
+    return texts
 
 
 def short(value: Any) -> str:

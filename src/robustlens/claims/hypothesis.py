@@ -1,0 +1,156 @@
+"""A claim of a paper as a hypothesis, and the parts of a study in which it is checked one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from robustlens.claims.estimates import Estimator
+from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims.verdict import Findings, decide
+from robustlens.config import BEST, LAST
+from robustlens.results import ClaimResult
+from robustlens.stats.bootstrap import Unusable
+
+
+@dataclass(frozen=True)
+class SensitivityCheck:
+    """The same claim by another quantity: reported in the note, no part of the verdict.
+
+    Args:
+        noun: short name of the quantity.
+        estimator: the quantity as a function of a run.
+        direction: where it would go if it agreed.
+        caution: reading of the claim where it does not.
+    """
+
+    noun: str
+    estimator: Estimator
+    direction: Literal[-1, 1]
+    caution: str = ""
+
+
+@dataclass(frozen=True)
+class Design:
+    """How findings come of a study.
+
+    Args:
+        findings: of a hypothesis, on one part of a study; raises `Unusable` where data are lacking.
+        parts: the parts of a study that are checked one by one.
+        reads: quantities that it takes beside the hypothesis's own.
+    """
+
+    findings: "Callable[[Hypothesis, StudyData], Findings]"
+    parts: Callable[[StudyData], Sequence[StudyData]] = lambda study: [study]
+    reads: tuple[Estimator, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An entry of the registry: the claim of a paper on a quantity, with its direction.
+
+    Args:
+        id: stable name.
+        paper: short citation.
+        statement: the claim in one sentence.
+        quantity: definition of the quantity and the reason for it, in words.
+        noun: the quantity's short name inside a sentence.
+        estimator: the quantity as a function of a run.
+        direction: +1 where the claim says it grows, -1 where it falls.
+        design: `designs.STRENGTH_SWEEP`, `designs.PAIRS`, or one of `correlations`.
+        unit: of the quantity.
+        sensitivity: checks of the same claim by other quantities, for the note.
+    """
+
+    id: str
+    paper: str
+    statement: str
+    quantity: str
+    noun: str
+    estimator: Estimator
+    direction: Literal[-1, 1]
+    design: Design
+    unit: str = ""
+    sensitivity: tuple[SensitivityCheck, ...] = ()
+
+    def claims(self, study: StudyData) -> list[ClaimResult]:
+        """The claim on every part of the study that it is checked in.
+
+        A part beyond the first is passed over where nothing of it was measured; the first one says so.
+        """
+        first, *others = self.design.parts(study)
+        needed = (self.estimator, *self.design.reads)
+        measured = [part for part in others if all(_is_measured(one, part.runs) for one in needed)]
+        return [self.check(part) for part in (first, *measured)]
+
+    def check(self, study: StudyData) -> ClaimResult:
+        """The claim on this part; lacking data make it inconclusive, and `why` names them."""
+        claim = ClaimResult(self.id, self.paper, self.statement, self.quantity, setting=study.setting)
+        try:
+            findings = self.design.findings(self, study)
+        except Unusable as reason:
+            return replace(claim, why=_sentence(str(reason)))
+        verdict, why = decide(self.direction, findings)
+        return replace(
+            claim,
+            verdict=verdict,
+            why=_sentence(why),
+            statistic=findings.consistency.statistic,
+            effect=findings.effect,
+            values=findings.values,
+            seeds=findings.seeds,
+            note=findings.note,
+        )
+
+
+def settings(study: StudyData) -> list[StudyData]:
+    """The settings in which strengths can be compared, each by itself: nothing else differs inside one.
+
+    A study with one setting of several strengths (or with none) is one part, and keeps all its runs.
+    """
+    by_setting: dict[str | None, list[RunData]] = {}
+    for run in study.unperturbed():
+        by_setting.setdefault(run.entry.setting, []).append(run)
+    sweeps = [runs for runs in by_setting.values() if len({run.eps for run in runs}) > 1]
+    if len(sweeps) < 2:
+        return [study]
+    methods = [", ".join(dict.fromkeys(run.entry.method for run in runs)) for runs in sweeps]
+    return [
+        replace(study, runs=runs, setting=f"in {names}") for runs, names in zip(sweeps, methods, strict=True)
+    ]
+
+
+def checkpoints(study: StudyData) -> list[StudyData]:
+    """The study at its primary checkpoints, and apart at the last ones where these were evaluated."""
+    last = [run.at(LAST) for run in study.runs]
+    if not any(_is_evaluated(run) for run in last):
+        return [study]
+    first = study.runs[0]
+    primary = (first.evaluation.provenance.checkpoint if _is_evaluated(first) else None) or BEST
+    return [
+        replace(study, setting=f"at the {primary} checkpoint"),
+        replace(study, runs=last, setting="at the last checkpoint"),
+    ]
+
+
+def _is_evaluated(run: RunData) -> bool:
+    try:
+        return run.evaluation is not None
+    except Missing:
+        return False
+
+
+def _is_measured(estimator: Estimator, runs: Sequence[RunData]) -> bool:
+    """Whether any run has the quantity, be it one that cannot be used."""
+    for run in runs:
+        try:
+            estimator(run)
+        except Missing:
+            continue
+        except Unusable:
+            pass
+        return True
+    return False
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -1,0 +1,198 @@
+"""Claims of Wen, Li and Jia (ICML 2020): over the strengths of adversarial training."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from robustlens.claims.designs import STRENGTH_SWEEP
+from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
+from robustlens.claims.wen2020 import quantities
+from robustlens.stats.bootstrap import Quantity
+
+_hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=STRENGTH_SWEEP)
+
+
+def _matched(estimator: Callable[..., Quantity], direction: Literal[-1, 1]) -> SensitivityCheck:
+    """Check of a quantity that depends on confidence: the same at each network's own best temperature."""
+    caution = "what the claim sees may be low confidence alone"
+    return SensitivityCheck(
+        "the same at matched temperature", partial(estimator, matched=True), direction, caution
+    )
+
+
+HYPOTHESES = (
+    _hypothesis(
+        id="accuracy-falls",
+        statement="Accuracy falls as adversarial training gets stronger.",
+        quantity="share of test images classified right, unattacked",
+        noun="test accuracy",
+        estimator=quantities.accuracy,
+        direction=-1,
+    ),
+    _hypothesis(
+        id="less-confident",
+        statement="Stronger adversarial training gives less confident networks.",
+        quantity="mean of the largest class probability p_max on test images",
+        noun="mean confidence",
+        estimator=quantities.confidence,
+        direction=-1,
+        sensitivity=(_matched(quantities.confidence, -1),),
+    ),
+    _hypothesis(
+        id="margins-concentrate",
+        statement="Stronger adversarial training concentrates samples around the decision boundaries.",
+        quantity=(
+            "share of test images whose probability margin p_y - max p_i is within 0.2 of zero: the"
+            " paper speaks of concentration around the boundary, and a spread (the std, in the "
+            "note, or the interquartile range) is small as well where a sure network has all its "
+            "margins near 1; logit margins depend on the scale of the logits"
+        ),
+        noun="share of images near the boundary",
+        estimator=quantities.near_boundary,
+        direction=1,
+        sensitivity=(
+            SensitivityCheck(
+                "std of the probability margin",
+                quantities.margin_spread,
+                -1,
+                "margins gather near the boundary without growing narrower as a whole",
+            ),
+            _matched(quantities.near_boundary, 1),
+            SensitivityCheck(
+                "std of the logit margin over the product of the layers' largest singular values",
+                quantities.normalised_spread,
+                -1,
+                "the layers' gains fall faster than the margins",
+            ),
+        ),
+    ),
+    _hypothesis(
+        id="smoother-under-attack",
+        statement="Stronger adversarial training makes sudden changes under perturbation smaller.",
+        quantity="mean fall of the probability margin of test images under one fixed PGD attack",
+        noun="change under attack",
+        estimator=quantities.change_under_attack,
+        direction=-1,
+        sensitivity=(_matched(quantities.change_under_attack, -1),),
+    ),
+    _hypothesis(
+        id="feature-change-falls",
+        statement="Stronger adversarial training makes features change less under perturbation in most "
+        "layers.",
+        quantity=(
+            "for each layer, mean over test images of ||phi(x + delta) - phi(x)|| / ||phi(x)||, phi "
+            "what the layer reads and delta that of one fixed PGD attack on the network; the same "
+            "under random noise, which no network has chosen, is in the note; values are medians over "
+            "layers"
+        ),
+        noun="relative change of features",
+        unit="%",
+        estimator=quantities.feature_change,
+        direction=-1,
+        sensitivity=(
+            SensitivityCheck(
+                "the same under random noise in the ball",
+                partial(quantities.feature_change, moved="noise"),
+                -1,
+                "it is not smoother in all directions",
+            ),
+        ),
+    ),
+    _hypothesis(
+        id="errors-indecisive",
+        statement="Stronger adversarial training makes misclassifications indecisive.",
+        quantity=(
+            "share of the errors on test images with p_max - p_y < 0.2; the rate among all test "
+            "images is in the note"
+        ),
+        noun="share of errors that are indecisive",
+        estimator=quantities.indecisive_share,
+        direction=1,
+        sensitivity=(
+            SensitivityCheck("rate of indecisive errors among all images", quantities.indecisive_rate, 1),
+            _matched(quantities.indecisive_share, 1),
+        ),
+    ),
+    _hypothesis(
+        id="train-test-margins-closer",
+        statement="Stronger adversarial training brings the margins of training and test images closer.",
+        quantity="Wasserstein-1 distance between the probability margins of training and of test images",
+        noun="train-test margin distance",
+        estimator=quantities.margin_distance,
+        direction=-1,
+        sensitivity=(_matched(quantities.margin_distance, -1),),
+    ),
+    _hypothesis(
+        id="ramp-gap-shrinks",
+        statement="The gap of the ramp loss shrinks as adversarial training gets stronger.",
+        quantity=(
+            "test minus training ramp risk, the mean of 1 - M cut to 0..1, M the probability margin: "
+            "the paper's ramp loss with gamma = 1, the largest margin that there is; on logit margins "
+            "it would depend on their scale"
+        ),
+        noun="ramp gap",
+        estimator=quantities.ramp_gap,
+        direction=-1,
+        sensitivity=(_matched(quantities.ramp_gap, -1),),
+    ),
+    _hypothesis(
+        id="loss-gap-shrinks",
+        statement="The loss gap shrinks as adversarial training gets stronger.",
+        quantity="test minus training cross entropy, unattacked",
+        noun="loss gap",
+        unit="nats",
+        estimator=quantities.loss_gap,
+        direction=-1,
+        sensitivity=(_matched(quantities.loss_gap, -1),),
+    ),
+    _hypothesis(
+        id="error-gap-grows",
+        statement="The error gap grows as adversarial training gets stronger.",
+        quantity="test minus training error, unattacked",
+        noun="error gap",
+        estimator=quantities.error_gap,
+        direction=1,
+    ),
+    _hypothesis(
+        id="activation-variation-falls",
+        statement="Stronger adversarial training makes activation norms vary less in most layers.",
+        quantity=(
+            "for each layer, std over mean of the norms of its output over test images (free of the"
+            " layer's scale; the raw std is in the note); values are medians over layers"
+        ),
+        noun="variation of activation norms",
+        unit="%",
+        estimator=quantities.activation_variation,
+        direction=-1,
+        sensitivity=(
+            SensitivityCheck(
+                "raw std of activation norms",
+                quantities.activation_spread,
+                -1,
+                "it depends on the scale of the layers",
+            ),
+        ),
+    ),
+    _hypothesis(
+        id="singular-spread-falls",
+        statement="Stronger adversarial training lowers the spread of singular values in most layers.",
+        quantity=(
+            "for each layer, the standard deviation of its singular values, as the paper has it; it"
+            " depends on the scale of the weights, so std over mean is in the note; values are "
+            "medians over layers"
+        ),
+        noun="std of singular values",
+        unit="%",
+        estimator=quantities.spectrum_spread,
+        direction=-1,
+        sensitivity=(
+            SensitivityCheck(
+                "std over mean of singular values",
+                quantities.spectrum_relative_spread,
+                -1,
+                "the raw spread moves with the scale of the weights, not with the shape of the spectrum",
+            ),
+        ),
+    ),
+)
+"""In the order of the report."""

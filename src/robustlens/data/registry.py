@@ -1,0 +1,100 @@
+"""Data sets by name, and readers of other sources by prefix: everything that `load` understands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from robustlens.data import arrays, embedded, folder, hub
+from robustlens.data.splits import Sources, in_one_line
+from robustlens.errors import DataError, RobustlensError
+from robustlens.registry import Registry, is_factory, parameters_of
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A data set with a name."""
+
+    @property
+    def augmentation(self) -> str:
+        """The augmentation that the field trains it with (`robustlens.data.augment`)."""
+
+    def load(self, name: str, data_dir: Path | None) -> Sources:
+        """Its splits, from the user's folder where one is given."""
+
+
+Reader = Callable[[str, Path | None], Sources]
+"""(text after the colon, data_dir) -> Sources."""
+
+READERS: Registry[Reader] = Registry(
+    "data.name",
+    {
+        "hf:owner/name": hub.load_any,
+        "folder:PATH": lambda path, _: folder.load(Path(path).expanduser()),
+        "idx:PATH": lambda path, _: arrays.load_idx(Path(path).expanduser()),
+        "npz:PATH": lambda path, _: arrays.load_npz(Path(path).expanduser()),
+    },
+)
+"""Readers by the form of the names that they read: a prefix before a colon."""
+
+DATASETS: Registry[Dataset] = Registry(
+    "data.name",
+    {"fashion-mnist-10k": embedded.EmbeddedDataset(), **hub.DATASETS},
+    factories=True,
+    besides=READERS,
+)
+"""Data sets by name. "package.module:factory" is a function of yours (see `read`)."""
+
+
+def names() -> tuple[str, ...]:
+    """Everything that `load` understands, as it is written."""
+    return (*DATASETS, *READERS, "package.module:factory")
+
+
+def runs_code(name: str) -> bool:
+    """Whether the name of a data set is a function of the user's."""
+    return _reader_of(name) is None and is_factory(name)
+
+
+def read(name: str, data_dir: Path | None) -> Sources:
+    """The source of a name.
+
+    A factory is called with `data_dir`, if it takes that, and returns `Sources`, or the four arrays of
+    `from_tensors`: (x_train, y_train, x_test, y_test).
+
+    Raises:
+        ConfigError: an unknown name. DataError: files or arrays that are missing, damaged or of another kind.
+    """
+    reader = _reader_of(name)
+    if reader is not None:
+        return reader(name.partition(":")[2], data_dir)
+    dataset = DATASETS.find(name)
+    if name in DATASETS:
+        sources: Sources = dataset.load(name, data_dir)
+        return sources
+    return _made(name, dataset, data_dir)
+
+
+def _reader_of(name: str) -> Reader | None:
+    prefix, colon, rest = name.partition(":")
+    forms = (form for form in READERS if form.startswith(f"{prefix}:"))
+    form = next(forms, None) if colon and rest else None
+    return None if form is None else READERS[form]
+
+
+def _made(name: str, factory: Any, data_dir: Path | None) -> Sources:
+    """The data that a function of the user's returns."""
+    options = {"data_dir": data_dir} if "data_dir" in parameters_of(factory) else {}
+    try:
+        made = factory(**options)
+    except RobustlensError:
+        raise
+    except Exception as error:
+        raise DataError(f"data.name {name!r}: failed ({in_one_line(error)}); mend it") from error
+    if isinstance(made, Sources):
+        return made
+    if not isinstance(made, tuple | list) or len(made) != 4:
+        raise DataError(
+            f"data.name {name!r}: returned {type(made).__name__}, expected data.Sources or four arrays "
+            "(x_train, y_train, x_test, y_test)"
+        )
+    return arrays.sources_of(name, *made)

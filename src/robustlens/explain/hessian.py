@@ -1,0 +1,88 @@
+"""The Hessian of the loss of a network by its weights, known by its products with vectors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from robustlens.errors import ConfigError
+from robustlens.explain.landscape.points import asking_for_gradients
+from robustlens.models import frozen
+
+
+class Hessian:
+    """Second derivatives of the mean cross entropy on fixed images, by the weights of a network.
+
+    Hessian-vector products by double backward (Pearlmutter 1994), batch after batch. The network is in eval
+    mode, so BatchNorm uses its running statistics, and is left as it was.
+
+    Args:
+        model: every weight with two or more dimensions is a variable, as in a landscape and in AWP; biases
+            and normalisation layers are constants.
+        x, y: images (at least one) and labels.
+        units: factor of each variable, by parameter name and of its shape; the operator is D H D, D the
+            diagonal matrix of these. None for H itself.
+        temperature: by which logits are divided.
+        batch_size: changes speed and memory, not results.
+
+    Raises:
+        ConfigError: no image, or no weight with two dimensions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n ..."],
+        y: Int64[Tensor, " n"],
+        *,
+        units: Mapping[str, Tensor] | None = None,
+        temperature: float = 1.0,
+        batch_size: int = 256,
+    ) -> None:
+        named = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
+        if not named or not len(x):
+            raise ConfigError(
+                f"curvature: found {len(x)} images and {len(named)} weights with two or more dimensions, "
+                "expected at least 1 of each"
+            )
+        self.model, self.x, self.y = model, x, y
+        self.weights = list(named.values())
+        self.temperature, self.batch_size = temperature, batch_size
+        self.size = sum(weight.numel() for weight in self.weights)
+        self.dtype, self.device = self.weights[0].dtype, self.weights[0].device
+        self.units = None if units is None else torch.cat([units[name].flatten() for name in named])
+
+    def matvec(self, vector: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """D H D times `vector`."""
+        scaled = vector if self.units is None else vector * self.units
+        parts = scaled.split([weight.numel() for weight in self.weights])
+        along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+        product = torch.zeros_like(vector)
+        with frozen(self.model), asking_for_gradients(self.weights):
+            for images, labels in zip(
+                self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True
+            ):
+                product += self._of_batch(images, labels, along)
+        product = product / len(self.x)
+        return product if self.units is None else product * self.units
+
+    def _of_batch(self, images: Tensor, labels: Tensor, along: Sequence[Tensor]) -> Tensor:
+        """The Hessian of the summed loss of a batch, times the vector `along`."""
+        with torch.enable_grad():
+            loss = F.cross_entropy(self.model(images) / self.temperature, labels, reduction="sum")
+            slopes = torch.autograd.grad(loss, self.weights, create_graph=True, materialize_grads=True)
+            slope = torch.stack([(s * v).sum() for s, v in zip(slopes, along, strict=True)]).sum()
+            products = torch.autograd.grad(slope, self.weights, materialize_grads=True)
+        return torch.cat([product.flatten() for product in products]).detach()
+
+
+def filter_units(model: nn.Module) -> dict[str, Tensor]:
+    """The root mean square of each filter, in the place of each of its weights, by parameter name."""
+    return {
+        name: weight.detach().flatten(1).square().mean(1).sqrt().view(-1, *[1] * (weight.ndim - 1))
+        * torch.ones_like(weight)
+        for name, weight in model.named_parameters()
+        if weight.ndim > 1
+    }

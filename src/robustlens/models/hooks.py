@@ -1,0 +1,54 @@
+"""Forward hooks: calls as the layers of a network begin and end, taken off again whatever happens."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+"""(module, arguments, arguments by name)."""
+After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
+"""(module, arguments, arguments by name, output)."""
+MatrixLayer = nn.Conv2d | nn.Linear
+"""Layers that are a matrix and a bias."""
+
+
+@contextlib.contextmanager
+def hooked(
+    modules: Iterable[nn.Module], *, before: Before | None = None, after: After | None = None
+) -> Iterator[None]:
+    """Inside, `before` is called as each of the modules begins, and `after` as it ends."""
+    handles = []
+    try:
+        for module in modules:
+            if before is not None:
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            if after is not None:
+                handles.append(module.register_forward_hook(after, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def reading(modules: Iterable[nn.Module], read: Callable[[Any, Tensor], None]) -> Iterator[None]:
+    """Inside, `read` gets each of the modules, and what it reads, as it begins."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        read(module, input_of(args, named))
+
+    with hooked(modules, before=before):
+        yield
+
+
+def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The tensor that torch's own layers read, among the arguments of their call."""
+    tensor: Tensor = args[0] if args else named["input"]
+    return tensor
+
+
+def matrix_layers(model: nn.Module) -> dict[str, MatrixLayer]:
+    """The Conv2d and Linear layers of a network by name, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MatrixLayer)}

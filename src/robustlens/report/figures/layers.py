@@ -1,0 +1,41 @@
+"""Numbers of every layer: through the depth of the network, and against the strength of training."""
+
+from operator import methodcaller
+
+from robustlens.report.data import ReportData
+from robustlens.report.drawing.spec import Axis, Panel, View, view
+from robustlens.report.figures.panels import against_strength, interval_series, views
+
+SPREADS = (("std / mean", "std_over_mean"), ("std", "std"))
+
+
+def depth(data: ReportData, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:
+    """A number of every layer, through the network."""
+    series = []
+    for network in data.networks:
+        values = ((layer, network.number(measure, "layers", layer, key)) for layer in layers)
+        points = [(layer, value) for layer, value in values if value]
+        if points:
+            names, intervals = zip(*points, strict=True)
+            series.append(interval_series(network.label, names, intervals, "both"))
+    return Panel(title, Axis("layer", kind="category"), Axis(unit), tuple(series))
+
+
+def spread_views(data: ReportData, measure: str, of: str) -> tuple[View, ...]:
+    """Spread of what is measured of the layers: of all at once, then of each against strength."""
+    layers = data.layers(measure)
+    titles = [(f"{title} of the {of}", title, key) for title, key in SPREADS]
+    through = [depth(data, measure, layers, heading, title, key) for heading, title, key in titles]
+    each = [
+        view(
+            layer,
+            [
+                against_strength(
+                    data, heading, title, False, methodcaller("number", measure, "layers", layer, key)
+                )
+                for heading, title, key in titles
+            ],
+        )
+        for layer in layers
+    ]
+    return views(view("Every layer", through), *each)

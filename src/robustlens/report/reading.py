@@ -1,0 +1,127 @@
+"""Reads a study folder, or one run folder, into what the report shows.
+
+A run that failed, is unfinished or lost a file stays in the report with its status; nothing that is missing
+or damaged in one run hides another. Every document is read once; arrays are read when they are drawn.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from robustlens.config import Checkpoint
+from robustlens.errors import RobustlensError, StateError
+from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport
+from robustlens.report.drawing.palette import styles
+from robustlens.report.text.wording import method_name
+from robustlens.results import ClaimResult, Measurement, Run, RunRecord, SplitResult, StudyFolder
+from robustlens.results.files import ArrayFile
+
+Value = TypeVar("Value")
+
+
+def read_study(folder: Path) -> ReportData:
+    """Read a study folder; raises `StateError` where `study.json` is missing or damaged."""
+    source = StudyFolder(folder)
+    record = source.record
+    if not record.runs:
+        raise StateError(f"{folder}/study.json: no list of runs; run the study again to write it")
+    claims: tuple[ClaimResult, ...] = ()
+    problems: tuple[str, ...] = ()
+    try:
+        claims = source.claims
+    except RobustlensError as error:
+        problems = (f"claims.json cannot be read: {error}",)
+    networks = _networks(_RunReader(run).report() for run in source.runs())
+    return ReportData(record.name or folder.name, networks, record, claims, problems)
+
+
+def read_run(folder: Path) -> ReportData:
+    """Read one run folder that need not belong to a study; raises `StateError` where there is none."""
+    run = Run(folder)
+    if not run.exists:
+        raise StateError(f"{folder}: no run here; name the folder of a run or a study")
+    return ReportData(folder.name, _networks([_RunReader(run).report()]))
+
+
+def _networks(runs: Iterable[RunReport]) -> tuple[Network, ...]:
+    together: dict[tuple[str, str, float], list[RunReport]] = {}
+    for run in runs:
+        together.setdefault((run.label, run.method, run.eps), []).append(run)
+    labels = _unique([label for label, _, _ in together])
+    colours = styles([(method, eps) for _, method, eps in together])
+    return tuple(
+        Network(label, method, eps, tuple(seeds), style)
+        for label, ((_, method, eps), seeds), style in zip(labels, together.items(), colours, strict=True)
+    )
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """The labels, numbered where two networks share one."""
+    counts: dict[str, int] = {}
+    unique = []
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+        unique.append(label if counts[label] == 1 else f"{label} ({counts[label]})")
+    return unique
+
+
+class _RunReader:
+    """Reads the files of one run; what cannot be read is a problem of that file alone."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.problems: dict[str, None] = {}  # a dict rather than a set, for its order
+
+    def report(self) -> RunReport:
+        """Everything of the run."""
+        run, entry = self.run, self.run.entry
+        recipe = self._read(lambda: run.recipe if run.has_recipe else None, None)
+        named = (entry.method if entry else "") or (method_name(recipe) if recipe else "")
+        method = named or run.folder.name
+        eps = entry.eps if entry else recipe.threat.eps if recipe else 0.0
+        record = self._read(lambda: run.record, RunRecord())
+        evaluation, explanation = self._read(run.evaluation, None), self._read(run.explanation, None)
+        self._verify(evaluation.splits.values() if evaluation else ())
+        self._verify(explanation.measures.values() if explanation else ())
+        return RunReport(
+            source=run,
+            name=entry.id if entry else run.folder.name,
+            label=entry.label if entry else method if eps == 0 else f"{method} {eps:g}",
+            method=method,
+            eps=eps,
+            seed=entry.seed if entry else recipe.seed if recipe else 0,
+            record=record,
+            recipe=recipe,
+            evaluation=evaluation,
+            explanation=explanation,
+            beside=self._beside(),
+            metrics=self._read(lambda: tuple(run.metrics()), ()),
+            problems=tuple(self.problems),
+        )
+
+    def _verify(self, parts: Iterable[SplitResult | Measurement]) -> None:
+        """Name a damaged file of arrays; a figure that asks for one of them gets none."""
+        files = (part.arrays for part in parts if isinstance(part.arrays, ArrayFile))
+        self._read(lambda: [file.verify() for file in files], [])
+
+    def _beside(self) -> tuple[CheckpointReport, ...]:
+        none: dict[int, Checkpoint] = {}
+        checkpoints = self._read(lambda: self.run.checkpoints_beside("evaluation"), none)
+        return tuple(
+            CheckpointReport(
+                evaluation=self._read(partial(self.run.evaluation, checkpoint), None),
+                explanation=self._read(partial(self.run.explanation, checkpoint), None),
+                checkpoint=checkpoint,
+                epoch=epoch,
+            )
+            for epoch, checkpoint in checkpoints.items()
+        )
+
+    def _read(self, content: Callable[[], Value], empty: Value) -> Value:
+        try:
+            return content()
+        except RobustlensError as error:
+            # Without the folders above the run: a report travels to other machines.
+            self.problems[str(error).replace(f"{self.run.folder.parent}/", "")] = None
+            return empty

@@ -1,0 +1,193 @@
+"""From a study file to the runs that it asks for, with everything refused that a later step would refuse."""
+
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustlens import attacks, explain, models, objectives
+from robustlens.config import (
+    EvaluationPlan,
+    ExplanationPlan,
+    Recipe,
+    StudySpec,
+    ThreatSpec,
+    checked,
+    eps_text,
+    read_yaml,
+)
+from robustlens.data import augment
+from robustlens.errors import ConfigError
+from robustlens.results import RunEntry, StudyRecord
+
+_BUILT_IN = importlib.resources.files("robustlens") / "study" / "built_in"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study: its folder's name, its recipe, and how reports call it."""
+
+    id: str
+    recipe: Recipe
+    label: str
+    method: str
+
+    def entry(self) -> RunEntry:
+        """This run in `study.json`."""
+        recipe = self.recipe
+        return RunEntry(
+            id=self.id,
+            folder=f"runs/{self.id}",
+            label=self.label,
+            method=self.method,
+            objective=recipe.objective,
+            perturbation=next(iter(recipe.perturbations), None),
+            from_attack=bool(getattr(recipe.perturbation, "from_attack", False)),
+            eps=recipe.threat.eps,
+            seed=recipe.seed,
+            unperturbed=recipe.unperturbed.hash(),
+            setting=_setting(recipe),
+        )
+
+
+def built_in() -> list[str]:
+    """Names of the studies that come with the package."""
+    names = (file.name for file in _BUILT_IN.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read(source: str | Path) -> StudySpec:
+    """A study from a YAML file or by the name of a built-in one.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a field is wrong (it is named).
+    """
+    if str(source) in built_in():
+        with importlib.resources.as_file(_BUILT_IN / f"{source}.yaml") as path:
+            values = read_yaml(path)
+    elif Path(source).is_file():
+        values = read_yaml(Path(source))
+    else:
+        known = ", ".join(built_in())
+        raise ConfigError(f"study: found no file {str(source)!r}; give a YAML file or one of {known}")
+    return checked(StudySpec, values, Path(source).name)
+
+
+def evaluation_plan(spec: StudySpec) -> EvaluationPlan:
+    """The evaluation of every run, at the study's threat unless it names its own."""
+    values = {"threat": spec.threat.model_dump(), **spec.evaluation}
+    if isinstance(values.get("attacks"), str | list | tuple):
+        values["attacks"] = attacks.names(values["attacks"])
+    return checked(EvaluationPlan, values, "evaluation")
+
+
+def explanation_plan(spec: StudySpec) -> ExplanationPlan:
+    """The explanation of every run, at the evaluation's threat unless it names its own."""
+    if "threat" in spec.explanation.model_fields_set:
+        return spec.explanation
+    return spec.explanation.model_copy(update={"threat": evaluation_plan(spec).threat})
+
+
+def plan(spec: StudySpec) -> list[PlannedRun]:
+    """Every run of the study, methods in order, then strengths, then seeds.
+
+    Raises:
+        ConfigError: a method is wrong, or two runs would share a name.
+    """
+    planned = [
+        _planned(spec, method, eps, seed)
+        for method in spec.methods
+        for eps in _strengths(spec, method)
+        for seed in spec.seeds
+    ]
+    names = [run.id for run in planned]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{spec.name}: two runs are called {twice[0]!r}; give the methods different labels")
+    _check_names(spec, planned)
+    return planned
+
+
+def record(spec: StudySpec, planned: Sequence[PlannedRun]) -> StudyRecord:
+    """The content of `study.json`."""
+    return StudyRecord(
+        name=spec.name,
+        description=spec.description,
+        data=spec.data.model_dump(mode="json"),
+        model=spec.model.model_dump(mode="json"),
+        threat=spec.threat.model_dump(mode="json"),
+        seeds=spec.seeds,
+        strengths=tuple(sorted({run.recipe.threat.eps for run in planned})),
+        evaluation=evaluation_plan(spec).model_dump(mode="json"),
+        explanation=explanation_plan(spec).model_dump(mode="json"),
+        runs=tuple(run.entry() for run in planned),
+    )
+
+
+def _setting(recipe: Recipe) -> str:
+    """Hash of what strengths are compared within: all but objective, strength, perturbation and seed."""
+    compared = {"objective": "at", "objective_options": {}, "threat": ThreatSpec(), "awp": None, "seed": 0}
+    return recipe.model_copy(update=compared).hash()
+
+
+def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:
+    """Refuse before the first epoch what only a later step would look up."""
+    attacks.names(evaluation_plan(spec).attacks)
+    for name in {*spec.explanation.measures, *spec.explanation.options}:
+        where = f"explanation.options.{name}"
+        explain.MEASURES.checked(name, spec.explanation.options.get(name, {}), where)
+    for run in planned:
+        models.check_name(run.recipe.model.name)
+        if run.recipe.data.augment != "auto":
+            augment.get(run.recipe.data.augment)
+
+
+def _fields(spec: StudySpec, method: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe fields of a method: its own laid on the defaults, laid on data and model of the study."""
+    for where, values in (("defaults", spec.defaults), ("methods", method)):
+        for field, instead in (("threat", "eps, and the study's threat"), ("seed", "the study's seeds")):
+            if field in values:
+                raise ConfigError(f"{spec.name}: {where}.{field}: is no field here; use {instead}")
+    base = {
+        "data": {**spec.data.model_dump(), "data_dir": spec.data.data_dir},
+        "model": spec.model.model_dump(),
+        "objective": "at",
+    }
+    return _merged(base, _merged(spec.defaults, method))
+
+
+def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
+    fields = _fields(spec, method)
+    if objectives.get(fields["objective"]).inner_attack is None:
+        return [0.0]
+    eps = fields.get("eps", spec.threat.eps)
+    return eps if isinstance(eps, list | tuple) else [eps]
+
+
+def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> PlannedRun:
+    fields = _fields(spec, method)
+    name = str(fields.pop("label", fields["objective"]))
+    fields |= {"threat": {"norm": spec.threat.norm, "eps": eps}, "seed": seed}
+    fields.pop("eps", None)
+    recipe = checked(Recipe, fields, f"{spec.name}: method {name!r}")
+    objectives.get(recipe.objective, **recipe.objective_options)
+    strength = eps_text(recipe.threat.eps)
+    several = len(_strengths(spec, method)) > 1
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return PlannedRun(
+        id=f"{slug}-{strength.replace('/', '_')}-s{seed}",
+        recipe=recipe,
+        label=f"{name} {strength}" if several else name,
+        method=name,
+    )
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mappings inside merged in turn."""
+    merged = dict(base)
+    for key, value in over.items():
+        inside = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if inside else value
+    return merged

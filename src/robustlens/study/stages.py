@@ -1,0 +1,42 @@
+"""The stages of one run, from data to explanation; each is skipped where its result is there already."""
+
+from pathlib import Path
+
+from robustlens import data
+from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe
+from robustlens.errors import StateError
+from robustlens.evaluation import evaluate_run
+from robustlens.explain import explain_run
+from robustlens.progress import Listener
+from robustlens.results import Run
+from robustlens.training import train
+
+
+def run_stages(
+    listen: Listener,
+    folder: Path,
+    recipe: Recipe,
+    evaluation: EvaluationPlan,
+    explanation: ExplanationPlan,
+) -> None:
+    """Train, evaluate and explain one network.
+
+    A network of the user's own code is trusted here: the study that names it has just run it.
+    """
+    splits = data.of_spec(recipe.data)
+    run = train(recipe, folder, splits=splits, progress=listen)
+    evaluate_run(run, evaluation, splits=splits, trust_code=True, progress=listen)
+    explain_run(run, explanation, splits=splits, trust_code=True, progress=listen)
+    run.update(status="done", error=None)
+
+
+def is_done(run: Run, evaluation: EvaluationPlan, explanation: ExplanationPlan) -> bool:
+    """Whether every stage of a run is current; a damaged run is not: its worker will say what is wrong."""
+    try:
+        return (
+            run.record.status == "done"
+            and run.is_current("evaluation", evaluation)
+            and run.is_current("explanation", explanation)
+        )
+    except StateError:
+        return False

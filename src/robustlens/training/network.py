@@ -1,0 +1,38 @@
+"""The network of a recipe as it is before the first step."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustlens import data, models
+from robustlens.config import Recipe
+from robustlens.data import Splits
+
+
+def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """Arguments of `models.build_from`; the normalisation is that of the training images."""
+    mean, std = data.channel_statistics(splits.train.images)
+    return models.describe(
+        recipe.model.name,
+        num_classes=splits.num_classes,
+        in_channels=splits.train.images.shape[1],
+        mean=mean,
+        std=std,
+        **recipe.model.options,
+    )
+
+
+def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
+    """The network of a description, with weights drawn from the recipe's seed or those that `init` names.
+
+    Raises:
+        ModelError: it cannot be built, or `init` names another architecture.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = models.build_from(description)
+    if recipe.init is not None:
+        other = models.load(recipe.init.model, checkpoint=recipe.init.checkpoint)
+        models.start_from(model, other, new_head=recipe.init.new_head)
+    return model

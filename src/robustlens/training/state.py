@@ -1,0 +1,115 @@
+"""State of an unfinished training, in one sealed file, from which a later call goes on bit for bit."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from robustlens.errors import StateError
+from robustlens.results import files
+from robustlens.results.values import decode, plain
+from robustlens.weights import ExponentialMovingAverage
+
+FILE = "state.safetensors"
+"""Name of the state in a run folder."""
+
+
+@dataclass(frozen=True)
+class StateRecord:
+    """Header of a state.
+
+    Attributes:
+        recipe: hash of the recipe. data: fingerprint of the images. start: fingerprint of the weights that
+            training began from, where the recipe names them (`init`). A state of others is refused.
+        epochs_done: finished epochs. seconds: that they took.
+        best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
+        average_steps: updates of the running average of the weights.
+    """
+
+    recipe: str
+    data: str = ""
+    start: str | None = None
+    epochs_done: int = 0
+    seconds: float = 0.0
+    best_score: tuple[float, float] = (-1.0, -1.0)
+    best_epoch: int = 0
+    average_steps: int = 0
+
+    def check(self, other: "StateRecord", path: Path) -> None:
+        """Raise `StateError` where `other`, read from `path`, belongs to another recipe, data or start."""
+        problem = None
+        if other.recipe != self.recipe:
+            problem = f"belongs to recipe {other.recipe}"
+        elif other.data != self.data:
+            problem = "was trained on other images of the same name"
+        elif other.start != self.start:
+            problem = "began from other weights than recipe.init names now"
+        if problem:
+            raise StateError(f"{path}: {problem}; choose another --out")
+
+
+class TrainingState:
+    """Everything that training changes: the network, its optimizer, its average, and how far it has come.
+
+    Args:
+        record: what training belongs to, before the first epoch.
+        model: the network.
+        optimizer: of its parameters; SGD, of which the momentum is kept.
+        average: the running average of the weights, if any.
+    """
+
+    def __init__(
+        self,
+        record: StateRecord,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: ExponentialMovingAverage | None,
+    ) -> None:
+        self.record, self.model, self.optimizer, self.average = record, model, optimizer, average
+
+    def to_bytes(self) -> bytes:
+        """The state as a sealed safetensors file."""
+        record = self.record
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for key, value in self.optimizer.state_dict()["state"].items():
+            if value.get("momentum_buffer") is not None:
+                tensors[f"momentum.{key}"] = value["momentum_buffer"]
+        if self.average is not None:
+            averages = self.average.average.state_dict()
+            tensors |= {f"average.{key}": value for key, value in averages.items()}
+            record = replace(record, average_steps=self.average.steps)
+        dense = {key: value.contiguous() for key, value in tensors.items()}
+        return files.sealed_tensors(save_tensors(dense), plain(record))
+
+    def restore(self, path: Path) -> None:
+        """Take up the state in a file.
+
+        Raises:
+            StateError: it is damaged, or belongs to another recipe, other images or another start.
+        """
+        record, tensors = _read(path)
+        self.record.check(record, path)
+        self.record = record
+        self.model.load_state_dict(_under("model.", tensors))
+        optimizer = self.optimizer.state_dict()
+        momenta = _under("momentum.", tensors)
+        optimizer["state"] = {int(key): {"momentum_buffer": value} for key, value in momenta.items()}
+        self.optimizer.load_state_dict(optimizer)
+        if self.average is not None:
+            self.average.average.load_state_dict(_under("average.", tensors))
+            self.average.steps = record.average_steps
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _read(path: Path) -> tuple[StateRecord, dict[str, Tensor]]:
+    content = files.read_bytes(path)
+    with files.opened(path, "pt") as file:
+        header = files.check_tensors(content, str(path), file.metadata() or {})
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    return decode(StateRecord, header.values, str(path)), tensors

@@ -1,0 +1,97 @@
+"""Quantities of Wen et al. on values worked by hand, plain, at matched temperature and under noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helpers.claim_data import N, Net, write
+from robustlens.claims.evidence import RunData, StudyData
+from robustlens.claims.wen2020 import quantities
+from robustlens.results import StudyFolder
+from robustlens.stats.bootstrap import Bootstrap, Unusable
+
+
+def measured(folder, arrays=None, **knobs) -> RunData:
+    """A run with these knobs and arrays, as claims read it."""
+    write(folder, [Net(knobs=knobs, arrays=arrays or {})])
+    return StudyData.of(StudyFolder(folder), Bootstrap(10)).runs[0]
+
+
+def test_the_ramp_gap_by_hand(tmp_path):
+    test, train = np.zeros(N, dtype=np.float32), np.zeros(N, dtype=np.float32)
+    test[:100], test[100:200], train[:100], train[100:200] = -0.7, 0.25, 0.5, 1.0
+    run = measured(tmp_path, {"margins/test_probability": test, "margins/train_probability": train})
+    # Test risk: 300 images of 1 and 100 of 0.75; training risk: 200 of 1, 100 of 0.5, 100 of 0.
+    assert quantities.ramp_gap(run).value() == pytest.approx((300 + 75) / N - (200 + 50) / N)
+
+
+def test_the_spread_of_margins_is_divided_by_the_product_of_the_gains(tmp_path):
+    margin = np.where(np.arange(N) % 2, 3.0, -1.0).astype(np.float32)
+    run = measured(tmp_path, {"margins/test_logit": margin})
+    # Its std is 2; eight layers have a largest singular value of 2.
+    assert quantities.normalised_spread(run).value() == pytest.approx(2 / 2**8)
+
+
+def test_without_gains_there_is_no_normalised_margin(tmp_path):
+    folder = measured(tmp_path).run
+    result = folder.explanation()
+    assert result is not None
+    spectrum = result.measures["spectrum"]
+    layers = {**spectrum.at("layers"), "layer0": {"max": None, "std": 1.0}}
+    changed = replace(spectrum, value={"layers": layers})
+    folder.write_explanation(replace(result, measures={**result.measures, "spectrum": changed}))
+    run = StudyData.of(StudyFolder(tmp_path)).runs[0]
+    with pytest.raises(Unusable, match="without a largest singular value"):
+        quantities.normalised_spread(run)
+
+
+def test_layers_with_one_singular_value_have_no_spread(tmp_path):
+    folder = measured(tmp_path).run
+    result = folder.explanation()
+    assert result is not None
+    layers = {"one": {"std": 0.0, "count": 1}, "two": {"std": 0.5, "count": 2}, "older": {"std": 0.25}}
+    changed = replace(result.measures["spectrum"], value={"layers": layers})
+    folder.write_explanation(replace(result, measures={"spectrum": changed}))
+    spread = quantities.spectrum_spread(StudyData.of(StudyFolder(tmp_path)).runs[0])
+    assert spread.layers == ("two", "older")
+    assert spread.value().tolist() == [0.5, 0.25]
+
+
+def test_features_change_under_noise_as_well(tmp_path):
+    run = measured(tmp_path, feature=0.4)
+    attack, noise = (quantities.feature_change(run, moved=moved) for moved in ("attack", "noise"))
+    np.testing.assert_allclose(attack.value(), [0.4 * layer for layer in range(1, 9)], rtol=1e-5)
+    np.testing.assert_allclose(noise.value(), [0.04 * layer for layer in range(1, 9)], rtol=1e-5)
+    assert attack.conditions == "eps 0.1, 10 steps"
+
+
+def test_indecisive_errors_by_hand(tmp_path):
+    # Margins from -0.5 to 0.5 in 399 steps: the 200 below zero are errors, and of these the ones from number
+    # 120 on (-0.5 + 120 / 399 = -0.199) lie within 0.2 of the boundary: 80 images.
+    margin = np.linspace(-0.5, 0.5, N).astype(np.float32)
+    arrays = {"margins/test_probability": margin, "margins/test_correct": margin > 0}
+    run = measured(tmp_path, arrays)
+    assert quantities.indecisive_rate(run).value() == pytest.approx(80 / 400)
+    assert quantities.indecisive_share(run).value() == pytest.approx(80 / 200)
+    # As many right images lie within 0.2 of the boundary.
+    assert quantities.near_boundary(run).value() == pytest.approx(160 / 400)
+
+
+def test_matched_quantities_read_what_was_measured_at_matched_temperature(tmp_path):
+    far, near = np.full(N, 0.9, np.float32), np.full(N, 0.9, np.float32)
+    near[:100] = 0.15
+    arrays = {
+        "margins/test_probability": far,
+        "margins/test_matched_probability": near,
+        "margins/train_matched_probability": far,
+    }
+    run = measured(tmp_path, arrays, confidence=0.9, cooled=0.1)
+    assert quantities.confidence(run).value() == pytest.approx(0.9)
+    assert quantities.confidence(run, matched=True).value() == pytest.approx(0.5 + 0.1)
+    assert quantities.near_boundary(run).value() == 0
+    assert quantities.near_boundary(run, matched=True).value() == pytest.approx(100 / 400)
+    # A quarter of the images is 0.75 further from the boundary in training.
+    assert quantities.margin_distance(run, matched=True).value() == pytest.approx(0.75 / 4)
+    assert quantities.ramp_gap(run, matched=True).value() == pytest.approx(0.75 / 4)
+    assert quantities.loss_gap(run, matched=True).value() == pytest.approx(0.1)

@@ -1,0 +1,71 @@
+"""Adversarial images that are kept: feasible, breaking the model, sealed, and the same after a stop."""
+
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers.evaluated_models import THREAT, evaluated, network, problem, stop_after
+from robustlens.errors import NumericsError, StateError, StoppedError
+from robustlens.evaluation.adversarial_images import AdversarialImages
+
+
+def test_saved_images_are_feasible_and_break_the_model(tmp_path):
+    _, x, y = problem()
+    for state in (None, tmp_path):
+        evaluation = evaluated(state, save_adversarial=True)
+        broken = evaluation.clean & ~evaluation.robust
+        assert torch.equal(evaluation.x_adv[~broken], x[~broken])
+        exact = network().double()
+        assert (exact(evaluation.x_adv[broken].double()).argmax(1) != y[broken]).all()
+        assert (evaluation.x_adv.double() - x.double()).abs().max() <= THREAT.eps + 1e-6
+        assert evaluation.x_adv.min() >= 0
+        assert evaluation.x_adv.max() <= 1
+
+
+def test_saved_images_survive_a_stop(tmp_path):
+    whole = evaluated(tmp_path / "whole", save_adversarial=True)
+    with pytest.raises(StoppedError):
+        evaluated(tmp_path / "stopped", save_adversarial=True, progress=stop_after(5))
+    assert torch.equal(evaluated(tmp_path / "stopped", save_adversarial=True).x_adv, whole.x_adv)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(lambda x_adv: x_adv * 0 + 0.5, "found an image at Linf distance"), (None, "do not break the model")],
+)
+def test_saved_images_are_checked_again(tmp_path, change, said):
+    evaluated(tmp_path, save_adversarial=True)
+    file = sorted(tmp_path.glob("adversarial-*"))[0]
+    saved = load_file(file)
+    x = problem()[1]
+    AdversarialImages(tmp_path).add(
+        int(file.name.split("-")[1]), saved["rows"], change(saved["x_adv"]) if change else x[saved["rows"]]
+    )
+    with pytest.raises(NumericsError, match=said) as caught:
+        evaluated(tmp_path, save_adversarial=True)
+    assert caught.value.exit_code == 4
+
+
+def test_no_flipped_bit_passes(tmp_path):
+    x = torch.rand(4, 3)
+    AdversarialImages(tmp_path).add(0, torch.tensor([1, 3]), x[:2])
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    broken = torch.tensor([False, True, False, True])
+    for bit in random.Random(0).sample(range(8 * len(content)), 300):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(changed))
+        with pytest.raises(StateError, match=rf"{path.name}: damaged; delete .* to start again"):
+            AdversarialImages(tmp_path).assemble(x, broken)
+    path.write_bytes(content)
+    assert torch.equal(AdversarialImages(tmp_path).assemble(x, broken)[[1, 3]], x[:2])
+
+
+def test_files_of_format_1_have_no_seal(tmp_path):
+    rows, x_adv = torch.tensor([2]), torch.rand(1, 3)
+    save_file({"rows": rows, "x_adv": x_adv}, tmp_path / "adversarial-000-00000002.safetensors")
+    assembled = AdversarialImages(tmp_path).assemble(torch.zeros(3, 3), torch.tensor([True, True, True]))
+    assert torch.equal(assembled, torch.cat([torch.zeros(2, 3), x_adv]))

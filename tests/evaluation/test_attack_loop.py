@@ -1,0 +1,78 @@
+"""Attacks run on survivors, on no image twice, and on the model where a copy misled them."""
+
+import pytest
+import torch
+from torch import nn
+
+import robustlens as rl
+from helpers.evaluated_models import THREAT, assert_same, evaluated, linear, stop_after
+from robustlens import models
+from robustlens.errors import NumericsError, StoppedError
+
+
+def test_later_attacks_see_survivors_only():
+    model, x, y, margin = linear()
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    rl.evaluate(model, x, y, rl.ThreatModel("Linf", margin.quantile(0.5).item()), ["fgsm"], batch_size=1000)
+    right = int((model(x).argmax(1) == y).sum())
+    assert sizes[1] == len(x)  # clean accuracy
+    assert sizes[2] == right  # the attack: what was right
+    sizes.clear()
+    rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.9), ["fgsm", "pgd-3"], batch_size=1000)
+    assert sizes[2] == right
+    assert right not in sizes[4:]  # FGSM broke everything, PGD had nothing to do
+
+
+def test_an_attack_that_leaves_the_threat_model_is_refused():
+    model, x, y, _ = linear(n=20)
+    wide = rl.attacks.PGD(rl.ThreatModel("Linf", 0.2))
+    with pytest.raises(NumericsError, match=r"'pgd': found an image at Linf distance 0\.2") as caught:
+        rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.1), [wide])
+    assert caught.value.exit_code == 4
+
+
+class Counted(rl.attacks.PGD):
+    """PGD that counts the images that it is given."""
+
+    seen = 0
+
+    def tries(self):
+        return (self,)
+
+    def __call__(self, model, x, y, *, generator=None):
+        type(self).seen += len(x)
+        return super().__call__(model, x, y, generator=generator)
+
+
+def test_nothing_is_attacked_twice(tmp_path):
+    given = {"attacks": [Counted(THREAT, steps=2)], "curve": (), "batch_size": 8}
+    once = int(evaluated(**given).clean.sum())
+    assert Counted.seen == once
+    Counted.seen = 0
+    with pytest.raises(StoppedError):
+        evaluated(tmp_path, **given, progress=stop_after(3))
+    assert Counted.seen == 3 * 8
+    evaluated(tmp_path, **given)
+    assert Counted.seen == once
+    evaluated(tmp_path, **given)
+    assert Counted.seen == once
+
+
+class Liar(nn.Module):
+    """A copy that is wrong on some images already at x, as low precision may be."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        logits = self.model(x)
+        lies = x[:, :1] > 0.7
+        return torch.where(lies, logits.flip(1), logits)
+
+
+def test_what_only_the_copy_gets_wrong_goes_back_to_the_attack(monkeypatch):
+    honest = evaluated(curve=())
+    monkeypatch.setattr(models, "fast_copy", lambda model, x, precision: Liar(model).eval())
+    assert_same(evaluated(curve=()), honest)

@@ -1,0 +1,45 @@
+"""Figures of margins, against the arrays that they are drawn from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.made_networks import LAYERS, Member
+from helpers.report_figures import figure, series
+from helpers.study_files import write_study
+from robustlens.report.data import ReportData
+from robustlens.report.reading import read_study
+
+MEMBERS = (Member("Standard", "standard", 0.0), Member("AT", "at", 0.1), Member("AT", "at", 0.2))
+
+
+def test_margin_curves_are_empirical_distributions_of_the_margins(study: ReportData) -> None:
+    (margins,) = study.networks[3].arrays("margins", "test_logit")
+    line = series(figure(study, "margins"), "Test images", study.networks[3].label)
+    for x, y in zip(line.x, line.y, strict=True):
+        assert y == pytest.approx(np.mean(margins <= x))
+
+
+def test_the_third_plot_is_the_difference_of_quantiles(study: ReportData) -> None:
+    network = study.networks[1]
+    train, test = (network.arrays("margins", f"{split}_logit")[0] for split in ("train", "test"))
+    line = series(figure(study, "margins"), "Training minus test", network.label)
+    middle = line.x.index(0.5)
+    assert line.y[middle] == pytest.approx(np.median(train) - np.median(test), rel=1e-5)
+
+
+def test_normalised_margins_are_divided_by_the_product_of_the_largest_singular_values(tmp_path: Path) -> None:
+    data = read_study(write_study(tmp_path, members=MEMBERS, seeds=2, n=80))
+    network = data.networks[2]
+    normalised = []
+    for run in network.runs:
+        assert run.explanation is not None
+        measures = run.explanation.measures
+        largest = [measures["spectrum"].arrays[layer].max() for layer in LAYERS]
+        normalised.append(measures["margins"].arrays["test_logit"] / np.prod(largest))
+    every = np.concatenate(normalised)
+    line = series(figure(data, "margins"), "Test images", network.label, "Normalised margin, cumulative")
+    assert min(line.x) > 0  # type: ignore[type-var]
+    for x, y in zip(line.x, line.y, strict=True):
+        assert y == pytest.approx(np.mean(every <= float(x) * (1 + 1e-9)), abs=1e-6)

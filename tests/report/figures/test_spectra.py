@@ -1,0 +1,38 @@
+"""Figures of singular values, against the arrays that they are drawn from."""
+
+import numpy as np
+import pytest
+
+from helpers.made_networks import LAYERS
+from helpers.report_figures import figure, series
+from robustlens.report.data import ReportData
+
+
+def test_spectra_are_sorted_keep_both_ends_and_divide_by_the_mean_of_all_values(study: ReportData) -> None:
+    network = study.networks[0]
+    (values,) = network.arrays("spectrum", "conv3")
+    drawn = figure(study, "spectrum")
+    raw = series(drawn, "Singular values", network.label, "conv3")
+    scaled = series(drawn, "Divided by their mean", network.label, "conv3")
+    assert raw.y[0] == values.max()
+    assert raw.y[-1] == max(values.min(), 1e-6 * values.max())
+    assert list(raw.y) == sorted(raw.y, reverse=True)
+    assert np.array(scaled.y) * values.mean() == pytest.approx(np.array(raw.y))
+    assert [view.name for view in drawn.views] == list(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"), [("spectrum-spread", "spectrum"), ("activation-spread", "activations")]
+)
+def test_spreads_are_drawn_through_the_layers_and_against_strength(
+    study: ReportData, name: str, measure: str
+) -> None:
+    drawn, network = figure(study, name), study.networks[3]
+    assert [view.name for view in drawn.views] == ["Every layer", *LAYERS]
+    panels = [panel.title for panel in drawn.views[0].panels]
+    through = series(drawn, panels[1], network.label)
+    (layers,) = network.measured(measure, "layers")
+    assert through.x == tuple(LAYERS)
+    assert through.y == pytest.approx([layers[layer]["std"] for layer in LAYERS])
+    at_strength = series(drawn, panels[1], network.label, "conv2")
+    assert (at_strength.x, at_strength.y) == ((0.2,), (layers["conv2"]["std"],))

@@ -1,0 +1,96 @@
+"""Reading of study and run folders: typed, once, and around what is damaged."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from helpers.measured_more import measure_more
+from helpers.report_figures import figure
+from helpers.study_files import QUICKSTART, write_study
+from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
+from robustlens.config import LAST
+from robustlens.errors import StateError
+from robustlens.report.figures import figures
+from robustlens.report.reading import read_run, read_study
+from robustlens.report.text.headline import headline, notices
+from robustlens.results import StudyFolder, StudyRecord, files
+
+
+def test_a_folder_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"study\.json: no such file"):
+        read_study(tmp_path)
+    with pytest.raises(StateError, match="no run here"):
+        read_run(tmp_path)
+    StudyFolder(tmp_path).write_record(StudyRecord())
+    with pytest.raises(StateError, match="no list of runs"):
+        read_study(tmp_path)
+
+
+def test_every_problem_of_a_run_is_named_and_none_hides_another_run(tmp_path: Path) -> None:
+    data = read_study(write_troubled_study(tmp_path))
+    text = "\n".join(f"{who}: {what}" for who, what in notices(data))
+    assert f"Failed 0.1: failed: loss became NaN {NASTY_IMAGE}" in text
+    assert "New 0.1: not started" in text
+    assert "Damaged 0.1: damaged-0.1-s0/evaluation.json: damaged JSON" in text
+    assert "Damaged 0.1: damaged-0.1-s0/explanation.safetensors: damaged" in text
+    assert f"Bare 0.1: gradients vanish {NASTY_IMAGE} (test images)" in text
+    rows = {row.network.label: row for row in headline(data).rows}
+    assert len(rows) == 9
+    assert rows["Failed 0.1"].message == f"failed: loss became NaN {NASTY_IMAGE}"
+    assert rows["Bare 0.1"].message == ""
+    labels = ["Standard", "AT 0.05", "AT 0.1", f"{NASTY} 0.1", f"{MARKUP} 0.1"]
+    assert figure(data, "margins").labels() == labels
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "recipe.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "evaluation.safetensors",
+        "explanation.json",
+        "explanation.safetensors",
+        "evaluation-last.json",
+        "explanation-last.json",
+    ],
+)
+def test_a_flipped_bit_is_named_and_leaves_everything_else_as_it_was(tmp_path: Path, name: str) -> None:
+    folder = measure_more(write_study(tmp_path, members=QUICKSTART[:3], n=60))
+    whole = read_study(folder)
+    path = folder / "runs/at-0.05-s0" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    data = read_study(folder)
+    ((who, what),) = {(who, what.partition(": ")[0]) for who, what in notices(data) if name in what}
+    assert (who, what) == ("AT 0.05", f"at-0.05-s0/{name}")
+    for drawn, before in zip(figures(data), figures(whole), strict=True):
+        others = [
+            [row for row in one.rows() if row["label"] not in ("AT 0.05", "AT")] for one in (drawn, before)
+        ]
+        points = [{(row["view"], row["panel"], row["label"]) for row in rows} for rows in others]
+        assert points[0] <= points[1]
+        assert {label for *_, label in points[0]} == {label for *_, label in points[1]}
+
+
+def test_every_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = measure_more(write_study(tmp_path, members=QUICKSTART[:3], n=60))
+    reads: Counter[str] = Counter()
+    read_bytes = files.read_bytes
+    monkeypatch.setattr(files, "read_bytes", lambda path: (reads.update([str(path)]), read_bytes(path))[1])
+    figures(read_study(folder))
+    results = {path: count for path, count in reads.items() if Path(path).stem not in ("run", "study")}
+    assert len(results) == 3 * len(("recipe", "metrics", *(["evaluation", "explanation"] * 4)))
+    assert set(results.values()) == {1}
+
+
+def test_checkpoints_beside_the_chosen_one_are_in_order(tmp_path: Path) -> None:
+    folder = measure_more(write_study(tmp_path, members=QUICKSTART[:2], n=60))
+    run = read_study(folder).runs[0]
+    assert [(str(at.checkpoint), at.epoch) for at in run.beside] == [("epoch-0001", 1), ("last", 8)]
+    assert run.last is run.beside[1]
+    assert run.last.checkpoint == LAST
+    assert run.checkpoint is None

@@ -1,0 +1,175 @@
+"""Files: whole or not at all, sealed to the last bit, and one line for whatever is wrong with them."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustlens.errors import LockedError, ResourceError, StateError
+from robustlens.results import files
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    """`content` with one bit changed."""
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    return bytes(changed)
+
+
+def test_a_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a" / "file.json"
+    files.write_atomic(path, b"first")
+    assert path.read_bytes() == b"first"
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it as any other file"
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(ResourceError, match="No space left") as caught:
+        files.write_atomic(path, b"second")
+    assert caught.value.exit_code == 5
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path], "a temporary file was left"
+
+
+def test_json_has_no_nan(tmp_path):
+    files.write_json(
+        tmp_path / "a.json", {"a": float("nan"), "b": [np.float32(1.5), np.int64(2), float("inf")]}
+    )
+    assert files.read_json(tmp_path / "a.json", "") == {"a": None, "b": [1.5, 2, None]}
+
+
+def test_a_seal_is_the_digest_of_the_file_with_its_digits_zeroed(tmp_path):
+    import hashlib
+
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    text = (tmp_path / "a.json").read_text()
+    seal = json.loads(text)["seal"]
+    assert list(json.loads(text)) == ["format", "a", "seal"], "the seal is the last key"
+    assert hashlib.sha256(text.replace(seal, "0" * 64).encode()).hexdigest() == seal
+
+
+@settings(max_examples=60, deadline=None)
+@given(bit=st.integers(min_value=0))
+def test_no_flipped_bit_of_a_json_file_passes(bit):
+    content = files.sealed_json({"eps": 0.1, "name": "a run", "values": [1.0, 2.5, None]})
+    assert files.parsed_json(content, "", "a.json")["eps"] == 0.1
+    with pytest.raises(StateError, match=r"a\.json") as caught:
+        files.parsed_json(flipped(content, bit % (8 * len(content))), "", "a.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("region", ["length", "header", "tensors"])
+def test_no_flipped_bit_of_an_array_file_passes(tmp_path, region):
+    path = tmp_path / "a.safetensors"
+    seal = files.write_arrays(path, {"x": np.arange(50.0), "name": np.arange(3)})
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    first, last = {"length": (0, 8), "header": (8, header), "tensors": (header, len(content))}[region]
+    assert files.ArrayFile(path, seal)["name"].tolist() == [0, 1, 2]
+    for bit in np.random.default_rng(0).choice(
+        8 * (last - first), min(200, 8 * (last - first)), replace=False
+    ):
+        path.write_bytes(flipped(content, 8 * first + int(bit)))
+        with pytest.raises(StateError, match=r"a\.safetensors"):
+            _ = files.ArrayFile(path, seal)["x"]
+
+
+def test_arrays_of_another_result_are_refused(tmp_path):
+    seal = files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
+    files.write_arrays(tmp_path / "a.safetensors", {"x": np.ones(3)})
+    with pytest.raises(StateError, match="does not belong to the result beside it"):
+        _ = files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
+
+
+def test_arrays_are_read_when_asked_for_and_verified_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    seal = files.write_arrays(
+        path, {"test/x": np.arange(3), "test/y": np.ones((2, 3)).T, "train/x": np.zeros(1)}
+    )
+    arrays = files.ArrayFile(path, seal)
+    reads = []
+    monkeypatch.setattr(files, "read_bytes", lambda file: reads.append(file) or file.read_bytes())
+    test = arrays.under("test/")
+    assert (list(test), len(test), dict(arrays).keys()) == (["x", "y"], 2, {"test/x", "test/y", "train/x"})
+    np.testing.assert_array_equal(test["y"], np.ones((3, 2)))
+    assert reads == [path]
+    with pytest.raises(KeyError):
+        _ = test["z"]
+    assert "z" not in test
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[1, 2]", b"\xff", b"[" * 100_000, b'{"format": "x"}', b'{"format": 0}']
+)
+def test_damaged_json_is_one_line_with_the_file(tmp_path, damage):
+    (tmp_path / "run.json").write_bytes(damage)
+    with pytest.raises(StateError, match=r"run\.json") as caught:
+        files.read_json(tmp_path / "run.json", "run")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 7
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(StateError, match=r"run\.json: no such file"):
+        files.read_json(tmp_path / "run.json", "run")
+    with pytest.raises(StateError, match=r"a\.safetensors: no such file"):
+        _ = files.ArrayFile(tmp_path / "a.safetensors")["x"]
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "FORMAT", 3)
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    seal = files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
+    monkeypatch.undo()
+    with pytest.raises(StateError, match=r"a\.json: found format 3, expected at most 2"):
+        files.read_json(tmp_path / "a.json", "")
+    with pytest.raises(StateError, match=r"a\.safetensors: found format 3, expected at most 2"):
+        _ = files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
+
+
+def test_a_file_of_format_2_without_its_seal_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"format": 2, "a": 1}')
+    with pytest.raises(StateError, match="does not have its seal"):
+        files.read_json(tmp_path / "a.json", "")
+    (tmp_path / "a.json").write_text('{"format": 1, "a": 1}')
+    assert files.read_json(tmp_path / "a.json", "") == {"a": 1}
+
+
+def test_sealing_keeps_the_tensors_and_the_header(tmp_path):
+    from safetensors.numpy import load_file
+    from safetensors.numpy import save as save_tensors
+
+    content = save_tensors({"b": np.arange(4.0), "a": np.array([True])}, metadata={"theirs": "dropped"})
+    (tmp_path / "a.safetensors").write_bytes(files.sealed_tensors(content, {"recipe": "abc"}))
+    assert load_file(tmp_path / "a.safetensors")["b"].tolist() == [0, 1, 2, 3]
+    sealed = (tmp_path / "a.safetensors").read_bytes()
+    header = files.check_tensors(sealed, "a", files.metadata_of(tmp_path / "a.safetensors"))
+    assert (header.values["recipe"], header.seal) == ("abc", files.found_seal(sealed))
+
+
+def _hold(folder, ready, release):
+    with files.locked(Path(folder)):
+        ready.set()
+        release.wait(30)
+
+
+def test_a_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(LockedError) as caught, files.locked(tmp_path):
+        pass
+    assert caught.value.exit_code == 6
+    holder.kill()
+    holder.join()
+    with files.locked(tmp_path):
+        pass

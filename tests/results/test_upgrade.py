@@ -1,0 +1,119 @@
+"""Folders of format 1: the same numbers as the version that wrote them, and training goes on."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import robustlens as rl
+from helpers.golden import unpack
+from robustlens import claims, report
+from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, checked
+from robustlens.evaluation import evaluate_run
+from robustlens.results import Run, StudyFolder
+from robustlens.results.upgrade import upgraded
+from robustlens.results.values import plain
+
+
+@pytest.fixture(scope="module")
+def format_1(tmp_path_factory):
+    return unpack("format-1", tmp_path_factory.mktemp("golden"))
+
+
+def test_every_document_opens(format_1):
+    study = StudyFolder(format_1 / "study")
+    assert len(study.runs()) == 7
+    for run in study.runs():
+        assert run.record.status == "done"
+        assert [epoch.epoch for epoch in run.metrics()] == [1, 2, 3, 4]
+        assert list(run.checkpoints_beside("evaluation")) == [1, 2, 3, 4]
+        for beside in (None, *run.checkpoints_beside("evaluation").values()):
+            evaluation, explanation = run.evaluation(beside), run.explanation(beside)
+            assert evaluation is not None
+            assert explanation is not None
+            assert set(evaluation.splits) == {"test", "train"}
+            assert len(evaluation.splits["test"].arrays["robust"]) == 64
+            assert len(explanation.measures) == 9
+            assert explanation.measures["landscape"].conditions["steps"] == 2
+
+
+def test_entries_name_their_perturbation(format_1):
+    entries = {run.entry.id: run.entry for run in StudyFolder(format_1 / "study").runs() if run.entry}
+    assert entries["at-awp-0.1-s0"].perturbation == "awp"
+    assert entries["at-0.1-s0"].perturbation is None
+    assert entries["at-awp-0.1-s0"].unperturbed == entries["at-0.1-s0"].unperturbed
+
+
+def test_flags_have_their_parts(format_1):
+    evaluation = StudyFolder(format_1 / "study").runs()[2].evaluation()
+    assert evaluation is not None
+    flag = evaluation.splits["test"].flags[0]
+    saved = json.loads((format_1 / "study/runs/at-0.1-s0/evaluation.json").read_text())
+    if flag.name == saved["splits"]["test"]["flags"][0]["name"]:
+        assert flag.message == saved["splits"]["test"]["flags"][0]["message"]
+    assert flag.meaning not in flag.observed
+
+
+def test_results_of_format_1_are_current(format_1):
+    study = StudyFolder(format_1 / "study")
+    for run in study.runs():
+        assert run.is_current("evaluation", checked(EvaluationPlan, dict(study.record.evaluation), "plan"))
+        values = {**study.record.explanation, "threat": study.record.threat}
+        assert run.is_current("explanation", checked(ExplanationPlan, values, "plan"))
+
+
+def test_claims_are_the_same_to_the_last_digit(format_1):
+    saved = json.loads((format_1 / "study" / "claims.json").read_text())["claims"]
+    found = [plain(claim) for claim in claims.check(format_1 / "study")]
+    for claim in found:
+        claim["values"] = [{k: v for k, v in value.items() if v is not None} for value in claim["values"]]
+    assert found == saved
+
+
+def test_tables_and_figures_are_the_same_to_the_last_digit(format_1, tmp_path):
+    report.write(format_1 / "study", tmp_path)
+    saved = sorted((format_1 / "study" / "report" / "figures").glob("*.csv"))
+    assert len(saved) > 20
+    for path in saved:
+        with path.open() as old, (tmp_path / "figures" / path.name).open() as new:
+            assert list(csv.reader(new)) == list(csv.reader(old)), path.name
+
+
+def test_a_stopped_training_goes_on(format_1):
+    run = Run(format_1 / "training")
+    assert run.record.epochs_done == 2
+    again = rl.train(run.recipe, run.folder)
+    assert again.record.epochs_done == 4
+    whole = load_file(format_1 / "whole" / "last.safetensors")
+    for name, tensor in load_file(run.folder / "last.safetensors").items():
+        torch.testing.assert_close(
+            tensor, whole[name], rtol=1e-3, atol=1e-4
+        )  # exact where the machine is the same
+    assert all(
+        check.sealed for check in rl.results.verify(run.folder) if check.path.name == "last.safetensors"
+    )
+
+
+def test_a_stopped_evaluation_goes_on_with_the_same_masks(format_1):
+    run = Run(format_1 / "evaluating")
+    plan = EvaluationPlan(test_examples=64, train_examples=64, save_adversarial=True)
+    result, whole = evaluate_run(run, plan), Run(format_1 / "whole").evaluation()
+    assert whole is not None
+    for split in ("test", "train"):
+        for name in ("clean", "robust", "fgsm", "pgd-20"):
+            np.testing.assert_array_equal(result.splits[split].arrays[name], whole.splits[split].arrays[name])
+
+
+def test_weights_of_format_1_load(format_1):
+    run = StudyFolder(format_1 / "study").runs()[0]
+    for checkpoint in (BEST, LAST, Checkpoint("epoch", 2)):
+        model = rl.models.load(run.folder, checkpoint=str(checkpoint))
+        assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_upgrading_changes_no_present_document():
+    content = {"status": "done", "epochs_done": 3}
+    assert upgraded("run", content, 2) == content

@@ -1,0 +1,112 @@
+"""Rank correlations and exact small-sample tests against values worked by hand, scipy, and repeated sampling."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from robustlens.stats import ranks
+from robustlens.stats.ranks import (
+    interval_of_mean_correlation,
+    share_interval,
+    sign_test_p,
+    spearman,
+    spearman_interval,
+    spearman_p,
+)
+
+RNG = np.random.default_rng(0)
+ONE_BLOCK = np.zeros(4, dtype=np.int64)
+
+
+def test_spearman_of_four_strengths_by_hand():
+    # Ranks of y are 4 2 3 1, so the squared rank differences are 9 0 0 9 and rho = 1 - 6 * 18 / (4 * 15).
+    rho = spearman(np.array([0, 0.1, 0.2, 0.3]), np.array([9.0, 5.0, 6.0, 1.0]))
+    assert rho == pytest.approx(-0.8)
+
+
+def test_spearman_with_ties_is_scipys():
+    x, y = np.array([0, 0, 1, 1, 2, 2.0]), np.array([5, 4, 4, 2, 2, 1.0])
+    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+
+
+def test_spearman_of_equal_values_is_no_number():
+    assert spearman(np.arange(4.0), np.ones(4)) is None
+
+
+def test_permutation_p_of_a_perfect_order_by_counting():
+    # Of 4! orders, the rising and the falling one are as extreme.
+    x = np.arange(4.0)
+    assert spearman_p(x, -x, ONE_BLOCK, RNG) == pytest.approx(2 / 24)
+    # |rho| >= 0.8 in 8 of 24: rho 1, the three orders with one swap of neighbours, and their mirror images.
+    assert spearman_p(x, np.array([1, 2, 4, 3.0]), ONE_BLOCK, RNG) == pytest.approx(8 / 24)
+
+
+def test_permutations_stay_within_a_seed():
+    x, y = np.array([0, 1, 2, 0, 1, 2.0]), np.array([5, 3, 1, 6, 4, 2.0])
+    blocks = np.array([0, 0, 0, 1, 1, 1])
+    # 3! * 3! = 36 orders; only the observed one and its mirror image go so far.
+    assert spearman_p(x, y, blocks, RNG) == pytest.approx(2 / 36)
+
+
+def test_sampled_permutations_agree_with_enumeration(monkeypatch):
+    x, y = np.arange(6.0), np.array([1, 3, 2, 6, 4, 5.0])
+    blocks = np.zeros(6, dtype=np.int64)
+    exact = spearman_p(x, y, blocks, RNG)
+    monkeypatch.setattr(ranks, "_ENUMERATED", 1)
+    assert spearman_p(x, y, blocks, RNG) == pytest.approx(exact, abs=0.01)
+
+
+def test_interval_of_a_rank_correlation_is_the_published_example():
+    # ci.spear of the R package statpsych, by the author of the formula.
+    y = np.array([21, 4, 9, 12, 35, 18, 10, 22, 24, 1, 6, 8, 13, 16, 19.0])
+    x = np.array([67, 28, 30, 28, 52, 40, 25, 37, 44, 10, 14, 20, 28, 40, 51.0])
+    rho = spearman(x, y)
+    assert rho == pytest.approx(0.8699639)
+    interval = spearman_interval(rho, 15)
+    assert (interval.low, interval.high) == (pytest.approx(0.5840951), pytest.approx(0.9638297))
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_interval_of_a_rank_correlation_agrees_with_the_exact_test(n):
+    x = np.arange(float(n))
+    blocks = np.zeros(n, dtype=np.int64)
+    orders = [np.random.default_rng(k).permutation(n).astype(float) for k in range(60)] + [x, -x]
+    for y in orders:
+        interval = spearman_interval(spearman(x, y), n)
+        assert (interval.low > 0 or interval.high < 0) == (spearman_p(x, y, blocks, RNG) <= 0.05)
+
+
+def test_share_interval_by_hand_and_by_scipy():
+    assert share_interval(6, 6) == (pytest.approx(0.025 ** (1 / 6)), 1.0)
+    assert share_interval(0, 6) == (0.0, pytest.approx(1 - 0.025 ** (1 / 6)))
+    exact = stats.binomtest(7, 9).proportion_ci(method="exact")
+    assert share_interval(7, 9) == pytest.approx((exact.low, exact.high))
+
+
+def test_sign_test_by_counting():
+    assert sign_test_p(6, 0) == pytest.approx(2 / 64)
+    assert sign_test_p(1, 5) == pytest.approx(2 * 7 / 64)
+    assert sign_test_p(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(("units", "points"), [(2, 4), (3, 4), (8, 4), (3, 8)])
+def test_correlations_by_chance_alone_rarely_exclude_zero(units, points):
+    rng = np.random.default_rng(4)
+    out, ranks = 0, np.arange(points, dtype=float)
+    for _ in range(2000):
+        rhos = np.array([spearman(ranks, rng.permutation(ranks)) for _ in range(units)])
+        interval = interval_of_mean_correlation(rhos, points, of=units)
+        assert -1 <= interval.low <= interval.value <= interval.high <= 1
+        out += interval.low > 0 or interval.high < 0
+    assert out / 2000 <= 0.055
+
+
+def test_the_interval_of_a_mean_correlation_is_students_unless_chance_is_wider():
+    rhos = np.array([0.2, 0.6, 0.4])
+    half = stats.t.ppf(0.975, 2) * 0.2 / math.sqrt(3)
+    interval = interval_of_mean_correlation(rhos, 100, of=30)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    alike = interval_of_mean_correlation(np.array([0.8, 0.8]), 5, of=4)
+    assert (alike.low, alike.high) == pytest.approx((0.8 - 1.96 / math.sqrt(4 * 4), 1.0), abs=1e-3)

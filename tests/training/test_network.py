@@ -1,0 +1,48 @@
+"""Networks before the first step: their normalisation, and weights that come from elsewhere."""
+
+import pytest
+import torch
+
+import robustlens as rl
+from helpers.small_models import blobs
+from helpers.training_runs import recipe, weights_of
+from robustlens.data import from_tensors
+from robustlens.errors import ConfigError, ModelError
+from robustlens.training.network import describe_model
+
+
+def test_normalisation_is_that_of_the_training_images(splits):
+    description = describe_model(recipe(), splits)
+    x = splits.train.x().double()
+    assert description["mean"] == pytest.approx([x.mean().item()], abs=1e-5)
+    assert description["std"] == pytest.approx([x.std(unbiased=False).item()], abs=1e-5)
+
+
+def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
+    before = rl.train(recipe(objective="standard"), tmp_path / "before", splits=splits)
+    x, y = blobs(classes=2)
+    fewer = from_tensors(x, y, x, y)
+    slow = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    init = {"model": str(before.folder), "new_head": True}
+    after = weights_of(rl.train(recipe(init=init, optimizer=slow), tmp_path / "after", splits=fewer))
+    theirs = weights_of(before, "best")
+    assert torch.allclose(after["conv1.weight"], theirs["conv1.weight"], atol=1e-6)
+    assert after["linear2.weight"].shape == (2, 8)
+    with pytest.raises(
+        ModelError, match=r"linear2.bias is \(3,\) .* expected \(2,\); with other classes give"
+    ):
+        rl.train(recipe(init={"model": str(before.folder)}), tmp_path / "refused", splits=fewer)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_network_starts_from_a_kept_epoch(tmp_path, splits):
+    before = rl.train(recipe(objective="standard", keep_every=2), tmp_path / "before", splits=splits)
+    slow = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    init = {"model": str(before.folder), "checkpoint": "epoch-2"}
+    after = weights_of(rl.train(recipe(init=init, optimizer=slow), tmp_path / "after", splits=splits))
+    kept = weights_of(before, "epoch-0002")
+    assert torch.allclose(after["conv1.weight"], kept["conv1.weight"], atol=1e-6)
+    assert not torch.allclose(after["conv1.weight"], weights_of(before, "last")["conv1.weight"], atol=1e-6)
+    for several in ("both", "every"):
+        with pytest.raises(ConfigError, match=f"found '{several}', expected best, last or epoch-NNNN"):
+            recipe(init={**init, "checkpoint": several})

@@ -1,0 +1,52 @@
+"""Pseudo-labels of unlabeled images, and the batches that mix them with labelled ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import robustlens as rl
+from helpers.training_runs import RST, assert_same_bits, recipe, weights_of
+from robustlens.errors import ConfigError
+from robustlens.results import PseudoLabelRecord, Run
+from robustlens.results.files import ArrayFile
+from robustlens.training.pseudo_labels import batch_order
+
+
+def test_a_standard_network_labels_the_unlabeled_images_and_batches_mix_both(tmp_path, partly_labelled):
+    run = rl.train(recipe(**RST), tmp_path / "run", splits=partly_labelled)
+    teacher = Run(run.folder / "teacher")
+    assert teacher.recipe.objective == "standard"
+    network = rl.models.load(str(teacher.folder), checkpoint="best")
+    with torch.no_grad():
+        predicted = network(partly_labelled.unlabeled.x()).argmax(1)
+    arrays = ArrayFile(run.folder / "pseudo_labels.safetensors")
+    assert arrays["label"].tolist() == predicted.tolist()
+    assert arrays["index"].tolist() == partly_labelled.unlabeled.index.tolist()
+    right = float((predicted == partly_labelled.unlabeled.labels).double().mean())
+    assert run.record.pseudo_labels == PseudoLabelRecord(100, right)
+    assert right > 0.4  # chance is 1/3
+
+
+def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled):
+    pool = partly_labelled.unlabeled
+    lying = replace(partly_labelled, unlabeled=replace(pool, labels=(pool.labels + 1) % 3))
+    one, other = (
+        rl.train(recipe(**RST), tmp_path / name, splits=data)
+        for name, data in (("one", partly_labelled), ("other", lying))
+    )
+    assert_same_bits(weights_of(one), weights_of(other))
+
+
+def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
+    asked = recipe(**RST, optimizer={"batch_size": 10})
+    batches = batch_order(asked, 52)(torch.Generator().manual_seed(0))
+    assert [len(rows) for rows in batches] == [10] * 10
+    assert all(int((rows < 52).sum()) == 5 for rows in batches)
+    own = torch.cat(batches)[torch.cat(batches) < 52]
+    assert len(own.unique()) == len(own) == 50  # the last incomplete batch is dropped
+    others = torch.cat(batches)[torch.cat(batches) >= 52]
+    assert others.max() < 152
+    assert len(others.unique()) == 50
+    with pytest.raises(ConfigError, match=r"batches of 5 of 3 labelled and 5 of 100 unlabeled"):
+        batch_order(asked, 3)

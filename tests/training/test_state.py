@@ -1,0 +1,208 @@
+"""Training states: a stopped or killed run goes on bit for bit, and a state of others is refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import robustlens as rl
+from helpers.golden import unpack
+from helpers.small_models import blobs
+from helpers.training_runs import (
+    RST,
+    assert_same_bits,
+    distance,
+    recipe,
+    stop_in_epoch_two,
+    weights_of,
+)
+from robustlens.config import BEST
+from robustlens.data import from_tensors
+from robustlens.errors import StateError, StoppedError
+from robustlens.results import Run
+
+
+class Stop(Exception):  # noqa: N818 - stands for a signal
+    pass
+
+
+def stop_half_way(event):
+    if event.done > event.total / 2:
+        raise Stop
+
+
+def but_time(run):
+    return [replace(epoch, seconds=0.0) for epoch in run.metrics()]
+
+
+VARIANTS = {
+    "at": {"data": {"augment": "crop-flip"}},
+    "awp after warm-up": {"awp": {"gamma": 0.01, "warmup_epochs": 1}},
+    "ema": {"ema": 0.9},
+    "trades in train mode": {"objective": "trades", "attack": {"steps": 2, "model_mode": "train"}},
+    "standard": {"objective": "standard"},
+    "awp of two rounds": {"awp": {"gamma": 0.01, "steps": 2, "alternations": 2}},
+    "awp from the attack": {"awp": {"gamma": 0.01, "from_attack": True}},
+    "rwp in micro-batches": {"rwp": {"gamma": 0.01}, "optimizer": {"accumulate": 3}},
+    "sam and l1": {"sam": {"rho": 0.05}, "optimizer": {"l1": 1e-4}},
+    "free": {"attack": {"replays": 3}},
+    "mixup": {"mixup": 1.0},
+    "held to a capacity": {"objective": "standard", "capacity": {"low": 0.5, "high": 2, "every": 3}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stopped_run_resumes_bit_for_bit(variant, tmp_path, splits):
+    asked = recipe(**VARIANTS[variant])
+    whole = rl.train(asked, tmp_path / "whole", splits=splits)
+    with pytest.raises(Stop):
+        rl.train(asked, tmp_path / "parts", splits=splits, progress=stop_half_way)
+    assert Run(tmp_path / "parts").record.epochs_done == 1
+    parts = rl.train(asked, tmp_path / "parts", splits=splits)
+    for name in ("best", "last", "state"):
+        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+    assert but_time(whole) == but_time(parts)
+
+
+def test_a_stopped_run_with_pseudo_labels_resumes_bit_for_bit(tmp_path, partly_labelled):
+    whole = rl.train(recipe(**RST), tmp_path / "whole", splits=partly_labelled)
+    with pytest.raises(StoppedError):
+        rl.train(recipe(**RST), tmp_path / "parts", splits=partly_labelled, progress=stop_in_epoch_two)
+    parts = rl.train(recipe(**RST), tmp_path / "parts", splits=partly_labelled)
+    assert_same_bits(weights_of(whole), weights_of(parts))
+
+
+def test_metrics_after_the_saved_state_are_dropped_on_resume(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 3, "loss": 0.0}) + "\n" + '{"epoch": 4, "lo')  # cut by a kill
+    run.update(status="training")
+    rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    assert [epoch.epoch for epoch in run.metrics()] == [1, 2]
+
+
+class Dropping(torch.nn.Sequential):
+    """A network whose layers draw random numbers."""
+
+    def __init__(self, num_classes=3):
+        linear = torch.nn.Linear(64, num_classes)
+        super().__init__(torch.nn.Flatten(), torch.nn.Dropout(0.5), linear)
+
+
+def test_layers_that_draw_are_seeded_too_also_after_a_stop(tmp_path, splits):
+    dropping = recipe(model={"name": f"{__name__}:Dropping", "options": {}})
+    torch.manual_seed(5)
+    whole = rl.train(dropping, tmp_path / "a", splits=splits)
+    torch.manual_seed(6)
+    with pytest.raises(Stop):
+        rl.train(dropping, tmp_path / "b", splits=splits, progress=stop_half_way)
+    parts = rl.train(dropping, tmp_path / "b", splits=splits)
+    assert_same_bits(weights_of(whole), weights_of(parts))
+
+
+def test_a_resumed_run_refuses_other_images(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update(status="training")
+    with pytest.raises(StateError, match="other images"):
+        rl.train(
+            recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=from_tensors(*blobs(seed=7), *blobs(60))
+        )
+
+
+def test_a_damaged_state_is_one_line(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update(status="training")
+    state = run.folder / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(StateError, match="damaged") as caught:
+        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_state_is_refused(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update(status="training")
+    state = run.folder / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-10] ^= 4
+    state.write_bytes(content)
+    with pytest.raises(StateError, match=r"state\.safetensors: damaged, its content does not have its seal"):
+        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+
+
+def test_a_state_of_another_recipe_is_refused(tmp_path, splits):
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+    run.update(status="training")
+    save_file({"x": torch.zeros(1)}, run.folder / "state.safetensors", {"robustlens": '{"recipe": "other"}'})
+    with pytest.raises(StateError, match="belongs to recipe other"):
+        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+
+
+def test_a_run_that_began_from_other_weights_is_refused(tmp_path, splits):
+    first, second = (
+        rl.train(recipe(objective="standard", seed=seed), tmp_path / f"from{seed}", splits=splits)
+        for seed in (0, 1)
+    )
+    beginning = tmp_path / "beginning.safetensors"
+    shutil.copy(first.weights_path(BEST), beginning)
+    start = recipe(init={"model": str(beginning)}, optimizer={"epochs": 2})
+    with pytest.raises(StoppedError):
+        rl.train(start, tmp_path / "run", splits=splits, progress=stop_in_epoch_two)
+    shutil.copy(second.weights_path(BEST), beginning)
+    with pytest.raises(StateError, match="began from other weights"):
+        rl.train(start, tmp_path / "run", splits=splits)
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_at_most_its_epoch(tmp_path):
+    """A real SIGKILL in the middle, then the same command: the bits are those of an undisturbed run."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import torch; torch.set_num_threads(1)\n"
+        "import robustlens as rl\n"
+        "from helpers import small_models, training_runs\n"
+        "arrays = small_models.blobs(), small_models.blobs(60, seed=1)\n"
+        "splits = rl.data.from_tensors(*arrays[0], *arrays[1])\n"
+        "rl.train(training_runs.recipe(optimizer={'epochs': 6}), sys.argv[2], splits=splits)\n"
+    )
+    tests = str(Path(__file__).resolve().parents[1])
+    command = [sys.executable, "-c", program, tests, str(tmp_path / "killed")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    run = Run(tmp_path / "killed")
+    while run.record.epochs_done < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= run.record.epochs_done <= 6
+    subprocess.run(command, check=True)
+    subprocess.run([*command[:-1], str(tmp_path / "whole")], check=True)
+    whole = Run(tmp_path / "whole")
+    assert_same_bits(weights_of(run), weights_of(whole))
+    assert len(run.metrics()) == 6
+
+
+def test_a_training_of_format_1_goes_on_where_it_stopped(tmp_path):
+    """Bit for bit with one thread on the machine that made the folders; others round otherwise."""
+    golden = unpack("format-1", tmp_path)
+    stopped, whole = Run(golden / "training"), Run(golden / "whole")
+    before = stopped.metrics()
+    assert stopped.record.epochs_done == 2
+    resumed = rl.train(stopped.recipe, stopped.folder)
+    assert resumed.record.status == "trained"
+    assert resumed.metrics()[:2] == before
+    again = rl.train(whole.recipe, tmp_path / "again")
+    assert again.recipe.hash() == whole.record.recipe_hash
+    for run in (resumed, again):
+        for name in ("best", "last", "state"):
+            assert distance(weights_of(run, name), weights_of(whole, name)) < 1e-5
+        assert [epoch.validation.clean for epoch in run.metrics()] == [
+            epoch.validation.clean for epoch in whole.metrics()
+        ]

@@ -1,0 +1,214 @@
+"""Perturbations of the weights: they come back bit for bit, and leave no trace of the pass that made them."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import nn
+
+import robustlens as rl
+from helpers.small_models import Snapshot, everything, everything_in_training, images
+from robustlens.errors import ConfigError, NumericsError
+from robustlens.weights import PERTURBATIONS
+
+
+def test_restores_everything_bit_for_bit_and_accumulates_nothing():
+    model, (x, y) = everything_in_training(), images()
+    before = Snapshot(model)
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.01)
+    with awp.perturbed(lambda: F.cross_entropy(model(x), y)):
+        pass
+    before.assert_unchanged()
+
+
+def test_restores_everything_when_the_body_raises():
+    model, (x, y) = everything_in_training(), images()
+    before = Snapshot(model)
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.5)
+    with pytest.raises(ZeroDivisionError), awp.perturbed(lambda: F.cross_entropy(model(x), y)):
+        raise ZeroDivisionError
+    before.assert_unchanged()
+
+
+def test_batchnorm_sees_the_descent_pass_only():
+    model, (x, y) = everything_in_training(), images()
+    reference = copy.deepcopy(model)
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.0)
+
+    def loss_fn():
+        return F.cross_entropy(model(x), y)
+
+    with awp.perturbed(loss_fn):
+        loss_fn().backward()
+    F.cross_entropy(reference(x), y).backward()
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, reference.get_buffer(name)), name
+    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_dropout_draws_the_same_mask_in_both_passes():
+    model, (x, y) = everything_in_training(), images()
+    model.drop.p = 0.5
+    masks = []
+    model.drop.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.0)
+
+    def loss_fn():
+        return F.cross_entropy(model(x), y)
+
+    with awp.perturbed(loss_fn):
+        loss_fn().backward()
+    assert torch.equal(masks[0], masks[1])
+
+
+def test_the_body_sees_the_perturbed_weights_inside_one_autocast():
+    """Autocast keeps low-precision copies of weights; those of the ascent pass must not serve the body."""
+    model, x = nn.Linear(30, 10), torch.rand(8, 30)
+
+    def loss_fn():
+        return model(x).float().square().mean()
+
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        at_w = loss_fn().item()
+        with awp.perturbed(loss_fn):
+            inside = loss_fn().item()
+        assert inside > 1.05 * at_w
+        assert loss_fn().item() == at_w
+
+
+def test_frozen_and_unused_weights_stay():
+    model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(4, 3), "frozen": nn.Linear(4, 3)})
+    model["frozen"].requires_grad_(False)
+    x = torch.rand(5, 4)
+    awp = rl.AdversarialWeightPerturbation(model, gamma=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with awp.perturbed(lambda: (model["used"](x) + model["frozen"](x)).square().sum()):
+        moved = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert moved == ["used.weight"]
+
+
+def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing():
+    model = nn.Linear(4, 3)
+    before = Snapshot(model)
+    awp = rl.AdversarialWeightPerturbation(model)
+    with (
+        pytest.raises(NumericsError, match="not finite"),
+        awp.perturbed(lambda: model(torch.ones(1, 4)).sum() * torch.inf),
+    ):
+        pass
+    before.assert_unchanged()
+
+
+def test_a_gradient_from_elsewhere_that_is_not_finite_is_refused_and_changes_nothing():
+    model = nn.Linear(4, 3)
+    before = Snapshot(model)
+    awp = rl.AdversarialWeightPerturbation(model)
+    with (
+        pytest.raises(NumericsError, match="awp: the gradient of 1 of 1 tensors is not finite"),
+        awp.perturbed_along([torch.full_like(model.weight, torch.nan)]),
+    ):
+        pass
+    before.assert_unchanged()
+
+
+DATA_PARALLEL = """
+import copy, sys, torch, torch.nn.functional as F
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+import robustlens as rl
+from robustlens.weights import RandomWeightPerturbation, SharpnessAwareMinimization
+
+rank, size, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.manual_seed(0)
+start = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
+x, y = torch.rand(16, 12, dtype=torch.float64), torch.arange(16) % 3
+if size > 1:
+    dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=size)
+x, y = x.chunk(size)[rank], y.chunk(size)[rank]
+torch.manual_seed(rank)  # nobody says that ranks share their random state
+perturbations = {
+    "awp": lambda model: rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2),
+    "rwp": lambda model: RandomWeightPerturbation(model, gamma=0.05),
+    "sam": lambda model: SharpnessAwareMinimization(model, rho=0.05),
+}
+trained = {}
+for name, perturbation_of in perturbations.items():
+    model = copy.deepcopy(start)
+    model = DistributedDataParallel(model) if size > 1 else model
+    perturbation = perturbation_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(4):
+        loss_fn = lambda: F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        with perturbation.perturbed(loss_fn):
+            loss_fn().backward()
+        optimizer.step()
+    trained[name] = [p.detach() for p in model.parameters()]
+if rank == 0:
+    torch.save(trained, out)
+if size > 1:
+    dist.barrier()  # a rank that leaves early may abort the other
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Each rank sees half of the batch; gradients and perturbations are those of the whole."""
+    script = tmp_path / "data_parallel.py"
+    script.write_text(DATA_PARALLEL)
+    for size in (1, 2):
+        ranks = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    script,
+                    str(rank),
+                    str(size),
+                    str(tmp_path / f"store{size}"),
+                    tmp_path / f"w{size}",
+                ]
+            )
+            for rank in range(size)
+        ]
+        assert [process.wait(timeout=240) for process in ranks] == [0] * size
+    one, two = (torch.load(tmp_path / f"w{size}", weights_only=True) for size in (1, 2))
+    for name, alone in one.items():
+        pairs = zip(alone, two[name], strict=True)
+        assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in pairs), name
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_model_without_weights_and_a_size_out_of_range_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}: the model has no trainable weight"):
+        PERTURBATIONS[name](nn.ReLU())
+    (size, *_) = PERTURBATIONS.options(name)
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=rf"{name}.{size}: .*expected a finite number >= 0"):
+            PERTURBATIONS.build(name, nn.Linear(2, 2), options={size: value}, where=name)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_known_gradient_gives_the_perturbation_of_its_loss_or_is_refused(name):
+    model, (x, y) = everything().eval().requires_grad_(True), images()
+    perturbation = PERTURBATIONS.build(name, model)
+
+    def loss_fn():
+        return F.cross_entropy(model(x), y)
+
+    if not perturbation.follows_gradient:
+        with pytest.raises(ConfigError, match=f"{name}.from_attack: .* follows no gradient"):
+            perturbation.along([])
+        return
+    gradients = torch.autograd.grad(loss_fn(), perturbation.weights())
+    with perturbation.perturbed(loss_fn):
+        expected = [weight.detach().clone() for weight in perturbation.weights()]
+    with perturbation.perturbed_along(gradients):
+        assert all(
+            torch.equal(weight, other) for weight, other in zip(perturbation.weights(), expected, strict=True)
+        )
