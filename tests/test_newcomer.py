@@ -1,22 +1,27 @@
-"""A newcomer's test: a new objective and a new measure cost one function and one registration line each.
+"""A newcomer's test: objective, measure, attack, perturbation cost a function or a class and one line each.
 
-(The third thing, one row in tests/test_contracts.py, is demanded by the tests there.)
+No line where a recipe names them as "package.module:factory". (The third thing, one row in tests/test_contracts.py, is demanded by the tests there.)
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from test_train import blobs, recipe
 
 import robustlens as rl
+from helpers.small_models import blobs
+from helpers.training_runs import assert_same_bits, recipe, weights_of
 from robustlens import losses
+from robustlens.attacks import ATTACKS, Entry
 from robustlens.config import ExplanationPlan
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError
 from robustlens.explain import MEASURES, Measurement, explain
 from robustlens.objectives import OBJECTIVES, inner_pgd
+from robustlens.threat import ThreatModel
+from robustlens.weights import WeightPerturbation
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,90 @@ def measure_dead_units(subject, *, examples: int | None = None):
     )
 
 
-def test_a_new_objective_trains_with_weight_perturbation_and_options(tmp_path, monkeypatch):
+@dataclass(frozen=True)
+class Corner:
+    """The toy attack: the corner of the ball at which every pixel is brightest."""
+
+    threat: ThreatModel
+    share: float = 1.0
+
+    def __call__(self, model, x, y, *, generator=None):
+        return self.threat.project(x + self.share * self.threat.eps, x)
+
+
+class Shrink(WeightPerturbation):
+    """The toy perturbation: all weights a little shorter."""
+
+    name = "shrink"
+
+    def __init__(self, model, by: float = 0.01) -> None:
+        self.by = by
+        super().__init__(model)
+
+    def offsets(self, losses, craft, generator):
+        return [-self.by * weight.detach() for weight in self.weights()]
+
+
+@pytest.fixture
+def toy_module(monkeypatch):
+    """This module under a name that a recipe can give."""
+    monkeypatch.setitem(sys.modules, "newcomer", sys.modules[__name__])
+    return "newcomer"
+
+
+def splits():
+    return from_tensors(*blobs(), *blobs(60, seed=1))
+
+
+def test_a_new_objective_trains_with_weight_perturbation_and_options(tmp_path, monkeypatch, toy_module):
     monkeypatch.setitem(OBJECTIVES, "half", Half)
-    splits = from_tensors(*blobs(), *blobs(60, seed=1))
-    toy = recipe(
-        objective="half", objective_options={"share": 0.3}, awp={"gamma": 0.01}, optimizer={"epochs": 1}
+    toy = {"objective_options": {"share": 0.3}, "awp": {"gamma": 0.01}, "optimizer": {"epochs": 1}}
+    run = rl.train(recipe(objective="half", **toy), tmp_path / "run", splits=splits())
+    assert run.record.status == "trained"
+    for name in ("half", "newcomer:Half"):
+        assert rl.objectives.get(name, share=0.3) == Half(0.3)
+        with pytest.raises(ConfigError, match="expected one of share"):
+            rl.objectives.get(name, sahre=0.1)
+        with pytest.raises(ConfigError, match="share: found 'much'; input should be a valid number"):
+            rl.objectives.get(name, share="much")
+    named = rl.train(recipe(objective="newcomer:Half", **toy), tmp_path / "named", splits=splits())
+    assert_same_bits(weights_of(run), weights_of(named))
+
+
+def test_a_new_attack_is_part_of_an_evaluation(monkeypatch, toy_module):
+    monkeypatch.setitem(ATTACKS, "corner", Corner)
+    monkeypatch.setitem(ATTACKS, "half-corner", Entry(Corner, share=0.5))
+    model = rl.models.get("small-cnn", num_classes=3, in_channels=1, width=4, hidden=8).eval()
+    data, threat = splits().test, ThreatModel("Linf", 0.1)
+    names = ("corner", "half-corner", "newcomer:Corner")
+    assert rl.attacks.names(names) == names
+    evaluation = rl.evaluate(model, data.x(), data.labels, threat, attacks=names)
+    expected = rl.evaluate(
+        model, data.x(), data.labels, threat, attacks=[Corner(threat), Corner(threat, 0.5)]
     )
-    run = rl.train(toy, tmp_path / "run", splits=splits)
-    assert run.status["status"] == "trained"
-    with pytest.raises(ConfigError, match="expected one of share"):
-        rl.objectives.get("half", sahre=0.1)
+    assert tuple(evaluation.by_attack) == names
+    assert torch.equal(evaluation.robust, expected.robust)
+
+
+def test_a_new_perturbation_trains_by_the_name_of_its_class(tmp_path, toy_module):
+    def trained(folder, **perturbation):
+        toy = recipe(weight_perturbation={"factory": "newcomer:Shrink", **perturbation})
+        return rl.train(toy, tmp_path / folder, splits=splits())
+
+    none = rl.train(recipe(), tmp_path / "none", splits=splits())
+    assert_same_bits(weights_of(trained("still", options={"by": 0.0})), weights_of(none))
+    moved = weights_of(trained("moved", options={"by": 0.1}))
+    assert not torch.equal(moved["linear2.weight"], weights_of(none)["linear2.weight"])
+    late = trained("late", options={"by": 0.1}, warmup_epochs=3)
+    assert_same_bits(weights_of(late), weights_of(none))
+    with pytest.raises(ConfigError, match=r"weight_perturbation\.options\.bye: unknown option"):
+        trained("refused", options={"bye": 0.1})
 
 
 def test_a_new_measure_is_part_of_an_explanation(monkeypatch):
     monkeypatch.setitem(MEASURES, "dead-units", measure_dead_units)
-    splits = from_tensors(*blobs(), *blobs(60, seed=1))
     model = rl.models.get("small-cnn", num_classes=3, in_channels=1, width=4, hidden=8).eval()
     plan = ExplanationPlan(measures=("dead-units",), examples=50, options={"dead-units": {"examples": 10}})
-    (measurement,) = explain(model, splits, plan).values()
+    (measurement,) = explain(model, splits(), plan).values()
     assert 0 <= measurement.value["dead"] <= 1
     assert measurement.arrays["dead"].dtype == np.bool_

@@ -36,7 +36,7 @@ def main(folder: Path, command: str, times: bool = False) -> None:
 
 
 def about(run: RunReport) -> None:
-    """How all runs were evaluated, and with what."""
+    """Threat, images, checkpoint and versions of the evaluations."""
     assert run.evaluation is not None
     threat, checkpoint = run.evaluation.threat, run.evaluation.provenance.plan["checkpoint"]
     n = {name: split.n for name, split in run.evaluation.splits.items()}
@@ -85,7 +85,7 @@ def headline(runs: list[RunReport]) -> None:
 
 
 def quantities(networks: Iterable[Network]) -> None:
-    """What was measured of the networks, a row for each method and strength: means over seeds, and ranges."""
+    """Measured quantities, a row for each method and strength: means over seeds, and ranges."""
     explained = [(network, [run for run in network.runs if run.explanation]) for network in networks]
     every = [run for _, runs in explained for run in runs]
     columns = [(title, read) for title, read in QUANTITIES if any(read(run) is not None for run in every)]

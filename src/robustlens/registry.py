@@ -1,8 +1,8 @@
 """Registries: what a user may name, with its options, near names, and factories of the user's own.
 
-Every kind of thing that people name in a recipe, a study or on the command line is an entry of one `Registry`:
-its name, what it builds, and the options that the signature of that takes, with their types. Wherever a name
-goes, "package.module:factory" goes too.
+Every kind of thing that people name in a recipe, a study or on the command line is an entry of one
+`Registry`: its name, what it builds, and the options that the signature of that takes, with their types.
+Wherever a name goes, "package.module:factory" goes too.
 """
 
 import difflib
@@ -34,12 +34,13 @@ class Registry(Mapping[str, Entry]):
         hidden: parameters of an entry that are no options: the caller gives them.
         factories: whether "package.module:factory" may stand for an entry.
         besides: other names that the caller takes, for messages.
+        gives: type of the objects that a factory has to return; None leaves its result and errors alone.
 
-    >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "circle": lambda r=1: 3 * r * r})
+    >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "disc": lambda r=1: 3 * r * r})
     >>> shapes.find("squaer")
     Traceback (most recent call last):
     ...
-    robustlens.errors.ConfigError: shape: found 'squaer', expected one of square, circle; did you mean 'square'?
+    robustlens.errors.ConfigError: shape: found 'squaer', expected one of square, disc; did you mean 'square'?
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Registry(Mapping[str, Entry]):
         hidden: tuple[str, ...] = (),
         factories: bool = False,
         besides: Iterable[str] = (),
+        gives: type | None = None,
     ) -> None:
         self.what, self.error, self.hidden, self.factories = what, error, hidden, factories
-        self._entries, self._besides = dict(entries), besides
+        self._entries, self._besides, self._gives = dict(entries), besides, gives
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -76,7 +78,11 @@ class Registry(Mapping[str, Entry]):
         if name in self._entries:
             return self._entries[name]
         if self.factories and is_factory(name):
-            return imported(name, where, self.error)
+            factory = imported(name, where, self.error)
+            if not callable(factory):
+                kind = type(factory).__name__
+                raise self.error(f"{where} {name!r}: found {kind}, expected a function or a class")
+            return factory
         names = [*self._entries, *self._besides, *(["package.module:factory"] if self.factories else [])]
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -100,8 +106,28 @@ class Registry(Mapping[str, Entry]):
     def build(
         self, name: str, *arguments: Any, options: Mapping[str, Any] | None = None, where: str = ""
     ) -> Any:
-        """The entry `name`, called with `arguments` and its checked options."""
-        return self.find(name)(*arguments, **self.checked(name, options or {}, where))
+        """The entry `name`, called with `arguments` and its checked options; raises as `checked`, `made`."""
+        entry, checked = self.find(name), self.checked(name, options or {}, where)
+        if name in self._entries or self._gives is None:
+            return entry(*arguments, **checked)
+        return self.made(name, entry, *arguments, **checked)
+
+    def made(self, name: str, factory: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The object that a factory of the user's returns.
+
+        Raises:
+            ConfigError (or the registry's error): it fails, or returns something else; `name` is in the line.
+        """
+        try:
+            made = factory(*arguments, **options)
+        except RobustlensError:
+            raise
+        except Exception as problem:  # code of the user's can raise anything
+            raise self.error(f"{self.what} {name!r}: failed ({one_line(problem)}); mend it") from problem
+        if self._gives is not None and not isinstance(made, self._gives):
+            expected = f"expected a {self._gives.__name__}"
+            raise self.error(f"{self.what} {name!r}: gives a {type(made).__name__}, {expected}")
+        return made
 
 
 def is_factory(name: object) -> bool:
@@ -124,14 +150,14 @@ def imported(name: str, where: str, error: type[RobustlensError] = ConfigError) 
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # last, so that it shadows nothing
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except Exception as problem:
         raise error(f"{where} {name!r}: cannot import {module_name!r}: {one_line(problem)}") from problem
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise error(f"{where} {name!r}: {module_name!r} has no {path!r}; expected package.module:factory")
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def one_line(error: BaseException) -> str:
@@ -176,7 +202,7 @@ def checked_options(
     error: type[RobustlensError] = ConfigError,
     hidden: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The options, each validated by the annotation of its parameter (pydantic's rules, but a bool is no number)."""
+    """The options, each validated by the annotation of its parameter; a bool is no number."""
     known, types = options_of(entry, hidden), _annotations(entry)
     checked = {}
     for option, value in options.items():

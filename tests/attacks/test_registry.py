@@ -61,7 +61,7 @@ def test_suites_have_their_published_budgets_and_take_restarts_only_without_one(
     assert [attack.eot for attack in rl.attacks.chosen("rand", threat).values()] == [20, 20]
     fast = rl.attacks.chosen("fast", threat, restarts=3)
     assert [fast[name].restarts for name in ("pgd-20", "cw-20")] == [3, 3]
-    assert rl.attacks.suites_in(["fast", "pgd", "rand"], threat) == {
+    assert rl.attacks.suites_in(["fast", "pgd", "rand"]) == {
         "fast": ("fgsm", "pgd-20", "cw-20"),
         "rand": ("apgd-ce", "apgd-dlr"),
     }

@@ -76,8 +76,8 @@ def test_an_epoch_that_is_also_the_last_counts_once(tmp_path):
     evaluation, explanation = run.evaluation(LAST), run.explanation(LAST)
     assert evaluation is not None
     assert explanation is not None
-    run.write_evaluation(evaluation, Checkpoint("epoch", 40))
-    run.write_explanation(explanation, Checkpoint("epoch", 40))
+    run.write("evaluation", evaluation, Checkpoint("epoch", 40))
+    run.write("explanation", explanation, Checkpoint("epoch", 40))
     claim = CLAIMS["gap-follows-landscape"].check(StudyData.of(study))
     names = [value.checkpoint for value in claim.values]
     assert names == ["epoch-0010", "epoch-0020", "epoch-0030", "last"]

@@ -84,7 +84,7 @@ def test_the_setting_names_the_primary_checkpoint(tmp_path):
         result = run.evaluation()
         assert result is not None
         provenance = replace(result.provenance, checkpoint=Checkpoint("epoch", 10))
-        run.write_evaluation(replace(result, provenance=provenance))
+        run.write("evaluation", replace(result, provenance=provenance))
     settings = set(by_setting(folder, "awp-flatter"))
     assert settings == {"at the epoch-0010 checkpoint", "at the last checkpoint"}
 
@@ -94,6 +94,6 @@ def test_a_result_that_cannot_be_used_at_the_last_checkpoint_is_reported_there(t
     run = StudyFolder(folder).runs()[0]
     result = run.evaluation(LAST)
     assert result is not None
-    run.write_evaluation(replace(result, attacks=("fgsm",)), LAST)
+    run.write("evaluation", replace(result, attacks=("fgsm",)), LAST)
     gaps = by_setting(folder, "awp-smaller-robust-gap")
     assert "under different conditions" in gaps["at the last checkpoint"].why

@@ -80,7 +80,7 @@ def test_spectra_have_layers_for_units_and_six_of_them_are_needed(tmp_path):
         assert result is not None
         spectrum = result.measures["spectrum"]
         layers = {"layers": dict(list(spectrum.at("layers").items())[:5])}
-        run.write_explanation(replace(result, measures={"spectrum": replace(spectrum, value=layers)}))
+        run.write("explanation", replace(result, measures={"spectrum": replace(spectrum, value=layers)}))
     five = CLAIMS["singular-spread-falls"].check(StudyData.of(StudyFolder(folder)))
     assert five.verdict == "inconclusive"
     assert "5 layers are too few" in five.why

@@ -12,11 +12,12 @@ import torch
 from safetensors.numpy import load_file
 
 import robustlens as rl
-from helpers.evaluated_models import assert_same, evaluated, network, stop_after
+from helpers.evaluated_models import THREAT, assert_same, evaluated, network, stop_after
 from helpers.golden import unpack
 from robustlens.config import EvaluationPlan
 from robustlens.errors import StateError, StoppedError
 from robustlens.evaluation import evaluate_run
+from robustlens.evaluation.images import _identity
 from robustlens.results import Run
 
 
@@ -78,6 +79,22 @@ def test_the_batch_size_may_change_after_a_stop(tmp_path):
     with pytest.raises(StoppedError):
         evaluated(tmp_path, progress=stop_after(4))
     assert torch.equal(evaluated(tmp_path, batch_size=7).robust, evaluated().robust)
+
+
+IDENTITIES_0_1 = {
+    "apgd-t": "APGD(threat=T, steps=100, restarts=1, loss='dlr', targets=0, eot=1, rho=0.75, "
+    "stop_at_success=True, seed=0, restart=0, target_rank=1)",
+    "fab-t": "FAB(threat=T, steps=100, restarts=1, targets=0, alpha_max=0.1, eta=1.05, beta=0.9, "
+    "stop_at_success=True, seed=0, restart=0, target_rank=1)",
+    "square": "Square(threat=T, queries=5000, restarts=1, share=0.8, seed=0, restart=0)",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES_0_1)
+def test_attacks_have_the_identity_that_they_had_in_version_0_1(name):
+    """A stopped evaluation is bound to it: where a class declares its settings must not matter."""
+    attack = rl.attacks.tries_of(rl.attacks.chosen("standard", THREAT)[name])[:2][-1]
+    assert _identity(attack).replace(repr(THREAT), "T") == IDENTITIES_0_1[name]
 
 
 def test_an_evaluation_that_version_0_1_stopped_goes_on_with_the_same_masks(tmp_path):

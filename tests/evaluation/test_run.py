@@ -13,7 +13,7 @@ from robustlens import data, models, reliability
 from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import LockedError, StateError, StoppedError
 from robustlens.evaluation import evaluate_model, evaluate_run, evaluate_splits
-from robustlens.results import EvaluationResult, Run, files, verify
+from robustlens.results import EvaluationResult, Run, locks, verify
 from robustlens.stats.intervals import Interval
 
 
@@ -59,7 +59,7 @@ def test_a_current_evaluation_is_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "of_spec", lambda spec: pytest.fail("the data was loaded"))
     monkeypatch.setattr(models, "load", lambda *args, **options: pytest.fail("the network was loaded"))
     assert evaluate_run(run, plan()) == made
-    monkeypatch.setattr("robustlens.results.folders.__version__", "99.0")
+    monkeypatch.setattr("robustlens.results.run_folder.__version__", "99.0")
     assert evaluate_run(run, plan()) == made, "a result of another version stays current"
     assert stamps(tmp_path) == before
 
@@ -199,5 +199,5 @@ def test_any_model_into_a_folder(tmp_path):
 
 
 def test_a_second_writer_is_refused(tmp_path):
-    with files.locked(tmp_path), pytest.raises(LockedError):
+    with locks.locked(tmp_path), pytest.raises(LockedError):
         evaluate_model(image_network(), image_splits(), plan(), tmp_path)

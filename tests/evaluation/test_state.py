@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from robustlens.errors import StateError
 from robustlens.evaluation.state import ROBUST, WRONG, EvaluationState
-from robustlens.results import files
+from robustlens.results import array_files
 
 
 def test_a_state_by_hand(tmp_path):
@@ -60,7 +60,7 @@ def test_no_flipped_bit_passes(tmp_path):
 
 
 def test_a_state_of_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "FORMAT", 3)
+    monkeypatch.setattr(array_files, "FORMAT", 3)
     saved(tmp_path)
     monkeypatch.undo()
     with pytest.raises(StateError, match="found format 3, expected at most 2"):
@@ -91,7 +91,7 @@ def test_a_state_of_format_1_goes_on(tmp_path):
     with pytest.raises(StateError, match="belongs to another model"):
         opened(tmp_path / "old", model="b")
     old.record(0, torch.tensor([2]), torch.tensor([False]), torch.tensor([torch.inf]), 1.0)
-    assert files.read_header(tmp_path / "old" / "progress.safetensors").seal is not None
+    assert array_files.read_header(tmp_path / "old" / "progress.safetensors").seal is not None
 
 
 def test_tensors_that_do_not_fit_are_damage(tmp_path):

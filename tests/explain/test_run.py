@@ -16,7 +16,7 @@ from robustlens.errors import ConfigError, LockedError, ModelError, StateError
 from robustlens.explain import MEASURES, Measurement, Subject, explain, explain_model, explain_run
 from robustlens.progress import Event
 from robustlens.results import ExplanationResult, Run
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 
 THREAT = {"norm": "Linf", "eps": 0.03}
 RECIPE = Recipe.model_validate(
@@ -159,7 +159,7 @@ def test_a_measure_that_a_plan_drops_is_dropped(run: Run, splits: Splits, calls:
     explain_run(run, plan("count", "mean"), splits=splits)
     result = explain_run(run, plan("mean"), splits=splits)
     assert list(result.measures) == ["mean"]
-    assert list(run.arrays("explanation")) == []
+    assert list(run.files("explanation").arrays()) == []
     assert len(calls) == 2
 
 
@@ -180,7 +180,7 @@ def test_other_images_threats_or_weights_are_measured_anew(
 
 def test_a_result_of_another_version_is_current(run: Run, splits: Splits, calls: Calls) -> None:
     result = explain_run(run, plan("mean"), splits=splits)
-    run.write_explanation(replace(result, provenance=replace(result.provenance, version="0.0.1")))
+    run.write("explanation", replace(result, provenance=replace(result.provenance, version="0.0.1")))
     explain_run(run, plan("mean"), splits=splits)
     explain_run(run, plan("mean", "count"), splits=splits)
     assert calls == ["mean", ("count", 0)]

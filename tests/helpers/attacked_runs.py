@@ -22,7 +22,7 @@ from robustlens.stats.intervals import Interval, wilson
 
 N = 40
 RIGHT_AFTER = {"fgsm": 30, "apgd-ce": 24, "apgd-t": 21, "square": 21, "min-norm": 20}
-"""How many of 40 images are still right after each attack; 36 are without."""
+"""Images of 40 that are still right after each attack; 36 are without."""
 SECONDS = {"fgsm": 0.5, "apgd-ce": 2.0, "apgd-t": 30.0, "square": 8.0, "min-norm": 4.0}
 PARTS = ("apgd-ce", "apgd-t", "square")
 
@@ -60,7 +60,7 @@ def attacked_run(folder: Path, splits: Mapping[str, SplitResult], **more: Any) -
         "splits": dict(splits),
         "gaps": {},
     }
-    run.write_evaluation(EvaluationResult(**{**fields, **more}))
+    run.write("evaluation", EvaluationResult(**{**fields, **more}))
     return run
 
 

@@ -155,13 +155,13 @@ def _write_results(run: Run, net: Net, changed: Mapping[str, float], beside: Che
         return Provenance(None, "", "", beside or BEST, plan)
 
     splits = {name: _split(arrays) for name, arrays in _by_part(evaluated).items()}
-    run.write_evaluation(EvaluationResult(provenance({"seed": 0}), threat, attacks, splits, {}), beside)
+    run.write("evaluation", EvaluationResult(provenance({"seed": 0}), threat, attacks, splits, {}), beside)
     measures = {
         name: Measurement(_value(name, knobs), "", "", "", _conditions(name, conditions), arrays=arrays)
         for name, arrays in _by_part(explained, "spectrum", "curvature").items()
         if name not in net.drop
     }
-    run.write_explanation(ExplanationResult(provenance({"examples": N}), threat, measures), beside)
+    run.write("explanation", ExplanationResult(provenance({"examples": N}), threat, measures), beside)
 
 
 def _replaced(arrays: Mapping[str, np.ndarray], net: Net) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What an explanation measures, of networks that were never trained: `explained` makes all five measures."""
+"""Measures of networks that were never trained: `explained` makes those of the default plan."""
 
 from collections.abc import Mapping
 from typing import Any

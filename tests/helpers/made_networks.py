@@ -14,7 +14,7 @@ from robustlens.stats.intervals import Interval
 
 EPS = 0.1
 ATTACKS = {"fgsm": 1.25, "pgd-20": 1.0, "cw-20": 0.94}
-"""How much further than PGD-20 must move an image each attack would have to: its weakness."""
+"""Weakness of each attack: how much further than PGD-20 it must move an image to break it."""
 SUITE = {"apgd-ce": 0.96, "apgd-t": 0.9, "fab-t": 0.9, "square": 1.2}
 """The same for the attacks of the standard suite."""
 SEARCH = {"min-norm": 0.88}
@@ -44,7 +44,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Traits:
-    """What training did to one network; all the files follow from these numbers.
+    """Traits that training gave to one network; all the files follow from these numbers.
 
     Attributes:
         scale: typical logit margin.

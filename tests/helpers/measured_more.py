@@ -24,8 +24,8 @@ def measure_more(folder: Path) -> Path:
         assert explanation is not None
         for checkpoint in (Checkpoint("epoch", 1), LAST):
             provenance = replace(evaluation.provenance, checkpoint=checkpoint)
-            run.write_evaluation(replace(evaluation, provenance=provenance), checkpoint)
-            run.write_explanation(explanation, checkpoint)
+            run.write("evaluation", replace(evaluation, provenance=provenance), checkpoint)
+            run.write("explanation", explanation, checkpoint)
     return folder
 
 
@@ -39,7 +39,7 @@ def extend_explanation(run: Run, added: dict[str, Measurement]) -> ExplanationRe
             measurement = replace(measures[name], arrays={**measures[name].arrays, **measurement.arrays})
         measures[name] = measurement
     extended = replace(explanation, measures=measures)
-    run.write_explanation(extended)
+    run.write("explanation", extended)
     return extended
 
 

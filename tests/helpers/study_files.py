@@ -68,7 +68,7 @@ QUICKSTART = (
 
 
 def traits_of(member: Member, *, reverse: bool = False) -> Traits:
-    """What the papers expect: strength narrows margins and spectra; AWP flattens and overfits less."""
+    """Traits that the papers expect: strength narrows margins and spectra; AWP flattens and overfits less."""
     strength = member.eps / 0.2
     strength = 1 - strength if reverse else strength
     awp = 0.0 if not member.awp else (-1.0 if reverse else 1.0)
@@ -193,10 +193,10 @@ def write_run(
         curvature=traits.curvature * (1 + 0.05 * rng.standard_normal()),
     )
     nets = {split: network(traits, images[split], split, rng) for split in images}
-    run.write_evaluation(_evaluation(recipe, images, nets, 6.0 + float(rng.random()), suite))
+    run.write("evaluation", _evaluation(recipe, images, nets, 6.0 + float(rng.random()), suite))
     measures = explained(traits, images, nets, rng)
     threat = ThreatRecord("Linf", EPS)
-    run.write_explanation(ExplanationResult(_provenance(recipe, ExplanationPlan()), threat, measures))
+    run.write("explanation", ExplanationResult(_provenance(recipe, ExplanationPlan()), threat, measures))
     final = {
         split: (float(nets[split]["correct"].mean()), float((nets[split]["radius"] > member.eps).mean()))
         for split in nets

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from helpers.study_files import QUICKSTART, Member, example_claims, write_study
+from helpers.made_networks import Member
+from helpers.study_files import QUICKSTART, example_claims, write_study
 from robustlens.results import EvaluationResult, Flag, Run
 from robustlens.results.run import ErrorRecord
 
@@ -17,8 +18,7 @@ def write_troubled_study(folder: Path) -> Path:
     """Hostile texts, failed, unfinished, damaged and partly measured runs, in one study."""
     labels = (NASTY, MARKUP, "Failed", "New", "Damaged", "Bare")
     members = [*QUICKSTART[:3], *(Member(label, "at", 0.1) for label in labels)]
-    hostile = {"statement": NASTY, "why": NASTY_IMAGE, "paper": NASTY}
-    claims = [replace(claim, **hostile) for claim in example_claims()]
+    claims = [replace(claim, statement=NASTY, why=NASTY_IMAGE, paper=NASTY) for claim in example_claims()]
     write_study(folder, members=members, n=80, claims=claims)
     runs = folder / "runs"
     failed, new, bare = (runs / f"{name}-0.1-s0" for name in ("failed", "new", "bare"))
@@ -46,7 +46,7 @@ def change_test_split(run: Run, **changes: object) -> EvaluationResult:
     assert evaluation is not None
     test = replace(evaluation.splits["test"], **changes)  # type: ignore[arg-type]
     changed = replace(evaluation, splits={**evaluation.splits, "test": test})
-    run.write_evaluation(changed)
+    run.write("evaluation", changed)
     return changed
 
 
@@ -56,4 +56,4 @@ def _add_hostile_layer(run: Run) -> None:
     spectrum = explanation.measures["spectrum"]
     layers = spectrum.value["layers"]
     changed = replace(spectrum, value={**spectrum.value, "layers": {**layers, NASTY: layers["conv1"]}})
-    run.write_explanation(replace(explanation, measures={**explanation.measures, "spectrum": changed}))
+    run.write("explanation", replace(explanation, measures={**explanation.measures, "spectrum": changed}))

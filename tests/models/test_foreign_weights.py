@@ -33,7 +33,7 @@ from robustlens.cli import arguments
 from robustlens.cli import commands as cli
 from robustlens.errors import ConfigError, ModelError
 from robustlens.models.wide_resnet import wide_resnet
-from robustlens.results.folders import Run
+from robustlens.results.run_folder import Run
 
 CENTRE, SCALE = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
@@ -612,7 +612,7 @@ def command(
 ) -> Callable[..., tuple[int, str]]:
     """Run a verb on a model and 20 images; returns the exit code and what was said of errors."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(cli, "keep_memory", lambda: None)
+    monkeypatch.setattr("robustlens.cli.keep_memory", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
     (tmp_path / "cli_code.py").write_text(CLI_CODE)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -13,7 +13,7 @@ from torch import nn
 from robustlens import models
 from robustlens.config import Recipe, checked
 from robustlens.errors import ModelError, RobustlensError, StateError
-from robustlens.results import Run, files
+from robustlens.results import Run, array_files, files
 
 DESCRIBED = models.describe("small-cnn-bn", num_classes=3, in_channels=1, width=2, hidden=3)
 RECIPE = checked(Recipe, {"model": {"name": "small-cnn-bn", "options": {"width": 2, "hidden": 3}}}, "recipe")
@@ -129,7 +129,7 @@ def test_a_folder_without_a_recipe_takes_any_weights_of_ours(tmp_path: Path, rec
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "FORMAT", 3)
+    monkeypatch.setattr(array_files, "FORMAT", 3)
     path = run_with_weights(tmp_path)
     monkeypatch.undo()
     for spec in (tmp_path, path):

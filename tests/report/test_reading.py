@@ -14,7 +14,7 @@ from robustlens.errors import StateError
 from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text.headline import headline, notices
-from robustlens.results import StudyFolder, StudyRecord, files
+from robustlens.results import StudyFolder, StudyRecord
 
 
 def test_a_folder_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -79,8 +79,13 @@ def test_a_flipped_bit_is_named_and_leaves_everything_else_as_it_was(tmp_path: P
 def test_every_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = measure_more(write_study(tmp_path, members=QUICKSTART[:3], n=60))
     reads: Counter[str] = Counter()
-    read_bytes = files.read_bytes
-    monkeypatch.setattr(files, "read_bytes", lambda path: (reads.update([str(path)]), read_bytes(path))[1])
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads[str(path)] += 1
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
     figures(read_study(folder))
     results = {path: count for path, count in reads.items() if Path(path).stem not in ("run", "study")}
     assert len(results) == 3 * len(("recipe", "metrics", *(["evaluation", "explanation"] * 4)))

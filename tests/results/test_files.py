@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlens.errors import LockedError, ResourceError, StateError
-from robustlens.results import files
+from robustlens.results import array_files, files, locks
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -68,34 +68,34 @@ def test_no_flipped_bit_of_a_json_file_passes(bit):
 @pytest.mark.parametrize("region", ["length", "header", "tensors"])
 def test_no_flipped_bit_of_an_array_file_passes(tmp_path, region):
     path = tmp_path / "a.safetensors"
-    seal = files.write_arrays(path, {"x": np.arange(50.0), "name": np.arange(3)})
+    seal = array_files.write_arrays(path, {"x": np.arange(50.0), "name": np.arange(3)})
     content = path.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     first, last = {"length": (0, 8), "header": (8, header), "tensors": (header, len(content))}[region]
-    assert files.ArrayFile(path, seal)["name"].tolist() == [0, 1, 2]
+    assert array_files.ArrayFile(path, seal)["name"].tolist() == [0, 1, 2]
     for bit in np.random.default_rng(0).choice(
         8 * (last - first), min(200, 8 * (last - first)), replace=False
     ):
         path.write_bytes(flipped(content, 8 * first + int(bit)))
         with pytest.raises(StateError, match=r"a\.safetensors"):
-            _ = files.ArrayFile(path, seal)["x"]
+            _ = array_files.ArrayFile(path, seal)["x"]
 
 
 def test_arrays_of_another_result_are_refused(tmp_path):
-    seal = files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
-    files.write_arrays(tmp_path / "a.safetensors", {"x": np.ones(3)})
+    seal = array_files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
+    array_files.write_arrays(tmp_path / "a.safetensors", {"x": np.ones(3)})
     with pytest.raises(StateError, match="does not belong to the result beside it"):
-        _ = files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
+        _ = array_files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
 
 
 def test_arrays_are_read_when_asked_for_and_verified_once(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    seal = files.write_arrays(
+    seal = array_files.write_arrays(
         path, {"test/x": np.arange(3), "test/y": np.ones((2, 3)).T, "train/x": np.zeros(1)}
     )
-    arrays = files.ArrayFile(path, seal)
+    arrays = array_files.ArrayFile(path, seal)
     reads = []
-    monkeypatch.setattr(files, "read_bytes", lambda file: reads.append(file) or file.read_bytes())
+    monkeypatch.setattr(array_files, "read_bytes", lambda file: reads.append(file) or file.read_bytes())
     test = arrays.under("test/")
     assert (list(test), len(test), dict(arrays).keys()) == (["x", "y"], 2, {"test/x", "test/y", "train/x"})
     np.testing.assert_array_equal(test["y"], np.ones((3, 2)))
@@ -120,18 +120,19 @@ def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(StateError, match=r"run\.json: no such file"):
         files.read_json(tmp_path / "run.json", "run")
     with pytest.raises(StateError, match=r"a\.safetensors: no such file"):
-        _ = files.ArrayFile(tmp_path / "a.safetensors")["x"]
+        _ = array_files.ArrayFile(tmp_path / "a.safetensors")["x"]
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "FORMAT", 3)
+    for module in (files, array_files):
+        monkeypatch.setattr(module, "FORMAT", 3)
     files.write_json(tmp_path / "a.json", {"a": 1})
-    seal = files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
+    seal = array_files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)})
     monkeypatch.undo()
     with pytest.raises(StateError, match=r"a\.json: found format 3, expected at most 2"):
         files.read_json(tmp_path / "a.json", "")
     with pytest.raises(StateError, match=r"a\.safetensors: found format 3, expected at most 2"):
-        _ = files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
+        _ = array_files.ArrayFile(tmp_path / "a.safetensors", seal)["x"]
 
 
 def test_a_file_of_format_2_without_its_seal_is_refused(tmp_path):
@@ -147,15 +148,15 @@ def test_sealing_keeps_the_tensors_and_the_header(tmp_path):
     from safetensors.numpy import save as save_tensors
 
     content = save_tensors({"b": np.arange(4.0), "a": np.array([True])}, metadata={"theirs": "dropped"})
-    (tmp_path / "a.safetensors").write_bytes(files.sealed_tensors(content, {"recipe": "abc"}))
+    (tmp_path / "a.safetensors").write_bytes(array_files.sealed_tensors(content, {"recipe": "abc"}))
     assert load_file(tmp_path / "a.safetensors")["b"].tolist() == [0, 1, 2, 3]
     sealed = (tmp_path / "a.safetensors").read_bytes()
-    header = files.check_tensors(sealed, "a", files.metadata_of(tmp_path / "a.safetensors"))
+    header = array_files.check_tensors(sealed, "a", array_files.metadata_of(tmp_path / "a.safetensors"))
     assert (header.values["recipe"], header.seal) == ("abc", files.found_seal(sealed))
 
 
 def _hold(folder, ready, release):
-    with files.locked(Path(folder)):
+    with locks.locked(Path(folder)):
         ready.set()
         release.wait(30)
 
@@ -166,10 +167,10 @@ def test_a_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
     holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
     holder.start()
     assert ready.wait(60)
-    with pytest.raises(LockedError) as caught, files.locked(tmp_path):
+    with pytest.raises(LockedError) as caught, locks.locked(tmp_path):
         pass
     assert caught.value.exit_code == 6
     holder.kill()
     holder.join()
-    with files.locked(tmp_path):
+    with locks.locked(tmp_path):
         pass

@@ -9,7 +9,7 @@ from robustlens.config import StudySpec, checked
 from robustlens.errors import ConfigError, LockedError, ModelError, StateError
 from robustlens.executors import InProcess, Outcome
 from robustlens.results import StudyFolder
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 from robustlens.study.planning import evaluation_plan, explanation_plan
 
 
@@ -105,7 +105,7 @@ def test_evaluation_and_explanation_use_the_threat_of_the_study_unless_they_name
         ({"explanation": {"measures": ["nonsense"]}}, "measure.*: found 'nonsense'"),
         (
             {"explanation": {"options": {"landscape": {"drawz": 1}}}},
-            "unknown option 'drawz'.*; expected one of alphas.*did you mean 'draws'",
+            "unknown option of 'landscape'; expected one of alphas.*did you mean 'draws'",
         ),
         ({"methods": [{"label": "A", "data": {"augment": "blur"}}]}, "blur"),
     ],

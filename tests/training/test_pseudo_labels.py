@@ -9,7 +9,7 @@ import robustlens as rl
 from helpers.training_runs import RST, assert_same_bits, recipe, weights_of
 from robustlens.errors import ConfigError
 from robustlens.results import PseudoLabelRecord, Run
-from robustlens.results.files import ArrayFile
+from robustlens.results.array_files import ArrayFile
 from robustlens.training.pseudo_labels import batch_order
 
 

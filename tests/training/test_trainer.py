@@ -12,7 +12,7 @@ from helpers.training_runs import assert_same_bits, recipe, weights_of
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
 from robustlens.results import Run
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 from robustlens.training.monitor import accuracy
 
 

@@ -242,8 +242,8 @@ def _gradients(
     if gradient is None:
         raise ModelError(NO_INPUT_GRADIENT)
     pairs = zip(weights, of_weights, strict=True)
-    zeroed = [torch.zeros_like(weight) if found is None else found for weight, found in pairs]
-    return gradient.nan_to_num(0.0, 0.0, 0.0), zeroed
+    weight_gradients = [torch.zeros_like(weight) if each is None else each for weight, each in pairs]
+    return gradient.nan_to_num(0.0, 0.0, 0.0), weight_gradients
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ class MinimumNorm(Restarts):
         best.nearest[rows] = bisect(model, images[rows], best.nearest[rows])
         exact = self.threat.distance(best.nearest.double(), images.x.double())
         within = best.distance.isfinite() & (exact <= self.threat.eps)
-        nearest[row] = torch.where(per_image(within, x), best.nearest, images.x)
+        nearest[row] = torch.where(per_image(within, images.x), best.nearest, images.x)
         distance[row] = torch.where(within, exact, torch.inf).to(x.dtype)
         return nearest, distance
 

@@ -58,6 +58,7 @@ ATTACKS: Registry[Entry] = Registry(
     },
     factories=True,
     besides=(*SUITES, "NAME-STEPS"),
+    gives=Attack,
 )
 """Attacks by name. "pgd-50" is `pgd` with 50 steps; "cw" is PGD on the margin; "square" counts queries."""
 
@@ -90,7 +91,7 @@ def names(attacks: str | Sequence[str], threat: ThreatModel | None = None) -> tu
     return spelled
 
 
-def suites_in(attacks: str | Sequence[str | Attack], threat: ThreatModel) -> dict[str, tuple[str, ...]]:
+def suites_in(attacks: str | Sequence[str | Attack]) -> dict[str, tuple[str, ...]]:
     """The suites among `attacks`, each with the names of its attacks."""
     listed = (attacks,) if isinstance(attacks, str) else attacks
     asked = [item for item in listed if isinstance(item, str) and item in SUITES]
@@ -140,13 +141,13 @@ def _suite(name: str, threat: ThreatModel, restarts: int, seed: int) -> dict[str
 
 def _build(name: str, threat: ThreatModel, **options: Any) -> Attack:
     """The attack of a name that may end with -STEPS."""
-    base, steps = name, re.fullmatch(r"(.+)-([1-9]\d*)", name)
-    if steps and name not in ATTACKS:
-        base = steps[1]
+    ending = None if name in ATTACKS else re.fullmatch(r"(.+)-([1-9]\d*)", name)
+    base = ending[1] if ending else name
     entry = ATTACKS.find(base)
     entry = entry if isinstance(entry, Entry) else Entry(entry)
-    if base != name:
+    if ending:
         if entry.count is None:
             raise ConfigError(f"attacks: found {name!r}, but {base!r} has no steps; expected {base!r}")
-        options[entry.count] = int(name.rpartition("-")[2])
-    return entry(threat, **options)
+        options[entry.count] = int(ending[2])
+    attack: Attack = ATTACKS.made(base, entry, threat, **options)
+    return attack

@@ -48,7 +48,7 @@ class TargetedRestarts(Restarts):
         targets: if not 0, attack towards each of so many classes in turn, the most likely ones at x other
             than y (fewer where there are fewer). Any misclassification counts.
         target_rank: attack towards this one of the likely classes only, 0 for the most likely one: one of
-            the tries that `targets` stands for.
+            the tries of `targets`.
     """
 
     targets: int = field(default=0, kw_only=True)

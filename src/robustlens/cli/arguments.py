@@ -53,7 +53,7 @@ def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) 
     threat = _threat(model, run, subject)
     options = model_options(run, network.architecture, network.model_option)
     if run is not None and subject.data is None:
-        splits = data.of_spec(run.recipe.data)
+        splits = data.of_spec(run.recipe.data, trust_code=network.trust_code)
     else:
         splits = data.load(str(subject.data))
     build = partial(_network, model, run, network, options)
@@ -134,7 +134,7 @@ def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
         result = run.result(stage, beside)
         if result is not None and result.provenance.plan != plan.at(checkpoint).model_dump(mode="json"):
             raise ConfigError(
-                f"{run.result_path(stage, beside)}: holds the result of another plan; give --out"
+                f"{run.files(stage, beside).path}: holds the result of another plan; give --out"
             )
 
 

@@ -253,7 +253,7 @@ def methods() -> None:
     from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
     from robustlens.threat import ThreatModel
 
-    suites = attacks.suites_in(tuple(attacks.SUITES), ThreatModel("Linf", 0.1))
+    suites = attacks.suites_in(tuple(attacks.SUITES))
     rooms = {
         "objectives": _with_options(objectives.OBJECTIVES),
         "weight perturbations": _with_options(weights.PERTURBATIONS),

@@ -33,7 +33,7 @@ class HubDataset:
         columns: its image and label column.
         test: the split that serves as test; the first usual name if empty.
         augmentation: that the field trains it with (`robustlens.data.augment`).
-        classes: class names, for data that is also published as IDX files, which hold none.
+        classes: class names, for data that is also published as IDX files, which have none.
     """
 
     repo: str

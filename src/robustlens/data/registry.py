@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from robustlens.data import arrays, embedded, folder, hub
-from robustlens.data.splits import Sources, in_one_line
-from robustlens.errors import DataError, RobustlensError
+from robustlens.data.splits import Sources
+from robustlens.errors import DataError
 from robustlens.registry import Registry, is_factory, parameters_of
 
 
@@ -84,12 +84,7 @@ def _reader_of(name: str) -> Reader | None:
 def _made(name: str, factory: Any, data_dir: Path | None) -> Sources:
     """The data that a function of the user's returns."""
     options = {"data_dir": data_dir} if "data_dir" in parameters_of(factory) else {}
-    try:
-        made = factory(**options)
-    except RobustlensError:
-        raise
-    except Exception as error:
-        raise DataError(f"data.name {name!r}: failed ({in_one_line(error)}); mend it") from error
+    made = DATASETS.made(name, factory, **options)
     if isinstance(made, Sources):
         return made
     if not isinstance(made, tuple | list) or len(made) != 4:

@@ -9,7 +9,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustlens.errors import StateError
-from robustlens.results import files
+from robustlens.results import array_files, files
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class AdversarialImages:
             return
         content = save_tensors({"rows": rows, "x_adv": x_adv.detach().cpu().contiguous()})
         path = self.folder / f"adversarial-{number:03d}-{int(rows[0]):08d}.safetensors"
-        files.write_atomic(path, files.sealed_tensors(content, {}))
+        files.write_atomic(path, array_files.sealed_tensors(content, {}))
 
     def assemble(self, x: Float[Tensor, "n ..."], broken: Bool[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         """`x`, with the adversarial image in place of each broken one.
@@ -41,7 +41,7 @@ class AdversarialImages:
             x_adv[row] = image
         for path in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
             try:
-                files.read_header(path)
+                array_files.read_header(path)
             except StateError as error:
                 raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
             saved = load_file(path)

@@ -12,11 +12,11 @@ from robustlens import data, models
 from robustlens.config import Checkpoint, EvaluationPlan
 from robustlens.data import Splits
 from robustlens.errors import StateError
-from robustlens.evaluation.evaluate import evaluate
 from robustlens.evaluation.evaluation import Evaluation, gaps
+from robustlens.evaluation.images import evaluate
 from robustlens.progress import Listener, silent
 from robustlens.results import EvaluationResult, Provenance, Run, ThreatRecord
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 
@@ -50,7 +50,7 @@ def evaluate_run(
     """
     missing = run.missing("evaluation", plan)
     if missing and splits is None:
-        splits = data.of_spec(run.recipe.data)
+        splits = data.of_spec(run.recipe.data, trust_code=trust_code)
     if splits is not None:
         run.check_data(splits.fingerprint)
         for beside, one in missing:
@@ -166,7 +166,7 @@ def _evaluate_into(
         result = replace(result, provenance=provenance)
         if adversarial:
             run.write_arrays(run.adversarial_name(beside), adversarial)
-        run.write_evaluation(result, beside)
+        run.write("evaluation", result, beside)
         shutil.rmtree(state, ignore_errors=True)
     return result
 

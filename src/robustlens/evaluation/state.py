@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustlens.errors import StateError
-from robustlens.results import files
+from robustlens.results import array_files, files
 
 ROBUST, WRONG = -1, -2
 """In place of a try's number: no try has broken the image; the model is wrong without an attack."""
@@ -101,7 +101,7 @@ class EvaluationState:
         if self.folder is not None:
             content = save_tensors({name: getattr(self, name) for name in _TENSORS})
             files.write_atomic(
-                self.folder / _FILE, files.sealed_tensors(content, {"bound_to": self.bound_to})
+                self.folder / _FILE, array_files.sealed_tensors(content, {"bound_to": self.bound_to})
             )
 
     def robust_after(self, number: int) -> Bool[Tensor, " n"]:
@@ -127,8 +127,8 @@ class EvaluationState:
 
 def _saved(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     """What a saved state is bound to, and its tensors by their present names."""
-    header = files.read_header(path)
-    with files.opened(path, "pt") as file:
+    header = array_files.read_header(path)
+    with array_files.opened(path, "pt") as file:
         tensors = {_NAMES_1.get(name, name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.seal is not None:
             return header.values["bound_to"], tensors

@@ -16,7 +16,7 @@ from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import get
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run, ThreatRecord
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 
@@ -69,7 +69,7 @@ def explain_run(
     with locked(run.folder):
         missing = run.missing("explanation", plan)
         if missing and splits is None:
-            splits = data.of_spec(run.recipe.data)
+            splits = data.of_spec(run.recipe.data, trust_code=trust_code)
         if splits is not None:
             run.check_data(splits.fingerprint)
             for beside, one in missing:
@@ -127,7 +127,7 @@ def _explain_into(
     def write() -> ExplanationResult:
         ordered = {name: measures[name] for name in plan.measures if name in measures}
         result = ExplanationResult(expected, record, ordered)
-        run.write_explanation(result, beside)
+        run.write("explanation", result, beside)
         return result
 
     if not missing:  # of another plan, which had more measures

@@ -51,7 +51,7 @@ def disagreement(model: nn.Module, mean: Float[Tensor, " c"]) -> Float[Tensor, "
     """Distance of the running means of each BatchNorm from those that the weights give for noise.
 
     Noise of this mean runs through the network while each BatchNorm normalises with the batch's own mean and
-    variance, so that at each of them the values are on the scale of training again, whatever came before.
+    variance, so that at each of them the values are on the scale of training again.
     Values at a layer are then roughly normal, as in training; only their means are compared.
 
     Args:

@@ -45,7 +45,7 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     numbers, changes its own tensors or cannot be copied is returned itself.
 
     Args:
-        model: left as it is, whatever mode it is in.
+        model: in any mode; left as it is.
         x: a few images to compare on, on the model's device.
         precision: "32-true" or "bf16-mixed".
 
@@ -73,7 +73,7 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
     """A frozen float64 copy of `model` in eval mode, to judge close calls without rounding.
 
     Args:
-        model: left as it is, whatever mode it is in.
+        model: in any mode; left as it is.
         x: a few images to compare on, on the model's device. The logits must agree to 1e-3 of their scale.
 
     Returns:
@@ -130,7 +130,7 @@ def _logits(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor] | None:
 
 
 def _run(candidate: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
-    """The logits of a copy of `model`, which must stand alone; the caller's random state stays.
+    """The logits of a copy of `model`, which must not depend on it; the caller's random state stays.
 
     Raises:
         ModelError: the copy calls a layer of `model`: a function in it refers to the original.

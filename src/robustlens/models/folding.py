@@ -97,7 +97,7 @@ class _Usage(TorchFunctionMode):
         self.uses: Counter[int] = Counter()
         self.made: dict[int, tuple[Tensor, Layer]] = {}  # a tensor kept alive keeps its id from another
         self.inputs: dict[Norm, Tensor] = {}
-        self.ran: list[Layer | Norm] = []
+        self.ran: list[nn.Module] = []
         self.decides = False
         self.inside = False
 
@@ -111,12 +111,12 @@ class _Usage(TorchFunctionMode):
                 self._count([args, kwargs])
         return result
 
-    def enter(self, module: Layer | Norm, args: Any, kwargs: Any) -> None:
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module begins."""
         self._count([args, kwargs])
         self.inside = True
 
-    def leave(self, module: Layer | Norm, args: Any, kwargs: Any, output: Tensor) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
         """A watched module ends."""
         self.inside = False
         self.ran.append(module)

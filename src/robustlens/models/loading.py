@@ -17,7 +17,7 @@ from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import ConfigError, ModelError, StateError
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
-from robustlens.results import Run, files
+from robustlens.results import Run, array_files, files
 
 _ACCEPTED = "a run folder, a file of weights, package.module:factory, hf:NAME or timm:NAME"
 
@@ -99,7 +99,7 @@ def to_bytes(
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in state.items()
     }
-    return files.sealed_tensors(save_tensors(copies), {"model": dict(description), "recipe": recipe})
+    return array_files.sealed_tensors(save_tensors(copies), {"model": dict(description), "recipe": recipe})
 
 
 def _what_is(path: Path) -> str:
@@ -184,9 +184,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
             f"{path}: truncated or damaged, cannot be read as safetensors ({external.one_line(error)}); "
             "take another copy, or train again"
         ) from error
-    if not files.is_ours(metadata):
+    if not array_files.is_ours(metadata):
         return state, None
-    return state, files.check_tensors(files.read_bytes(path), str(path), metadata).values
+    return state, array_files.check_tensors(files.read_bytes(path), str(path), metadata).values
 
 
 def _read_of_run(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

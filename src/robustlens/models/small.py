@@ -34,7 +34,7 @@ def small_cnn(
     fourth convolutions. Here the first and the third stride (4x4, stride 2): no layer but the first sees the
     full image, a training step takes 0.6 of the time, and more is learnt in the same time. Weights start as
     in He et al. 2015 by fan-in, the classifier at a tenth of that: from larger first logits, or from torch's
-    default start, adversarial training at eps 0.1 fell to chance and stayed there.
+    default start, adversarial training at eps 0.1 ended at chance.
 
     Images of any size >= 8 are taken: maps that are not 7x7 at the end are averaged to 7x7.
 

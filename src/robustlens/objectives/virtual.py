@@ -53,7 +53,7 @@ class VAT:
 
 @dataclass(frozen=True)
 class VirtualAdversary:
-    """One step of length eps along the direction in which the prediction changes most, whatever the label.
+    """One step of length eps along the direction in which the prediction changes most, for any label.
 
     At x the KL is flat, and its Hessian H decides. The power method finds the top eigenvector of H: from
     random noise d, the gradient of KL(p(x) || p(x + xi d / ||d||_2)) is close to a multiple of H d, and

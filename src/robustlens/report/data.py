@@ -62,11 +62,11 @@ class CheckpointReport:
         return known(self.evaluation.after(column, split)) if self.evaluation else None
 
     def gap(self, name: str) -> Interval | None:
-        """How far training and test images lie apart: "robust", "error" or "loss"."""
+        """Difference between training and test images: "robust", "error" or "loss"."""
         return known(self.evaluation.gaps.get(name)) if self.evaluation else None
 
     def at(self, measure: str, *path: str) -> Any:
-        """What lies at `path` of a measure's value; None where there is nothing."""
+        """The content at `path` of a measure's value; None where there is nothing."""
         measurement = self._measurement(measure)
         return measurement.at(*path) if measurement else None
 
@@ -169,7 +169,7 @@ class Network:
         return {epoch: value for epoch, value in combined.items() if value is not None}
 
     def measured(self, measure: str, *path: str) -> list[Any]:
-        """What lies at `path` of a measure's value, of every seed that has it."""
+        """The content at `path` of a measure's value, of every seed that has it."""
         values = (run.at(measure, *path) for run in self.runs)
         return [value for value in values if value is not None]
 
@@ -211,7 +211,7 @@ class ReportData:
         return ((network.run_label(run), run) for network in self.networks for run in network.runs)
 
     def first(self, read: Callable[[EvaluationResult], Value | None]) -> Value | None:
-        """What `read` takes from the first evaluation that has it: things that all runs share."""
+        """The result of `read` on the first evaluation that has one: things that all runs share."""
         values = (read(run.evaluation) for run in self.runs if run.evaluation)
         return next((value for value in values if value is not None), None)
 

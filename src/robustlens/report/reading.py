@@ -15,7 +15,7 @@ from robustlens.report.data import CheckpointReport, Network, ReportData, RunRep
 from robustlens.report.drawing.palette import styles
 from robustlens.report.text.wording import method_name
 from robustlens.results import ClaimResult, Measurement, Run, RunRecord, SplitResult, StudyFolder
-from robustlens.results.files import ArrayFile
+from robustlens.results.array_files import ArrayFile
 
 Value = TypeVar("Value")
 
@@ -102,8 +102,9 @@ class _RunReader:
 
     def _verify(self, parts: Iterable[SplitResult | Measurement]) -> None:
         """Name a damaged file of arrays; a figure that asks for one of them gets none."""
-        files = (part.arrays for part in parts if isinstance(part.arrays, ArrayFile))
-        self._read(lambda: [file.verify() for file in files], [])
+        for part in parts:
+            if isinstance(part.arrays, ArrayFile):
+                self._read(part.arrays.verify, None)
 
     def _beside(self) -> tuple[CheckpointReport, ...]:
         none: dict[int, Checkpoint] = {}

@@ -1,13 +1,14 @@
 """What the stages leave behind: typed, sealed documents in run and study folders. No torch.
 
 `values` and the documents (`evaluation`, `explanation`, `run`, `study`) say what there is, `files` how it is
-written, sealed and read, `upgrade` what older formats become, `folders` where it lies; `verify` checks it.
+written, sealed and read, `upgrade` what older formats become, `run_folder` and `study_folder` where it lies.
 """
 
 from robustlens.results.evaluation import CurvePoint, EvaluationResult, SplitResult
 from robustlens.results.explanation import ExplanationResult, Measurement
-from robustlens.results.folders import STAGES, Run, Stage, StudyFolder
 from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, PseudoLabelRecord, RunRecord
+from robustlens.results.run_folder import Run
+from robustlens.results.stage_files import STAGES, Stage, StageResult
 from robustlens.results.study import (
     ClaimResult,
     ClaimValue,
@@ -17,6 +18,7 @@ from robustlens.results.study import (
     StudyRecord,
     Verdict,
 )
+from robustlens.results.study_folder import StudyFolder
 from robustlens.results.values import Flag, Provenance, ThreatRecord
 from robustlens.results.verify import FileCheck, verify
 
@@ -41,6 +43,7 @@ __all__ = [
     "RunRecord",
     "SplitResult",
     "Stage",
+    "StageResult",
     "Statistic",
     "StudyFolder",
     "StudyRecord",

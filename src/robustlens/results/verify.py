@@ -7,8 +7,10 @@ from pathlib import Path
 
 from robustlens.config import Checkpoint
 from robustlens.errors import RobustlensError, StateError
-from robustlens.results import files
-from robustlens.results.folders import STAGES, Run, Stage, StudyFolder
+from robustlens.results import array_files, files
+from robustlens.results.run_folder import Run
+from robustlens.results.stage_files import STAGES, Stage
+from robustlens.results.study_folder import StudyFolder
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def _file(path: Path) -> FileCheck:
         content = files.read_bytes(path)
         if path.suffix == ".safetensors":
             return FileCheck(
-                path, files.check_tensors(content, str(path), files.metadata_of(path)).seal is not None
+                path,
+                array_files.check_tensors(content, str(path), array_files.metadata_of(path)).seal is not None,
             )
         if path.suffix == ".jsonl":
             Run(path.parent).metrics()
@@ -72,7 +75,7 @@ def _links(folder: Path) -> Iterator[FileCheck]:
         yield _linked(run.folder / "run.json", partial(_check_record, run))
         for stage in STAGES:
             for beside in _beside(run, stage):
-                path = run.result_path(stage, beside)
+                path = run.files(stage, beside).path
                 yield _linked(path, partial(_check_result, run, stage, beside))
 
 
@@ -105,4 +108,4 @@ def _check_record(run: Run) -> None:
 
 def _check_result(run: Run, stage: Stage, beside: Checkpoint | None) -> None:
     if run.result(stage, beside) is not None:
-        run.arrays(stage, beside).verify()
+        run.files(stage, beside).arrays().verify()

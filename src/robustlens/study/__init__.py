@@ -16,7 +16,7 @@ from robustlens.errors import StateError
 from robustlens.executors import Executor, Job, LocalProcesses, Outcome
 from robustlens.progress import Event
 from robustlens.results import ErrorRecord, Run, StudyFolder
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 from robustlens.study import planning
 from robustlens.study.planning import PlannedRun, built_in, plan, read
 from robustlens.study.stages import is_done, run_stages

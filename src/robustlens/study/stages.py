@@ -23,7 +23,7 @@ def run_stages(
 
     A network of the user's own code is trusted here: the study that names it has just run it.
     """
-    splits = data.of_spec(recipe.data)
+    splits = data.of_spec(recipe.data, trust_code=True)
     run = train(recipe, folder, splits=splits, progress=listen)
     evaluate_run(run, evaluation, splits=splits, trust_code=True, progress=listen)
     explain_run(run, explanation, splits=splits, trust_code=True, progress=listen)

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from robustlens.results import Run
-from robustlens.results.files import locked
+from robustlens.results.locks import locked
 
 
 def fabric_for(precision: Any) -> Fabric:

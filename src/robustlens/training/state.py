@@ -8,7 +8,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustlens.errors import StateError
-from robustlens.results import files
+from robustlens.results import array_files, files
 from robustlens.results.values import decode, plain
 from robustlens.weights import ExponentialMovingAverage
 
@@ -81,7 +81,7 @@ class TrainingState:
             tensors |= {f"average.{key}": value for key, value in averages.items()}
             record = replace(record, average_steps=self.average.steps)
         dense = {key: value.contiguous() for key, value in tensors.items()}
-        return files.sealed_tensors(save_tensors(dense), plain(record))
+        return array_files.sealed_tensors(save_tensors(dense), plain(record))
 
     def restore(self, path: Path) -> None:
         """Take up the state in a file.
@@ -109,7 +109,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: Path) -> tuple[StateRecord, dict[str, Tensor]]:
     content = files.read_bytes(path)
-    with files.opened(path, "pt") as file:
-        header = files.check_tensors(content, str(path), file.metadata() or {})
+    with array_files.opened(path, "pt") as file:
+        header = array_files.check_tensors(content, str(path), file.metadata() or {})
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     return decode(StateRecord, header.values, str(path)), tensors

@@ -40,7 +40,7 @@ def test_without_gains_there_is_no_normalised_margin(tmp_path):
     spectrum = result.measures["spectrum"]
     layers = {**spectrum.at("layers"), "layer0": {"max": None, "std": 1.0}}
     changed = replace(spectrum, value={"layers": layers})
-    folder.write_explanation(replace(result, measures={**result.measures, "spectrum": changed}))
+    folder.write("explanation", replace(result, measures={**result.measures, "spectrum": changed}))
     run = StudyData.of(StudyFolder(tmp_path)).runs[0]
     with pytest.raises(Unusable, match="without a largest singular value"):
         quantities.normalised_spread(run)
@@ -52,7 +52,7 @@ def test_layers_with_one_singular_value_have_no_spread(tmp_path):
     assert result is not None
     layers = {"one": {"std": 0.0, "count": 1}, "two": {"std": 0.5, "count": 2}, "older": {"std": 0.25}}
     changed = replace(result.measures["spectrum"], value={"layers": layers})
-    folder.write_explanation(replace(result, measures={"spectrum": changed}))
+    folder.write("explanation", replace(result, measures={"spectrum": changed}))
     spread = quantities.spectrum_spread(StudyData.of(StudyFolder(tmp_path)).runs[0])
     assert spread.layers == ("two", "older")
     assert spread.value().tolist() == [0.5, 0.25]

@@ -60,7 +60,7 @@ def test_terms_are_means_over_seeds(data: ReportData) -> None:
     drawn = figure(data, "bound")
     line = series(drawn, "Product of the smallest singular values", "AT 0.2", "Terms")
     assert line.x == (0.2,)
-    assert line.y == (pytest.approx(-20.5),)
+    assert line.y == pytest.approx((-20.5,))
     # What is None everywhere, an infinite logarithm, is no panel.
     assert "Smallest instance margin" not in {panel.title for panel in drawn.views[0].panels}
 
@@ -69,7 +69,7 @@ def test_the_measured_gap_is_drawn_for_every_gamma_that_has_one(data: ReportData
     drawn = figure(data, "bound")
     (view,) = (view for view in drawn.views if view.name == "Measured ramp-risk gap")
     assert [panel.title for panel in view.panels] == ["gamma 1"]
-    assert series(drawn, "gamma 1", "AT 0.1", view.name).y == (pytest.approx(0.15),)
+    assert series(drawn, "gamma 1", "AT 0.1", view.name).y == pytest.approx((0.15,))
 
 
 def test_the_table_says_where_and_why_the_bound_is_vacuous(data: ReportData) -> None:
@@ -86,11 +86,11 @@ def test_the_table_says_where_and_why_the_bound_is_vacuous(data: ReportData) -> 
 def test_distances_pool_seeds_and_leave_out_what_was_never_reached(data: ReportData) -> None:
     drawn = figure(data, "instance-margins")
     line = series(drawn, "Test images", "AT 0.2", "Distance to the boundary")
-    assert (min(line.x), max(line.x), max(line.y)) == (0.0, 3.0, 1.0)  # type: ignore[type-var]
+    assert (min(line.x), max(line.x), max(line.y)) == (0.0, 3.0, 1.0)
     training = series(drawn, "Training images", "Standard", "Distance to the boundary")
-    assert max(training.x) == 2.0  # type: ignore[type-var]
+    assert max(training.x) == 2.0
     rising = series(drawn, "Paths on which the margin rises again", "AT 0.1", "Assumptions")
-    assert rising.y == (pytest.approx(0.11),)
+    assert rising.y == pytest.approx((0.11,))
 
 
 def test_the_jacobians_largest_values_are_drawn(data: ReportData) -> None:

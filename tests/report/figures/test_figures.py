@@ -30,7 +30,7 @@ def of_before(folder: Path) -> ReportData:
         value: Mapping[str, Any] = measures["smoothness"].value
         without = {key: numbers for key, numbers in value.items() if key != "layers"}
         measures["smoothness"] = replace(measures["smoothness"], value=without)
-        run.source.write_explanation(replace(run.explanation, measures=measures))
+        run.source.write("explanation", replace(run.explanation, measures=measures))
     return read_study(folder)
 
 

@@ -66,8 +66,8 @@ def test_epochs_along_training_are_drawn_in_order(tmp_path: Path) -> None:
         for epoch, checkpoint in checkpoints:
             gaps = {"robust": Interval(epoch / 100)}
             rise = {"landscape": made({"rise": {"0.5": 2.0 * epoch}})}
-            run.source.write_evaluation(replace(run.evaluation, splits={}, gaps=gaps), checkpoint)
-            run.source.write_explanation(replace(run.explanation, measures=rise), checkpoint)
+            run.source.write("evaluation", replace(run.evaluation, splits={}, gaps=gaps), checkpoint)
+            run.source.write("explanation", replace(run.explanation, measures=rise), checkpoint)
     data = read_study(folder)
     (view,) = figure(data, "along-training").views
     gap, rise_panel = view.panels

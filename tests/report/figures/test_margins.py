@@ -40,6 +40,6 @@ def test_normalised_margins_are_divided_by_the_product_of_the_largest_singular_v
         normalised.append(measures["margins"].arrays["test_logit"] / np.prod(largest))
     every = np.concatenate(normalised)
     line = series(figure(data, "margins"), "Test images", network.label, "Normalised margin, cumulative")
-    assert min(line.x) > 0  # type: ignore[type-var]
+    assert min(map(float, line.x)) > 0
     for x, y in zip(line.x, line.y, strict=True):
         assert y == pytest.approx(np.mean(every <= float(x) * (1 + 1e-9)), abs=1e-6)

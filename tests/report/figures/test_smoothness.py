@@ -19,7 +19,8 @@ def test_changes_are_distributions_and_their_means_go_over_strength(study: Repor
     line = series(drawn, "Distribution over test images", network.label)
     for x, y in zip(line.x, line.y, strict=True):
         assert y == pytest.approx(np.mean(change <= x))
-    assert series(drawn, "Mean change", network.label).y == (pytest.approx(change.mean(), rel=1e-5),)
+    mean = series(drawn, "Mean change", network.label)
+    assert mean.y == pytest.approx((change.mean(),), rel=1e-5)
 
 
 def test_features_are_drawn_through_the_network_and_image_by_image(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_best_and_last_stand_side_by_side_where_both_were_evaluated(tmp_path: Pa
     for run in network.runs:
         assert run.evaluation is not None
         gaps = {**run.evaluation.gaps, "robust": Interval(0.3, 0.2, 0.4)}
-        run.source.write_evaluation(replace(run.evaluation, gaps=gaps), LAST)
+        run.source.write("evaluation", replace(run.evaluation, gaps=gaps), LAST)
     drawn = figure(read_study(folder), "checkpoints")
     assert drawn.views[1] == logged
     assert {line.label for panel in drawn.views[0].panels for line in panel.series} == {network.label}

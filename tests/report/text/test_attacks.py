@@ -1,4 +1,4 @@
-"""What the report says of each attack: counts, suites and times."""
+"""Tables of the attacks: counts, suites and times."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ _DARK = (0.62, 0.88)
 
 @dataclass(frozen=True)
 class Style:
-    """How one network is drawn: colours on light and on dark, plotly's names of dash and marker."""
+    """Appearance of one network: colours on light and on dark, plotly's names of dash and marker."""
 
     light: str
     dark: str

@@ -51,21 +51,19 @@ def panel_json(panel: Panel, networks: Sequence[Network]) -> dict[str, Any]:
 
 
 def _traces(series: Series, panel: Panel, networks: Sequence[Network]) -> list[dict[str, Any]]:
-    places = [place for place, network in enumerate(networks) if network.label == series.label]
-    if series.mark == "thread":
-        places = [place for place, network in enumerate(networks) if network.method == series.label]
+    thread = series.mark == "thread"
+    labels = [network.method if thread else network.label for network in networks]
+    places = [place for place, label in enumerate(labels) if label == series.label]
     style = networks[places[-1]].style
-    meta = {"of": places, "style": places[-1], "role": "thread" if series.mark == "thread" else "line"}
-    x, y = _numbers(series.drawn_x()), _numbers(series.y)
     trace: dict[str, Any] = {
-        "x": x,
-        "y": y,
+        "x": _numbers(series.drawn_x()),
+        "y": _numbers(series.y),
         "mode": {"points": "markers", "both": "lines+markers"}.get(series.mark, "lines"),
         "name": _text(series.label),
-        "meta": meta,
+        "meta": {"of": places, "style": places[-1], "role": "thread" if thread else "line"},
         "hovertemplate": _hover(panel),
     }
-    if series.mark == "thread":
+    if thread:
         trace |= {"hoverinfo": "skip", "hovertemplate": "", "line": {"color": style.light, "width": 1.2}}
         return [trace]
     if series.mark != "points":
@@ -75,31 +73,39 @@ def _traces(series: Series, panel: Panel, networks: Sequence[Network]) -> list[d
     if series.mark in ("points", "both"):
         size = 9 if series.mark == "points" else 7
         trace["marker"] = {"color": style.light, "symbol": style.symbol, "size": size}
-    if not series.low:
-        return [trace]
-    low, high = _numbers(series.low), _numbers(series.high)
-    if series.mark == "points":
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [_rounded(h - v) for h, v in zip(series.high, series.y, strict=True)],
-            "arrayminus": [_rounded(v - b) for b, v in zip(series.low, series.y, strict=True)],
-            "thickness": 1.4,
-            "width": 3,
-        }
-        return [trace]
-    band = {
-        "x": x + x[::-1],
-        "y": high + low[::-1],
+    if series.low and series.mark == "points":
+        trace["error_y"] = _whiskers(series)
+    elif series.low:
+        return [_band(series, trace, style), trace]
+    return [trace]
+
+
+def _whiskers(series: Series) -> dict[str, Any]:
+    """Intervals of markers."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_rounded(h - v) for h, v in zip(series.high, series.y, strict=True)],
+        "arrayminus": [_rounded(v - b) for b, v in zip(series.low, series.y, strict=True)],
+        "thickness": 1.4,
+        "width": 3,
+    }
+
+
+def _band(series: Series, line: dict[str, Any], style: Style) -> dict[str, Any]:
+    """Intervals around a line: up along the high ends, and back along the low ones."""
+    r, g, b = (int(style.light[place : place + 2], 16) for place in (1, 3, 5))
+    return {
+        "x": line["x"] + line["x"][::-1],
+        "y": _numbers(series.high) + _numbers(series.low)[::-1],
         "mode": "lines",
         "fill": "toself",
-        "fillcolor": _see_through(style),
+        "fillcolor": f"rgba({r},{g},{b},0.14)",
         "line": {"width": 0},
         "hoverinfo": "skip",
-        "name": _text(series.label),
-        "meta": {**meta, "role": "band"},
+        "name": line["name"],
+        "meta": {**line["meta"], "role": "band"},
     }
-    return [band, trace]
 
 
 def _surface(panel: Panel, surface: Surface, networks: Sequence[Network]) -> dict[str, Any]:
@@ -158,11 +164,6 @@ def _shares_x(panel: Panel) -> bool:
 
 def _drawing_order(series: Series) -> int:
     return ("thread", "steps", "line", "both", "points").index(series.mark)
-
-
-def _see_through(style: Style) -> str:
-    r, g, b = (int(style.light[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({r},{g},{b},0.14)"
 
 
 def _text(text: str) -> str:

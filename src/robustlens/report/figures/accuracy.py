@@ -1,6 +1,6 @@
 """Figures of accuracy and gaps: over the radius of the attack, and over the strength of training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from operator import methodcaller
 
@@ -36,6 +36,7 @@ def robust_accuracy(data: ReportData) -> Figure:
         )
         for title, split in SPLITS
     ]
+    from_distances = any(line.mark == "line" for panel in panels for line in panel.series)
     distances = (
         "Drawn from minimum-norm distances: an image counts as robust up to the nearest misclassified point "
         "that any attack found, which makes each curve an upper bound on robust accuracy. "
@@ -47,7 +48,7 @@ def robust_accuracy(data: ReportData) -> Figure:
         "A robust network keeps its height to the right; the curve should fall smoothly and, for a large "
         "radius, towards zero, since one that does not points at an attack that failed.",
         views(view("", aligned(panels))),
-        note=(distances if _from_distances(panels) else "") + "Bands are 95 % intervals.",
+        note=(distances if from_distances else "") + "Bands are 95 % intervals.",
     )
 
 
@@ -75,10 +76,6 @@ def strength(data: ReportData) -> Figure:
         "standard network.",
         missing="It takes two evaluated networks.",
     )
-
-
-def _from_distances(panels: Iterable[Panel]) -> bool:
-    return any(series.mark == "line" for panel in panels for series in panel.series)
 
 
 def _curve(network: Network, split: str) -> Series | None:

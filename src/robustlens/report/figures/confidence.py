@@ -90,7 +90,8 @@ def _chosen(data: ReportData, split: str, right: bool | None, prefix: str) -> La
         pairs = (
             (run.array("margins", key), run.array("margins", f"{split}_correct")) for run in network.runs
         )
-        seeds = [values[mask == right] for values, mask in pairs if values is not None and mask is not None]
+        both = [(values, mask) for values, mask in pairs if values is not None and mask is not None]
+        seeds = [values[mask == right] for values, mask in both if values.shape == mask.shape]
         every.append((network.label, [values for values in seeds if values.size]))
     return [(label, seeds) for label, seeds in every if seeds]
 

@@ -28,6 +28,7 @@ _WEIGHT_KINDS: Kinds = (
     ("At matched temperature", "matched", _LOSS),
     ("Adversarial error rate", "error", _ERROR),
 )
+_IMAGE_KINDS: Kinds = (("Loss", "loss", _LOSS), ("Error rate", "error", _ERROR))
 
 
 def landscape(data: ReportData) -> Figure:
@@ -75,13 +76,7 @@ def around_images(data: ReportData) -> Figure:
         "Loss around the images",
         "A robust network's loss rises evenly along the gradient and hardly along noise; a loss that is "
         "rough, or highest off the gradient's axis, hides its gradients from attacks.",
-        _surfaces(
-            data,
-            "input_radius",
-            "test_input_",
-            axes,
-            (("Loss", "loss", _LOSS), ("Error rate", "error", _ERROR)),
-        ),
+        _surfaces(data, "input_radius", "test_input_", axes, _IMAGE_KINDS),
         note="Means over test images (and seeds) of the loss at x + a g + b r, both steps eps long.",
         selector="Network",
         missing="Measured where the landscape's option `input` asks for it.",

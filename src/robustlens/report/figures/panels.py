@@ -91,7 +91,7 @@ def _threads(
 
 
 def _shifts(networks: list[Network]) -> dict[tuple[str, float], float]:
-    """How far the markers of each (method, eps) step aside where several methods share a strength."""
+    """Distance by which the markers of each (method, eps) step aside where methods share a strength."""
     strengths = sorted({network.eps for network in networks})
     shifts = {}
     for eps in strengths:

@@ -129,7 +129,7 @@ def _sections(drawn: Sequence[Figure]) -> list[tuple[str, list[Figure]]]:
 
 
 def _embedded(data: ReportData, drawn: Sequence[Figure]) -> Markup:
-    """What the page's script draws from, safe inside a script element."""
+    """Data that the page's script draws from, safe inside a script element."""
     content: dict[str, Any] = {
         "styles": [[network.style.light, network.style.dark] for network in data.networks],
         "figures": {figure.name: figure_json(figure, data.networks) for figure in drawn},

@@ -85,7 +85,7 @@ def by_split(data: ReportData) -> list[SplitAttacks]:
 
 
 def by_network(data: ReportData, split: str) -> list[NetworkAttacks]:
-    """What the attacks did to each network that was evaluated, in the order of the study."""
+    """Effect of the attacks on each network that was evaluated, in the order of the study."""
     every = []
     for network in data.networks:
         lines = _over_seeds([_lines(run, split) for run in network.runs])
@@ -119,7 +119,7 @@ def csv_rows(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _flags(network: Network, split: str) -> dict[str, str]:
-    """What was seen, by the flag's name; seeds that saw the same say it once."""
+    """Observations by the flag's name; what several seeds have in common is said once."""
     observations: dict[str, dict[str, None]] = {}
     for run in network.runs:
         for flag in flags_of(run, split):

@@ -1,4 +1,4 @@
-"""How everything was measured: recipes, runs, versions and the source of every measure."""
+"""Method of everything that was measured: recipes, runs, versions and the source of every measure."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from robustlens.stats.intervals import Interval, over_seeds
 
 
 def recipes(data: ReportData) -> tuple[dict[str, str], list[str], list[tuple[Network, dict[str, str]]]]:
-    """What all recipes share, the names in which they differ, and these per network (its first seed)."""
+    """Fields that all recipes share, names in which they differ, and all fields per network (first seed)."""
     firsts = [(network, recipe(network.runs[0])) for network in data.networks if network.runs[0].recipe]
     every = dict.fromkeys(key for _, values in firsts for key in values)
     # A part that only some recipes have ("awp") is shown by its fields ("awp.gamma").
@@ -20,7 +20,7 @@ def recipes(data: ReportData) -> tuple[dict[str, str], list[str], list[tuple[Net
 
 
 def evaluation_plan(data: ReportData) -> dict[str, str]:
-    """How the networks were attacked."""
+    """Plan of the evaluations, field by field."""
     return flat(data.first(lambda evaluation: evaluation.provenance.plan) or data.study.evaluation)
 
 

@@ -45,7 +45,7 @@ def explained(data: ReportData) -> list[FlagReport]:
 
 
 def unexplained(run: RunReport) -> list[str]:
-    """What the flags without an explanation saw: those of older files."""
+    """Observations of the flags without an explanation: those of older files."""
     return [
         f"{flag.observed} ({split} images)"
         for split in SPLITS

@@ -80,7 +80,7 @@ STATES = {
     "trained": "trained, not evaluated yet",
     "done": "done, but its evaluation is missing",
 }
-"""Where a run without an evaluation stands."""
+"""States of runs without an evaluation, in words."""
 
 
 def headline(data: ReportData) -> Headline:
@@ -113,7 +113,7 @@ def quantity(network: Network, key: str) -> Interval | None:
 
 
 def state(run: RunReport) -> str:
-    """Where a run without an evaluation stands, in words."""
+    """State of a run without an evaluation, in words."""
     status = run.record.status
     return f"{status}: {run.error}" if run.error else STATES.get(status, status)
 
@@ -174,7 +174,7 @@ def _cell(network: Network, column: Column, bounds: tuple[float, float]) -> Cell
 
 
 def _writer(unit: str) -> Callable[[float], str]:
-    """How numbers of a unit become text."""
+    """Function that writes numbers of a unit."""
     if unit in ("%", "points"):
         return lambda value: minus(points(value))
     if unit == "nats":

@@ -26,7 +26,7 @@ SPLITS = {"test": "test", "train": "training"}
 
 
 def method_name(recipe: Recipe) -> str:
-    """How a recipe trains, as papers write it.
+    """Method of a recipe, as papers write it.
 
     >>> method_name(Recipe(objective="trades", awp={"gamma": 0.005}))
     'TRADES+AWP'

@@ -1,6 +1,6 @@
-"""Run folders and study folders: where everything lies, read and written as typed documents.
+"""Run folders: where everything of one training run lies, read and written as typed documents.
 
-Only this file knows the names of files. Reading never creates or changes anything.
+Only this room knows the names of files. Reading never creates or changes anything.
 """
 
 import hashlib
@@ -9,27 +9,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import numpy as np
 
-from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, Plan, Recipe, checked
+from robustlens.config import BEST, LAST, Checkpoint, Plan, Recipe, checked
 from robustlens.config.plans import SomePlan
 from robustlens.errors import ConfigError, StateError
-from robustlens.results import files
+from robustlens.results import array_files, files
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
-from robustlens.results.files import ArrayFile
 from robustlens.results.run import EpochRecord, RunRecord
-from robustlens.results.study import ClaimResult, ClaimsRecord, RunEntry, StudyRecord
-from robustlens.results.values import Provenance, decode, plain
+from robustlens.results.stage_files import ResultFiles, Stage, StageResult, suffix
+from robustlens.results.study import RunEntry
+from robustlens.results.values import Provenance, decode
 from robustlens.version import __version__
-
-Stage = Literal["evaluation", "explanation"]
-"""The stages that write a result into a run folder."""
-STAGES: tuple[Stage, ...] = get_args(Stage)
-_PLANS: dict[str, type[Plan]] = {"evaluation": EvaluationPlan, "explanation": ExplanationPlan}
-_PROVENANCE = {"recipe": "recipe_hash"}  # of the fields of a provenance, those that files call otherwise
 
 
 class Run:
@@ -61,18 +55,18 @@ class Run:
     @property
     def record(self) -> RunRecord:
         """Where the run stands; a new record where nothing has started."""
-        path = self.result_path("run")
+        path = self._json("run")
         return decode(RunRecord, files.read_json(path, "run"), str(path)) if path.exists() else RunRecord()
 
     @property
     def has_recipe(self) -> bool:
         """Whether the folder belongs to a recipe."""
-        return self.result_path("recipe").exists()
+        return self._json("recipe").exists()
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that this folder belongs to; raises `StateError` where there is none."""
-        path = self.result_path("recipe")
+        path = self._json("recipe")
         try:
             return checked(Recipe, files.read_json(path, "recipe"), str(path))
         except ConfigError as error:
@@ -120,32 +114,19 @@ class Run:
 
     def evaluation(self, beside: Checkpoint | None = None) -> EvaluationResult | None:
         """The evaluation of the primary checkpoint, or of one beside it; None where there is none."""
-        content = self._result("evaluation", beside)
-        if content is None:
-            return None
-        found = decode(EvaluationResult, content, str(self.result_path("evaluation", beside)))
-        arrays = ArrayFile(self._safetensors("evaluation", beside), content.get("arrays"))
-        splits = {
-            name: replace(split, arrays=arrays.under(f"{name}/")) for name, split in found.splits.items()
-        }
-        return replace(found, splits=splits)
+        return cast("EvaluationResult | None", self.result("evaluation", beside))
 
     def explanation(self, beside: Checkpoint | None = None) -> ExplanationResult | None:
         """The explanation of the primary checkpoint, or of one beside it; None where there is none."""
-        content = self._result("explanation", beside)
-        if content is None:
-            return None
-        found = decode(ExplanationResult, content, str(self.result_path("explanation", beside)))
-        arrays = ArrayFile(self._safetensors("explanation", beside), content.get("arrays"))
-        measures = {
-            name: replace(one, arrays=arrays.under(f"{name}/")) for name, one in found.measures.items()
-        }
-        return replace(found, measures=measures)
+        return cast("ExplanationResult | None", self.result("explanation", beside))
 
-    def arrays(self, stage: Stage, beside: Checkpoint | None = None) -> ArrayFile:
-        """All arrays of a result; `StateError` where it has none."""
-        path = self.result_path(stage, beside)
-        return ArrayFile(self._safetensors(stage, beside), files.read_json(path, stage).get("arrays"))
+    def result(self, stage: Stage, beside: Checkpoint | None = None) -> StageResult | None:
+        """The result of a stage by its name; `beside` as in `evaluation`."""
+        return self.files(stage, beside).read()
+
+    def files(self, stage: Stage, beside: Checkpoint | None = None) -> ResultFiles:
+        """Where the result of a stage lies."""
+        return ResultFiles(self.folder, stage, beside)
 
     def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
         """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
@@ -186,8 +167,8 @@ class Run:
         known = self.record.data
         if known and fingerprint != known:
             raise StateError(
-                f"{self.folder}/run.json: belongs to other images, found data {fingerprint}, expected {known}; "
-                "give the data that the run was trained on, or train it again in another folder"
+                f"{self.folder}/run.json: belongs to other images, found data {fingerprint}, "
+                f"expected {known}; give the data of its training, or train it again in another folder"
             )
 
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
@@ -195,12 +176,6 @@ class Run:
         if isinstance(result, ExplanationResult) and not result.is_complete:
             return False
         return result is not None and result.provenance.matches(self.expected(plan))
-
-    def result(
-        self, stage: Stage, beside: Checkpoint | None = None
-    ) -> EvaluationResult | ExplanationResult | None:
-        """The result of a stage by its name."""
-        return self.evaluation(beside) if stage == "evaluation" else self.explanation(beside)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -255,25 +230,12 @@ class Run:
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         """Write `<name>.safetensors`, sealed and atomically; returns the seal."""
-        return "" if self.read_only else files.write_arrays(self.folder / f"{name}.safetensors", arrays)
+        return "" if self.read_only else array_files.write_arrays(self.folder / f"{name}.safetensors", arrays)
 
-    def write_evaluation(self, result: EvaluationResult, beside: Checkpoint | None = None) -> None:
-        """Write an evaluation and its arrays; `beside` as in `evaluation`."""
-        arrays = {
-            f"{name}/{key}": array
-            for name, split in result.splits.items()
-            for key, array in split.arrays.items()
-        }
-        self._write_result("evaluation", beside, result, arrays)
-
-    def write_explanation(self, result: ExplanationResult, beside: Checkpoint | None = None) -> None:
-        """Write an explanation and its arrays; `beside` as in `explanation`."""
-        arrays = {
-            f"{name}/{key}": array
-            for name, one in result.measures.items()
-            for key, array in one.arrays.items()
-        }
-        self._write_result("explanation", beside, result, arrays)
+    def write(self, stage: Stage, result: StageResult, beside: Checkpoint | None = None) -> None:
+        """Write the result of a stage and its arrays; `beside` as in `evaluation`."""
+        if not self.read_only:
+            self.files(stage, beside).write(result)
 
     def remove_stale(self, stage: Stage) -> None:
         """Remove the results of other checkpoints that another plan than the primary one's made."""
@@ -282,104 +244,24 @@ class Run:
         wanted = _but_checkpoint(self.result(stage))
         for checkpoint in self.checkpoints_beside(stage).values():
             if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
-                self.result_path(stage, checkpoint).unlink()
-                self._safetensors(stage, checkpoint).unlink(missing_ok=True)
+                self.files(stage, checkpoint).remove()
 
     def state_folder(self, beside: Checkpoint | None = None) -> Path:
         """Where an unfinished evaluation keeps its progress."""
-        return self.folder / f"evaluation.state{_suffix(beside)}"
+        return self.folder / f"evaluation.state{suffix(beside)}"
 
     def adversarial_name(self, beside: Checkpoint | None = None) -> str:
         """Name of the arrays that hold the adversarial images of an evaluation."""
-        return f"adversarial{_suffix(beside)}"
+        return f"adversarial{suffix(beside)}"
 
     # -- pieces ----------------------------------------------------------------------------------
 
-    def result_path(self, name: str, beside: Checkpoint | None = None) -> Path:
-        """The JSON file of a document, or of a result for a checkpoint beside the primary one."""
-        return self.folder / f"{name}{_suffix(beside)}.json"
-
-    def _safetensors(self, name: str, beside: Checkpoint | None = None) -> Path:
-        return self.folder / f"{name}{_suffix(beside)}.safetensors"
-
-    def _result(self, stage: Stage, beside: Checkpoint | None) -> dict[str, Any] | None:
-        """The content of a result's file, with its provenance in one place."""
-        path = self.result_path(stage, beside)
-        if not path.exists():
-            return None
-        content = files.read_json(path, stage)
-        names = {name: _PROVENANCE.get(name, name) for name in Provenance.__dataclass_fields__}
-        content["provenance"] = {name: content.get(key) for name, key in names.items()}
-        content["provenance"]["plan"] = _completed(_PLANS[stage], content.get("plan"))
-        content["provenance"]["version"] = content.get("version") or ""
-        return content
+    def _json(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     def _write_json(self, name: str, document: Any) -> None:
         if not self.read_only:
-            files.write_json(self.result_path(name), document)
-
-    def _write_result(
-        self, stage: Stage, beside: Checkpoint | None, result: Any, arrays: Mapping[str, np.ndarray]
-    ) -> None:
-        """Write a result and its arrays so that a kill in between leaves no mismatched pair.
-
-        The JSON file says that there is a result: it goes first and comes back last, and names its arrays.
-        """
-        if self.read_only:
-            return
-        path = self.result_path(stage, beside)
-        path.unlink(missing_ok=True)
-        seal = files.write_arrays(self._safetensors(stage, beside), arrays)
-        content = plain(result)
-        provenance = content.pop("provenance")
-        known = {_PROVENANCE.get(name, name): value for name, value in provenance.items()}
-        files.write_json(path, {**known, **content, "arrays": seal})
-
-
-class StudyFolder:
-    """Folder of a study: its plan, its runs, its claims and its report."""
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-
-    @property
-    def exists(self) -> bool:
-        """Whether this is a study's folder."""
-        return (self.folder / "study.json").exists()
-
-    @property
-    def record(self) -> StudyRecord:
-        """The study's plan and runs; raises `StateError` where there is none."""
-        path = self.folder / "study.json"
-        return decode(StudyRecord, files.read_json(path, "study"), str(path))
-
-    def runs(self) -> list[Run]:
-        """The runs of the study, in its order, whether they have started or not."""
-        return [Run(self.folder / entry.folder, entry) for entry in self.record.runs]
-
-    def run(self, name: str) -> Run:
-        """The folder of the run called `name`, whether the study has been written or not."""
-        return Run(self.folder / "runs" / name)
-
-    @property
-    def claims(self) -> tuple[ClaimResult, ...]:
-        """The claims checked on this study; empty before that."""
-        path = self.folder / "claims.json"
-        if not path.exists():
-            return ()
-        return decode(ClaimsRecord, files.read_json(path, "claims"), str(path)).claims
-
-    def write_record(self, record: StudyRecord) -> None:
-        """Write `study.json`."""
-        files.write_json(self.folder / "study.json", record)
-
-    def write_claims(self, claims: tuple[ClaimResult, ...]) -> None:
-        """Write `claims.json`."""
-        files.write_json(self.folder / "claims.json", ClaimsRecord(claims))
-
-
-def _suffix(beside: Checkpoint | None) -> str:
-    return "" if beside is None else f"-{beside}"
+            files.write_json(self._json(name), document)
 
 
 def _epoch(line: bytes, where: str) -> EpochRecord:
@@ -389,16 +271,6 @@ def _epoch(line: bytes, where: str) -> EpochRecord:
         raise StateError(f"{where} is damaged; delete the run folder to start again") from error
 
 
-def _completed(kind: type[Plan], plan: Any) -> Any:
-    """A saved plan with the fields that were added since at their default."""
-    if not isinstance(plan, Mapping):
-        return {}
-    try:
-        return checked(kind, dict(plan), "plan").model_dump(mode="json")
-    except ConfigError:  # of another version: it matches no plan of this one
-        return dict(plan)
-
-
-def _but_checkpoint(result: EvaluationResult | ExplanationResult | None) -> dict[str, Any]:
+def _but_checkpoint(result: StageResult | None) -> dict[str, Any]:
     plan = {} if result is None else result.provenance.plan
     return {key: value for key, value in plan.items() if key != "checkpoint"}

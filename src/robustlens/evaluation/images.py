@@ -123,7 +123,7 @@ def evaluate(
         curve=_curve(loop.state.distance, threat, curve),
         flags=raised,
         notes=tuple(dict.fromkeys(note for note in notes if note)),
-        suites=attack_room.suites_in(attacks, threat),
+        suites=attack_room.suites_in(attacks),
         seconds=_seconds(loop.state, tries),
         x_adv=x_adv,
     )

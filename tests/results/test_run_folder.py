@@ -25,6 +25,7 @@ from robustlens.results import (
     StudyFolder,
     StudyRecord,
     ThreatRecord,
+    array_files,
     files,
 )
 from robustlens.stats.intervals import Interval
@@ -63,7 +64,7 @@ def evaluation(plan: EvaluationPlan | None = None, weights: str = "w") -> Evalua
 
 def test_an_evaluation_comes_back_as_it_was_written(tmp_path):
     run, written = Run(tmp_path), evaluation()
-    run.write_evaluation(written)
+    run.write("evaluation", written)
     read = run.evaluation()
     assert read is not None
     assert np.isnan(read.splits["test"].loss.value)
@@ -91,8 +92,8 @@ def test_an_explanation_comes_back_as_it_was_written(tmp_path):
         {"a": np.arange(3)},
     )
     provenance = Provenance("hash", "w", "data", LAST, ExplanationPlan().model_dump(mode="json"), "0")
-    run.write_explanation(
-        ExplanationResult(provenance, ThreatRecord("L2", 1.0), {"spectrum": measurement}), LAST
+    run.write(
+        "explanation", ExplanationResult(provenance, ThreatRecord("L2", 1.0), {"spectrum": measurement}), LAST
     )
     assert run.explanation() is None
     read = run.explanation(LAST)
@@ -172,14 +173,14 @@ def test_wrong_types_are_one_line_with_file_and_field(tmp_path):
 
 def test_a_result_is_there_only_with_its_arrays(tmp_path, monkeypatch):
     run = Run(tmp_path)
-    run.write_evaluation(evaluation())
+    run.write("evaluation", evaluation())
 
     def killed(path, document):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.write_evaluation(evaluation())
+        run.write("evaluation", evaluation())
     assert run.evaluation() is None
 
 
@@ -188,7 +189,7 @@ def test_a_reader_writes_nothing(tmp_path):
     run.bind(Recipe())
     run.append_metrics(EpochRecord(1))
     run.write_bytes("state.safetensors", b"x")
-    run.write_evaluation(evaluation())
+    run.write("evaluation", evaluation())
     assert not run.folder.exists()
 
 
@@ -198,7 +199,9 @@ def trained(tmp_path) -> Run:
     run = Run(tmp_path / "run")
     run.bind(Recipe())
     for checkpoint in (BEST, LAST, Checkpoint("epoch", 1), Checkpoint("epoch", 2)):
-        files.write_arrays(run.folder / f"{checkpoint}.safetensors", {"w": np.full(3, len(str(checkpoint)))})
+        array_files.write_arrays(
+            run.folder / f"{checkpoint}.safetensors", {"w": np.full(3, len(str(checkpoint)))}
+        )
     run.update(status="trained", epochs_done=2, data="images")
     return run
 
@@ -215,13 +218,13 @@ def test_a_result_is_current_where_nothing_that_it_came_from_has_changed(trained
         assert not trained.is_current("evaluation", plan)
         one = evaluation(plan.at(checkpoint))
         expected = trained.expected(plan.at(checkpoint))
-        trained.write_evaluation(
-            EvaluationResult(expected, one.threat, one.attacks, one.splits, one.gaps), beside
+        trained.write(
+            "evaluation", EvaluationResult(expected, one.threat, one.attacks, one.splits, one.gaps), beside
         )
     assert trained.is_current("evaluation", plan)
     assert list(trained.checkpoints_beside("evaluation").items()) == [(1, Checkpoint("epoch", 1)), (2, LAST)]
     assert not trained.is_current("evaluation", EvaluationPlan(checkpoint="every", restarts=2))
-    files.write_arrays(trained.folder / "last.safetensors", {"w": np.zeros(3)})
+    array_files.write_arrays(trained.folder / "last.safetensors", {"w": np.zeros(3)})
     assert not trained.is_current("evaluation", plan), "other weights"
     assert trained.is_current("evaluation", EvaluationPlan(checkpoint="best")), "the best is as it was"
 
@@ -241,7 +244,7 @@ def test_a_result_of_another_version_is_current_and_one_of_other_images_is_not(t
 def test_stale_results_beside_the_primary_one_are_removed(trained):
     for beside, restarts in ((None, 2), (LAST, 1), (Checkpoint("epoch", 1), 2)):
         one = evaluation(EvaluationPlan(restarts=restarts))
-        trained.write_evaluation(one, beside)
+        trained.write("evaluation", one, beside)
     trained.remove_stale("evaluation")
     assert list(trained.checkpoints_beside("evaluation").values()) == [Checkpoint("epoch", 1)]
     assert not (trained.folder / "evaluation-last.safetensors").exists()

@@ -1,0 +1,108 @@
+"""The two files of a stage's result: numbers in JSON, arrays in safetensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from robustlens.config import Checkpoint, EvaluationPlan, ExplanationPlan, Plan, checked
+from robustlens.errors import ConfigError
+from robustlens.results import array_files, files
+from robustlens.results.array_files import ArrayFile
+from robustlens.results.evaluation import EvaluationResult
+from robustlens.results.explanation import ExplanationResult
+from robustlens.results.values import Provenance, decode, plain
+
+Stage = Literal["evaluation", "explanation"]
+"""The stages that write a result into a run folder."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
+StageResult = EvaluationResult | ExplanationResult
+
+_KINDS: dict[str, tuple[type[Any], type[Plan], str]] = {
+    "evaluation": (EvaluationResult, EvaluationPlan, "splits"),
+    "explanation": (ExplanationResult, ExplanationPlan, "measures"),
+}
+"""Of each stage its document, its plan, and the field of the document that holds the parts with arrays."""
+_PROVENANCE = {"recipe": "recipe_hash"}  # of the fields of a provenance, those that files call otherwise
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """Where one result lies, read and written as a document with its arrays.
+
+    Args:
+        folder: of the run.
+        stage: that made it.
+        beside: its checkpoint, where it lies beside the primary one's; None for the primary one.
+    """
+
+    folder: Path
+    stage: Stage
+    beside: Checkpoint | None = None
+
+    @property
+    def path(self) -> Path:
+        """The JSON file: it says that there is a result."""
+        return self.folder / f"{self.stage}{suffix(self.beside)}.json"
+
+    @property
+    def arrays_path(self) -> Path:
+        """The file of the arrays."""
+        return self.path.with_suffix(".safetensors")
+
+    def read(self) -> StageResult | None:
+        """The result, its arrays read when they are asked for; None where there is none."""
+        if not self.path.exists():
+            return None
+        document, plan, parts = _KINDS[self.stage]
+        content = files.read_json(self.path, self.stage)
+        names = {name: _PROVENANCE.get(name, name) for name in Provenance.__dataclass_fields__}
+        provenance = {name: content.get(key) for name, key in names.items()}
+        provenance |= {"plan": _completed(plan, content.get("plan")), "version": content.get("version") or ""}
+        result = decode(document, {**content, "provenance": provenance}, str(self.path))
+        arrays = ArrayFile(self.arrays_path, content.get("arrays"))
+        inside = {
+            name: replace(part, arrays=arrays.under(f"{name}/"))
+            for name, part in getattr(result, parts).items()
+        }
+        return replace(result, **{parts: inside})
+
+    def arrays(self) -> ArrayFile:
+        """All arrays of the result; `StateError` where it has none."""
+        return ArrayFile(self.arrays_path, files.read_json(self.path, self.stage).get("arrays"))
+
+    def write(self, result: StageResult) -> None:
+        """Write the result so that a kill in between leaves no mismatched pair.
+
+        The JSON file goes first and comes back last, and names its arrays.
+        """
+        parts = getattr(result, _KINDS[self.stage][2])
+        arrays = {
+            f"{name}/{key}": array for name, part in parts.items() for key, array in part.arrays.items()
+        }
+        self.path.unlink(missing_ok=True)
+        seal = array_files.write_arrays(self.arrays_path, arrays)
+        content = plain(result)
+        provenance = content.pop("provenance")
+        known = {_PROVENANCE.get(name, name): value for name, value in provenance.items()}
+        files.write_json(self.path, {**known, **content, "arrays": seal})
+
+    def remove(self) -> None:
+        """Remove both files."""
+        self.path.unlink()
+        self.arrays_path.unlink(missing_ok=True)
+
+
+def suffix(beside: Checkpoint | None) -> str:
+    """End of the names of what belongs to a checkpoint beside the primary one."""
+    return "" if beside is None else f"-{beside}"
+
+
+def _completed(kind: type[Plan], plan: Any) -> Any:
+    """A saved plan with the fields that were added since at their default."""
+    if not isinstance(plan, Mapping):
+        return {}
+    try:
+        return checked(kind, dict(plan), "plan").model_dump(mode="json")
+    except ConfigError:  # of another version: it matches no plan of this one
+        return dict(plan)
