@@ -63,8 +63,9 @@ def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) 
 def _threat(model: str, run: Run | None, subject: SubjectOptions) -> ThreatSpec:
     own = run.recipe.threat if run is not None else ThreatSpec()
     if subject.norm is not None and norm_name(subject.norm) != own.norm and subject.eps is None:
-        found = f"{subject.norm} is not the norm of training ({own.norm})"
-        raise ConfigError(f"--norm: {found}, so --eps is needed")
+        raise ConfigError(
+            f"--norm: {subject.norm} is not the norm of training ({own.norm}), so --eps is needed"
+        )
     if run is not None and subject.eps is None and own.eps == 0:
         raise ConfigError(f"{model}: was trained without an attack, so --eps is needed, e.g. --eps 0.1")
     eps = own.eps if subject.eps is None else subject.eps
@@ -78,8 +79,9 @@ def _network(
     from robustlens import models
 
     if run is not None and options.checkpoint in SELECTIONS:
-        found = f"found {options.checkpoint}, expected one of them beside --out or --data"
-        raise ConfigError(f"--checkpoint: {found}")
+        raise ConfigError(
+            f"--checkpoint: found {options.checkpoint}, expected one of them beside --out or --data"
+        )
     checkpoint = options.checkpoint if run else None
     return models.load(model, checkpoint=checkpoint, trust_code=options.trust_code, **of_model)
 

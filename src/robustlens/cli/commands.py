@@ -251,7 +251,6 @@ def verify_folder(
 def methods() -> None:
     """List objectives, attacks, losses, perturbations, measures, claims, models, data sets and studies."""
     from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
-    from robustlens.threat import ThreatModel
 
     suites = attacks.suites_in(tuple(attacks.SUITES))
     rooms = {

@@ -32,12 +32,12 @@ class Finding:
 def examine() -> list[Finding]:
     """Every finding: versions, devices, disk, extras, and small computations with known answers."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = environment(device)
+    versions = environment(device)
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     folder = os.environ.get("ROBUSTLENS_DATA")
     return [
-        Finding("robustlens", f"{__version__}, torch {found['torch']}, Python {found['python']}"),
-        Finding("device", f"{found['device']}, {torch.get_num_threads()} threads"),
+        Finding("robustlens", f"{__version__}, torch {versions['torch']}, Python {versions['python']}"),
+        Finding("device", f"{versions['device']}, {torch.get_num_threads()} threads"),
         Finding("disk", f"{free:.1f} GB free here", fine=free > 1),
         Finding("ROBUSTLENS_DATA", folder or "not set", fine=folder is None or Path(folder).is_dir()),
         *(_extra(name, package) for name, package in EXTRAS.items()),

@@ -18,10 +18,10 @@ def norm_name(text: str) -> str:
     ('Linf', 'L2')
     """
     known = {"linf": "Linf", "inf": "Linf", "l2": "L2", "2": "L2", "l1": "L1", "1": "L1"}
-    found = known.get(re.sub(r"[_\-\s]", "", str(text)).lower())
-    if found is None:
+    name = known.get(re.sub(r"[_\-\s]", "", str(text)).lower())
+    if name is None:
         raise ConfigError(f"norm: found {text!r}, expected Linf, L2 or L1")
-    return found
+    return name
 
 
 def number(text: Any) -> Any:

@@ -3,7 +3,7 @@
     splits = robustlens.data.load("cifar10", data_dir="~/data", train_limit=10_000)
     x, y = splits.train.x(), splits.train.labels      # float32 NCHW in [0, 1], int64
 
-A new data set on the Hub is one row of `hub.DATASETS`; a new kind of source is one row of `registry.READERS`.
+A new data set on the Hub is one row of `hub.HUB_DATASETS`; a new kind of source, one of `registry.READERS`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face Hub, by name, and local folders in the same layout.
 
-A named data set is a row of `DATASETS`. Its parquet files lie in a local folder, or are downloaded once to
-the Hub's own cache; from there on the same code reads them. That takes the extra `hub`. MNIST and
+A named data set is a row of `HUB_DATASETS`. Its parquet files lie in a local folder, or are downloaded once
+to the Hub's own cache; from there on the same code reads them. That takes the extra `hub`. MNIST and
 Fashion-MNIST are also read from their IDX files, which takes nothing.
 """
 
@@ -56,7 +56,7 @@ class HubDataset:
 
 
 _IMAGE_LABEL = Columns("image", "label")
-DATASETS: dict[str, HubDataset] = {
+HUB_DATASETS: dict[str, HubDataset] = {
     "cifar10": HubDataset("uoft-cs/cifar10", "plain_text", Columns("img", "label"), "test", "crop-flip"),
     "cifar100": HubDataset("uoft-cs/cifar100", "cifar100", Columns("img", "fine_label"), "test", "crop-flip"),
     "svhn": HubDataset("ufldl-stanford/svhn", "cropped_digits", _IMAGE_LABEL, "test", "crop"),

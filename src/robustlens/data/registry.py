@@ -38,7 +38,7 @@ READERS: Registry[Reader] = Registry(
 
 DATASETS: Registry[Dataset] = Registry(
     "data.name",
-    {"fashion-mnist-10k": embedded.EmbeddedDataset(), **hub.DATASETS},
+    {"fashion-mnist-10k": embedded.EmbeddedDataset(), **hub.HUB_DATASETS},
     factories=True,
     besides=READERS,
 )

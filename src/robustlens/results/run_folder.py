@@ -131,9 +131,9 @@ class Run:
     def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
         """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
         names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
-        found = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-\d+", name)]
+        checkpoints = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-\d+", name)]
         done = self.record.epochs_done
-        epochs = [(done if one.epoch is None else one.epoch, one) for one in found]
+        epochs = [(done if one.epoch is None else one.epoch, one) for one in checkpoints]
         return dict(sorted(epochs, key=lambda item: (item[0], item[1] == LAST)))  # last goes over its epoch
 
     def expected(self, plan: Plan) -> Provenance:

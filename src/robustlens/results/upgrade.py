@@ -88,7 +88,7 @@ def _explanation_1(content: Content) -> Content:
         content["threat"] = {"norm": "", "eps": 0.0}
     measures = content.get("measures")
     if isinstance(measures, Mapping):
-        content["measures"] = {name: _measurement_1(found) for name, found in measures.items()}
+        content["measures"] = {name: _measurement_1(one) for name, one in measures.items()}
     return content
 
 

@@ -31,9 +31,9 @@ def verify(folder: Path | str) -> list[FileCheck]:
     folder = Path(folder)
     if not StudyFolder(folder).exists and not Run(folder).exists:
         raise StateError(f"{folder}: no run and no study here; name the folder of one")
-    found = [_file(path) for path in sorted(folder.rglob("*")) if _is_ours(path, folder)]
-    broken = {check.path for check in found if check.problem}
-    return found + [check for check in _links(folder) if check.problem and check.path not in broken]
+    checks = [_file(path) for path in sorted(folder.rglob("*")) if _is_ours(path, folder)]
+    broken = {check.path for check in checks if check.problem}
+    return checks + [check for check in _links(folder) if check.problem and check.path not in broken]
 
 
 def _is_ours(path: Path, folder: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from robustlens.stats.intervals import LEVEL, TAIL, Interval
+from robustlens.stats.intervals import LEVEL, TAIL, Inference, Interval
 
 Array = NDArray[np.float64]
 
@@ -122,13 +122,14 @@ def interval_over_examples(value: float, draws: Array) -> Interval:
 
 def interval_over_seeds(
     values: Array, draws: Array, reduce: Callable[[Array], Array], rng: np.random.Generator
-) -> Interval:
+) -> Inference:
     """Interval that covers training randomness and images: a bootstrap over seeds, then over examples.
 
     All seeds are measured on the same images, so a resample takes the same images for every seed that it
     drew. It draws one seed fewer than there are, which makes its variance unbiased (Rao and Wu 1988), and
     the interval is Student's with the degrees of freedom of Satterthwaite (1946): two or three seeds drawn
-    with replacement would otherwise give intervals that are far too short.
+    with replacement would otherwise give intervals that are far too short. The p-value is that of the same
+    Student statistic, the middle of the interval over its standard error.
 
     Args:
         values: (seeds,) or (seeds, layers), the effect of each seed.
@@ -144,16 +145,19 @@ def interval_over_seeds(
     total = max(float(resampled.var(ddof=1)), between)
     ratio = total / between if between > 0 else math.inf
     freedom = min((seeds - 1) * ratio * ratio, 1e6)  # beyond, Student's quantile is the normal one
-    half = float(stats.t.ppf(1 - TAIL, freedom)) * math.sqrt(total)
+    error = math.sqrt(total)
+    half = float(stats.t.ppf(1 - TAIL, freedom)) * error
     examples_only = _usable(reduce(draws.mean(0)))
     middle = value - (float(examples_only.mean()) - value)
-    return Interval(value, middle - half, middle + half)
+    p = 2 * float(stats.t.sf(abs(middle) / error, freedom)) if error > 0 else float(middle == 0)
+    return Inference(value, middle - half, middle + half, p)
 
 
-def interval_of_median(values: Array) -> Interval:
+def interval_of_median(values: Array) -> Inference:
     """Median with the interval that inverts the exact sign test (order statistics); layers are the units.
 
-    Below six values no such interval reaches 95 %, and the ends are None.
+    Below six values no such interval reaches 95 %, and the ends are None. A value of zero counts against the
+    larger side.
     """
     ranked, n = np.sort(values), len(values)
     outside = int(stats.binom.ppf(TAIL, n, 0.5))
@@ -161,15 +165,18 @@ def interval_of_median(values: Array) -> Interval:
         outside -= 1
     middle = float(np.median(values))
     if outside < 0:
-        return Interval(middle, None, None)
-    return Interval(middle, float(ranked[outside]), float(ranked[n - 1 - outside]))
+        return Inference(middle)
+    larger = max(int(np.sum(values > 0)), int(np.sum(values < 0)))
+    p = min(1.0, 2 * float(stats.binom.cdf(n - larger, n, 0.5)))
+    return Inference(middle, float(ranked[outside]), float(ranked[n - 1 - outside]), p)
 
 
-def hull(one: Interval, other: Interval) -> Interval:
-    """The value of `one` with an interval that holds both."""
+def hull(one: Inference, other: Inference) -> Inference:
+    """The value of `one` with an interval that holds both; p is the larger."""
     if one.low is None or one.high is None or other.low is None or other.high is None:
-        return Interval(one.value, None, None)
-    return Interval(one.value, min(one.low, other.low), max(one.high, other.high))
+        return Inference(one.value)
+    p = None if one.p is None or other.p is None else max(one.p, other.p)
+    return Inference(one.value, min(one.low, other.low), max(one.high, other.high), p)
 
 
 def _usable(draws: Array) -> Array:

@@ -23,6 +23,16 @@ class Interval:
     high: float | None = None
 
 
+@dataclass(frozen=True)
+class Inference(Interval):
+    """An interval, and the two-sided p-value of zero by the test that the interval inverts.
+
+    The interval holds zero exactly where p > 0.05. None where there is no interval, or no test behind it.
+    """
+
+    p: float | None = None
+
+
 def wilson(successes: int, n: int) -> Interval:
     """A rate and Wilson's score interval (Wilson 1927); raises `DataError` without a single trial.
 
@@ -60,20 +70,30 @@ def difference(a: Interval, b: Interval) -> Interval:
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
     """One interval over training seeds, passing over those that have none.
 
-    One seed keeps its own interval (over examples). Two give their mean and range, three or more their mean
-    and Student's 95 % interval of the mean; both speak of training again, not of the examples.
+    The value is the mean. One seed keeps its own interval, over examples. Two are too few for an interval over
+    seeds: theirs reaches from the lower of their own ends to the higher, and there is none where a seed has
+    none. Three or more have Student's 95 % interval of the mean, which speaks of training again; where their
+    own intervals, averaged, reach further (they saw the same examples), those ends count. So no number of
+    seeds looks more certain than one.
 
-    >>> over_seeds([Interval(0.2), Interval(0.4)])
-    Interval(value=0.30000000000000004, low=0.2, high=0.4)
+    >>> over_seeds([Interval(0.25, 0.125, 0.5), Interval(0.75, 0.5, 1.0)])
+    Interval(value=0.5, low=0.125, high=1.0)
+    >>> over_seeds([Interval(0.25), Interval(0.75)])
+    Interval(value=0.5, low=None, high=None)
     """
     known = [interval for interval in intervals if interval is not None]
     if len(known) < 2:
         return known[0] if known else None
     values = np.array([interval.value for interval in known])
     mean = float(values.mean())
-    if len(values) == 2:
-        return Interval(mean, float(values.min()), float(values.max()))
+    own = [(i.low, i.high) for i in known if i.low is not None and i.high is not None]
+    ends = np.array(own) if len(own) == len(known) else None
+    if len(known) == 2:
+        return Interval(mean) if ends is None else Interval(mean, float(ends.min()), float(ends.max()))
     from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
 
     half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Interval(mean, mean - half, mean + half)
+    low, high = mean - half, mean + half
+    if ends is not None:
+        low, high = min(low, float(ends[:, 0].mean())), max(high, float(ends[:, 1].mean()))
+    return Interval(mean, low, high)

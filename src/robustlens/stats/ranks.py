@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from robustlens.stats.bootstrap import Array, divide
-from robustlens.stats.intervals import TAIL, Interval
+from robustlens.stats.intervals import TAIL, Inference
 
 MIN_POINTS = 4
 """Fewest points of which a rank correlation is reported: the interval of fewer is not defined."""
@@ -56,27 +56,31 @@ def _as_far(sums: Array, seen: float) -> NDArray[np.bool_]:
     return np.abs(sums) >= abs(seen) - 1e-9
 
 
-def spearman_interval(rho: float, n: int) -> Interval:
+def spearman_interval(rho: float, n: int) -> Inference:
     """Interval of a rank correlation over n units: Fisher's z with the variance of Bonett and Wright (2000).
+
+    The p-value is the normal one of z over its standard error.
 
     A perfect order has no finite z; it is taken half-way between 1 and the largest correlation below it
     that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
     for n from 4 to 6, and is slightly more careful beyond.
     """
     if n < MIN_POINTS:
-        return Interval(rho, None, None)
+        return Inference(rho)
     largest = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -largest), largest))
-    half = float(stats.norm.ppf(1 - TAIL)) * math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
+    error = math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
+    half = float(stats.norm.ppf(1 - TAIL)) * error
     low, high = math.tanh(z - half), math.tanh(z + half)
-    return Interval(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high)
+    p = 2 * float(stats.norm.sf(abs(z) / error))
+    return Inference(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high, p)
 
 
-def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
+def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Inference:
     """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
 
     A correlation over few points takes few values, so a handful of them may agree by chance; without any
-    association each has the variance 1 / (n - 1).
+    association each has the variance 1 / (n - 1). The p-value is the larger of both tests'.
 
     Args:
         rhos: (units,), two or more, each the mean over its runs.
@@ -84,10 +88,12 @@ def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Interval:
         of: how many runs there are in all.
     """
     value, units = float(rhos.mean()), len(rhos)
-    student = float(stats.t.ppf(1 - TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
-    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * of)
-    half = max(student, chance)
-    return Interval(value, max(value - half, -1.0), min(value + half, 1.0))
+    error, chance = float(rhos.std(ddof=1)) / math.sqrt(units), 1 / math.sqrt((points - 1) * of)
+    half = max(float(stats.t.ppf(1 - TAIL, units - 1)) * error, float(stats.norm.ppf(1 - TAIL)) * chance)
+    p = 2 * float(stats.norm.sf(abs(value) / chance))
+    if error > 0:
+        p = max(p, 2 * float(stats.t.sf(abs(value) / error, units - 1)))
+    return Inference(value, max(value - half, -1.0), min(value + half, 1.0), p)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
