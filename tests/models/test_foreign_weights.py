@@ -28,9 +28,8 @@ from helpers.their_networks import (
     warm,
     with_buffers,
 )
-from robustlens import models
+from robustlens import cli, models
 from robustlens.cli import arguments
-from robustlens.cli import commands as cli
 from robustlens.errors import ConfigError, ModelError
 from robustlens.models.wide_resnet import wide_resnet
 from robustlens.results.run_folder import Run
@@ -612,7 +611,7 @@ def command(
 ) -> Callable[..., tuple[int, str]]:
     """Run a verb on a model and 20 images; returns the exit code and what was said of errors."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr("robustlens.cli.keep_memory", lambda: None)
+    monkeypatch.setattr(cli, "keep_memory", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
     (tmp_path / "cli_code.py").write_text(CLI_CODE)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -2,19 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from robustlens.claims.estimates import Estimate, Estimator, estimate, listed
-from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims import remedies
+from robustlens.claims.estimates import Estimate, Estimator, estimate, lacking, listed
+from robustlens.claims.evidence import Missing, RunData, StudyData, Unranked
 from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints
 from robustlens.claims.pairs import share
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import ClaimValue, Effect, Statistic
 from robustlens.stats.bootstrap import Array, Bootstrap, Unusable
-from robustlens.stats.intervals import TAIL, Interval
+from robustlens.stats.intervals import TAIL, Inference
 from robustlens.stats.ranks import (
     LEAST_POINTS,
     interval_of_mean_correlation,
@@ -37,10 +38,13 @@ def across_methods(against: Estimator, noun: str) -> Design:
         points, missing = _points(hypothesis.estimator, against, study.adversarial())
         methods = _by_method(points, lambda point: point.run)
         if len(methods) < LEAST_POINTS:
-            lacking = f"; {listed(missing)}" if missing else ""
-            raise Unusable(
+            reasons = f"; {listed(missing)}" if missing else ""
+            planned = len(_by_method(study.adversarial(), lambda run: run))
+            raise lacking(
                 f"needs at least {LEAST_POINTS} adversarially trained methods or strengths, "
-                f"found {len(methods)}{lacking}"
+                f"found {len(methods)}{reasons}",
+                missing,
+                remedies.methods() if planned < LEAST_POINTS else "",
             )
         x, y = np.array([np.mean([point.values for point in own], axis=0) for own in methods]).T
         rho = spearman(x, y)
@@ -54,7 +58,8 @@ def across_methods(against: Estimator, noun: str) -> Design:
             f"{noun} and {hypothesis.noun}",
             points,
             missing,
-            interval=spearman_interval(rho, len(x)),
+            interval=replace(interval := spearman_interval(rho, len(x)), p=max(p, interval.p or 0.0)),
+            replicates=_fewest_seeds(methods, lambda point: point.run),
             consistency=Consistency(
                 Statistic(f"Spearman over {len(methods)} methods", rho, p=p),
                 agreement=hypothesis.direction * rho,
@@ -83,10 +88,11 @@ def along_training(against: Estimator, noun: str) -> Design:
     def findings(hypothesis: Hypothesis, study: StudyData) -> Findings:
         runs, missing = _ranked_runs(hypothesis.estimator, against, study)
         if not runs:
-            lacking = f"; {listed(missing)}" if missing else ""
-            raise Unusable(
+            reasons = f"; {listed(missing)}" if missing else ""
+            raise lacking(
                 f"needs an adversarially trained run that was measured at {LEAST_POINTS} epochs or more "
-                f"(keep_every, checkpoint: every) and changes{lacking}"
+                f"(keep_every, checkpoint: every) and changes{reasons}",
+                missing,
             )
         methods = _by_method(runs, lambda own: own[0].run)
         unit, units = ("method", methods) if len(methods) >= 3 else ("run", [[own] for own in runs])
@@ -102,6 +108,7 @@ def along_training(against: Estimator, noun: str) -> Design:
                 if len(rhos) == 1
                 else interval_of_mean_correlation(rhos, fewest, of=len(runs))
             ),
+            replicates=_fewest_seeds(methods, lambda own: own[0].run),
             consistency=share(rhos, hypothesis.direction, unit, least=3, ways=("is negative", "is positive")),
             where=f"along the training of {len(runs)} run{'s' * (len(runs) > 1)}, at {epochs} epochs each",
             size="a mean rank correlation of",
@@ -138,30 +145,32 @@ class _Point:
 def _findings(
     nouns: str,
     points: Sequence[_Point],
-    missing: Sequence[str],
+    missing: Sequence[Missing],
     *,
-    interval: Interval,
+    interval: Inference,
+    replicates: int,
     consistency: Consistency,
     where: str,
     size: str,
     notes: Sequence[str],
 ) -> Findings:
     """Findings of a correlation of the quantities that `nouns` names, with its interval."""
-    lacking = f"missing: {listed(missing)}" if missing else ""
+    reasons = f"missing: {listed(missing)}" if missing else ""
     return Findings(
         seen=f"{nouns} {where}",
         size=size,
-        effect=Effect(f"Spearman of {nouns}", interval.value, interval.low, interval.high),
+        effect=Effect(f"Spearman of {nouns}", interval.value, interval.low, interval.high, p=interval.p),
         consistency=consistency,
         values=tuple(point.claim_value() for point in points),
         seeds=len({point.run.entry.seed for point in points}),
-        note="; ".join(part for part in (*notes, lacking) if part),
+        replicates=replicates,
+        note="; ".join(part for part in (*notes, reasons) if part),
     )
 
 
 def _points(
     estimator: Estimator, against: Estimator, runs: Sequence[RunData]
-) -> tuple[list[_Point], list[str]]:
+) -> tuple[list[_Point], list[Missing]]:
     """Both quantities of every run that has both, and a reason for each run that has not."""
     estimates, missing = estimate(estimator, runs)
     others, unmeasured = estimate(against, [one.run for one in estimates])
@@ -171,20 +180,22 @@ def _points(
 
 def _ranked_runs(
     estimator: Estimator, against: Estimator, study: StudyData
-) -> tuple[list[list[_Point]], list[str]]:
+) -> tuple[list[list[_Point]], list[Missing]]:
     """The points of every run that has enough of them, with something to rank."""
-    runs, missing = [], []
+    runs: list[list[_Point]] = []
+    missing: list[Missing] = []
     for run in study.adversarial():
         try:
             points, unmeasured = _points(estimator, against, run.along_training())
         except Missing as reason:
-            missing.append(str(reason))
+            missing.append(reason)
             continue
         missing += unmeasured
         if len(points) < LEAST_POINTS:
-            missing.append(f"{run.name} was measured at {len(points)} epochs")
+            few = f"{run.name} was measured at {len(points)} epochs"
+            missing.append(Missing(few, remedies.along_training(study.record)))
         elif np.isnan(_rho(points)):
-            missing.append(f"{run.name} is the same at all epochs; nothing to correlate")
+            missing.append(Unranked(f"{run.name} is the same at all epochs; nothing to correlate"))
         else:
             runs.append(points)
     return runs, missing
@@ -203,6 +214,11 @@ def _by_method(members: Iterable[Member], run_of: Callable[[Member], RunData]) -
         run = run_of(member)
         groups[run.entry.method, run.entry.objective, run.eps, run.entry.perturbation].append(member)
     return list(groups.values())
+
+
+def _fewest_seeds(methods: Iterable[Sequence[Member]], run_of: Callable[[Member], RunData]) -> int:
+    """The least number of training seeds that one of the methods has."""
+    return min(len({run_of(member).entry.seed for member in own}) for own in methods)
 
 
 # -- the bootstrap over methods, seeds and examples, all drawn anew together ---------------------------

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustlens.claims.estimates import Estimate, estimate, listed
-from robustlens.claims.evidence import RunData, StudyData
+from robustlens.claims import remedies
+from robustlens.claims.estimates import Estimate, estimate, lacking, listed
+from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
 from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings
 from robustlens.claims.pairs import MatchedPair, describe_change, effect, limitation, note, share
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import Effect, Statistic
-from robustlens.stats.bootstrap import Unusable
 from robustlens.stats.ranks import spearman, spearman_p
 
 
@@ -25,14 +25,15 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
     """Standard against ever stronger adversarial training: strongest minus weakest, seed by seed.
 
     Raises:
-        Unusable: fewer than two strengths, or the weakest or strongest was not measured.
+        Untested: fewer than two strengths, or the weakest or strongest was not measured.
     """
     planned = _sweep(study)
     strengths = sorted({run.eps for run in planned})
     if len(strengths) < 2:
         trained = f"{len(strengths)} (eps {strengths[0]:g})" if strengths else "none"
-        raise Unusable(
-            f"needs at least two strengths of standard and adversarial training without AWP, found {trained}"
+        raise Untested(
+            f"needs at least two strengths of standard and adversarial training without AWP, found {trained}",
+            remedies.strengths(study.record),
         )
     estimates, missing = estimate(hypothesis.estimator, planned)
     by_place = {(one.run.eps, one.run.entry.seed): one for one in estimates}
@@ -43,9 +44,8 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
         if eps == weakest and (strongest, seed) in by_place
     ]
     if not pairs:
-        raise Unusable(
-            listed(missing) or "no training seed was run at both the weakest and the strongest strength"
-        )
+        no_seed = "no training seed was run at both the weakest and the strongest strength"
+        raise lacking(listed(missing) or no_seed, missing)
     return _compared(
         hypothesis,
         study,
@@ -96,12 +96,16 @@ def _with_and_without_awp(hypothesis: Hypothesis, study: StudyData) -> Findings:
     """Every run with AWP against its partner without: the same objective, strength and seed.
 
     Raises:
-        Unusable: no run with AWP, or no pair of which both runs were measured.
+        Untested: no run with AWP, or no pair of which both runs were measured.
     """
     planned = _awp_pairs(study)
     if not planned:
-        raise Unusable("the study has no adversarially trained run with AWP")
-    missing = [f"{run.name} has no twin without AWP" for run, partner in planned if partner is None]
+        raise Untested("the study has no adversarially trained run with AWP", remedies.awp_pair())
+    missing = [
+        Missing(f"{run.name} has no twin without AWP", remedies.awp_pair())
+        for run, partner in planned
+        if partner is None
+    ]
     both = [(partner, run) for run, partner in planned if partner is not None]
     estimates, unmeasured = estimate(hypothesis.estimator, [run for pair in both for run in pair])
     missing += unmeasured
@@ -112,7 +116,7 @@ def _with_and_without_awp(hypothesis: Hypothesis, study: StudyData) -> Findings:
         if partner in of_run and run in of_run
     ]
     if not pairs:
-        raise Unusable(listed(missing))
+        raise lacking(listed(missing), missing)
 
     def of_pairs() -> Consistency:
         changes = np.array([float(pair.change(lambda one: one.value)) for pair in pairs])
@@ -146,7 +150,7 @@ def _compared(
     study: StudyData,
     pairs: Sequence[MatchedPair],
     estimates: Sequence[Estimate],
-    missing: Sequence[str],
+    missing: Sequence[Missing],
     *,
     ends: tuple[str, str],
     consistency: Callable[[], Consistency],
@@ -182,7 +186,7 @@ def _compared(
     return Findings(
         seen=seen,
         size=size,
-        effect=Effect(name, value, low, high, unit),
+        effect=Effect(name, value, low, high, unit, interval.p),
         consistency=consistent,
         values=tuple(one.claim_value() for one in estimates),
         seeds=change.seeds,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlens.claims.evidence import Missing, RunData
+from robustlens.claims.evidence import Damaged, Missing, RunData, Unranked, Untested
 from robustlens.results import ClaimValue
 from robustlens.stats.bootstrap import Array, Quantity, Unusable
 
@@ -34,18 +34,19 @@ class Estimate:
         )
 
 
-def estimate(estimator: Estimator, runs: Iterable[RunData]) -> tuple[list[Estimate], list[str]]:
+def estimate(estimator: Estimator, runs: Iterable[RunData]) -> tuple[list[Estimate], list[Missing]]:
     """The quantity of each run that has it, and a reason for each run that has not.
 
     Raises:
         Unusable: a value is not finite, or the runs were measured under different conditions.
     """
-    estimates, missing = [], []
+    estimates: list[Estimate] = []
+    missing: list[Missing] = []
     for run in runs:
         try:
             quantity = estimator(run)
         except Missing as reason:
-            missing.append(str(reason))
+            missing.append(reason)
             continue
         value = quantity.value()
         if not np.isfinite(value).all():
@@ -66,7 +67,14 @@ def _check_alike(estimates: Sequence[Estimate], how: str, of: Callable[[Estimate
             )
 
 
-def listed(reasons: Sequence[str]) -> str:
+def listed(missing: Sequence[Missing]) -> str:
     """The first two reasons, and how many more there are."""
-    more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-    return "; ".join(reasons[:2]) + more
+    more = f"; and {len(missing) - 2} more" if len(missing) > 2 else ""
+    return "; ".join(str(reason) for reason in missing[:2]) + more
+
+
+def lacking(reason: str, missing: Sequence[Missing], remedy: str = "") -> Unusable:
+    """The exception for a claim that runs are missing for: untested, unless some were measured in vain."""
+    if any(isinstance(one, Damaged | Unranked) for one in missing):
+        return Unusable(reason)
+    return Untested(reason, remedy or next((one.remedy for one in missing if one.remedy), ""))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from robustlens.claims import remedies
 from robustlens.config import Checkpoint
 from robustlens.errors import StateError
 from robustlens.results import (
@@ -24,6 +25,7 @@ from robustlens.results import (
     RunEntry,
     Stage,
     StudyFolder,
+    StudyRecord,
 )
 from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 
@@ -34,8 +36,27 @@ Document = TypeVar("Document")
 Value = TypeVar("Value")
 
 
-class Missing(Unusable):
+class Untested(Unusable):
+    """A study has nothing that a claim could be tested on.
+
+    `remedy` holds the lines of a study file that would measure it; empty where the study plans it already.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+class Missing(Untested):
     """A run has not been measured in this respect; others may have been."""
+
+
+class Damaged(Missing):
+    """A run has been measured in this respect, and the file cannot be read."""
+
+
+class Unranked(Missing):
+    """A run has been measured in this respect, and leaves nothing to rank."""
 
 
 @contextmanager
@@ -43,7 +64,7 @@ def _missing_if_damaged() -> Iterator[None]:
     try:
         yield
     except StateError as error:
-        raise Missing(str(error)) from None
+        raise Damaged(str(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +108,8 @@ class RunData:
         with _missing_if_damaged():
             checkpoints = self.run.checkpoints_beside("evaluation")
         if not checkpoints:
-            raise Missing(f"{self.name} {self._state()} and has no evaluation along its training")
+            reason = f"{self.name} {self._state()} and has no evaluation along its training"
+            raise Missing(reason, remedies.along_training(self.study.record))
         return [self.at(checkpoint) for checkpoint in checkpoints.values()]
 
     # -- documents -------------------------------------------------------------------------------
@@ -105,7 +127,7 @@ class RunData:
     def measurement(self, name: str) -> Measurement:
         """One measurement of its explanation; raises `Missing` where it is not there."""
         if name not in self.explanation.measures:
-            raise Missing(f"{self.name} has no measure {name} in its explanation")
+            raise Missing(f"{self.name} has no measure {name} in its explanation", self._remedy(name))
         return self.explanation.measures[name]
 
     @cached_property
@@ -132,7 +154,8 @@ class RunData:
             with _missing_if_damaged():
                 return parts[part].arrays[key]
         except KeyError:
-            raise Missing(f"{self.name} has no {part}/{key} in its {self._result_name(stage)}") from None
+            reason = f"{self.name} has no {part}/{key} in its {self._result_name(stage)}"
+            raise Missing(reason, self._remedy(part) if stage == "explanation" else "") from None
 
     def evaluated(self, split: str, key: str) -> tuple[Examples, Array]:
         """One number for each image of a split, as it was evaluated; raises as `measured`."""
@@ -166,7 +189,8 @@ class RunData:
             layers = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
         layers = [layer for layer in layers if layer != "index"]
         if not layers:
-            raise Missing(f"{self.name} {self._state()} and has no {'/'.join(filter(None, (measure, kind)))}")
+            reason = f"{self.name} {self._state()} and has no {'/'.join(filter(None, (measure, kind)))}"
+            raise Missing(reason, self._remedy(measure))
         return layers
 
     def _examples(
@@ -197,6 +221,9 @@ class RunData:
         key = _key(split, n, position[order].astype(np.int64).tobytes())
         return Examples(key, n), [array[..., order] for array in arrays]
 
+    def _remedy(self, measure: str) -> str:
+        return remedies.measured(self.study.record, measure)
+
     def _result_name(self, stage: Stage) -> str:
         """Name of a result at this checkpoint, for messages."""
         return stage if self.beside is None else f"{stage}-{self.beside}"
@@ -224,18 +251,20 @@ class StudyData:
     Args:
         runs: in the order of the study.
         bootstrap: the resamples that every claim shares.
+        record: the study's plan.
         setting: where this is, as a phrase: "in" some methods, "at" a checkpoint; empty for a whole study.
     """
 
     runs: list[RunData]
     bootstrap: Bootstrap
+    record: StudyRecord = field(default_factory=StudyRecord)
     setting: str = ""
     _values: dict[Callable[..., Any], Any] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "StudyData":
         """Every run of a study."""
-        study = cls([], bootstrap or Bootstrap())
+        study = cls([], bootstrap or Bootstrap(), folder.record)
         study.runs.extend(RunData(run, study) for run in folder.runs())
         return study
 

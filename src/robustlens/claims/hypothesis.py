@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustlens.claims.estimates import Estimator
-from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
 from robustlens.claims.verdict import Findings, decide
 from robustlens.config import BEST, LAST
-from robustlens.results import ClaimResult
+from robustlens.results import DECIDING_SEEDS, DESCRIBED, ClaimResult
 from robustlens.stats.bootstrap import Unusable
 
 
@@ -83,19 +83,24 @@ class Hypothesis:
         return [self.check(part) for part in (first, *measured)]
 
     def check(self, study: StudyData) -> ClaimResult:
-        """The claim on this part; lacking data make it inconclusive, and `why` names them."""
+        """The claim by itself on this part: decided, described, or untested; `why` names what is lacking."""
         claim = ClaimResult(self.id, self.paper, self.statement, self.quantity, setting=study.setting)
         try:
             findings = self.design.findings(self, study)
+        except Untested as reason:
+            return replace(claim, why=_sentence(str(reason)), remedy=reason.remedy)
         except Unusable as reason:
-            return replace(claim, why=_sentence(str(reason)))
-        verdict, why = decide(self.direction, findings)
+            decides = len({run.entry.seed for run in study.runs}) >= DECIDING_SEEDS
+            verdict = "inconclusive" if decides else "unclear"
+            return replace(claim, verdict=verdict, why=_sentence(str(reason)))
+        decision, why = decide(self.direction, findings)
+        decides = findings.decides
         return replace(
             claim,
-            verdict=verdict,
+            verdict=decision if decides else DESCRIBED[decision],
             why=_sentence(why),
             statistic=findings.consistency.statistic,
-            effect=findings.effect,
+            effect=findings.effect if decides else replace(findings.effect, p=None),
             values=findings.values,
             seeds=findings.seeds,
             note=findings.note,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustlens.claims.estimates import Estimate, estimate, listed
-from robustlens.claims.evidence import StudyData
+from robustlens.claims.evidence import Missing, StudyData
 from robustlens.claims.hypothesis import SensitivityCheck
 from robustlens.claims.verdict import SHARE, Consistency
 from robustlens.results import Statistic
@@ -21,7 +21,7 @@ from robustlens.stats.bootstrap import (
     median,
     relative_change,
 )
-from robustlens.stats.intervals import Interval
+from robustlens.stats.intervals import Inference, rounded
 from robustlens.stats.ranks import share_interval, sign_test_p
 
 
@@ -48,7 +48,7 @@ class MatchedPair:
 class Change:
     """The effect of the difference within pairs; `layers` holds its relative size in each layer, if any."""
 
-    interval: Interval
+    interval: Inference
     seeds: int
     layers: Array | None = None
 
@@ -71,7 +71,7 @@ def effect(pairs: Sequence[MatchedPair], study: StudyData) -> Change:
         raise Unusable("the change is not finite: in some layer the quantity is zero at the weakest strength")
     seeds = len(values)
 
-    def over_seeds(draws: Array) -> Interval:
+    def over_seeds(draws: Array) -> Inference:
         return interval_over_seeds(values, draws, reduce, bootstrap.generator("seeds"))
 
     if quantity.examples:
@@ -152,13 +152,17 @@ def describe_change(noun: str, pairs: Sequence[MatchedPair]) -> str:
 
 
 def note(
-    pairs: Sequence[MatchedPair], checks: Sequence[SensitivityCheck], missing: Sequence[str], towards: float
+    pairs: Sequence[MatchedPair],
+    checks: Sequence[SensitivityCheck],
+    missing: Sequence[Missing],
+    towards: float,
 ) -> str:
     """Coverage of the interval, results of the sensitivity checks, and the runs that are missing.
 
     `towards` is positive where the claim's own quantity went the claimed way: a check agrees with that.
     """
-    parts = [*_coverage(pairs), *(_checked(check, pairs, towards) for check in checks)]
+    looks = (f"second look: {_checked(check, pairs, towards)}" for check in checks)
+    parts = [*_coverage(pairs), *looks]
     if missing:
         parts.append(f"missing: {listed(missing)}")
     return "; ".join(part for part in parts if part)
@@ -190,6 +194,7 @@ def _checked(check: SensitivityCheck, pairs: Sequence[MatchedPair], towards: flo
     changes = [MatchedPair(*sides).change(lambda one: one.value) for sides in zip(before, after, strict=True)]
     change = float(np.median(np.mean(changes, axis=0)))
     layered = bool(before[0].quantity.layers)
+    change = rounded(change, 1.0 if layered else max(abs(float(one.value)) for one in (*before, *after)))
     size = f"{100 * change:+.3g} % in the median layer" if layered else f"{change:+.3g}"
     if not change * check.direction * towards < 0:
         return f"{check.noun}: {size}"

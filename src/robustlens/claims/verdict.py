@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from robustlens.results import ClaimValue, Effect, Statistic, Verdict
+from robustlens.results import DECIDING_SEEDS, ClaimValue, Decision, Effect, Statistic
+from robustlens.stats.intervals import ROUNDING, rounded
 
 ORDER = 0.5
 """Least Spearman correlation, in the claimed direction, over three strengths or more."""
@@ -40,6 +41,7 @@ class Findings:
         consistency: how consistently it goes that way.
         values: one entry for each run.
         seeds: how many training seeds the effect rests on.
+        replicates: the least number of seeds of a method, where these are not all the same number.
         note: coverage of the interval, and anything else to know.
         scale: size of the values compared, to tell a difference from rounding.
         limitation: why the interval alone does not decide; empty if it does.
@@ -54,10 +56,16 @@ class Findings:
     note: str
     scale: float = 1.0
     limitation: str = ""
+    replicates: int | None = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are enough seeds to speak of training anew."""
+        return (self.seeds if self.replicates is None else self.replicates) >= DECIDING_SEEDS
 
 
-def decide(direction: int, findings: Findings) -> tuple[Verdict, str]:
-    """The verdict rule of `robustlens.claims`, and the sentence that gives the reason.
+def decide(direction: int, findings: Findings) -> tuple[Decision, str]:
+    """The verdict of `robustlens.claims` on one claim by itself, and the sentence that gives the reason.
 
     Args:
         direction: +1 where the claim says that the quantity grows, -1 where it falls.
@@ -69,7 +77,7 @@ def decide(direction: int, findings: Findings) -> tuple[Verdict, str]:
         return "inconclusive", f"{facts}; {findings.limitation or 'there is no interval'}."
     if not all(math.isfinite(number) for number in (effect.value, effect.low, effect.high)):
         return "inconclusive", f"{facts}; not a finite number."
-    rounding = 1e-9 * max(findings.scale, abs(effect.value))
+    rounding = ROUNDING * max(findings.scale, abs(effect.value))
     if max(abs(effect.low), abs(effect.high)) <= rounding:
         return "inconclusive", f"{facts}; there is no difference to judge."
     # From here on the claimed direction is upwards.
@@ -92,6 +100,7 @@ def _size(findings: Findings) -> str:
     if effect.value is None or effect.low is None or effect.high is None:
         return ""
     unit = f" {effect.unit}" if effect.unit else ""
-    return (
-        f"{findings.size} {effect.value:+.3g}{unit} (95 % interval {effect.low:+.3g} to {effect.high:+.3g})"
+    value, low, high = (
+        f"{rounded(end, findings.scale):+.3g}" for end in (effect.value, effect.low, effect.high)
     )
+    return f"{findings.size} {value}{unit} (95 % interval {low} to {high})"

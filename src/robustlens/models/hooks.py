@@ -10,7 +10,12 @@ Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 """(module, arguments, arguments by name)."""
 After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 """(module, arguments, arguments by name, output)."""
-MatrixLayer = nn.Conv2d | nn.Linear
+Convolutional = (
+    nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+)
+"""Convolutions and transposed ones."""
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+MatrixLayer = Convolutional | nn.Linear
 """Layers that are a matrix and a bias."""
 
 
@@ -50,5 +55,5 @@ def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
 
 
 def matrix_layers(model: nn.Module) -> dict[str, MatrixLayer]:
-    """The Conv2d and Linear layers of a network by name, each once."""
+    """The convolutions and linear layers of a network by name, each once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MatrixLayer)}

@@ -10,8 +10,11 @@ from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, Pseu
 from robustlens.results.run_folder import Run
 from robustlens.results.stage_files import STAGES, Stage, StageResult
 from robustlens.results.study import (
+    DECIDING_SEEDS,
+    DESCRIBED,
     ClaimResult,
     ClaimValue,
+    Decision,
     Effect,
     RunEntry,
     Statistic,
@@ -23,10 +26,13 @@ from robustlens.results.values import Flag, Provenance, ThreatRecord
 from robustlens.results.verify import FileCheck, verify
 
 __all__ = [
+    "DECIDING_SEEDS",
+    "DESCRIBED",
     "STAGES",
     "ClaimResult",
     "ClaimValue",
     "CurvePoint",
+    "Decision",
     "Effect",
     "EpochRecord",
     "ErrorRecord",

@@ -6,7 +6,30 @@ from typing import Any, Literal
 
 from robustlens.results.values import Number
 
-Verdict = Literal["supported", "not supported", "inconclusive"]
+Decision = Literal["supported", "not supported", "inconclusive"]
+"""Verdict over runs."""
+Description = Literal["as claimed", "opposite", "unclear"]
+"""Verdict over the images of one network, or of two."""
+Verdict = Decision | Description | Literal["untested"]
+Scope = Literal["decided", "described"]
+SCOPES: dict[Verdict, Scope | None] = {
+    "supported": "decided",
+    "not supported": "decided",
+    "inconclusive": "decided",
+    "as claimed": "described",
+    "opposite": "described",
+    "unclear": "described",
+    "untested": None,
+}
+"""What each verdict speaks of: training anew (decided), or these networks (described)."""
+DESCRIBED: dict[str, Description] = {
+    "supported": "as claimed",
+    "not supported": "opposite",
+    "inconclusive": "unclear",
+}
+"""Decisions, and what the same data describe where there are too few seeds to decide."""
+DECIDING_SEEDS = 3
+"""Fewest training seeds that decide a claim; results of fewer are described."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +87,18 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Effect:
-    """How far a quantity goes, with its 95 % interval."""
+    """How far a quantity goes, with its 95 % interval.
+
+    `p` is two-sided, of the test that the interval inverts: above 0.05 exactly where the interval holds zero.
+    None where the interval is over examples alone.
+    """
 
     name: str
     value: float | None = None
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,14 +117,22 @@ class ClaimValue:
 class ClaimResult:
     """One statement of a paper, checked on one study.
 
-    `setting` says in which methods or at which checkpoint, where the study has several to check it in.
+    Attributes:
+        verdict: in words of its scope. scope: follows from the verdict; None where it is untested.
+        seeds: that the effect rests on.
+        setting: in which methods or at which checkpoint, where the study has several to check it in.
+        adjusted_p: `effect.p` among all decided claims of the study; above 0.05 the claim is inconclusive.
+        remedy: lines of a study file that would measure an untested claim; empty where the study plans it.
+
+    Raises:
+        ValueError: the scope is not that of the verdict, or fewer than three seeds decide.
     """
 
     id: str
     paper: str
     statement: str
     quantity: str
-    verdict: Verdict = "inconclusive"
+    verdict: Verdict = "untested"
     why: str = ""
     statistic: Statistic = Statistic("")
     effect: Effect = Effect("")
@@ -104,6 +140,22 @@ class ClaimResult:
     seeds: int = 0
     note: str = ""
     setting: str = ""
+    scope: Scope | None = None
+    adjusted_p: float | None = None
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        scope = SCOPES[self.verdict]
+        if self.scope not in (None, scope):
+            raise ValueError(f"verdict {self.verdict!r} is {scope or 'of no scope'}, found {self.scope!r}")
+        if self.verdict in ("supported", "not supported") and self.seeds < DECIDING_SEEDS:
+            raise ValueError(f"{self.verdict!r} takes {DECIDING_SEEDS} seeds, found {self.seeds}")
+        object.__setattr__(self, "scope", scope)
+
+    @property
+    def wording(self) -> str:
+        """The verdict as people read it: a description says that it is one."""
+        return f"described: {self.verdict}" if self.scope == "described" else self.verdict
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ of the old one in the tests. An optional field that is added changes no format.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from robustlens.results.study import DECIDING_SEEDS, DESCRIBED
+
 Content = dict[str, Any]
 
 CONDITIONS = (
@@ -119,10 +121,30 @@ def _entry_1(entry: Content) -> Content:
     }
 
 
+def _claims_1(content: Content) -> Content:
+    claims = content.get("claims")
+    if isinstance(claims, list):
+        content["claims"] = [
+            _claim_1(dict(claim)) if isinstance(claim, Mapping) else claim for claim in claims
+        ]
+    return content
+
+
+def _claim_1(claim: Content) -> Content:
+    """Verdicts had no scope: without runs a claim is untested, and of fewer than three seeds described."""
+    seeds = claim.get("seeds")
+    if not seeds and not claim.get("values"):
+        claim["verdict"] = "untested"
+    elif isinstance(seeds, int) and seeds < DECIDING_SEEDS:
+        claim["verdict"] = DESCRIBED.get(str(claim.get("verdict")), claim.get("verdict"))
+    return claim
+
+
 _FROM_1: dict[str, Callable[[Content], Content]] = {
     "run": _run_1,
     "epoch": _epoch_1,
     "evaluation": _evaluation_1,
     "explanation": _explanation_1,
     "study": _study_1,
+    "claims": _claims_1,
 }

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustlens.errors import ConfigError
-from robustlens.spectra.layers import Pair
+from robustlens.spectra.layers import Size
 from robustlens.spectra.workers import decomposition, descending, workers
 
 _CHUNK_BYTES = 2**26
@@ -17,22 +17,22 @@ _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 
 
 def circular_singular_values(
-    weight: Float[Tensor, "outputs inputs kh kw"],
-    size: Pair,
+    weight: Float[Tensor, "outputs inputs *kernel"],
+    size: Size,
     *,
-    stride: Pair = (1, 1),
-    dilation: Pair = (1, 1),
+    stride: Size | None = None,
+    dilation: Size | None = None,
     groups: int = 1,
     dtype: torch.dtype = torch.float64,
     method: str = "svd",
     max_bytes: int | None = None,
 ) -> np.ndarray:
-    """Singular values of a circular convolution on an (h, w) map, descending, float64.
+    """Singular values of a circular convolution on a map of any number of sides, descending, float64.
 
     In the orthonormal DFT basis, stride 1 maps each frequency f to itself by the (c_out, c_in) matrix
-    K(f) = sum_k weight[k] exp(2 pi i <f, k>), where <f, k> = f_h k_h / h + f_w k_w / w. Keeping every s-th
-    pixel folds the s_h * s_w frequencies that agree modulo (h / s_h, w / s_w) onto one, g, and scales by
-    1 / sqrt(s_h s_w): the block of g is [K(f_1), K(f_2), ...] / sqrt(s_h s_w). Blocks of g and -g are
+    K(f) = sum_k weight[k] exp(2 pi i <f, k>), where <f, k> = f_h k_h / h + f_w k_w / w on an (h, w) map.
+    Keeping every s-th pixel folds the s_h * s_w frequencies that agree modulo (h / s_h, w / s_w) onto one,
+    g, and scales by 1 / sqrt(s_h s_w): the block of g is [K(f_1), K(f_2), ...] / sqrt(s_h s_w). Blocks of g and -g are
     conjugate, up to the order of their columns, so about half of them are decomposed, and counted twice.
     Padding shifts the input, which is orthogonal, and drops out. A kernel larger than the map wraps
     around by itself.
@@ -40,10 +40,10 @@ def circular_singular_values(
     Blocks are built and decomposed a few at a time, by as many workers as torch has threads.
 
     Args:
-        weight: (c_out, c_in / groups, kh, kw).
-        size: (h, w) of the input map, multiples of `stride`.
-        stride: vertical and horizontal.
-        dilation: vertical and horizontal.
+        weight: (c_out, c_in / groups, *kernel).
+        size: of the input map, side by side, multiples of `stride`.
+        stride: side by side; None for 1.
+        dilation: side by side; None for 1.
         groups: of channels; each gives its own blocks.
         dtype: in which blocks are decomposed.
         method: of decomposition, "svd" or "gram"; see `spectrum`.
@@ -52,12 +52,14 @@ def circular_singular_values(
     Raises:
         ConfigError: `stride` does not divide `size`; unknown method.
     """
-    if size[0] % stride[0] or size[1] % stride[1]:
+    stride, dilation = stride or (1,) * len(size), dilation or (1,) * len(size)
+    if any(side % step for side, step in zip(size, stride, strict=True)):
         raise ConfigError(f"spectrum: found stride {stride} on a {size} feature map, expected a divisor")
     values_of = decomposition(method)
     outputs, inputs, *kernel = weight.shape
-    map_size, coarse = torch.tensor(size), (size[0] // stride[0], size[1] // stride[1])
-    taps = _grid((kernel[0], kernel[1])) * torch.tensor(dilation) % map_size
+    map_size = torch.tensor(size)
+    coarse = tuple(side // step for side, step in zip(size, stride, strict=True))
+    taps = _grid(tuple(kernel)) * torch.tensor(dilation) % map_size
     frequencies, counts = _half(coarse)
     if not taps.any():  # a 1x1 kernel has the same block at every frequency
         frequencies, counts = frequencies[:1], counts.sum(0, keepdim=True)
@@ -84,15 +86,17 @@ def circular_singular_values(
         return descending(torch.cat(list(pool.map(decompose, chunks))))
 
 
-def _half(size: Pair) -> tuple[Tensor, Tensor]:
-    """One frequency (m, 2) of each pair f, -f modulo `size`, and how many it stands for (1 or 2)."""
+def _half(size: Size) -> tuple[Tensor, Tensor]:
+    """One frequency (m, sides) of each pair f, -f modulo `size`, and how many it stands for (1 or 2)."""
     frequencies = _grid(size)
     place = torch.arange(len(frequencies))
-    mirror = (-frequencies % torch.tensor(size)) @ torch.tensor([size[1], 1])
+    mirror = (-frequencies % torch.tensor(size)) @ torch.tensor(
+        [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+    )
     kept = place <= mirror
     return frequencies[kept], torch.where(place == mirror, 1, 2)[kept]
 
 
-def _grid(size: Pair) -> Tensor:
-    """All integer points of a rectangle in row order, (size[0] * size[1], 2)."""
-    return torch.cartesian_prod(torch.arange(size[0]), torch.arange(size[1]))
+def _grid(size: Size) -> Tensor:
+    """All integer points of a box in row order, (points, sides)."""
+    return torch.cartesian_prod(*map(torch.arange, size)).view(-1, len(size))

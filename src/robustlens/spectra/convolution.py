@@ -1,78 +1,97 @@
 """A convolution as a matrix: how it maps images, its transpose, and the matrix itself."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Float64
-from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
+from torch import Tensor
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from robustlens.errors import ConfigError
-from robustlens.spectra.layers import Layer, Pair, pair
+from robustlens.models.hooks import Convolutional, Transposed
+from robustlens.spectra.layers import Layer, Pair, Size, padding_of
 
 OperatorName = Literal["circular", "zero"]
 OPERATORS = {"circular": "wrap-around", "zero": "zero-padded"}
 """The matrices that a convolution may stand for, and what its borders then are."""
 MAX_BYTES = 2**27
 """Largest dense matrix that is built unasked: about a minute for its singular values."""
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A convolution on an (h, w) map, bias aside.
+    """A convolution on a map of one, two or three sides, bias aside.
 
     Attributes:
-        weight: (c_out, c_in / groups, kh, kw). size: (h, w) of the input.
-        borders: pixels added above and below, and left and right; fewer than none are cut off.
-        wraps: whether these are the pixels of the opposite side, and not zeros.
+        weight: (c_out, c_in / groups, *kernel). size: sides of the input.
+        borders: pixels added at either end of each side (above and below, left and right); fewer than none
+            are cut off.
+        stride, dilation: of each side.
+        wraps: whether the borders are the pixels of the opposite side, and not zeros.
     """
 
-    weight: Float64[Tensor, "outputs inputs kh kw"]
-    size: Pair
-    borders: tuple[Pair, Pair]
-    stride: Pair = (1, 1)
-    dilation: Pair = (1, 1)
+    weight: Float64[Tensor, "outputs inputs *kernel"]
+    size: Size
+    borders: tuple[Pair, ...]
+    stride: Size
+    dilation: Size
     groups: int = 1
     wraps: bool = False
 
     @classmethod
     def of(cls, layer: Layer, operator: str) -> "Convolution":
-        """A Conv2d layer, whatever its padding with "circular", as it is with "zero".
+        """A convolution, whatever its padding with "circular", as it is with "zero".
+
+        Of a transposed convolution, the convolution whose transpose it is: the singular values are the same.
+        It reads the map that the layer gives; with "circular" that has `stride` pixels for each one read.
 
         Raises:
             ConfigError: unknown operator; "zero", where the layer pads otherwise.
         """
         check_operator(operator)
         module, size = layer.module, layer.size
-        assert isinstance(module, nn.Conv2d)
+        assert isinstance(module, Convolutional)
         assert size is not None
         if operator == "zero" and module.padding_mode != "zeros":
             mode = repr(module.padding_mode)
             raise ConfigError(
                 f"spectrum.operator: 'zero' needs padding_mode 'zeros', found {mode} in {layer}"
             )
-        stride, dilation = pair(module.stride), pair(module.dilation)
-        wraps = operator == "circular"
-        sides = zip(size, module.kernel_size, stride, dilation, strict=True)
-        vertical, horizontal = [_wrapped(*side) for side in sides] if wraps else _padding(module)
-        return cls(layer.weight, size, (vertical, horizontal), stride, dilation, module.groups, wraps)
+        wraps, outputs = operator == "circular", None
+        kernel, stride, dilation = map(tuple, (module.kernel_size, module.stride, module.dilation))
+        borders = padding_of(module)
+        if isinstance(module, Transposed):
+            outputs = size
+            if wraps:
+                size = tuple(side * step for side, step in zip(size, stride, strict=True))
+            else:
+                size = layer.written or _unasked(module, size)
+                read = _read(outputs, kernel, stride, dilation)
+                before = [side for side, _ in borders]
+                borders = [(b, r - side - b) for b, r, side in zip(before, read, size, strict=True)]
+        if wraps:
+            sides = zip(size, kernel, stride, dilation, strict=True)
+            borders = [_wrapped(*side) for side in sides]
+        return cls(layer.weight, size, tuple(borders), stride, dilation, module.groups, wraps)
 
     @property
-    def padded(self) -> Pair:
-        """Size of the map with its borders."""
-        (top, bottom), (left, right) = self.borders
-        return self.size[0] + top + bottom, self.size[1] + left + right
+    def padded(self) -> Size:
+        """Sides of the map with its borders."""
+        return tuple(side + sum(borders) for side, borders in zip(self.size, self.borders, strict=True))
 
     @property
-    def out_size(self) -> Pair:
-        """Size of the output map."""
+    def out_size(self) -> Size:
+        """Sides of the output map."""
         sides = zip(self.padded, self.weight.shape[2:], self.stride, self.dilation, strict=True)
-        out = [(side - dilation * (kernel - 1) - 1) // stride + 1 for side, kernel, stride, dilation in sides]
-        return out[0], out[1]
+        return tuple(
+            (side - dilation * (kernel - 1) - 1) // stride + 1 for side, kernel, stride, dilation in sides
+        )
 
     @property
     def shape(self) -> Pair:
@@ -80,23 +99,24 @@ class Convolution:
         outputs, inputs = self.weight.shape[:2]
         return outputs * math.prod(self.out_size), inputs * self.groups * math.prod(self.size)
 
-    def apply(self, images: Float64[Tensor, "n inputs h w"]) -> Float64[Tensor, "n outputs out_h out_w"]:
+    def apply(self, images: Float64[Tensor, "n inputs *size"]) -> Float64[Tensor, "n outputs *out"]:
         """The layer's output without its bias."""
-        (top, bottom), (left, right) = self.borders
         if self.wraps:
-            rows = torch.arange(-top, self.size[0] + bottom) % self.size[0]
-            columns = torch.arange(-left, self.size[1] + right) % self.size[1]
-            images = images[:, :, rows][:, :, :, columns]
+            for axis, (side, (before, after)) in enumerate(zip(self.size, self.borders, strict=True), 2):
+                images = images.index_select(axis, torch.arange(-before, side + after) % side)
         else:
-            images = F.pad(images, (left, right, top, bottom))
-        return F.conv2d(images, self.weight, None, self.stride, 0, self.dilation, self.groups)
+            images = F.pad(images, [pixels for borders in reversed(self.borders) for pixels in borders])
+        convolve = _CONVOLVE[len(self.size)]
+        return convolve(images, self.weight, None, self.stride, 0, self.dilation, self.groups)
 
-    def adjoint(self, outputs: Float64[Tensor, "n outputs out_h out_w"]) -> Float64[Tensor, "n inputs h w"]:
+    def adjoint(self, outputs: Float64[Tensor, "n outputs *out"]) -> Float64[Tensor, "n inputs *size"]:
         """The transposed map, of a convolution that does not wrap."""
-        (top, _), (left, _) = self.borders
         shape = (len(outputs), self.weight.shape[1] * self.groups, *self.padded)
-        padded = conv2d_input(shape, self.weight, outputs, self.stride, 0, self.dilation, self.groups)
-        return padded[:, :, top : top + self.size[0], left : left + self.size[1]]
+        transposed = _TRANSPOSED[len(self.size)]
+        padded = transposed(shape, self.weight, outputs, self.stride, 0, self.dilation, self.groups)
+        for axis, (side, (before, _)) in enumerate(zip(self.size, self.borders, strict=True), 2):
+            padded = padded.narrow(axis, before, side)
+        return padded
 
     def parts(self) -> Iterator["Convolution"]:
         """One convolution for each group: the blocks of a block-diagonal matrix."""
@@ -126,11 +146,14 @@ def _wrapped(size: int, kernel: int, stride: int, dilation: int) -> Pair:
     return reach // 2, read - size - reach // 2
 
 
-def _padding(module: nn.Conv2d) -> list[Pair]:
-    """Borders of a layer that pads with zeros."""
-    if module.padding == "valid":
-        return [(0, 0), (0, 0)]
-    if module.padding == "same":
-        reaches = (d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True))
-        return [(reach // 2, reach - reach // 2) for reach in reaches]
-    return [(int(side), int(side)) for side in module.padding]
+def _read(outputs: Sequence[int], kernel: Size, stride: Size, dilation: Size) -> Size:
+    """Sides of the map, borders included, that a convolution reads for so many outputs."""
+    sides = zip(outputs, kernel, stride, dilation, strict=True)
+    return tuple((count - 1) * step + gap * (taps - 1) + 1 for count, taps, step, gap in sides)
+
+
+def _unasked(module: Transposed, size: Size) -> Size:
+    """Sides of the map that a transposed convolution gives where no other size is asked of it."""
+    read = _read(size, tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation))
+    sides = zip(read, padding_of(module), module.output_padding, strict=True)
+    return tuple(side - sum(borders) + int(beyond) for side, borders, beyond in sides)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from robustlens.stats.intervals import LEVEL, TAIL, Inference, Interval
+from robustlens.stats.intervals import LEVEL, TAIL, Inference
 
 Array = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ class Bootstrap:
             yield rest
 
 
-def interval_over_examples(value: float, draws: Array) -> Interval:
+def interval_over_examples(value: float, draws: Array) -> Inference:
     """Interval from bootstrap draws of one trained network: it covers another draw of images.
 
     The quantiles of the draws, moved by twice the bias that the bootstrap shows. For means and shares there
@@ -117,7 +117,7 @@ def interval_over_examples(value: float, draws: Array) -> Interval:
     """
     draws = _usable(draws)
     low, high = np.quantile(draws, [TAIL, 1 - TAIL]) - 2 * (draws.mean() - value)
-    return Interval(value, float(low), float(high))
+    return Inference(value, float(low), float(high))
 
 
 def interval_over_seeds(

@@ -11,6 +11,8 @@ from robustlens.errors import DataError
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 """What lies beyond either end of an interval."""
+ROUNDING = 1e-9
+"""Differences below this share of what is compared are rounding."""
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -65,6 +67,15 @@ def difference(a: Interval, b: Interval) -> Interval:
     down = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
     up = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
     return Interval(value, value - down, value + up)
+
+
+def rounded(difference: float, scale: float) -> float:
+    """A difference of numbers of size `scale`; zero where it is no more than their rounding.
+
+    >>> rounded(0.3 - 0.2 - 0.1, 0.3), rounded(0.25, 0.3)
+    (0.0, 0.25)
+    """
+    return 0.0 if abs(difference) <= ROUNDING * scale else difference
 
 
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:

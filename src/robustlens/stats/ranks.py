@@ -88,10 +88,12 @@ def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Inference
         of: how many runs there are in all.
     """
     value, units = float(rhos.mean()), len(rhos)
-    error, chance = float(rhos.std(ddof=1)) / math.sqrt(units), 1 / math.sqrt((points - 1) * of)
-    half = max(float(stats.t.ppf(1 - TAIL, units - 1)) * error, float(stats.norm.ppf(1 - TAIL)) * chance)
-    p = 2 * float(stats.norm.sf(abs(value) / chance))
-    if error > 0:
+    student = float(stats.t.ppf(1 - TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * of)
+    half = max(student, chance)
+    p = 2 * float(stats.norm.sf(abs(value) * math.sqrt((points - 1) * of)))
+    if student > 0:
+        error = float(rhos.std(ddof=1)) / math.sqrt(units)
         p = max(p, 2 * float(stats.t.sf(abs(value) / error, units - 1)))
     return Inference(value, max(value - half, -1.0), min(value + half, 1.0), p)
 

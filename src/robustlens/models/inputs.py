@@ -1,0 +1,147 @@
+"""Images and labels as callers give them, checked once at the door of every function that takes them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustlens.errors import DataError
+from robustlens.models.inference import inference
+from robustlens.models.probe import as_logits, device_of, forward
+
+Images = Tensor | NDArray[Any]
+"""Float images (n, ...), inside the pixel bounds."""
+Labels = Tensor | NDArray[Any]
+"""Class numbers (n,), of any integer type."""
+Bounds = tuple[float, float]
+"""Smallest and largest pixel value."""
+
+_DUST = 1e-6
+"""Pixels may be so far outside, as a share of the bounds' width; they are clamped."""
+
+
+def checked(
+    model: nn.Module, x: Images, y: Labels, bounds: Bounds = (0.0, 1.0), *, where: str
+) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    """Images and labels that fit each other, the bounds and the model; on the devices that they came on.
+
+    One pass over the pixels, one over the labels, and one forward pass of two images, in eval mode.
+
+    Args:
+        model: returns logits (n, classes); left as it was.
+        x: as `checked_images`.
+        y: as `checked_labels`.
+        bounds: of the pixels.
+        where: begins the messages: the function that was called.
+
+    Raises:
+        DataError: as `checked_images` and `checked_labels`; another number of labels than of images.
+        ModelError: the model fails on these images, or returns something other than logits (n, classes)
+            with a class for every label.
+    """
+    images = checked_images(x, bounds, model, where=where)
+    labels = checked_labels(y, where=where)
+    if len(images) != len(labels):
+        raise DataError(f"{where}: found {len(images)} images and {len(labels)} labels, expected as many")
+    few = images[:2].to(device_of(model))
+    with inference(model):
+        as_logits(forward(model, few), len(few), at_least=max(2, int(labels.max()) + 1))
+    return images, labels
+
+
+def checked_images(
+    x: Images, bounds: Bounds = (0.0, 1.0), model: nn.Module | None = None, *, where: str
+) -> Float[Tensor, "n ..."]:
+    """Images inside the bounds: the same tensor, unless its type or its dust has to change.
+
+    Args:
+        x: at least one image, a tensor or a NumPy array of floats. Half and bfloat16 become what the model
+            computes in; so does float64, which a model in lower precision gets as float32. Pixels that are
+            outside by no more than 1e-6 of the bounds' width are clamped.
+        bounds: of the pixels; either may be infinite.
+        model: whose weights say what it computes in; None for float32.
+        where: begins the messages.
+
+    Raises:
+        DataError: no images, another shape or type, a pixel that is NaN, infinite or outside.
+    """
+    images = _tensor(x, f"{where}: found images", "floats (n, ...)")
+    shape = tuple(images.shape)
+    if images.ndim < 2 or images.numel() == 0:
+        raise DataError(f"{where}: found images of shape {shape}, expected (n, ...), at least 1")
+    low, high = bounds
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise DataError(
+            f"{where}: found {kind} pixels, expected floats in {_shown(bounds)}; convert them (bytes: "
+            "x.float() / 255)"
+        )
+    least, largest = (float(end) for end in images.detach().aminmax())
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        bad = int((~images.isfinite()).flatten(1).any(1).sum())
+        raise DataError(
+            f"{where}: found NaN or infinite pixels in {bad} of {len(images)} images, expected finite numbers"
+        )
+    dust = _DUST * (high - low) if math.isfinite(high - low) else 0.0
+    if least < low - dust or largest > high + dust:
+        raise DataError(
+            f"{where}: found pixels in [{least:g}, {largest:g}], expected {_shown(bounds)}; divide by 255, "
+            "keep normalisation inside the model, or set the threat's bounds"
+        )
+    images = images.to(_dtype(images.dtype, model))
+    return images.clamp(low, high) if least < low or largest > high else images
+
+
+def checked_labels(y: Labels, *, where: str) -> Int64[Tensor, " n"]:
+    """Class numbers from 0, as int64.
+
+    Args:
+        y: a tensor or a NumPy array (n,) of any integer type.
+        where: begins the messages.
+
+    Raises:
+        DataError: one-hot rows or another shape, floats, bools, or a negative number.
+    """
+    labels = _tensor(y, f"{where}: found labels", "integers (n,)")
+    kind, shape = str(labels.dtype).removeprefix("torch."), tuple(labels.shape)
+    if labels.ndim == 2 and shape[1] > 1:
+        raise DataError(
+            f"{where}: found labels of shape {shape}, as of one-hot rows, expected integers (n,); "
+            "y.argmax(1) gives them"
+        )
+    if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point():
+        raise DataError(f"{where}: found {kind} labels of shape {shape}, expected integers (n,)")
+    labels = labels.to(torch.int64)
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"{where}: found label {int(labels.min())}, expected 0 to classes - 1")
+    return labels
+
+
+def _tensor(values: object, found: str, expected: str) -> Tensor:
+    """A tensor as it is, an array as a tensor of its own memory where it can be."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{found} as {type(values).__name__}, expected a tensor or an array of {expected}")
+    return torch.from_numpy(np.require(array.astype(array.dtype.newbyteorder("=")), requirements=["C", "W"]))
+
+
+def _dtype(dtype: torch.dtype, model: nn.Module | None) -> torch.dtype:
+    """The type in which the model gets images of this type: no narrower than float32 unless both are."""
+    weights = () if model is None else model.parameters()
+    own = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+    if dtype == own or dtype == torch.float32 and own != torch.float64:
+        return dtype
+    return torch.float64 if own == torch.float64 else torch.float32
+
+
+def _shown(bounds: Bounds) -> str:
+    return f"[{bounds[0]:g}, {bounds[1]:g}]"
