@@ -80,7 +80,9 @@ def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep
     )
     splits = rl.data.of_spec(recipe.data)
     torch.manual_seed(recipe.seed)
-    model = rl.models.build_from(describe_model(recipe, splits)).to(memory_format=torch.channels_last).train()
+    # nn.Module.to takes a memory format, although its type stubs leave it out
+    network: Any = rl.models.build_from(describe_model(recipe, splits))
+    model = network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     return TrainingStep(
         recipe, model, splits.train, optimizer, fabric_for(recipe.precision), splits.num_classes

@@ -71,7 +71,9 @@ def verdict(state: dict[str, Tensor], name: str, options: dict[str, Any], normal
             found = "normalisation" if "no pixels" in str(error) else "asks"
         if found == ("no normalisation" if normalised else "normalisation"):
             return "WRONG"
-        given = {"mean": [MEAN], "std": [STD]} if normalised else {"mean": [0.0], "std": [1.0]}
+        given: dict[str, Any] = (
+            {"mean": [MEAN], "std": [STD]} if normalised else {"mean": [0.0], "std": [1.0]}
+        )
         try:
             model = rl.models.load(path, **given)
         except ModelError:

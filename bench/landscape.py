@@ -60,6 +60,7 @@ def plain_loop(model: nn.Module, x: Tensor, y: Tensor, threat: rl.ThreatModel, s
             best, won = torch.where(better, loss.detach(), best), won | wrong
             if step < steps:
                 loss.sum().backward()
+                assert x_adv.grad is not None
                 x_adv = x_adv.detach() + threat.default_step_size * x_adv.grad.sign()
                 x_adv = torch.min(torch.max(x_adv, x - threat.eps), x + threat.eps).clamp(0, 1)
                 model.zero_grad()

@@ -294,9 +294,10 @@ def our_attacks(bench: Bench) -> Any:
     options = bench.options
     if (options.steps, options.queries) == (100, 5000):
         return "standard"
+    attacks: dict[str, Any] = rl.attacks.chosen("standard", bench.threat)
     return [
         replace(attack, **({"queries": options.queries} if name == "square" else {"steps": options.steps}))
-        for name, attack in rl.attacks.chosen("standard", bench.threat).items()
+        for name, attack in attacks.items()
     ]
 
 

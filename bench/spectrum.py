@@ -29,6 +29,8 @@ TOLERANCE = 1e-12
 
 def plain(layer: Layer) -> np.ndarray:
     """All singular values of a convolution, as a numpy script finds them."""
+    assert isinstance(layer.module, nn.Conv2d)
+    assert layer.size is not None
     (h, w), (sh, sw) = layer.size, layer.module.stride
     weight = layer.module.weight.detach().double().numpy()
     outputs, inputs = weight.shape[:2]

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -31,6 +32,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
         x_adv.requires_grad_()
         loss = F.cross_entropy(model(x_adv), y)
         loss.backward()
+        assert x_adv.grad is not None
         x_adv = x_adv.detach() + STEP * x_adv.grad.sign()
         x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
     with torch.no_grad():
@@ -63,7 +65,7 @@ def contestants(name: str, device: torch.device) -> dict[str, Callable[[Tensor, 
         step: Callable[..., None], layout: torch.memory_format, *extra: str
     ) -> Callable[[Tensor, Tensor], None]:
         torch.manual_seed(0)
-        model = rl.models.get(name, num_classes=10, in_channels=channels)
+        model: Any = rl.models.get(name, num_classes=10, in_channels=channels)
         model = model.to(device, memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         return lambda x, y: step(model, optimizer, x, y, *extra)

@@ -50,8 +50,13 @@ def main(images: int = 1000, steps: int = 40) -> float:
     """Train a tiny ViT on Fashion-MNIST; returns its robust accuracy on 100 test images."""
     torch.manual_seed(0)
     splits = rl.data.load("fashion-mnist-10k", train_limit=images, test_limit=100)
-    shape = {"image_size": 28, "patch_size": 7, "num_channels": 1, "num_labels": 10}
-    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    shape: dict[str, Any] = {"image_size": 28, "patch_size": 7, "num_channels": 1, "num_labels": 10}
+    size: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+    }
     model = ViTForImageClassification(ViTConfig(**shape, **size))
     threat = rl.ThreatModel("Linf", eps=0.03)
     pairs = zip(splits.train.x(), splits.train.labels, strict=True)
@@ -73,7 +78,7 @@ def main(images: int = 1000, steps: int = 40) -> float:
             gamma=5e-3,
         )
         trainer.train()
-    network = Logits(trainer.model).eval()
+    network = Logits(model).eval()
     x, y = (part.to(trainer.args.device) for part in (splits.test.x(), splits.test.labels))
     evaluation = rl.evaluate(network, x, y, threat, attacks=["pgd-10"])
     print(f"clean {evaluation.interval('clean').value:.1%}, robust {evaluation.interval().value:.1%}")

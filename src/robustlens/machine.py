@@ -1,13 +1,16 @@
-"""The machine that work runs on: what it is, and how its memory is kept.
+"""The machine that work runs on: what it is, how it multiplies float32 numbers, and how its memory is kept.
 
-Freed memory stays in the process, so that a CPU training step does not fault its pages in again: glibc hands large blocks back to the system when they are freed; a training step frees and takes the same
-blocks over and over and spends up to a third of its time in page faults. Raising two thresholds stops that.
+Freed memory stays in the process, so that a CPU training step does not fault its pages in again: glibc hands
+large blocks back to the system when they are freed; a training step frees and takes the same blocks over and
+over and spends up to a third of its time in page faults. Raising two thresholds stops that.
 """
 
+import contextlib
 import ctypes
 import platform
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from robustlens.version import __version__
 
@@ -29,8 +32,59 @@ def keep_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGE))
 
 
+@contextlib.contextmanager
+def float32_products(kind: Literal["ieee", "tf32"] = "ieee") -> Iterator[None]:
+    """Multiply float32 matrices and convolve in IEEE float32, or in TF32 where a GPU has it.
+
+    TF32 keeps 10 bits of each factor's fraction, so that logits differ in the third digit; torch convolves
+    in it unless it is told otherwise. The settings of the caller come back at the end.
+    """
+    import torch
+
+    backends, precision = torch.backends, "highest" if kind == "ieee" else "high"
+    saved = [(switch, switch.fp32_precision) for switch in _switches()]
+    # The older settings say the same by other names; they cannot be read where the newer ones disagree.
+    products, convolutions = _read(torch.get_float32_matmul_precision), _read(_convolves_in_tf32)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        backends.cudnn.allow_tf32 = kind == "tf32"
+        for switch, _ in saved:
+            switch.fp32_precision = kind
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        if convolutions is not None:
+            backends.cudnn.allow_tf32 = convolutions
+        for switch, before in saved:
+            if switch.fp32_precision != before:
+                switch.fp32_precision = before
+
+
+def _switches() -> list[Any]:
+    """The newer settings, one for each kind of operation; none before torch 2.9."""
+    from torch import backends
+
+    kinds = (backends.cuda.matmul, *(getattr(backends.cudnn, kind, None) for kind in ("conv", "rnn")))
+    kinds += tuple(getattr(backends.mkldnn, kind, None) for kind in ("matmul", "conv", "rnn"))
+    return [kind for kind in kinds if hasattr(kind, "fp32_precision")]
+
+
+def _convolves_in_tf32() -> bool:
+    from torch import backends
+
+    return bool(backends.cudnn.allow_tf32)
+
+
+def _read(setting: Any) -> Any:
+    try:
+        return setting()
+    except RuntimeError:
+        return None
+
+
 def environment(device: Any = None) -> dict[str, str]:
-    """Versions, device and threads that a result was computed with; `device` is a `torch.device`."""
+    """Versions, device, threads and kind of products of a result; `device` is a `torch.device`."""
     import torch  # rooms that only keep memory do not pay for it
 
     on_cuda = device is not None and device.type == "cuda"
@@ -40,4 +94,5 @@ def environment(device: Any = None) -> dict[str, str]:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu ({platform.machine()})",
         "threads": str(torch.get_num_threads()),
+        "tf32": "allowed" if _read(_convolves_in_tf32) else "off",
     }

@@ -1,7 +1,7 @@
 """Signals that stop work: the first one is a request, and the work is saved; the next one ends the process.
 
-The command line and its workers install this; a library call never does. Everything on disk can be gone on from
-at any moment, so a second signal, or half a minute without an end, ends the process at once.
+The command line and its workers handle signals so; a library call never does. Everything on disk can be gone on
+from at any moment, so a second signal, or half a minute without an end, ends the process at once.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -24,13 +25,14 @@ _SIGNALS = tuple(
 
 
 class _Stopping:
-    """State of this process: the signal that came, and whether its error waits for the end of a piece."""
+    """State of this process: the signal that came, how many blocks it waits for, and what was said of it."""
 
     def __init__(self) -> None:
         self.name = ""
         self.waits = 0
-        self.announced = threading.Lock()
-        self.wakeup: socket.socket | None = None
+        self.watched = False
+        self.speaking = threading.Lock()
+        self.announced = False
 
 
 _state = _Stopping()
@@ -44,14 +46,14 @@ def requested() -> bool:
 def check() -> None:
     """Raise `StoppedError` if a signal asked this process to stop."""
     if _state.name:
-        raise StoppedError(f"stopped by {_state.name}; the same command goes on where it stopped")
+        raise StoppedError(_line(_state.name))
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Let a signal wait for the end of the block, where its error is raised.
 
-    A block that can end early looks at `requested`.
+    A block that can end early asks `requested`.
     """
     _state.waits += 1
     try:
@@ -62,98 +64,95 @@ def deferred() -> Iterator[None]:
         check()
 
 
-def announced() -> bool:
-    """Whether the one line about the stop is said already; asking makes it so."""
-    return not _state.announced.acquire(blocking=False)
+def announce(line: str) -> None:
+    """Write the one line of a stop to the terminal; a second line of this process is left out."""
+    with _state.speaking, contextlib.suppress(OSError, ValueError):
+        if not _state.announced:
+            _state.announced = True
+            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide it
+            sys.stderr.write(f"{cursor}error: {line}\n")
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager
-def installed(last_words: Callable[[str], None], *, repeated: bool = True) -> Iterator[None]:
+def handled(*, last: bool = False, worker: bool = False) -> Iterator[None]:
     """Handle signals while the block runs; inside another such block nothing changes.
 
     Args:
-        last_words: says the line of an error, where the process ends from outside its main thread.
-        repeated: whether a second signal ends the process at once; a worker leaves that to its parent.
+        last: nothing comes after the block but the end of the process, which no signal may disturb.
+        worker: leave the terminal, Ctrl-C and second signals to the parent, which ends its workers.
     """
-    if _state.wakeup is not None:
+    if _state.watched:
         yield
         return
-    before: dict[int, Any] = {
-        number: signal.getsignal(number)
-        for number in _SIGNALS
-        if not (number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN)
-    }
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    # A command under nohup goes on without its terminal.
+    caught = [n for n in before if signal.Signals(n).name != "SIGHUP" or before[n] is not signal.SIG_IGN]
     own, other = socket.socketpair()
     other.setblocking(False)
-    _state.wakeup, _state.name, _state.announced = other, "", threading.Lock()
-    watcher = threading.Thread(target=_watch, args=(own, last_words, repeated), daemon=True)
+    _state.watched, _state.announced = True, worker
+    watcher = threading.Thread(target=_watch, args=(own, worker), daemon=True)
     watcher.start()
-    hook, sys.unraisablehook = sys.unraisablehook, _quiet(sys.unraisablehook)
     wakeup = signal.set_wakeup_fd(other.fileno(), warn_on_full_buffer=False)
+    hook, sys.unraisablehook = sys.unraisablehook, _quiet(sys.unraisablehook)
     try:
-        for number in before:
-            signal.signal(number, _request)
+        for number in caught:
+            ignored = worker and number == signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ignored else _request)
         yield
     finally:
+        _state.waits += 1  # a signal that comes here finds the work done
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN if last else before[number])
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         sys.unraisablehook = hook
-        _state.wakeup, _state.name = None, ""
         other.close()
         watcher.join()
+        _state.waits -= 1
+        _state.watched, _state.name = False, ""
 
 
-def ignore() -> None:
-    """Take no more signals: the process is about to end, with its exit code decided."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def end(code: int) -> None:
-    """End this process now, without cleaning up: everything on disk is whole."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+def _line(name: str) -> str:
+    return f"stopped by {name}; the same command goes on where it stopped"
 
 
 def _request(number: int, frame: FrameType | None) -> None:
-    """The handler: runs in the main thread, between two of its steps."""
-    if _state.name:
-        return  # the watcher has seen it, too
-    _state.name = signal.Signals(number).name
-    if not _state.waits:
-        check()
+    """The handler: runs in the main thread, between two of its steps. The watcher sees second signals."""
+    if not _state.name:
+        _state.name = signal.Signals(number).name
+        if not _state.waits:
+            check()
 
 
-def _watch(own: socket.socket, last_words: Callable[[str], None], repeated: bool) -> None:
+def _watch(own: socket.socket, worker: bool) -> None:
     """End the process on a second signal, or when the first one's patience is over. Runs in a thread.
 
-    The interpreter writes the number of a signal into the other end, even where the main thread is busy.
+    The interpreter writes the number of a signal into the other end even where the main thread is busy.
     """
     with own:
-        first = own.recv(1)
-        while first:
-            own.settimeout(PATIENCE)
-            try:
-                again = own.recv(1)
-            except TimeoutError:
-                break
-            if not again:
-                return
-            if repeated:
-                break
-        else:
-            return
-    if not announced():
-        name = signal.Signals(first[0]).name
-        last_words(f"stopped by {name}; the same command goes on where it stopped")
-    end(StoppedError.exit_code)
+        first = again = _signal(own)
+        end = time.monotonic() + (0.8 if worker else 1.0) * PATIENCE
+        with contextlib.suppress(TimeoutError):
+            while again:
+                own.settimeout(max(0.01, end - time.monotonic()))
+                again = _signal(own)
+                if not worker:
+                    break
+    if again:
+        announce(_line(signal.Signals(first).name))
+        os._exit(StoppedError.exit_code)
+
+
+def _signal(own: socket.socket) -> int:
+    """Number of the next signal that stops work; 0 where the block is over."""
+    number = -1
+    while number not in (0, *_SIGNALS):
+        number = int.from_bytes(own.recv(1), "big")
+    return number
 
 
 def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The hook for errors that nobody can catch, which leaves out a stop: it is raised again later."""
+    """The hook for errors that nobody can catch, without those of a stop: work asks for it again."""
 
     def quiet(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, StoppedError):

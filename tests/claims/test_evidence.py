@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,14 +69,14 @@ def test_too_few_errors_or_images_are_inconclusive(tmp_path):
     assert "on 20 images" in check_one(tmp_path / "b", "accuracy-falls", nets).why
 
 
-def test_each_result_is_read_and_verified_once(tmp_path, monkeypatch):
+def test_each_result_is_read_and_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     along = {10 * step: {"rise": 0.1 * step} for step in range(1, 5)}
     nets = [*sweep({0.0: {}, 0.1: {}}), Net(0.1, awp=True, along=along), Net(0.1, "trades", along=along)]
     folder = write(tmp_path, nets)
     reads: Counter[str] = Counter()
     read_bytes = files.read_bytes
 
-    def counted(path):
+    def counted(path: Path) -> bytes:
         reads[str(path.relative_to(folder))] += 1
         return read_bytes(path)
 

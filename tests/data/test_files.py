@@ -170,7 +170,7 @@ def with_value(value: float) -> np.ndarray:
     return images
 
 
-BAD_ARRAYS = {
+BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"x_train": with_value(float("nan"))}, r"arrays: x_train: holds NaN"),
     "infinity": ({"x_train": with_value(float("inf"))}, r"x_train: holds NaN or infinity"),
     "floats to 255": (
@@ -314,11 +314,11 @@ FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an empty class": (lambda root: (root / "train/emu").mkdir(), r"emu: holds no images"),
     "an unknown class": (lambda root: (root / "test/emu").mkdir(), r"test/emu: not a class"),
     "no test images": (
-        lambda root: [path.unlink() for path in (root / "test").rglob("*.png")],
+        lambda root: list(map(Path.unlink, (root / "test").rglob("*.png"))),
         r"test: holds no images",
     ),
     "no classes": (
-        lambda root: [shutil.rmtree(root / "train" / name) for name in ("cat", "dog")],
+        lambda root: list(map(shutil.rmtree, (root / "train" / name for name in ("cat", "dog")))),
         r"no class folders",
     ),
 }

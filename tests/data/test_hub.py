@@ -5,6 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_what_the_hub_lacks_is_said_in_one_line() -> None:
         lambda: data.load("hf:owner/other"),
     )
     for text in ("hf:name", "hf:owner/name?tset=x", "hf:a/b/c"):
-        refused(r"expected hf:owner/name", lambda text=text: data.load(text), ConfigError)
+        refused(r"expected hf:owner/name", partial(data.load, text), ConfigError)
 
 
 @pytest.mark.parametrize("absent", ["datasets", "huggingface_hub"])
@@ -297,7 +298,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ConfigError,
     )
     for text in ("folder:", ""):
-        refused(r"^data\.name: found", lambda text=text: data.load(text), ConfigError)
+        refused(r"^data\.name: found", partial(data.load, text), ConfigError)
     refused(r"^data\.name 'ftp:somewhere': ", lambda: data.load("ftp:somewhere"), ConfigError)
 
 

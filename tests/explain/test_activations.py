@@ -1,5 +1,7 @@
 """Activation norms against networks that can be worked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_keys_line_up_with_the_layers_of_the_spectrum() -> None:
 
 
 def test_the_model_is_left_as_it_was_even_where_it_fails() -> None:
-    model = models.get("small-cnn-bn", num_classes=3, in_channels=1, width=2).train()
+    model: Any = models.get("small-cnn-bn", num_classes=3, in_channels=1, width=2).train()
     model.bn2.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     activations(model, torch.rand(4, 1, 12, 12), batch_size=3)

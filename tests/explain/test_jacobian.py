@@ -16,11 +16,12 @@ def values_of(matrix: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("classes", [3, 30])  # fewer than pixels, and more
 def test_a_linear_model_has_the_values_of_its_weight_everywhere(classes: int) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, classes)).double()
+    layer = nn.Linear(12, classes)
+    model = nn.Sequential(nn.Flatten(), layer).double()
     found = jacobian(model, torch.rand(5, 3, 2, 2, dtype=torch.float64), batch_size=2)["singular_values"]
     assert found.shape == (5, min(classes, 12))
     assert found.dtype == np.float64
-    expected = values_of(model[1].weight)
+    expected = values_of(layer.weight)
     np.testing.assert_allclose(found, np.tile(expected, (5, 1)), rtol=1e-12)
 
 

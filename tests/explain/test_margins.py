@@ -67,7 +67,7 @@ def subject(model: nn.Module) -> Subject:
         wrong = torch.rand(120, generator=generator) < 0.3
         labels[wrong] = torch.randint(0, 3, (int(wrong.sum()),), generator=generator)
         parts.append(Split(images, labels, torch.arange(120)))
-    return Subject(model, *parts, rl.ThreatModel("Linf", 0.05))
+    return Subject(model, parts[0], parts[1], rl.ThreatModel("Linf", 0.05))
 
 
 def test_of_a_measure_only_numbers_at_matched_temperature_ignore_the_scale():

@@ -1,5 +1,7 @@
 """Changes of features and of outputs, against linear networks in which they are known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from robustlens.explain.smoothness import changes_of, feature_changes, input_cha
 from robustlens.explain.temperature import best_temperature
 
 
-def linear_network(seed: int = 0) -> nn.Sequential:
+def linear_network(seed: int = 0) -> Any:
     """Two linear layers without biases or a nonlinearity; the first turns the image and doubles it."""
     torch.manual_seed(seed)
     first, second = nn.Linear(9, 9, bias=False), nn.Linear(9, 3, bias=False)

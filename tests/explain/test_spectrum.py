@@ -6,22 +6,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
+from helpers.small_models import trained
 from robustlens import ThreatModel
 from robustlens.data import Split
 from robustlens.explain import Subject
 from robustlens.explain.spectrum import measure_spectrum
 from robustlens.spectra import spectrum
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """With statistics and scales as if after training; some scales are negative."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(norm.running_mean)
-            nn.init.uniform_(norm.running_var, 0.2, 3.0)
-            nn.init.normal_(norm.weight)
-            nn.init.normal_(norm.bias)
-    return model.double().eval()
 
 
 class Block(nn.Module):

@@ -249,7 +249,7 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
         noise = np.stack([_normal(rng), _normal(rng)])
         return (1.0 + np.abs(alpha) / 0.5 * (rise + 0.3 * noise)).astype(np.float32)
 
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "margins/test_index": np.arange(N),
         "margins/train_index": np.arange(N) + 1000,
         "margins/test_probability": margin.astype(np.float32),

@@ -11,12 +11,14 @@ from robustlens.spectra.convolution import Convolution
 from robustlens.spectra.layers import Layer
 
 
-def conv(*sizes: int, seed: int = 0, **options: Any) -> nn.Conv2d:
+def conv(
+    inputs: int, outputs: int, kernel: int | tuple[int, int], seed: int = 0, **options: Any
+) -> nn.Conv2d:
     """A convolution with random weights."""
     # Layers are made when tests are collected: their weights are their own, whatever came before.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Conv2d(*sizes, dtype=torch.float64, **options)
+        return nn.Conv2d(inputs, outputs, kernel, dtype=torch.float64, **options)
 
 
 def dense_values(matrix: Tensor) -> np.ndarray:

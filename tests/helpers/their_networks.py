@@ -3,9 +3,13 @@
 Written from the facts of their layouts (RobustBench's model zoo, TRADES, DeepMind), not from their code.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -48,7 +52,9 @@ class TheirPreAct(nn.Module):
         self.linear = nn.Linear(sizes[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        h = self.conv1(x)
+        for stage in range(1, 5):
+            h = self.get_submodule(f"layer{stage}")(h)
         if self.last:
             h = F.relu(getattr(self, self.last)(h))
         return self.linear(F.avg_pool2d(h, 4).flatten(1))
@@ -198,7 +204,9 @@ class TheirResNet(nn.Module):
         self.linear = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        h = F.relu(self.bn1(self.conv1(x)))
+        for stage in range(1, 4):
+            h = self.get_submodule(f"layer{stage}")(h)
         return self.linear(h.mean((2, 3)))
 
 
@@ -218,7 +226,7 @@ class Normalised(nn.Module):
         return network((x - getattr(place, self.mean_key)) / getattr(place, self.std_key))
 
 
-def with_buffers(network: nn.Module, mean: str = "mu", std: str = "sigma") -> nn.Module:
+def with_buffers(network: Network, mean: str = "mu", std: str = "sigma") -> Network:
     """`network`, made to normalise with buffers of its own, as RobustBench's subclasses do."""
     network.register_buffer(mean, torch.tensor(MEAN).view(1, 3, 1, 1))
     network.register_buffer(std, torch.tensor(STD).view(1, 3, 1, 1))
@@ -234,7 +242,7 @@ def images(n: int, channels: int = 3) -> Tensor:
     return (0.7 * coarse + 0.3 * torch.rand(n, channels, 32, 32)).clamp(0, 1)
 
 
-def warm(network: nn.Module, normalised: bool = False, channels: int = 3) -> nn.Module:
+def warm(network: Network, normalised: bool = False, channels: int = 3) -> Network:
     """Random scales and shifts of BatchNorm, and running statistics as after training; in eval mode.
 
     With `normalised`, the images were normalised outside of the network.

@@ -1,7 +1,9 @@
 """Copies of networks: the same logits and input gradients, BatchNorm folded only where that is right."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from robustlens.models.wide_resnet import wide_resnet
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def trained_like(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+def trained_like(model: nn.Module, dtype: torch.dtype = torch.float64) -> Any:
     """In eval mode, with BatchNorms that do something: statistics and weights far from the start, some negative."""
     for module in model.modules():
         if isinstance(module, NORMS):
@@ -27,8 +29,8 @@ def trained_like(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Mod
                 nn.init.uniform_(module.weight, -1.0, 2.0)
                 nn.init.normal_(module.bias)
             if module.running_mean is not None:
-                nn.init.normal_(module.running_mean)
-                nn.init.uniform_(module.running_var, 0.2, 3.0)
+                nn.init.normal_(module.get_buffer("running_mean"))
+                nn.init.uniform_(module.get_buffer("running_var"), 0.2, 3.0)
     return model.to(dtype).eval()
 
 
@@ -98,7 +100,7 @@ def shared(norm: bool) -> nn.Module:
 
 def aliased() -> nn.Module:
     net = Net(lambda net, x: pooled(net.bn(net.conv(x)).relu()), conv=conv(), bn=nn.BatchNorm2d(6))
-    net.add_module("other_name", net.bn)
+    net.add_module("other_name", net.get_submodule("bn"))
     return net
 
 
@@ -118,7 +120,7 @@ def tied() -> nn.Module:
     )
 
 
-def two(forward, norm: type[nn.Module] = nn.BatchNorm2d, **options):
+def two(forward, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, **options):
     return partial(lambda: Net(forward, conv=conv(**options), bn=norm(6)))
 
 
@@ -258,7 +260,8 @@ def test_a_fold_is_computed_in_float64() -> None:
     model = trained_like(nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20)), torch.float32)
     fc, bn = deepcopy(model).double()
     scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-    folded = models.fast_copy(model, torch.rand(4, 30))[0]
+    copy: Any = models.fast_copy(model, torch.rand(4, 30))
+    folded = copy[0]
     assert torch.equal(folded.weight, (fc.weight * scale[:, None]).float())
     assert torch.equal(folded.bias, (fc.bias * scale + (bn.bias - bn.running_mean * scale)).float())
 
@@ -274,7 +277,7 @@ def test_a_fold_is_what_it_is_by_hand() -> None:
         "1.bias": [0.5, 0.0],
     }
     model.load_state_dict({name: torch.tensor(value) for name, value in values.items()}, strict=False)
-    copy = models.fast_copy(model, torch.tensor([[0.0], [1.0]]))
+    copy: Any = models.fast_copy(model, torch.tensor([[0.0], [1.0]]))
     # scale 10 / 2 and -1 / 0.5: 5 (3 x + 1 - 7) + 0.5 and -2 (5 x - 1 - 2)
     assert copy[0].weight.tolist() == [[15.0], [-10.0]]
     assert copy[0].bias.tolist() == [-29.5, 6.0]
@@ -317,7 +320,7 @@ def test_architectures_are_folded(name: str) -> None:
 
 def test_a_copy_in_float32_agrees_to_rounding_and_keeps_images_channels_last() -> None:
     model, x = trained_like(small("resnet8", width=8)(), torch.float32), torch.rand(8, 3, 16, 16)
-    copy = models.fast_copy(model, x)
+    copy: Any = models.fast_copy(model, x)
     assert copy.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     logits = model(x)
     assert (copy(x) - logits).abs().max() < 1e-5 * logits.abs().max()
@@ -332,6 +335,7 @@ def test_a_model_in_train_mode_is_copied_as_it_is_in_eval_mode_and_left_alone() 
     before.assert_unchanged()
     assert norms_in(copy) == 0
     assert_same(copy, model, x)
+    assert exact is not None
     assert_same(exact, model, x)
 
 
@@ -350,6 +354,8 @@ def test_batch_statistics_are_no_constant_and_stay() -> None:
 class Counting(nn.Module):
     """Counts its calls in a buffer."""
 
+    calls: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 3)
@@ -362,6 +368,8 @@ class Counting(nn.Module):
 
 class Adapting(nn.Module):
     """Moves a weight in every pass, at test time too; what it returns does not depend on it yet."""
+
+    drift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -482,7 +490,7 @@ def test_logits_must_agree_to_1e_4_of_their_scale(
 
 
 def test_a_copy_that_is_wrong_on_another_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(model: nn.Module, pairs: object) -> None:
+    def spoil(model: Any, pairs: object) -> None:
         model.run = lambda net, x: net.fc(x) + (len(x) != 6)
 
     monkeypatch.setattr(copies, "fold", spoil)
@@ -507,7 +515,8 @@ def test_the_second_batch_is_another_one_within_the_range_of_the_first() -> None
 
 def test_in_bfloat16_weights_are_cast_once_and_logits_are_float32() -> None:
     model, x = trained_like(small("resnet8", width=8)(), torch.float32), torch.rand(32, 3, 16, 16)
-    copy, exact = models.fast_copy(model, x, precision="bf16-mixed"), models.fast_copy(model, x)
+    copy: Any = models.fast_copy(model, x, precision="bf16-mixed")
+    exact = models.fast_copy(model, x)
     assert norms_in(copy) == 0
     assert {p.dtype for p in copy.conv1.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in copy.linear.parameters()} == {torch.float32}
@@ -541,14 +550,14 @@ def test_a_model_that_bfloat16_distorts_stays_in_float32() -> None:
 
 
 def test_a_model_whose_predictions_bfloat16_changes_stays_in_float32() -> None:
-    def close_calls(net: nn.Module, x: Tensor) -> Tensor:
+    def close_calls(net: Any, x: Tensor) -> Tensor:
         two = net.two(0.01 * torch.sin(1e5 * net.one(x)))
         return torch.cat([two, torch.ones_like(two[:, :1])], dim=1)
 
     model, x = Net(close_calls, one=nn.Linear(4, 1), two=nn.Linear(1, 2)), torch.rand(16, 4)
     with torch.no_grad():
-        model.two.weight.copy_(torch.tensor([[1.0], [0.0]]))
-        model.two.bias.copy_(torch.tensor([1.0, 0.0]))
+        model.get_parameter("two.weight").copy_(torch.tensor([[1.0], [0.0]]))
+        model.get_parameter("two.bias").copy_(torch.tensor([1.0, 0.0]))
     copy = models.fast_copy(model, x, precision="bf16-mixed")
     assert {p.dtype for p in copy.parameters()} == {torch.float32}
     assert torch.equal(copy(x), model(x))
@@ -569,6 +578,7 @@ def test_a_doubled_model_computes_in_float64() -> None:
     before = Snapshot(model)
     exact = models.float64_copy(model, x)
     before.assert_unchanged()
+    assert exact is not None
     assert not any(parameter.requires_grad for parameter in exact.parameters())
     logits = exact(x.double())
     assert torch.equal(logits, model.double()(x.double()))

@@ -93,7 +93,7 @@ def test_networks_of_others_are_recognised_with_equal_logits(
     tmp_path: Path, theirs: Callable[[], nn.Module]
 ) -> None:
     network = warm(theirs())
-    model = models.load(saved(tmp_path, {"state_dict": network.state_dict(), "epoch": 3}))
+    model: Any = models.load(saved(tmp_path, {"state_dict": network.state_dict(), "epoch": 3}))
     assert agree(model, network)
     assert not any(module.training for module in model.modules())
     assert isinstance(model[0], models.Normalize)
@@ -103,7 +103,7 @@ def test_networks_of_others_are_recognised_with_equal_logits(
 @pytest.mark.usefixtures("small_wide")
 def test_normalisation_beside_the_network_goes_before_it(tmp_path: Path, mean: str, std: str) -> None:
     network = warm(Normalised(TheirWide(), mean, std, "model" if mean.startswith("n") else "1"))
-    model = models.load(saved(tmp_path, network.state_dict()))
+    model: Any = models.load(saved(tmp_path, network.state_dict()))
     assert agree(model, network)
     torch.testing.assert_close(model[0].std.flatten(), torch.tensor(STD))
 
@@ -154,8 +154,8 @@ def test_the_published_sizes_fit_by_name_and_shape(name: str, make: Callable[[],
 def test_a_network_of_full_size_has_equal_logits(tmp_path: Path) -> None:
     network = TheirPreAct(raw=False, last="bn", width=64, classes=10).eval()
     for norm in [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]:
-        nn.init.normal_(norm.running_mean, 0, 0.3)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.normal_(norm.get_buffer("running_mean"), 0, 0.3)
+        nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 2)
     model = models.load(
         saved(tmp_path, network.state_dict()),
         architecture="preactresnet18",
@@ -175,7 +175,7 @@ def theirs() -> nn.Module:
     return warm(TheirPreAct(raw=False))
 
 
-KNOWN = {"raw_shortcut": False, "mean": [0, 0, 0], "std": [1, 1, 1]}
+KNOWN: dict[str, Any] = {"raw_shortcut": False, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,8 @@ def test_a_forward_pass_that_nothing_tells_is_asked_for(
 def test_running_statistics_that_follow_from_no_form_tell_nothing(tmp_path: Path) -> None:
     network = warm(TheirPreAct(raw=True))
     for norm in [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]:
-        norm.running_mean.add_(norm.running_var.sqrt() * torch.randn_like(norm.running_mean))
+        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        mean.add_(variance.sqrt() * torch.randn_like(mean))
     refusal(saved(tmp_path, network.state_dict()), "do not tell which", mean=MEAN, std=STD)
 
 
@@ -494,7 +495,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, theirs: nn.Module, kept
 def test_one_changed_byte_is_noticed(tmp_path: Path, theirs: nn.Module) -> None:
     path = saved(tmp_path, theirs.state_dict())
     whole = bytearray(path.read_bytes())
-    place = whole.find(theirs.conv1.weight.detach().numpy().tobytes())
+    place = whole.find(theirs.get_parameter("conv1.weight").detach().numpy().tobytes())
     whole[place + 3] ^= 1
     path.write_bytes(whole)
     assert torch.load(path, weights_only=True)  # torch itself does not notice
@@ -557,8 +558,8 @@ def test_weights_fill_the_network_of_a_factory(tmp_path: Path, factories: str) -
     wrapped = Normalised(theirs, "normalize.mean", "normalize.std")
     name = f"{factories}:net"
     path = saved(tmp_path, {"ema": {f"module.{k}": t.half() for k, t in theirs.state_dict().items()}})
-    rounded = models.load(path, architecture=name)
-    assert torch.equal(rounded[1].weight, theirs[1].weight.half().float())
+    rounded: Any = models.load(path, architecture=name)
+    assert torch.equal(rounded[1].weight, theirs.get_parameter("1.weight").half().float())
     assert not rounded.training
     plain = saved(tmp_path, theirs.state_dict(), "plain.pt")
     assert agree(models.load(plain, architecture=name), theirs)
@@ -574,7 +575,7 @@ def test_weights_fill_the_network_of_a_factory(tmp_path: Path, factories: str) -
 
 @pytest.mark.parametrize("option", [{"architecture": "resnet8"}, {"entry": "ema"}])
 def test_what_knows_its_network_takes_no_architecture(
-    tmp_path: Path, factories: str, option: dict[str, str]
+    tmp_path: Path, factories: str, option: dict[str, Any]
 ) -> None:
     described = models.describe("resnet8", num_classes=2, width=2)
     path = tmp_path / "ours.safetensors"

@@ -27,6 +27,11 @@ def size_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def channels_last(model: Any) -> Any:
+    # nn.Module.to takes a memory format, although its type stubs leave it out
+    return model.to(memory_format=torch.channels_last)
+
+
 def spoil(model: nn.Module) -> nn.Module:
     """Every tensor, buffers too, gets a value of its own."""
     for place, tensor in enumerate(model.state_dict().values()):
@@ -76,7 +81,7 @@ def test_large_architectures_return_logits_too() -> None:
 
 
 def test_a_resnet_without_batch_norm_starts_as_its_shortcuts() -> None:
-    model = models.get("resnet8", num_classes=10, batch_norm=False).eval()
+    model: Any = models.get("resnet8", num_classes=10, batch_norm=False).eval()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     # 74,810 parameters of convolutions and classifier, and a bias for each of the 16 + 2 * (16 + 32 + 64) maps.
     assert size_of(model) == 74_810 + 240
@@ -99,7 +104,7 @@ def test_the_small_network_has_no_batch_norm_and_its_variant_has_one_per_convolu
 
 
 def test_the_flattened_map_is_averaged_only_where_its_size_is_another() -> None:
-    flatten = models.get("small-cnn", num_classes=2, in_channels=1).flatten
+    flatten = models.get("small-cnn", num_classes=2, in_channels=1).get_submodule("flatten")
     x = torch.rand(2, 3, 7, 7)
     assert torch.equal(flatten(x), x.flatten(1))
     doubled = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -139,11 +144,12 @@ def test_a_raw_shortcut_projects_the_input_itself() -> None:
     block = PreActBlock(3, 4, 2, raw_shortcut=True).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 3, 6, 6)
+    assert block.shortcut is not None
     torch.testing.assert_close(block(x), block.shortcut(x))
 
 
 def test_padding_same_is_at_the_right_and_the_bottom_where_the_convolution_strides() -> None:
-    block = WideBlock(1, 1, 2, 0.0, nn.SiLU, same_padding=True).eval()
+    block: Any = WideBlock(1, 1, 2, 0.0, nn.SiLU, same_padding=True).eval()
     x = torch.randn(1, 1, 4, 4)
     activated = F.silu(block.bn1(x))
     first = (activated[:, :, :3, :3] * block.conv1.conv.weight[0, 0]).sum()  # no padding at the upper left
@@ -182,7 +188,7 @@ def test_an_unknown_activation_is_refused() -> None:
 def test_convolutions_start_with_the_variance_of_he_et_al(
     name: str, options: dict[str, Any], layer: str, fan: int
 ) -> None:
-    weight = models.get(name, num_classes=10, **options).get_submodule(layer).weight
+    weight = models.get(name, num_classes=10, **options).get_parameter(f"{layer}.weight")
     assert weight.shape[0] != weight.shape[1]
     assert weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=0.02)
 
@@ -194,13 +200,15 @@ def test_activations_keep_their_scale_through_the_small_network_but_its_first_lo
     with torch.no_grad():
         features = before(x)
     assert 0.4 < features.square().mean().item() < 1.2  # each ReLU halves what He et al. double; borders lose
-    assert model.linear2.weight.std().item() == pytest.approx(0.1 * math.sqrt(2 / 512), rel=0.05)
+    assert model.get_parameter("linear2.weight").std().item() == pytest.approx(
+        0.1 * math.sqrt(2 / 512), rel=0.05
+    )
 
 
 def test_gradients_of_a_batch_reach_every_parameter_whatever_the_memory_format() -> None:
     x = torch.rand(4, 3, 16, 16)
     for name in ("small-cnn-bn", "resnet8", "preactresnet18"):
-        model = models.get(name, num_classes=5).to(memory_format=torch.channels_last)
+        model = channels_last(models.get(name, num_classes=5))
         model(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
@@ -221,7 +229,7 @@ def test_normalisation_is_the_first_layer_and_its_statistics_are_buffers() -> No
 def test_without_statistics_the_normalisation_changes_nothing() -> None:
     model = models.get("small-cnn", num_classes=3, in_channels=2)
     x = torch.rand(3, 2, 9, 9)
-    assert torch.equal(model.normalize(x), x)
+    assert torch.equal(model.get_submodule("normalize")(x), x)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +354,7 @@ def test_a_description_builds_the_same_network_again() -> None:
         "small-cnn", num_classes=4, in_channels=2, mean=(0.1, 0.2), std=(1, 2), width=8
     )
     assert json.loads(json.dumps(described)) == described
-    model = models.build_from(described)
+    model: Any = models.build_from(described)
     assert model.conv1.weight.shape == (8, 2, 4, 4)
     assert model.linear2.out_features == 4
     assert model.normalize.std.flatten().tolist() == [1.0, 2.0]
@@ -397,7 +405,7 @@ def test_a_bare_weights_file_gives_the_network_back_bit_for_bit_in_eval_mode(tmp
 
 def test_channels_last_and_tied_weights_are_written_as_plain_tensors(tmp_path: Path) -> None:
     described = models.describe("resnet8", num_classes=2)
-    model = models.build_from(described).to(memory_format=torch.channels_last)
+    model = channels_last(models.build_from(described))
     model.layer1[0].conv2.weight = model.layer1[0].conv1.weight
     path = tmp_path / "tied.safetensors"
     path.write_bytes(models.to_bytes(model, described))
@@ -555,7 +563,7 @@ def test_a_transformers_classifier_is_normalised_as_it_was_trained(
         AutoModelForImageClassification=types.SimpleNamespace(from_pretrained=lambda name: _Transformer()),
         ImageProcessingMixin=types.SimpleNamespace(get_image_processor_dict=lambda name: (processor, {})),
     )
-    monkeypatch.setitem(sys.modules, "transformers", library)  # type: ignore[arg-type] # a stand-in
+    monkeypatch.setitem(sys.modules, "transformers", library)
     model = models.load("hf:someone/net")
     assert not model.training
     assert models.check_logits(model, torch.ones(1, 2, 4, 4), 2).flatten().tolist() == expected
@@ -566,7 +574,7 @@ def test_a_transformers_classifier_without_statistics_is_refused(monkeypatch: py
         AutoModelForImageClassification=types.SimpleNamespace(from_pretrained=lambda name: _Transformer()),
         ImageProcessingMixin=types.SimpleNamespace(get_image_processor_dict=lambda name: ({}, {})),
     )
-    monkeypatch.setitem(sys.modules, "transformers", library)  # type: ignore[arg-type] # a stand-in
+    monkeypatch.setitem(sys.modules, "transformers", library)
     with pytest.raises(ModelError, match="'hf:x': found no mean and std"):
         models.load("hf:x")
 
@@ -579,7 +587,7 @@ def test_a_timm_network_is_normalised_as_it_was_trained(monkeypatch: pytest.Monk
         return network
 
     library = types.SimpleNamespace(create_model=create_model)
-    monkeypatch.setitem(sys.modules, "timm", library)  # type: ignore[arg-type] # a stand-in
+    monkeypatch.setitem(sys.modules, "timm", library)
     model = models.load("timm:resnet18.a1", pretrained=False, drop_rate=0.1)
     assert model(torch.ones(1, 2, 4, 4)).flatten().tolist() == [1.0, 0.5]
 
@@ -594,7 +602,7 @@ def test_a_timm_network_is_normalised_as_it_was_trained(monkeypatch: pytest.Monk
 def test_an_absent_library_is_named_with_its_install(
     monkeypatch: pytest.MonkeyPatch, spec: str, library: str, words: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, library, None)  # type: ignore[arg-type] # makes the import fail
+    monkeypatch.setitem(sys.modules, library, None)  # makes the import fail
     with pytest.raises(ModelError, match=words):
         models.load(spec)
 
@@ -654,6 +662,9 @@ def test_a_model_that_fails_says_on_which_shape() -> None:
 
 class Restless(nn.Module):
     """Changes everything that a forward pass can change."""
+
+    calls: Tensor
+    swapped: Tensor
 
     def __init__(self) -> None:
         super().__init__()

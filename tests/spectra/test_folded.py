@@ -8,23 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
-from helpers.small_models import Snapshot
+from helpers.small_models import Snapshot, trained
 from robustlens import models
 from robustlens.errors import NumericsError
-from robustlens.spectra import dense_operator, spectrum
-from robustlens.spectra.folded import folded
-from robustlens.spectra.layers import blank, trace
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """With statistics and scales as if after training; some scales are negative."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(norm.running_mean)
-            nn.init.uniform_(norm.running_var, 0.2, 3.0)
-            nn.init.normal_(norm.weight)
-            nn.init.normal_(norm.bias)
-    return model.double().eval()
+from robustlens.spectra import dense_operator, spectrum, trace
+from robustlens.spectra.folded import Folding, folded
+from robustlens.spectra.layers import blank
 
 
 def jacobian_of(function: Any, shape: tuple[int, ...]) -> Tensor:
@@ -153,10 +142,15 @@ def test_nothing_is_folded_where_the_scale_does_not_pass(between: str) -> None:
 def test_a_preactivation_network_folds_all_but_what_reads_sums() -> None:
     model = trained(models.get("preactresnet18", num_classes=10, in_channels=3, width=4))
     found = weights(model, (3, 8, 8))
-    unfolded = set(trace(model, (3, 8, 8))) - set(found)
+    layers = trace(model, (3, 8, 8))
+    unfolded = {name for name, layer in layers.items() if not layer.is_scale} - set(found)
     # The first convolution is read by a shortcut too; a second one's BatchNorm has gone to the first.
     seconds = {f"layer{stage}.{block}.conv2" for stage in range(1, 5) for block in range(2)}
     assert unfolded == {"conv1", "linear"} | seconds
+    # Each BatchNorm is in one of its neighbours but those after sums, whose scales pass to no single layer.
+    assert not any(
+        layer.is_scale for layer in Folding.of(model, layers, blank(model, (3, 8, 8))).apart(layers).values()
+    )
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -96,6 +96,8 @@ def test_a_share_of_errors_without_errors_is_unusable():
 
 
 def covers(interval: Interval, truth: float) -> bool:
+    assert interval.low is not None
+    assert interval.high is not None
     return interval.low <= truth <= interval.high
 
 

@@ -53,7 +53,7 @@ def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) 
     threat = _threat(model, run, subject)
     options = model_options(run, network.architecture, network.model_option)
     if run is not None and subject.data is None:
-        splits = data.of_spec(run.recipe.data, trust_code=network.trust_code)
+        splits = data.of_spec(run.data_spec, trust_code=network.trust_code)
     else:
         splits = data.load(str(subject.data))
     build = partial(_network, model, run, network, options)

@@ -145,8 +145,16 @@ def evaluate(
     Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out ev
     """
     from robustlens import attacks
-    from robustlens.evaluation import evaluate_model, evaluate_run, evaluate_splits, leaderboard_entry
+    from robustlens.evaluation import (
+        evaluate_model,
+        evaluate_run,
+        evaluate_splits,
+        leaderboard_entry,
+        leaderboard_suite,
+    )
 
+    if leaderboard is not None:
+        leaderboard_suite(attacks.names(attack.attacks))
     chosen = arguments.resolve_model(model, subject, network)
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
     with shown(quiet) as listen:

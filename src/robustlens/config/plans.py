@@ -44,7 +44,7 @@ class EvaluationPlan(Plan):
     restarts: int = Field(default=1, ge=1)
     test_examples: int | None = Field(default=None, gt=0)
     train_examples: int | None = Field(default=None, gt=0)
-    curve: tuple[Number, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    curve: tuple[Annotated[Number, Field(ge=0)], ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
     """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
     batch_size: int = Field(default=256, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

@@ -161,10 +161,18 @@ class OptimizerSpec(Values):
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation robust accuracy; None: never."""
     schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
-    milestones: tuple[Number, ...] = (0.5, 0.75)
+    milestones: tuple[Annotated[Number, Field(gt=0, le=1)], ...] = (0.5, 0.75)
     """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""
     warmup: Number = Field(default=0.3, ge=0, lt=1)
     """One-cycle: share of the steps that climb to `lr`."""
+
+    @model_validator(mode="after")
+    def _a_batch_has_its_parts(self) -> "OptimizerSpec":
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: found {self.accumulate}, expected at most batch_size ({self.batch_size})"
+            )
+        return self
 
 
 class PseudoLabelSpec(Values):

@@ -1,5 +1,6 @@
 """Base of everything that people write in YAML: frozen values, fractions, one-line errors."""
 
+import difflib
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -55,15 +56,22 @@ def eps_text(eps: float) -> str:
 Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 
 
-def radius_problem(norm: str, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> str | None:
-    """What is wrong with this radius, in words, or None.
+DIMENSIONS = 3 * 224 * 224
+"""Pixels of an image where nobody says how many there are: as many as the field's large images have."""
 
-    An Linf ball wider than the pixel box almost always is a radius written in 0..255 units.
+
+def radius_problem(
+    norm: str, eps: float, bounds: tuple[float, float] = (0.0, 1.0), dimensions: int = DIMENSIONS
+) -> str | None:
+    """Words for what is wrong with this radius on images of so many dimensions, or None.
+
+    A ball wider than the pixel box almost always is a radius written in 0..255 units.
     """
     width = bounds[1] - bounds[0]
     if not 0 <= eps < float("inf"):
         return f"found {eps}, expected a finite number >= 0"
-    if norm == "Linf" and eps > width:
+    widest = {"Linf": 1.0, "L2": dimensions**0.5, "L1": float(dimensions)}[norm] * width
+    if eps > widest:
         likely = f"{eps:g}/255 = {eps / 255 * width:.4g}"
         return f"found {eps:g}, which reaches any image on pixels in {list(bounds)}; did you mean {likely}?"
     return None
@@ -117,11 +125,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     """The first problem that pydantic found, as field, value found and value expected."""
-    problem = error.errors()[0]
+    # A misspelt key explains what is missing beside it, so it goes first.
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join([where, *(str(part) for part in problem["loc"])]).strip(".")
     if problem["type"] == "extra_forbidden":
-        names = ", ".join(_fields(kind, problem["loc"][:-1]))
-        return f"{place}: unknown key, found {problem['input']!r}; expected one of {names}"
+        names = _fields(kind, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        shown = f"found {repr(problem['input'])[:80]}; expected one of {', '.join(names)}"
+        return f"{place}: unknown key, {shown}{hint}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "value_error":  # one of our own checks, which says what it found
         return f"{place}.{problem['ctx']['error']}"

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from robustlens.config import DataSpec
-from robustlens.data import augment
+from robustlens.data import augment, hub
 from robustlens.data.arrays import from_tensors
 from robustlens.data.registry import DATASETS, READERS, names, read, runs_code
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
@@ -29,6 +29,7 @@ __all__ = [
     "Splits",
     "augment",
     "channel_statistics",
+    "data_folder",
     "from_tensors",
     "load",
     "names",
@@ -105,6 +106,12 @@ def of_spec(spec: DataSpec, *, trust_code: bool = False) -> Splits:
         test_limit=spec.test_limit,
         unlabeled=spec.unlabeled,
     )
+
+
+def data_folder(spec: DataSpec) -> str | None:
+    """The folder that data files are read from, in full; None where nobody names one."""
+    given = spec.data_dir or os.environ.get(hub.ENVIRONMENT)
+    return None if given is None else str(Path(given).expanduser().resolve())
 
 
 def channel_statistics(images: UInt8[Tensor, "n c ..."]) -> tuple[list[float], list[float]]:

@@ -6,7 +6,7 @@ attacks, `verifier` decides which points count, `state` is kept on disk, image b
 
 from robustlens.evaluation.evaluation import Evaluation, gaps, rate
 from robustlens.evaluation.images import evaluate
-from robustlens.evaluation.leaderboard import leaderboard_entry
+from robustlens.evaluation.leaderboard import leaderboard_entry, leaderboard_suite
 from robustlens.evaluation.run import evaluate_model, evaluate_run, evaluate_splits
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "evaluate_splits",
     "gaps",
     "leaderboard_entry",
+    "leaderboard_suite",
     "rate",
 ]

@@ -86,6 +86,8 @@ def evaluate(
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
+    if curve:
+        chosen.pop(_CURVE, None)  # the search behind the curve is that attack
     _check_images(x, y, threat, batch_size)
     y = y.cpu()
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
@@ -158,8 +160,6 @@ def _curve_tries(
         return []
     if any(multiple < 0 for multiple in multiples):
         raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected multiples of eps >= 0")
-    if _CURVE in chosen:
-        raise ConfigError(f"evaluate.curve: makes its own {_CURVE!r}; leave that out of the attacks")
     wide = threat.at(_radius(threat, max(1.0, *multiples)))
     return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
 

@@ -1,5 +1,6 @@
 """An evaluation as the RobustBench leaderboard takes it (Croce et al. 2021)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from robustlens.config import eps_text
@@ -28,12 +29,7 @@ def leaderboard_entry(result: EvaluationResult, **about: Any) -> dict[str, Any]:
     unknown = sorted(set(about) - {*ABOUT, "additional_data", "number_forward_passes"})
     if unknown:
         raise ConfigError(f"leaderboard: found the field {unknown[0]!r}, expected one of {', '.join(ABOUT)}")
-    suite = next((name for name in ("standard", "plus") if name in result.suites), None)
-    if suite is None:
-        raise ConfigError(
-            f"leaderboard: found the attacks {', '.join(result.attacks)}, expected the suite standard; "
-            "add --attacks standard"
-        )
+    suite = leaderboard_suite([*result.suites, *result.attacks])
     test = result.splits["test"]
     flags = [flag.name for flag in test.flags]
     robust = _percent(test.by_attack[result.suites[suite][-1]])
@@ -55,6 +51,21 @@ def leaderboard_entry(result: EvaluationResult, **about: Any) -> dict[str, Any]:
     footnote = [about["footnote"]] if about.get("footnote") else []
     footnote += [f"Reliability flags: {', '.join(flags)}."] if flags else []
     return entry | ({"footnote": " ".join(footnote)} if footnote else {})
+
+
+def leaderboard_suite(attacks: Sequence[str]) -> str:
+    """The suite among the names of attacks that the leaderboard takes its number from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    suite = next((name for name in ("standard", "plus") if name in attacks), None)
+    if suite is None:
+        raise ConfigError(
+            f"leaderboard: found the attacks {', '.join(attacks)}, expected the suite standard; "
+            "add --attacks standard"
+        )
+    return suite
 
 
 def _percent(interval: Interval) -> str:

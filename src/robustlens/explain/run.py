@@ -69,7 +69,7 @@ def explain_run(
     with locked(run.folder):
         missing = run.missing("explanation", plan)
         if missing and splits is None:
-            splits = data.of_spec(run.recipe.data, trust_code=trust_code)
+            splits = data.of_spec(run.data_spec, trust_code=trust_code)
         if splits is not None:
             run.check_data(splits.fingerprint)
             for beside, one in missing:

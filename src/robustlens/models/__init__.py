@@ -10,7 +10,7 @@ from robustlens.models.inference import frozen, inference, preserved_state
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, forward
-from robustlens.models.registry import MODELS, build_from, check_name, describe, get
+from robustlens.models.registry import MODELS, build_from, check, check_name, describe, get
 from robustlens.models.start import start_from
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Normalize",
     "as_logits",
     "build_from",
+    "check",
     "check_logits",
     "check_name",
     "describe",

@@ -159,7 +159,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """The factor and the summand of each channel of a BatchNorm in eval mode, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

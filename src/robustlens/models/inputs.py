@@ -63,7 +63,7 @@ def checked_images(
             computes in; so does float64, which a model in lower precision gets as float32. Pixels that are
             outside by no more than 1e-6 of the bounds' width are clamped.
         bounds: of the pixels; either may be infinite.
-        model: whose weights say what it computes in; None for float32.
+        model: whose weights say what it computes in; without any, all but half and bfloat16 stay as they are.
         where: begins the messages.
 
     Raises:
@@ -92,8 +92,9 @@ def checked_images(
             f"{where}: found pixels in [{least:g}, {largest:g}], expected {_shown(bounds)}; divide by 255, "
             "keep normalisation inside the model, or set the threat's bounds"
         )
-    images = images.to(_dtype(images.dtype, model))
-    return images.clamp(low, high) if least < low or largest > high else images
+    wanted = _dtype(images.dtype, model)
+    is_inside = low <= least and largest <= high and wanted == images.dtype  # rounding may lead outside
+    return images if is_inside else images.to(wanted).clamp(low, high)
 
 
 def checked_labels(y: Labels, *, where: str) -> Int64[Tensor, " n"]:
@@ -137,10 +138,10 @@ def _tensor(values: object, found: str, expected: str) -> Tensor:
 def _dtype(dtype: torch.dtype, model: nn.Module | None) -> torch.dtype:
     """The type in which the model gets images of this type: no narrower than float32 unless both are."""
     weights = () if model is None else model.parameters()
-    own = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
-    if dtype == own or dtype == torch.float32 and own != torch.float64:
+    own = next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+    if dtype == own or (dtype == torch.float32 and own != torch.float64):
         return dtype
-    return torch.float64 if own == torch.float64 else torch.float32
+    return torch.float64 if torch.float64 in (own, dtype if own is None else own) else torch.float32
 
 
 def _shown(bounds: Bounds) -> str:

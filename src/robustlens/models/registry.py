@@ -1,10 +1,12 @@
 """Architectures by name. To add one: a function that returns its named layers, and a line in `MODELS`."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustlens.errors import ModelError
@@ -127,6 +129,28 @@ def build_from(description: Mapping[str, Any]) -> nn.Module:
     if twice:
         raise ModelError(f"model {name!r}: found {twice[0]!r} among the options, expected it outside them")
     return get(name, **values, **options)
+
+
+def check(name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_channels: int = 3) -> None:
+    """Build a registered architecture on the meta device, without memory, to see that its options fit.
+
+    Raises:
+        ModelError: unknown name or option, or values that no network can be built with. A factory's are not
+            looked at: it would have to run.
+    """
+    check_name(name)
+    if name not in MODELS:
+        return
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights, which are refused next
+        layers = layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
+    empty = [
+        layer
+        for layer, module in layers.items()
+        if any(not parameter.numel() for parameter in module.parameters())
+    ]
+    if empty:
+        raise ModelError(f"model {name!r}: {empty[0]} has no weights with the options {dict(options)}")
 
 
 def check_name(name: str) -> None:

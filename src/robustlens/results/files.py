@@ -5,6 +5,7 @@ the last key, `metrics.jsonl` in each line, safetensors in the metadata. A file 
 read, reported as unsealed by `verify`, and never rewritten.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlens.errors import ResourceError, StateError
+from robustlens.results.locks import check_lease
 from robustlens.results.upgrade import upgraded
 from robustlens.results.values import plain
 
@@ -30,22 +32,32 @@ _HEAD = 1 << 16  # bytes of a safetensors file in which its metadata and the sea
 # -- writing -------------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, previous: Path | None = None) -> None:
     """Replace `path` by `content`, or leave it as it was.
+
+    Args:
+        path: the file, in a folder whose lease this process holds, or which has none.
+        content: of the file.
+        previous: where the file that was there is kept.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
+        LockedError: another process took over the folder.
     """
+    check_lease(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            if previous is not None and path.exists():
+                path.replace(previous)
             Path(temporary).replace(path)
+            _sync(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -55,6 +67,16 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _umask() -> int:
     """The process's file-mode mask, which can only be read by setting it."""
     mask = os.umask(0)
@@ -62,14 +84,14 @@ def _umask() -> int:
     return mask
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, kind: str = "") -> None:
     """Write a document or a mapping as indented, sealed JSON. NaN and infinity become null."""
-    write_atomic(path, sealed_json(content))
+    write_atomic(path, sealed_json(content, kind))
 
 
-def sealed_json(content: Any, *, indent: int | None = 1) -> bytes:
-    """A document as JSON that carries its format and its seal, with a line break at the end."""
-    values = {"format": FORMAT, **plain(content), "seal": ZEROS}
+def sealed_json(content: Any, kind: str = "", *, indent: int | None = 1) -> bytes:
+    """A document as JSON that carries its format, its kind and its seal, with a line break at the end."""
+    values = {"format": FORMAT, **({"kind": kind} if kind else {}), **plain(content), "seal": ZEROS}
     return sealed((json.dumps(values, indent=indent, allow_nan=False) + "\n").encode(), _SEALED_JSON)
 
 
@@ -116,10 +138,10 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        kind: of document, by which older formats are upgraded: "run", "evaluation", "study" ...
+        kind: of document, by which older formats are upgraded: "run", "evaluation", "study" ...; "" for any.
 
     Raises:
-        StateError: the file is missing, damaged, sealed by another content, or of a newer format.
+        StateError: the file is missing, damaged, sealed by another content, of another kind or a newer format.
     """
     return parsed_json(read_bytes(path), kind, str(path))
 
@@ -137,6 +159,9 @@ def parsed_json(content: bytes, kind: str, where: str) -> dict[str, Any]:
     check_format(format_, where)
     if (format_ > 1 or seal is not None) and not is_intact(content):
         raise StateError(damaged(where))
+    found = values.pop("kind", kind)
+    if kind and found != kind:
+        raise StateError(f"{where}: found a document of kind {found!r}, expected {kind!r}; restore the file")
     return upgraded(kind, values, format_)
 
 

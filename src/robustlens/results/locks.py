@@ -1,26 +1,237 @@
-"""One writer at a time in a folder."""
+"""One writer at a time in a folder: a lock of the system, and a lease where that does not reach.
+
+The system frees `lock` when its process ends, however it ends, but may not know of other hosts that share the
+folder (NFS). For them `lease` names the owner, who renews it while it works. The lease of an owner that is
+gone is taken over: at once where its process can be looked up, and otherwise when it was not renewed for
+`LIMIT` seconds, so the clocks of the hosts must agree within a minute. An owner that lost its lease, because its
+host slept for instance, can write no more.
+"""
 
 import contextlib
-import fcntl
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from robustlens.errors import LockedError
+from filelock import FileLock, Timeout
+
+from robustlens.errors import LockedError, ResourceError, StateError
+from robustlens.results.leftovers import sweep
+from robustlens.results.links import refuse_links
+
+RENEW, LIMIT = 15.0, 120.0
+"""Seconds between two renewals of a lease, and from the last one to its end."""
+_SETTLE = 0.5  # seconds in which another host that takes over the same lease shows itself
+_HOST = socket.gethostname()
+_log = logging.getLogger("robustlens")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Owner of a folder.
+
+    Attributes:
+        pid, host: of its process. machine: the running system whose processes `pid` counts. process: when the
+            process started, as the system tells it; empty where it does not.
+        start, heartbeat: when the lease began and when it was last renewed, in seconds since 1970.
+        token: distinguishes two leases.
+    """
+
+    pid: int
+    host: str
+    machine: str
+    process: str
+    start: float
+    heartbeat: float
+    token: str
+
+    def is_alive(self) -> bool:
+        """Whether the owner still works, as far as this process can tell."""
+        if self.machine == _machine() and os.name == "posix":
+            process = _process(self.pid)
+            if process is None or self.pid == os.getpid():
+                return False
+            if process and self.process:
+                return process == self.process
+        return time.time() - self.heartbeat < LIMIT
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.start))
+        return f"process {self.pid} on {self.host}, since {since}"
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing. The kernel frees the lock when the process ends, however it ends.
+    """Hold a folder for writing, and remove what killed writers left unfinished in it.
 
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it. StateError: a link in it leads outside.
+        ResourceError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
+        path = folder / "lock"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise StateError(f"{path}: is no plain file; remove it")
+        lock = FileLock(path, thread_local=False)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise _refusal(folder, owner(folder)) from error
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error
+    try:
+        holder = _Holder(folder)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            sweep(folder)
+            yield
+        finally:
+            holder.release()
+    finally:
+        lock.release()
+
+
+def owner(folder: Path) -> Lease | None:
+    """The process that is writing in a folder; None where none is."""
+    lease = _read(folder / "lease")
+    return lease if lease is not None and lease.is_alive() else None
+
+
+def check_lease(path: Path) -> None:
+    """Raise `LockedError` if `path` lies in a folder whose lease this process held and lost."""
+    for holder in list(_holders):
+        if path.is_relative_to(holder.folder):
+            holder.check()
+
+
+class _Holder:
+    """The lease of this process on a folder, renewed by a thread until it is released."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "lease"
+        self.lost = False
+        self.released = threading.Event()
+        self.renewed = time.monotonic()
+        self.lease = self._taken()
+        _holders.append(self)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def check(self) -> None:
+        if time.monotonic() - self.renewed > LIMIT:  # this process slept: another may have taken over
+            self._renew_once()
+        if self.lost:
             raise LockedError(
-                f"{folder}: another process is writing here; wait for it, or choose another --out"
-            ) from error
-        yield
+                f"{self.folder}: another process took over, since this one gave no sign for {LIMIT:.0f} s"
+            )
+
+    def release(self) -> None:
+        self.released.set()
+        _holders.remove(self)
+        now = _read(self.path)
+        if now is not None and now.token == self.lease.token:
+            self.path.unlink(missing_ok=True)
+
+    def _taken(self) -> Lease:
+        now = time.time()
+        machine, process = _machine(), _process(os.getpid()) or ""
+        lease = Lease(os.getpid(), _HOST, machine, process, now, now, uuid.uuid4().hex)
+        there = self.path.exists()
+        other = _read(self.path)
+        if other is not None and other.is_alive():
+            raise _refusal(self.folder, other)
+        _write(self.path, lease)
+        if there and (other is None or other.machine != machine):
+            time.sleep(_SETTLE)
+        now_there = _read(self.path)
+        if now_there is None or now_there.token != lease.token:
+            raise _refusal(self.folder, now_there)
+        if there:
+            _log.warning(
+                "%s: taken over from %s, which ended without releasing it",
+                self.folder,
+                other or "a process whose lease is damaged",
+            )
+        return lease
+
+    def _renew(self) -> None:
+        while not self.released.wait(RENEW):
+            self._renew_once()
+
+    def _renew_once(self) -> None:
+        with contextlib.suppress(OSError):
+            now = _read(self.path)
+            if now is not None and now.token != self.lease.token:
+                self.lost = True
+            elif not self.lost and not self.released.is_set() and self.folder.is_dir():
+                self.lease = replace(self.lease, heartbeat=time.time())
+                _write(self.path, self.lease)
+                self.renewed = time.monotonic()
+
+
+_holders: list[_Holder] = []
+
+
+def _refusal(folder: Path, lease: Lease | None) -> LockedError:
+    who = "" if lease is None else f" ({lease})"
+    ends = ""
+    if lease is not None and lease.machine != _machine():
+        ends = f", at most {LIMIT:.0f} s if that process is gone"
+    return LockedError(
+        f"{folder}: another process is writing here{who}; wait for it{ends}, or choose another --out"
+    )
+
+
+def _read(path: Path) -> Lease | None:
+    """The lease in a file; None where there is none, or none that can be read."""
+    try:
+        if path.is_symlink():
+            return None
+        lease = Lease(**json.loads(path.read_bytes()[:4096]))
+        numbers = (lease.pid, lease.start, lease.heartbeat)
+        texts = (lease.host, lease.machine, lease.process, lease.token)
+        valid = all(isinstance(n, int | float) for n in numbers) and all(isinstance(t, str) for t in texts)
+        return lease if valid and 0 < lease.pid < 1 << 31 else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _write(path: Path, lease: Lease) -> None:
+    """Put the lease in place of another, whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(asdict(lease), file)
+    Path(temporary).replace(path)
+
+
+def _machine() -> str:
+    """The running system, and the name space of its processes where it has several."""
+    parts = [_HOST]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _process(pid: int) -> str | None:
+    """When a process of this system started, as the system counts; "" if unknown, None if there is none."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return ""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        state, start = fields.split()[0], fields.split()[19]
+        return None if state in "ZX" else start
+    except (OSError, IndexError):
+        return ""

@@ -39,6 +39,7 @@ class RunRecord:
         error: why it failed. recipe_hash: of the recipe that the folder belongs to.
         data: fingerprint of its images. model: what builds its network. environment: versions and device.
         epochs_done, best_epoch: counted from 1. train_seconds: over all sittings.
+        data_dir: folder of the data files that training was given, for what is done with the run later.
     """
 
     status: Literal["new", "training", "trained", "done", "failed"] = "new"
@@ -50,6 +51,7 @@ class RunRecord:
     epochs_done: int = 0
     best_epoch: int = 0
     train_seconds: Number = 0.0
+    data_dir: str | None = None
     pseudo_labels: PseudoLabelRecord | None = None
 
 

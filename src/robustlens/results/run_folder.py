@@ -4,7 +4,6 @@ Only this room knows the names of files. Reading never creates or changes anythi
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,16 +12,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from robustlens.config import BEST, LAST, Checkpoint, Plan, Recipe, checked
+from robustlens.config import BEST, LAST, Checkpoint, DataSpec, Plan, Recipe, checked
 from robustlens.config.plans import SomePlan
 from robustlens.errors import ConfigError, StateError
 from robustlens.results import array_files, files
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
+from robustlens.results.links import inside
 from robustlens.results.run import EpochRecord, RunRecord
 from robustlens.results.stage_files import ResultFiles, Stage, StageResult, suffix
 from robustlens.results.study import RunEntry
-from robustlens.results.values import Provenance, decode
+from robustlens.results.values import Provenance, decode, plain
 from robustlens.version import __version__
 
 
@@ -42,6 +42,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+    def path(self, *names: str) -> Path:
+        """The path of a file or folder in the run's; raises `StateError` where a link leads out of it."""
+        return inside(self.folder, *names)
 
     # -- the run itself --------------------------------------------------------------------------
 
@@ -66,36 +70,53 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The recipe that this folder belongs to; raises `StateError` where there is none."""
-        path = self._json("recipe")
+        path, expected = self._json("recipe"), self.record.recipe_hash
         try:
-            return checked(Recipe, files.read_json(path, "recipe"), str(path))
+            recipe = checked(Recipe, files.read_json(path, "recipe"), str(path))
         except ConfigError as error:
             raise StateError(f"{error}; the file was changed, or belongs to another version") from error
+        if expected and recipe.hash() != expected:
+            raise StateError(
+                f"{path}: found recipe {recipe.hash()}, expected {expected} as in run.json beside it; "
+                "restore the one that was changed"
+            )
+        return recipe
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The data of the recipe, from the folder that training was given unless another is named now."""
+        spec, known = self.recipe.data, self.record.data_dir
+        if spec.data_dir or known is None or os.environ.get("ROBUSTLENS_DATA") or not Path(known).is_dir():
+            return spec
+        return spec.model_copy(update={"data_dir": known})
 
     def metrics(self) -> list[EpochRecord]:
         """The epochs that were trained. A last line that a kill cut short is passed over."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        *lines, rest = files.read_bytes(path).split(b"\n")
-        epochs = [_epoch(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
-        if [record.epoch for record in epochs] != list(range(1, len(epochs) + 1)):
+        path, record = self.path("metrics.jsonl"), self.record
+        *lines, _ = files.read_bytes(path).split(b"\n") if path.exists() else [b""]
+        epochs = [
+            _epoch(line, f"{path}: line {number}", record.recipe_hash)
+            for number, line in enumerate(lines, start=1)
+        ]
+        done, is_over = record.epochs_done, record.status in ("trained", "done")
+        if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
             raise StateError(f"{path}: epochs are missing; delete the run folder to start again")
-        if rest and len(epochs) < self.record.epochs_done:
+        if path.exists() and (len(epochs) < done or (is_over and len(epochs) > done)):
             raise StateError(
-                f"{path}: line {len(epochs) + 1} is damaged; delete the run folder to start again"
+                f"{path}: found {len(epochs)} whole lines, expected {done} as in run.json; restore the file, "
+                "or delete the run folder to start again"
             )
         return epochs
 
     def kept_checkpoints(self) -> list[Checkpoint]:
         """Checkpoints that training kept on its way, the earliest first; the last epoch's is `last`."""
         names = sorted(path.stem for path in self.folder.glob("epoch-*.safetensors"))
-        kept = [Checkpoint.parse(name) for name in names if re.fullmatch(r"epoch-\d+", name)]
+        kept = [Checkpoint.parse(name) for name in names if re.fullmatch(r"epoch-[0-9]{1,9}", name)]
         return [checkpoint for checkpoint in kept if checkpoint.epoch != self.record.epochs_done]
 
     def weights_path(self, checkpoint: Checkpoint) -> Path:
         """The file of a checkpoint; raises `StateError` naming those that are there."""
-        path = self.folder / f"{checkpoint}.safetensors"
+        path = self.path(f"{checkpoint}.safetensors")
         if path.exists():
             return path
         ends = [one for one in (BEST, LAST) if (self.folder / f"{one}.safetensors").exists()]
@@ -121,8 +142,15 @@ class Run:
         return cast("ExplanationResult | None", self.result("explanation", beside))
 
     def result(self, stage: Stage, beside: Checkpoint | None = None) -> StageResult | None:
-        """The result of a stage by its name; `beside` as in `evaluation`."""
-        return self.files(stage, beside).read()
+        """The result of a stage by its name; `beside` as in `evaluation`.
+
+        Raises:
+            StateError: its files are damaged, or those of another run or checkpoint.
+        """
+        result = self.files(stage, beside).read()
+        if result is not None:
+            self._check_place(result.provenance, stage, beside)
+        return result
 
     def files(self, stage: Stage, beside: Checkpoint | None = None) -> ResultFiles:
         """Where the result of a stage lies."""
@@ -131,7 +159,7 @@ class Run:
     def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
         """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
         names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
-        checkpoints = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-\d+", name)]
+        checkpoints = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-[0-9]{1,9}", name)]
         done = self.record.epochs_done
         epochs = [(done if one.epoch is None else one.epoch, one) for one in checkpoints]
         return dict(sorted(epochs, key=lambda item: (item[0], item[1] == LAST)))  # last goes over its epoch
@@ -171,6 +199,14 @@ class Run:
                 f"expected {known}; give the data of its training, or train it again in another folder"
             )
 
+    def _check_place(self, provenance: Provenance, stage: Stage, beside: Checkpoint | None) -> None:
+        path = self.files(stage, beside).path
+        known = self.record.recipe_hash
+        if known and provenance.recipe and provenance.recipe != known:
+            raise StateError(f"{path}: found a result of recipe {provenance.recipe}, expected {known}; restore it")
+        if beside is not None and provenance.checkpoint != beside:
+            raise StateError(f"{path}: found a result of {provenance.checkpoint}, expected {beside}; restore it")
+
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, beside)
         if isinstance(result, ExplanationResult) and not result.is_complete:
@@ -189,6 +225,11 @@ class Run:
     def check(self, recipe: Recipe) -> None:
         """Raise `StateError` if the folder belongs to another recipe; the differing field is named."""
         if not self.has_recipe:
+            if self.record.recipe_hash not in ("", recipe.hash()):
+                raise StateError(
+                    f"{self.folder}/run.json: belongs to recipe {self.record.recipe_hash}, whose recipe.json "
+                    "is missing; restore it, or choose another --out"
+                )
             return
         difference = recipe.difference(self.recipe)
         if difference:
@@ -202,17 +243,17 @@ class Run:
         self._write_json("run", replace(self.record, **changes))
 
     def append_metrics(self, epoch: EpochRecord) -> None:
-        """Append one epoch to `metrics.jsonl` and flush it to the disk."""
+        """Append one epoch to `metrics.jsonl`, which is written anew: a copy that shares it stays as it is."""
         if self.read_only:
             return
-        with (self.folder / "metrics.jsonl").open("ab") as file:
-            file.write(files.sealed_json(epoch, indent=None))
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.path("metrics.jsonl")
+        before = files.read_bytes(path) if path.exists() else b""
+        bound = {**plain(epoch), "recipe": self.record.recipe_hash}
+        files.write_atomic(path, before + files.sealed_json(bound, "epoch", indent=None))
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop what a killed process logged after its last saved epoch."""
-        path = self.folder / "metrics.jsonl"
+        path = self.path("metrics.jsonl")
         if self.read_only or not path.exists():
             return
         kept = self.metrics()[:epochs]
@@ -223,14 +264,15 @@ class Run:
         """Write the weights of a checkpoint, as `models.to_bytes` makes them."""
         self.write_bytes(f"{checkpoint}.safetensors", content)
 
-    def write_bytes(self, file_name: str, content: bytes) -> None:
-        """Write any other file of the folder, atomically."""
+    def write_bytes(self, file_name: str, content: bytes, *, previous: str | None = None) -> None:
+        """Write any other file of the folder, atomically; the one before is kept as `previous`."""
         if not self.read_only:
-            files.write_atomic(self.folder / file_name, content)
+            kept = None if previous is None else self.path(previous)
+            files.write_atomic(self.path(file_name), content, previous=kept)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         """Write `<name>.safetensors`, sealed and atomically; returns the seal."""
-        return "" if self.read_only else array_files.write_arrays(self.folder / f"{name}.safetensors", arrays)
+        return "" if self.read_only else array_files.write_arrays(self.path(f"{name}.safetensors"), arrays)
 
     def write(self, stage: Stage, result: StageResult, beside: Checkpoint | None = None) -> None:
         """Write the result of a stage and its arrays; `beside` as in `evaluation`."""
@@ -248,7 +290,7 @@ class Run:
 
     def state_folder(self, beside: Checkpoint | None = None) -> Path:
         """Where an unfinished evaluation keeps its progress."""
-        return self.folder / f"evaluation.state{suffix(beside)}"
+        return self.path(f"evaluation.state{suffix(beside)}")
 
     def adversarial_name(self, beside: Checkpoint | None = None) -> str:
         """Name of the arrays that hold the adversarial images of an evaluation."""
@@ -257,18 +299,23 @@ class Run:
     # -- pieces ----------------------------------------------------------------------------------
 
     def _json(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
+        return self.path(f"{name}.json")
 
     def _write_json(self, name: str, document: Any) -> None:
         if not self.read_only:
-            files.write_json(self._json(name), document)
+            files.write_json(self._json(name), document, name)
 
 
-def _epoch(line: bytes, where: str) -> EpochRecord:
+def _epoch(line: bytes, where: str, recipe_hash: str) -> EpochRecord:
     try:
-        return decode(EpochRecord, files.parsed_json(line + b"\n", "epoch", where), where)
+        content = files.parsed_json(line + b"\n", "epoch", where)
+        epoch = decode(EpochRecord, content, where)
     except StateError as error:
         raise StateError(f"{where} is damaged; delete the run folder to start again") from error
+    recipe = content.get("recipe", recipe_hash)
+    if recipe_hash and recipe != recipe_hash:
+        raise StateError(f"{where}: found an epoch of recipe {recipe!r}, expected {recipe_hash}; restore it")
+    return epoch
 
 
 def _but_checkpoint(result: StageResult | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from robustlens.results import array_files, files
 from robustlens.results.array_files import ArrayFile
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
+from robustlens.results.links import inside
 from robustlens.results.values import Provenance, decode, plain
 
 Stage = Literal["evaluation", "explanation"]
@@ -43,12 +44,12 @@ class ResultFiles:
     @property
     def path(self) -> Path:
         """The JSON file: it says that there is a result."""
-        return self.folder / f"{self.stage}{suffix(self.beside)}.json"
+        return inside(self.folder, f"{self.stage}{suffix(self.beside)}.json")
 
     @property
     def arrays_path(self) -> Path:
         """The file of the arrays."""
-        return self.path.with_suffix(".safetensors")
+        return inside(self.folder, f"{self.stage}{suffix(self.beside)}.safetensors")
 
     def read(self) -> StageResult | None:
         """The result, its arrays read when they are asked for; None where there is none."""
@@ -85,7 +86,7 @@ class ResultFiles:
         content = plain(result)
         provenance = content.pop("provenance")
         known = {_PROVENANCE.get(name, name): value for name, value in provenance.items()}
-        files.write_json(self.path, {**known, **content, "arrays": seal})
+        files.write_json(self.path, {**known, **content, "arrays": seal}, self.stage)
 
     def remove(self) -> None:
         """Remove both files."""

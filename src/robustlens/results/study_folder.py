@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robustlens.results import files
+from robustlens.results.links import inside
 from robustlens.results.run_folder import Run
 from robustlens.results.study import ClaimResult, ClaimsRecord, StudyRecord
 from robustlens.results.values import decode
@@ -17,34 +18,37 @@ class StudyFolder:
     @property
     def exists(self) -> bool:
         """Whether this is a study's folder."""
-        return (self.folder / "study.json").exists()
+        return self._path("study").exists()
 
     @property
     def record(self) -> StudyRecord:
         """The study's plan and runs; raises `StateError` where there is none."""
-        path = self.folder / "study.json"
+        path = self._path("study")
         return decode(StudyRecord, files.read_json(path, "study"), str(path))
 
     def runs(self) -> list[Run]:
         """The runs of the study, in its order, whether they have started or not."""
-        return [Run(self.folder / entry.folder, entry) for entry in self.record.runs]
+        return [Run(inside(self.folder, entry.folder), entry) for entry in self.record.runs]
 
     def run(self, name: str) -> Run:
         """The folder of the run called `name`, whether the study has been written or not."""
-        return Run(self.folder / "runs" / name)
+        return Run(inside(self.folder, "runs", name))
 
     @property
     def claims(self) -> tuple[ClaimResult, ...]:
         """The claims checked on this study; empty before that."""
-        path = self.folder / "claims.json"
+        path = self._path("claims")
         if not path.exists():
             return ()
         return decode(ClaimsRecord, files.read_json(path, "claims"), str(path)).claims
 
     def write_record(self, record: StudyRecord) -> None:
         """Write `study.json`."""
-        files.write_json(self.folder / "study.json", record)
+        files.write_json(self._path("study"), record, "study")
 
     def write_claims(self, claims: tuple[ClaimResult, ...]) -> None:
         """Write `claims.json`."""
-        files.write_json(self.folder / "claims.json", ClaimsRecord(claims))
+        files.write_json(self._path("claims"), ClaimsRecord(claims), "claims")
+
+    def _path(self, name: str) -> Path:
+        return inside(self.folder, f"{name}.json")

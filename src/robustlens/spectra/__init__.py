@@ -1,6 +1,7 @@
 """Singular values of the linear map that each layer is.
 
-A linear layer is its weight matrix. A convolution is a matrix too, which depends on the size of its feature
+A linear layer is its weight matrix, and so is each projection of an attention layer; a BatchNorm in eval mode
+is a factor for each channel. A convolution is a matrix too, which depends on the size of its feature
 map. Two such matrices are offered, by name, and never mixed:
 
 `"circular"`: the convolution with wrap-around borders, which the DFT makes block diagonal (Sedghi, Gupta and
@@ -8,7 +9,10 @@ Long 2019, "The singular values of convolutional layers"). Most of the literatur
 large maps it is close to the layer, on small ones it is not (its largest value is off by some 10 % at 4x4).
 
 `"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and the
-largest and smallest few of large ones (`extremes`).
+largest and smallest few of large ones (`extremes`). A layer that pads with anything else has none.
+
+A transposed convolution has the singular values of the convolution whose transpose it is. Whatever else has
+weights is no linear map that this package knows: `uncovered` names it.
 
 BatchNorm is not folded into the layers unless it is asked for. Where one follows, the scale of a weight is
 arbitrary, and so is the raw spread of its singular values: read `std_over_mean` beside `std`, or fold.
@@ -16,14 +20,17 @@ arbitrary, and so is the raw spread of its singular values: read `std_over_mean`
 
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.convolution import OPERATORS
+from robustlens.spectra.coverage import Survey, Uncovered, trace, uncovered
 from robustlens.spectra.dense import dense_operator
-from robustlens.spectra.layers import Layer, trace
+from robustlens.spectra.layers import Layer
 from robustlens.spectra.summary import summarize
 from robustlens.spectra.values import extremes, spectral_norms, spectrum
 
 __all__ = [
     "OPERATORS",
     "Layer",
+    "Survey",
+    "Uncovered",
     "circular_singular_values",
     "dense_operator",
     "extremes",
@@ -31,4 +38,5 @@ __all__ = [
     "spectrum",
     "summarize",
     "trace",
+    "uncovered",
 ]

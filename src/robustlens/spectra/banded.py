@@ -82,15 +82,18 @@ def factorised(convolution: Convolution, *, max_bytes: int) -> Triangle:
 
 
 def _band(convolution: Convolution) -> list[BlockRow]:
-    """The matrix: a row of blocks for each row of the output, a column for each row of the input."""
-    (top, _), sides = convolution.borders
+    """The matrix: a row of blocks for each row of the output, a column for each row of the input.
+
+    A row is a slice along the first side of the map.
+    """
+    (top, _), *sides = convolution.borders
     lines = [
         replace(
             convolution,
             weight=line,
-            size=(1, convolution.size[1]),
-            borders=((0, 0), sides),
-            stride=(1, convolution.stride[1]),
+            size=(1, *convolution.size[1:]),
+            borders=((0, 0), *sides),
+            stride=(1, *convolution.stride[1:]),
         ).matrix()
         for line in convolution.weight.split(1, dim=2)
     ]

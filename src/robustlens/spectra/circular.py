@@ -32,10 +32,10 @@ def circular_singular_values(
     In the orthonormal DFT basis, stride 1 maps each frequency f to itself by the (c_out, c_in) matrix
     K(f) = sum_k weight[k] exp(2 pi i <f, k>), where <f, k> = f_h k_h / h + f_w k_w / w on an (h, w) map.
     Keeping every s-th pixel folds the s_h * s_w frequencies that agree modulo (h / s_h, w / s_w) onto one,
-    g, and scales by 1 / sqrt(s_h s_w): the block of g is [K(f_1), K(f_2), ...] / sqrt(s_h s_w). Blocks of g and -g are
-    conjugate, up to the order of their columns, so about half of them are decomposed, and counted twice.
-    Padding shifts the input, which is orthogonal, and drops out. A kernel larger than the map wraps
-    around by itself.
+    g, and scales by 1 / sqrt(s_h s_w): the block of g is [K(f_1), K(f_2), ...] / sqrt(s_h s_w). Blocks of g
+    and -g are conjugate, up to the order of their columns, so about half of them are decomposed, and
+    counted twice. Padding shifts the input, which is orthogonal, and drops out. A kernel larger than the
+    map wraps around by itself.
 
     Blocks are built and decomposed a few at a time, by as many workers as torch has threads.
 

@@ -1,7 +1,7 @@
 """A convolution as a matrix: how it maps images, its transpose, and the matrix itself."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,21 +63,15 @@ class Convolution:
             raise ConfigError(
                 f"spectrum.operator: 'zero' needs padding_mode 'zeros', found {mode} in {layer}"
             )
-        wraps, outputs = operator == "circular", None
+        wraps, borders = operator == "circular", padding_of(module)
         kernel, stride, dilation = map(tuple, (module.kernel_size, module.stride, module.dilation))
-        borders = padding_of(module)
-        if isinstance(module, Transposed):
-            outputs = size
-            if wraps:
-                size = tuple(side * step for side, step in zip(size, stride, strict=True))
-            else:
-                size = layer.written or _unasked(module, size)
-                read = _read(outputs, kernel, stride, dilation)
-                before = [side for side, _ in borders]
-                borders = [(b, r - side - b) for b, r, side in zip(before, read, size, strict=True)]
+        if isinstance(module, Transposed) and wraps:
+            size = tuple(side * step for side, step in zip(size, stride, strict=True))
+        elif isinstance(module, Transposed):
+            read, size = _read(module, size), layer.written or _unasked(module, size)
+            borders = [(b, r - b - s) for (b, _), r, s in zip(borders, read, size, strict=True)]
         if wraps:
-            sides = zip(size, kernel, stride, dilation, strict=True)
-            borders = [_wrapped(*side) for side in sides]
+            borders = [_wrapped(*side) for side in zip(size, kernel, stride, dilation, strict=True)]
         return cls(layer.weight, size, tuple(borders), stride, dilation, module.groups, wraps)
 
     @property
@@ -114,9 +108,7 @@ class Convolution:
         shape = (len(outputs), self.weight.shape[1] * self.groups, *self.padded)
         transposed = _TRANSPOSED[len(self.size)]
         padded = transposed(shape, self.weight, outputs, self.stride, 0, self.dilation, self.groups)
-        for axis, (side, (before, _)) in enumerate(zip(self.size, self.borders, strict=True), 2):
-            padded = padded.narrow(axis, before, side)
-        return padded
+        return F.pad(padded, [-pixels for borders in reversed(self.borders) for pixels in borders])
 
     def parts(self) -> Iterator["Convolution"]:
         """One convolution for each group: the blocks of a block-diagonal matrix."""
@@ -146,14 +138,15 @@ def _wrapped(size: int, kernel: int, stride: int, dilation: int) -> Pair:
     return reach // 2, read - size - reach // 2
 
 
-def _read(outputs: Sequence[int], kernel: Size, stride: Size, dilation: Size) -> Size:
-    """Sides of the map, borders included, that a convolution reads for so many outputs."""
-    sides = zip(outputs, kernel, stride, dilation, strict=True)
-    return tuple((count - 1) * step + gap * (taps - 1) + 1 for count, taps, step, gap in sides)
+def _read(module: Convolutional, outputs: Size) -> Size:
+    """Sides of the map, borders included, that a convolution with these settings reads for its outputs."""
+    sides = zip(outputs, module.kernel_size, module.stride, module.dilation, strict=True)
+    return tuple(
+        (side - 1) * stride + dilation * (kernel - 1) + 1 for side, kernel, stride, dilation in sides
+    )
 
 
 def _unasked(module: Transposed, size: Size) -> Size:
     """Sides of the map that a transposed convolution gives where no other size is asked of it."""
-    read = _read(size, tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation))
-    sides = zip(read, padding_of(module), module.output_padding, strict=True)
+    sides = zip(_read(module, size), padding_of(module), module.output_padding, strict=True)
     return tuple(side - sum(borders) + int(beyond) for side, borders, beyond in sides)

@@ -3,26 +3,27 @@
 import numpy as np
 import torch
 from jaxtyping import Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustlens.errors import ConfigError
+from robustlens.models.hooks import Convolutional, Transposed
 from robustlens.spectra.convolution import MAX_BYTES, Convolution
-from robustlens.spectra.layers import Layer, Pair
+from robustlens.spectra.layers import Layer, Pair, Size
 from robustlens.spectra.workers import decomposition, descending, workers
 
 
 def dense_operator(
-    layer: nn.Conv2d, size: Pair, padding: str = "circular", *, max_bytes: int = MAX_BYTES
+    layer: Convolutional, size: Size, padding: str = "circular", *, max_bytes: int = MAX_BYTES
 ) -> Float64[Tensor, "rows columns"]:
-    """The matrix of a convolution on an (h, w) map, found by applying it to every basis image.
+    """The matrix of a convolution on a map, found by applying it to every basis image.
 
     Rows are outputs (c_out, h', w') and columns inputs (c_in, h, w), both flattened; the bias is left out.
 
     Args:
-        layer: the convolution.
-        size: (h, w) of its input.
+        layer: the convolution, of one, two or three sides, or a transposed one.
+        size: sides of its input.
         padding: "zero" is the layer as it is. "circular" wraps around, whatever the layer's padding, and has
-            one output for every `stride` inputs, rounded up.
+            one output for every `stride` inputs, rounded up (`stride` outputs for every input, transposed).
         max_bytes: refuse to build a larger matrix.
 
     Raises:
@@ -32,7 +33,8 @@ def dense_operator(
     placed = Layer(layer, size)
     convolution = Convolution.of(placed, padding)
     _check_size(f"of {placed}", convolution.shape, max_bytes)
-    return convolution.matrix()
+    matrix = convolution.matrix()
+    return matrix.T if isinstance(layer, Transposed) else matrix
 
 
 def dense_singular_values(
@@ -50,7 +52,9 @@ def dense_singular_values(
             linear layer, whose matrix is there already. Unknown method.
     """
     values_of = decomposition(method)
-    if isinstance(layer.module, nn.Linear):
+    if layer.is_scale:
+        return descending(layer.weight.abs().to(dtype))
+    if not layer.is_convolution:
         matrices = iter([layer.weight])
     else:
         parts = list(Convolution.of(layer, operator).parts())

@@ -75,15 +75,17 @@ def _largest(convolution: Convolution, count: int) -> np.ndarray:
 def _smallest(convolution: Convolution, count: int, max_bytes: int) -> np.ndarray:
     if _is_small(convolution, count):
         return torch.linalg.svdvals(convolution.matrix()).numpy()[-count:]
-    forward, _, (channels, height, width) = _thin(convolution)
+    forward, _, shape = _thin(convolution)
     triangle = factorised(convolution, max_bytes=max_bytes)
     top = _largest(convolution, 1)[0]
     triangle.lift(_EPS * top)
-    size = channels * height * width
-    squares, vectors = _lanczos(lambda x: triangle.solve(triangle.solve_transposed(x)), size, count)
+    squares, vectors = _lanczos(
+        lambda x: triangle.solve(triangle.solve_transposed(x)), math.prod(shape), count
+    )
     values = 1 / np.sqrt(squares[::-1])
     # The triangle's vectors run along image rows first, channels second.
-    maps = vectors.T.flip(0).reshape(count, height, channels, width).transpose(1, 2)
+    channels, height, *rest = shape
+    maps = vectors.T.flip(0).reshape(count, height, channels, *rest).transpose(1, 2)
     lengths = forward(maps).flatten(1).norm(dim=1).numpy()
     if not np.allclose(lengths, values, rtol=1e-6, atol=1e-10 * top):
         raise NumericsError(
@@ -98,7 +100,7 @@ def _is_small(convolution: Convolution, count: int) -> bool:
     return math.prod(convolution.shape) <= _SMALL or min(convolution.shape) <= 2 * count
 
 
-def _thin(convolution: Convolution) -> tuple[Map, Map, tuple[int, int, int]]:
+def _thin(convolution: Convolution) -> tuple[Map, Map, tuple[int, ...]]:
     """The map whose matrix has no more columns than rows (A or A^T), its transpose, and its input's shape."""
     rows, columns = convolution.shape
     if columns <= rows:

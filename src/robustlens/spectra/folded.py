@@ -13,8 +13,8 @@ columns of every layer that reads it are multiplied by |s|. Only signs and shift
 activation. Leaky ReLU, pooling and flattening let |s| pass in the same way.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from jaxtyping import Float, Float64
@@ -23,14 +23,57 @@ from torch.overrides import TorchFunctionMode
 
 from robustlens.models import inference
 from robustlens.models.folding import Norm, observe, scale_and_shift
-from robustlens.models.hooks import hooked, matrix_layers, reading
+from robustlens.models.hooks import Convolutional, MatrixLayer, Transposed, hooked, reading
 from robustlens.spectra.layers import Layer
 
+_POOLS = ("max", "avg", "adaptive_max", "adaptive_avg")
 _PASSING = frozenset(
     ["relu", "leaky_relu", "dropout", "flatten"]
-    + [f"{kind}_pool2d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg")]
+    + [f"{kind}_pool{sides}d" for kind in _POOLS for sides in (1, 2, 3)]
 )
 """Functions that give |s| f(x) for |s| x, channel by channel (dropout does nothing in eval mode)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """Which layers a BatchNorm scales: `after` are those that it follows, `before` those that read it."""
+
+    after: Mapping[nn.Module, Norm]
+    before: Mapping[nn.Module, Norm]
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..."]) -> "Folding":
+        """Observe `model` on `x`, an image on its device, twice; it is left as it was."""
+        matrices = {layer.module for layer in layers.values() if isinstance(layer.module, MatrixLayer)}
+        with inference(model):
+            pairs = observe(model, x).pairs
+            after: dict[nn.Module, Norm] = {layer: norm for norm, layer in pairs if layer in matrices}
+            readers = _readers(model, x, matrices)
+        return cls(after, {layer: norm for layer, norm in readers.items() if norm not in after.values()})
+
+    def applied(self, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+        """Those of `layers` that a BatchNorm scales, with their weights so scaled."""
+        scaled = {}
+        for name, layer in layers.items():
+            weight = layer.weight
+            if layer.module in self.after:
+                scale, _ = scale_and_shift(self.after[layer.module])
+                weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+            if layer.module in self.before:
+                scale, _ = scale_and_shift(self.before[layer.module])
+                weight = weight * _columns(scale.abs(), layer.module)
+            if layer.module in self.after or layer.module in self.before:
+                scaled[name] = replace(layer, folded=weight)
+        return scaled
+
+    def apart(self, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+        """All of `layers`, folded where they can be, without the BatchNorms that are so in others."""
+        gone = {*self.after.values(), *self.before.values()}
+        return {
+            name: layer
+            for name, layer in {**layers, **self.applied(layers)}.items()
+            if layer.module not in gone
+        }
 
 
 def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..."]) -> dict[str, Layer]:
@@ -41,32 +84,24 @@ def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..
         layers: by name.
         x: an image on the model's device.
     """
-    with inference(model):
-        after: dict[nn.Module, Norm] = {layer: norm for norm, layer in observe(model, x).pairs}
-        before = {layer: norm for layer, norm in _readers(model, x).items() if norm not in after.values()}
-    scaled = {}
-    for name, layer in layers.items():
-        weight = layer.weight
-        if layer.module in after:
-            scale, _ = scale_and_shift(after[layer.module])
-            weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-        if layer.module in before:
-            scale, _ = scale_and_shift(before[layer.module])
-            weight = weight * _columns(scale.abs(), layer.module)
-        if layer.module in after or layer.module in before:
-            scaled[name] = replace(layer, folded=weight)
-    return scaled
+    return Folding.of(model, layers, x).applied(layers)
 
 
-def _columns(scale: Float64[Tensor, " channels"], module: nn.Conv2d | nn.Linear) -> Float64[Tensor, "..."]:
+def _columns(scale: Float64[Tensor, " channels"], module: nn.Module) -> Float64[Tensor, "..."]:
     """Factors of the weight of a layer that reads channels of these scales."""
     if isinstance(module, nn.Linear):  # a flattened map has its pixels beside each other
         return scale.repeat_interleave(module.in_features // len(scale))
+    assert isinstance(module, Convolutional)
+    ones = [1] * len(module.kernel_size)
+    if isinstance(module, Transposed):  # whose weight has its inputs first
+        return scale.view(-1, 1, *ones)
     by_group = scale.view(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
-    return by_group.flatten(0, 1)[:, :, None, None]
+    return by_group.flatten(0, 1).view(*by_group.flatten(0, 1).shape, *ones)
 
 
-def _readers(model: nn.Module, x: Float[Tensor, "n ..."]) -> dict[nn.Module, Norm]:
+def _readers(
+    model: nn.Module, x: Float[Tensor, "n ..."], matrices: Collection[nn.Module]
+) -> dict[nn.Module, Norm]:
     """Each layer that reads one BatchNorm through functions that let its scale pass."""
     follower = _Follower()
     norms = [
@@ -74,8 +109,7 @@ def _readers(model: nn.Module, x: Float[Tensor, "n ..."]) -> dict[nn.Module, Nor
         for module in model.modules()
         if type(module) in get_args(Norm) and isinstance(module.running_mean, Tensor)
     ]
-    layers = matrix_layers(model).values()
-    with reading(layers, follower.read), hooked(norms, after=follower.normalised), follower:
+    with reading(matrices, follower.read), hooked(norms, after=follower.normalised), follower:
         model(x)
     sources = {layer: norms for layer, norms in follower.sources.items() if len(set(norms)) == 1}
     return {layer: norms[0] for layer, norms in sources.items() if norms[0] is not None}
@@ -106,8 +140,9 @@ class _Follower(TorchFunctionMode):
         self.carried[id(output)] = (output, norm)
 
     def read(self, layer: nn.Module, x: Tensor) -> None:
-        """Note that a layer has begun."""
-        self.sources.setdefault(layer, []).append(self._norm_of(x))
+        """Note that a layer has begun; a linear one takes the last side of a map for its features."""
+        fits = isinstance(layer.weight, Tensor) and x.ndim == layer.weight.ndim
+        self.sources.setdefault(layer, []).append(self._norm_of(x) if fits else None)
 
     def _norm_of(self, value: Any) -> Norm | None:
         return self.carried[id(value)][1] if id(value) in self.carried else None

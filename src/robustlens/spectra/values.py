@@ -11,10 +11,11 @@ from robustlens.errors import ConfigError, NumericsError
 from robustlens.progress import Event, Listener, silent
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.convolution import MAX_BYTES, Convolution, check_operator
+from robustlens.spectra.coverage import Survey
 from robustlens.spectra.dense import dense_singular_values
 from robustlens.spectra.extreme import FACTOR_BYTES, largest_values, smallest_values
-from robustlens.spectra.folded import folded
-from robustlens.spectra.layers import Layer, blank, pair, trace
+from robustlens.spectra.folded import Folding
+from robustlens.spectra.layers import Layer, blank
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -33,16 +34,18 @@ def spectrum(
     max_bytes: int = MAX_BYTES,
     progress: Listener = silent,
 ) -> dict[str, np.ndarray]:
-    """Singular values of every Conv2d and Linear layer that a forward pass calls.
+    """Singular values of every linear map that a forward pass calls.
 
-    Weights are taken as they are in eval mode. The model is left as it was.
+    These are convolutions and transposed ones (of one, two and three sides), linear layers, the projections
+    of attention layers, and BatchNorm, as a factor for each channel; other layers with weights are named by
+    `uncovered`. Weights are taken as they are in eval mode. The model is left as it was.
 
     Args:
         model: takes images (n, *input_shape).
         input_shape: of one image, (c, h, w): it decides the size of every feature map.
         operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
-        layers: names of the layers wanted, as in `model.named_modules()`; None for all.
-        fold: with BatchNorm, where one belongs to a layer; see `folded`.
+        layers: names of the layers wanted, as `trace` gives them; None for all.
+        fold: with BatchNorm in the layer that it belongs to, where there is one, and not apart; see `folded`.
         dtype: "float64", or "float32", which is faster: values are then off by some 1e-7 of the largest, so
             that those below that are noise.
         method: "svd", or "gram": square roots of the eigenvalues of A A^T, a little faster. In float64 values
@@ -55,7 +58,7 @@ def spectrum(
 
     Returns:
         For each layer, in the order of `model.named_modules()`, all min(rows, columns) singular values of
-        its matrix, descending, float64.
+        its matrix, descending, float64; of a BatchNorm |gamma| / sqrt(var + eps), one for each channel.
 
     Raises:
         ConfigError: unknown operator, layer, dtype or method; a dense matrix would be larger than
@@ -114,7 +117,7 @@ def extremes(
         raise ConfigError(f"extremes.count: found {count}, expected at least 1")
 
     def of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(layer.module, nn.Conv2d) and operator == "zero":
+        if layer.is_convolution and operator == "zero":
             convolution = Convolution.of(layer, operator)
             return largest_values(convolution, count), smallest_values(
                 convolution, count, max_bytes=max_bytes
@@ -143,7 +146,7 @@ def spectral_norms(
     check_operator(operator)
 
     def of(layer: Layer) -> float:
-        if isinstance(layer.module, nn.Conv2d) and operator == "zero":
+        if layer.is_convolution and operator == "zero":
             return float(largest_values(Convolution.of(layer, operator))[0])
         return float(singular_values(layer, operator, method="gram", max_bytes=max_bytes)[0])
 
@@ -159,16 +162,16 @@ def select(
         ConfigError: unknown layer.
         NumericsError: a weight, or the scale of a BatchNorm that is folded into it, is not finite.
     """
-    called = trace(model, input_shape)
+    called = Survey.of(model, input_shape).layers
+    if fold:
+        called = Folding.of(model, called, blank(model, input_shape)).apart(called)
     wanted = set(called if layers is None else layers)
     for name in sorted(wanted - set(called)):
         raise ConfigError(
-            f"spectrum.layers: found {name!r}, expected some of {', '.join(called)}, the Conv2d and "
-            "Linear layers that a forward pass calls"
+            f"spectrum.layers: found {name!r}, expected some of {', '.join(called)}, the linear maps that a "
+            "forward pass calls"
         )
     chosen = {name: layer for name, layer in called.items() if name in wanted}
-    if fold:
-        chosen |= folded(model, chosen, blank(model, input_shape))
     for name, layer in chosen.items():
         if not bool(layer.weight.isfinite().all()):
             raise NumericsError(
@@ -186,16 +189,15 @@ def singular_values(
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
     """All singular values of one layer, descending, float64."""
-    module, size = layer.module, layer.size
-    if isinstance(module, nn.Conv2d) and size is not None and operator == "circular":
-        stride = pair(module.stride)
-        if size[0] % stride[0] == 0 and size[1] % stride[1] == 0:
+    if layer.is_convolution and operator == "circular":
+        wrapped = Convolution.of(layer, operator)
+        if all(side % step == 0 for side, step in zip(wrapped.size, wrapped.stride, strict=True)):
             return circular_singular_values(
-                layer.weight,
-                size,
-                stride=stride,
-                dilation=pair(module.dilation),
-                groups=module.groups,
+                wrapped.weight,
+                wrapped.size,
+                stride=wrapped.stride,
+                dilation=wrapped.dilation,
+                groups=wrapped.groups,
                 dtype=dtype,
                 method=method,
                 max_bytes=max_bytes,

@@ -139,7 +139,7 @@ def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:
         where = f"explanation.options.{name}"
         explain.MEASURES.checked(name, spec.explanation.options.get(name, {}), where)
     for run in planned:
-        models.check_name(run.recipe.model.name)
+        models.check(run.recipe.model.name, run.recipe.model.options)
         if run.recipe.data.augment != "auto":
             augment.get(run.recipe.data.augment)
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from robustlens import data, models, noise
-from robustlens.config import BEST, LAST, Checkpoint, Recipe, checked
+from robustlens.config import BEST, LAST, Checkpoint, Recipe, checked, radius_problem
 from robustlens.data import Split, Splits
 from robustlens.errors import ConfigError, NumericsError, RobustlensError, StoppedError
 from robustlens.machine import environment
@@ -98,6 +98,7 @@ class TrainingLoop:
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits, listener: Listener) -> None:
         _check_patience(recipe, splits)
+        _check_radius(recipe, splits)
         self.recipe, self.run, self.splits, self.listener = recipe, run, splits, listener
         self.fabric = fabric_for(recipe.precision)
         self.description = describe_model(recipe, splits)
@@ -134,6 +135,7 @@ class TrainingLoop:
             environment=environment(self.fabric.device),
             model=self.description,
             data=self.splits.fingerprint,
+            data_dir=data.data_folder(self.recipe.data),
         )
         for epoch in range(self.state.record.epochs_done, self.recipe.optimizer.epochs):
             if self._is_out_of_patience():
@@ -273,6 +275,14 @@ def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 def _score(epoch: int, validation: MonitorRecord | None) -> tuple[float, float]:
     """Validation accuracies, robust before clean; without validation images a later epoch is better."""
     return (float(epoch), 0.0) if validation is None else (validation.robust, validation.clean)
+
+
+def _check_radius(recipe: Recipe, splits: Splits) -> None:
+    """Refuse a radius that reaches any image of this size."""
+    threat = recipe.threat
+    problem = radius_problem(threat.norm, threat.eps, dimensions=math.prod(splits.shape))
+    if problem:
+        raise ConfigError(f"recipe.threat.eps: {problem}")
 
 
 def _check_patience(recipe: Recipe, splits: Splits) -> None:

@@ -30,9 +30,9 @@ def test_the_input_landscape_of_a_linear_model_equals_its_formula(towards):
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-def test_both_directions_of_the_input_landscape_are_eps_long(norm):
+def test_both_directions_of_the_input_landscape_are_eps_long(norm: str) -> None:
     class Recording(nn.Linear):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x.detach())
             return super().forward(x)
 

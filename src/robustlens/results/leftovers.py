@@ -1,0 +1,25 @@
+"""Files that a killed save left unfinished, and who removes them."""
+
+import contextlib
+import re
+import time
+from pathlib import Path
+
+_UNFINISHED = re.compile(r"\.(lease|.+\.(json|jsonl|safetensors|html|svg|pdf|csv))\.\w{8}(\.tmp)?")
+
+
+def sweep(folder: Path, *, older: float = 0.0) -> None:
+    """Remove the unfinished files in a folder and below it, but for reports and folders with their own lock.
+
+    Args:
+        folder: that this process may write to alone.
+        older: seconds for which a file must not have changed, where other processes may write as well.
+    """
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.is_symlink() or path.name == "report" or (path / "lock").exists():
+                continue
+            if path.is_dir():
+                sweep(path, older=older)
+            elif _UNFINISHED.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older:
+                path.unlink()

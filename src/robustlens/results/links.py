@@ -1,0 +1,44 @@
+"""Paths inside a folder of ours: nothing outside it is read or written through a link."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from robustlens.errors import StateError
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """The path of `names` in `folder`.
+
+    Raises:
+        StateError: a name is no relative path, or a link on the way leads out of the folder.
+    """
+    for name in names:
+        parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+        rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+        if rooted or ".." in parts or "\0" in name or not parts:
+            raise StateError(f"{folder}: found the path {name[:80]!r}, expected one inside this folder")
+    path = folder.joinpath(*names)
+    _check(path, folder, os.path.realpath(folder))
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `StateError` naming the first link in `folder`, at any depth, that leads out of it."""
+    root = os.path.realpath(folder)
+    for path in _links(folder):
+        _check(path, folder, root)
+
+
+def _check(path: Path, folder: Path, root: str) -> None:
+    real = os.path.realpath(path)
+    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+        raise StateError(
+            f"{path}: is a link out of {folder}, to {real}; put the file itself there, or remove the link"
+        )
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        paths = (Path(parent, name) for name in sorted((*folders, *names)))
+        yield from (path for path in paths if path.is_symlink())
