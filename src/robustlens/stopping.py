@@ -1,7 +1,7 @@
 """Signals that stop work: the first one is a request, and the work is saved; the next one ends the process.
 
-The command line and its workers handle signals so; a library call never does. Everything on disk can be gone on
-from at any moment, so a second signal, or half a minute without an end, ends the process at once.
+The command line and its workers handle signals so; a library call never does. Everything on disk can be gone
+on from at any moment, so a second signal, or half a minute without an end, ends the process at once.
 """
 
 import contextlib
@@ -62,6 +62,17 @@ def deferred() -> Iterator[None]:
         _state.waits -= 1
     if not _state.waits:
         check()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal raise its error at once, inside a block that defers it."""
+    waits, _state.waits = _state.waits, 0
+    try:
+        check()
+        yield
+    finally:
+        _state.waits = waits
 
 
 def announce(line: str) -> None:

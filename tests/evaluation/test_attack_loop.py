@@ -17,11 +17,12 @@ def test_later_attacks_see_survivors_only():
     rl.evaluate(model, x, y, rl.ThreatModel("Linf", margin.quantile(0.5).item()), ["fgsm"], batch_size=1000)
     right = int((model(x).argmax(1) == y).sum())
     assert sizes[1] == len(x)  # clean accuracy
-    assert sizes[2] == right  # the attack: what was right
+    assert sizes[2:4] == [64, 64]  # whether it draws random numbers
+    assert sizes[4] == right  # the attack: what was right
     sizes.clear()
     rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.9), ["fgsm", "pgd-3"], batch_size=1000)
-    assert sizes[2] == right
-    assert right not in sizes[4:]  # FGSM broke everything, PGD had nothing to do
+    assert sizes[4] == right
+    assert right not in sizes[6:]  # FGSM broke everything, PGD had nothing to do
 
 
 def test_an_attack_that_leaves_the_threat_model_is_refused():

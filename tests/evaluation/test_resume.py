@@ -17,7 +17,7 @@ from helpers.golden import unpack
 from robustlens.config import EvaluationPlan
 from robustlens.errors import StateError, StoppedError
 from robustlens.evaluation import evaluate_run
-from robustlens.evaluation.images import _identity
+from robustlens.evaluation.identity import _settings
 from robustlens.results import Run
 
 
@@ -94,7 +94,7 @@ IDENTITIES_0_1 = {
 def test_attacks_have_the_identity_that_they_had_in_version_0_1(name):
     """A stopped evaluation is bound to it: where a class declares its settings must not matter."""
     attack = rl.attacks.tries_of(rl.attacks.chosen("standard", THREAT)[name])[:2][-1]
-    assert _identity(attack).replace(repr(THREAT), "T") == IDENTITIES_0_1[name]
+    assert _settings(attack).replace(repr(THREAT), "T") == IDENTITIES_0_1[name]
 
 
 def test_an_evaluation_that_version_0_1_stopped_goes_on_with_the_same_masks(tmp_path):

@@ -16,11 +16,11 @@ def test_a_success_has_to_hold_in_float64_too():
     x = torch.tensor([[0.5 - 1e-7], [0.4], [0.6]])
     x[0] = 0.5  # float32 ties go to class 0, so make class 1 the label
     y = torch.tensor([1, 0, 0])
-    assert Verifier(Shifted(), None).misclassified(x, y).tolist() == [True, True, False]
+    assert Verifier(Shifted(), None).misclassified(x, y, x).tolist() == [True, True, False]
     never = Shifted()
     never.forward = lambda x: torch.stack([x[:, 0] - 1e-9, torch.full_like(x[:, 0], 0.5)], 1)
-    assert Verifier(Shifted(), never).misclassified(x, y).tolist() == [False, True, False]
-    assert Verifier(Shifted(), exact).misclassified(x, y).tolist() == [True, True, False]
+    assert Verifier(Shifted(), never).misclassified(x, y, x).tolist() == [False, True, False]
+    assert Verifier(Shifted(), exact).misclassified(x, y, x).tolist() == [True, True, False]
 
 
 def test_nan_is_wrong_whatever_float64_says():
@@ -29,4 +29,4 @@ def test_nan_is_wrong_whatever_float64_says():
             return x * float("nan")
 
     verifier = Verifier(Broken(), nn.Identity())
-    assert verifier.misclassified(torch.eye(3), torch.arange(3)).tolist() == [True, True, True]
+    assert verifier.misclassified(torch.eye(3), torch.arange(3), torch.eye(3)).tolist() == [True, True, True]

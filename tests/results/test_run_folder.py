@@ -33,7 +33,12 @@ from robustlens.stats.intervals import Interval
 RATE = Interval(0.5, 0.4, 0.6)
 
 
-def evaluation(plan: EvaluationPlan | None = None, weights: str = "w") -> EvaluationResult:
+def evaluation(
+    plan: EvaluationPlan | None = None,
+    weights: str = "w",
+    checkpoint: Checkpoint = BEST,
+    recipe: str = "hash",
+) -> EvaluationResult:
     plan = plan or EvaluationPlan()
     arrays = {"clean": np.array([True, False]), "loss": np.array([0.5, np.inf])}
     split = SplitResult(
@@ -50,7 +55,7 @@ def evaluation(plan: EvaluationPlan | None = None, weights: str = "w") -> Evalua
         notes=("9 targets",),
         arrays=arrays,
     )
-    provenance = Provenance("hash", weights, "data", BEST, plan.model_dump(mode="json"), "0")
+    provenance = Provenance(recipe, weights, "data", checkpoint, plan.model_dump(mode="json"), "0")
     return EvaluationResult(
         provenance=provenance,
         threat=ThreatRecord("Linf", 0.1),
@@ -175,7 +180,7 @@ def test_a_result_is_there_only_with_its_arrays(tmp_path, monkeypatch):
     run = Run(tmp_path)
     run.write("evaluation", evaluation())
 
-    def killed(path, document):
+    def killed(path, document, kind):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files, "write_json", killed)
@@ -243,8 +248,8 @@ def test_a_result_of_another_version_is_current_and_one_of_other_images_is_not(t
 
 def test_stale_results_beside_the_primary_one_are_removed(trained):
     for beside, restarts in ((None, 2), (LAST, 1), (Checkpoint("epoch", 1), 2)):
-        one = evaluation(EvaluationPlan(restarts=restarts))
-        trained.write("evaluation", one, beside)
+        plan, own = EvaluationPlan(restarts=restarts), trained.recipe.hash()
+        trained.write("evaluation", evaluation(plan, checkpoint=beside or BEST, recipe=own), beside)
     trained.remove_stale("evaluation")
     assert list(trained.checkpoints_beside("evaluation").values()) == [Checkpoint("epoch", 1)]
     assert not (trained.folder / "evaluation-last.safetensors").exists()
@@ -271,3 +276,17 @@ def test_reading_creates_nothing(tmp_path):
     assert run.evaluation() is None
     assert run.kept_checkpoints() == []
     assert not Path(run.folder).exists()
+
+
+def test_the_folder_of_the_data_is_remembered_unless_another_is_named(tmp_path, monkeypatch):
+    (tmp_path / "files").mkdir()
+    run = Run(tmp_path / "run")
+    run.bind(Recipe())
+    assert run.data_spec.data_dir is None
+    run.update(data_dir=str(tmp_path / "files"))
+    assert run.data_spec.data_dir == str(tmp_path / "files")
+    monkeypatch.setenv("ROBUSTLENS_DATA", "elsewhere")
+    assert run.data_spec.data_dir is None, "the environment counts, where the data room looks for it"
+    monkeypatch.delenv("ROBUSTLENS_DATA")
+    run.update(data_dir=str(tmp_path / "moved away"))
+    assert run.data_spec.data_dir is None

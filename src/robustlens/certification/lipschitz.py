@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError
-from robustlens.models import Normalize, preact_resnet, resnet, wide_resnet
+from robustlens.models import Normalize, forward, preact_resnet, resnet, wide_resnet
 from robustlens.models.folding import scale_and_shift
 from robustlens.models.small import FlattenMap
 from robustlens.spectra.circular import circular_singular_values
@@ -52,7 +52,9 @@ def shapes_in(chain: Iterable[tuple[str, nn.Module]], shape: Shape) -> list[Shap
     shapes = [shape]
     for _, module in chain:
         tensor = next(module.parameters(), next(module.buffers(), torch.zeros(())))
-        shapes.append(tuple(module(tensor.new_zeros(1, *shapes[-1])).shape[1:]))
+        output = forward(module, tensor.new_zeros(1, *shapes[-1]))
+        assert isinstance(output, Tensor)
+        shapes.append(tuple(output.shape[1:]))
     return shapes
 
 

@@ -2,9 +2,10 @@
 
 Benjamini and Hochberg (1995): of the claims that come out, for or against, at most 5 % are expected to be
 wrong, and where no claim has an effect, at most 5 % of studies let any come out. Rather than Holm's rule,
-because the tests rest on few units (three seeds, six layers, six methods), whose smallest p-values Holm's first
-thresholds lie below however large the effect. The rule is proven for independent and positively dependent
-tests; for claims of one study, which share runs and images, `bench/null_claims.py` shows that it holds.
+because the tests rest on few units (three seeds, six layers, six methods), whose smallest p-values Holm's
+first thresholds lie below however large the effect. The rule is proven for independent and positively
+dependent tests; for claims of one study, which share runs and images, `bench/null_claims.py` shows that it
+holds.
 """
 
 from collections.abc import Sequence

@@ -91,8 +91,9 @@ class Hypothesis:
             return replace(claim, why=_sentence(str(reason)), remedy=reason.remedy)
         except Unusable as reason:
             decides = len({run.entry.seed for run in study.runs}) >= DECIDING_SEEDS
-            verdict = "inconclusive" if decides else "unclear"
-            return replace(claim, verdict=verdict, why=_sentence(str(reason)))
+            return replace(
+                claim, verdict="inconclusive" if decides else "unclear", why=_sentence(str(reason))
+            )
         decision, why = decide(self.direction, findings)
         decides = findings.decides
         return replace(

@@ -231,11 +231,17 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: <folder>/report.")] = None,
 ) -> None:
-    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured."""
-    from robustlens import report
+    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured.
 
-    write = report.write if StudyFolder(folder).exists else report.write_run
-    output.print(f"report: {write(folder, out)}", soft_wrap=True)
+    The claims of a study are judged anew, by the present rules.
+    """
+    from robustlens import claims, report
+
+    if StudyFolder(folder).exists:
+        page = report.write(folder, out, claims=claims.check(folder))
+    else:
+        page = report.write_run(folder, out)
+    output.print(f"report: {page}", soft_wrap=True)
 
 
 @app.command(name="verify")

@@ -50,13 +50,21 @@ def headline(folder: StudyFolder) -> None:
 
 
 def claims(folder: StudyFolder) -> None:
-    """One row per claim and its verdict."""
+    """One row per claim that was tested and its verdict, and how many there are of each."""
+    from robustlens.report.text.claims import verdict_counts
+
     styles = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
+    every = folder.claims
     table = Table("claim", "verdict", box=None)
-    for claim in folder.claims:
-        where = f" ({claim.setting})" if claim.setting else ""
-        table.add_row(claim.statement + where, f"[{styles[claim.verdict]}]{claim.verdict}[/]")
+    for claim in every:
+        if claim.verdict != "untested":
+            where = f" ({claim.setting})" if claim.setting else ""
+            style = styles.get(claim.verdict, "default")
+            table.add_row(claim.statement + where, f"[{style}]{claim.wording}[/]")
     output.print(table)
+    output.print(verdict_counts(every), soft_wrap=True)
+    if any(claim.verdict == "untested" for claim in every):
+        output.print("the report lists what is untested, and the lines of YAML that would measure it")
 
 
 def evaluation(result: EvaluationResult) -> None:

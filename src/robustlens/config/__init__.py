@@ -1,6 +1,7 @@
 """What people write: recipes, plans and studies, frozen, checked and hashed. No torch."""
 
 from robustlens.config.checkpoint import BEST, LAST, Checkpoint
+from robustlens.config.names import Name, code_in, name_problem, refuse_code
 from robustlens.config.plans import EvaluationPlan, ExplanationPlan, Plan
 from robustlens.config.recipe import (
     AttackSpec,
@@ -20,7 +21,16 @@ from robustlens.config.recipe import (
     ThreatSpec,
 )
 from robustlens.config.study import StudySpec
-from robustlens.config.values import Number, Values, checked, eps_text, norm_name, radius_problem, read_yaml
+from robustlens.config.values import (
+    Number,
+    Values,
+    checked,
+    eps_text,
+    norm_name,
+    parsed_yaml,
+    radius_problem,
+    read_yaml,
+)
 
 __all__ = [
     "BEST",
@@ -36,6 +46,7 @@ __all__ = [
     "InitSpec",
     "ModelSpec",
     "MonitorSpec",
+    "Name",
     "Number",
     "OptimizerSpec",
     "PerturbationSpec",
@@ -48,8 +59,12 @@ __all__ = [
     "ThreatSpec",
     "Values",
     "checked",
+    "code_in",
     "eps_text",
+    "name_problem",
     "norm_name",
+    "parsed_yaml",
     "radius_problem",
     "read_yaml",
+    "refuse_code",
 ]

@@ -28,12 +28,12 @@ class Checkpoint:
         """
         if isinstance(text, Checkpoint):
             return text
-        kept = re.fullmatch(r"epoch-(\d{1,9})", str(text))
+        kept = re.fullmatch(r"epoch-([0-9]{1,9})", str(text))
         if kept:
             return cls("epoch", int(kept[1]))
         if text == "best" or text == "last":
             return cls(text)  # type: ignore[arg-type]
-        raise ConfigError(f"checkpoint: found {text!r}, expected best, last or epoch-NNNN")
+        raise ConfigError(f"checkpoint: found {str(text)[:80]!r}, expected best, last or epoch-NNNN")
 
     def __str__(self) -> str:
         return self.kind if self.epoch is None else f"epoch-{self.epoch:04d}"
@@ -54,4 +54,4 @@ def selection(text: object) -> str:
         return str(Checkpoint.parse(str(text)))
     except ConfigError:
         known = ", ".join(("best", "last", *SELECTIONS))
-        raise ConfigError(f"checkpoint: found {text!r}, expected {known} or epoch-NNNN") from None
+        raise ConfigError(f"checkpoint: found {str(text)[:80]!r}, expected {known} or epoch-NNNN") from None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from robustlens.config.checkpoint import Checkpoint
+from robustlens.config.names import code_in
 from robustlens.config.values import Number, Values, canonical, flat, norm_name, radius_problem
 
 
@@ -216,7 +217,8 @@ class Recipe(Values):
     monitor: MonitorSpec = MonitorSpec()
     keep_every: int | None = Field(default=None, ge=1)
     """Also keep the weights of every so many epochs, as `epoch-0010.safetensors`."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
+    """tf32: float32 whose products a GPU may take in TF32; 32-true is IEEE float32 there too."""
     compile: bool = False
     """Let torch compile the network for training: pays on a GPU, and costs a minute at the start."""
     seed: int = Field(default=0, ge=0, lt=1 << 62)
@@ -249,6 +251,11 @@ class Recipe(Values):
                 "pseudo_labels: found without data.unlabeled, or the other way; give both or none"
             )
         return self
+
+    @property
+    def names_code(self) -> bool:
+        """Whether a field names code from outside, as "package.module:factory"."""
+        return next(code_in(self.model_dump(mode="json")), None) is not None
 
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this recipe.

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from robustlens.config.names import Name
 from robustlens.config.plans import ExplanationPlan
 from robustlens.config.recipe import DataSpec, ModelSpec, ThreatSpec
 from robustlens.config.values import Values
@@ -17,7 +18,7 @@ class StudySpec(Values):
     `eps`.
     """
 
-    name: str
+    name: Name
     description: str = ""
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()

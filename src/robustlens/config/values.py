@@ -25,17 +25,32 @@ def norm_name(text: str) -> str:
     return name
 
 
+_LONGEST_NUMBER = 40
+"""Characters of a number; a float needs 24, and exact fractions of longer ones take time and memory."""
+_NUMBER = re.compile(r"\s*[-+]?[.\d]+([eE][-+]?\d{1,3})?\s*(/\s*[.\d]+\s*)?", re.ASCII)
+
+
+_LARGEST_COUNT = 1 << 62
+"""Largest integer anywhere: seeds reach it, and machines count no further."""
+
+
 def number(text: Any) -> Any:
     """A float from a number or a fraction such as "8/255"; anything else is passed on for pydantic to refuse.
 
     >>> number("8/255") == 8 / 255
     True
     """
-    if isinstance(text, str) and re.fullmatch(r"\s*[-+.\deE]+\s*(/\s*[.\d]+\s*)?", text):
+    if not isinstance(text, str):
+        return text
+    if len(text) > _LONGEST_NUMBER:
+        raise ValueError(
+            f": found {text[:20]!r}..., expected a number of at most {_LONGEST_NUMBER} characters"
+        )
+    if _NUMBER.fullmatch(text):
         top, _, bottom = text.partition("/")
         try:
             return float(Fraction(top.strip()) / Fraction(bottom.strip() or "1"))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             return text
     return text
 
@@ -94,33 +109,72 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     >>> checked(Spec, {"ro": 1}, "sam")
     Traceback (most recent call last):
     ...
-    robustlens.errors.ConfigError: sam.ro: unknown key, found 1; expected one of rho
+    robustlens.errors.ConfigError: sam.ro: unknown key, found 1; expected one of rho; did you mean 'rho'?
     """
     if isinstance(values, kind):
         return values
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: found {type(values).__name__}, expected a mapping")
+    for field, value in flat(values, f"{where}.").items():
+        if isinstance(value, int) and abs(value) > _LARGEST_COUNT:
+            raise ConfigError(
+                f"{field}: found an integer of {value.bit_length()} bits, expected at most {_LARGEST_COUNT}"
+            )
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(one_line(error, where, kind)) from error
 
 
+LARGEST_YAML, MOST_VALUES = 1 << 18, 20_000
+"""Bytes of a YAML file, and values in it with its aliases written out: a thousand methods take fewer."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, through the safe loader.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or holds no mapping.
+        ConfigError: the file cannot be read, is too large, is not YAML, or holds no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            content = file.read(LARGEST_YAML + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if len(content) > LARGEST_YAML:
+        raise ConfigError(f"{path}: found more than {LARGEST_YAML} bytes, the most of a YAML file here")
+    values = parsed_yaml(content, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of fields")
     return values
+
+
+def parsed_yaml(content: str | bytes, where: str) -> Any:
+    """The value of a YAML text; `ConfigError` naming `where` for any that is not one, or is too large."""
+    try:
+        size = _written_out(yaml.compose(content, Loader=yaml.SafeLoader), {})
+        if size > MOST_VALUES:
+            raise ConfigError(
+                f"{where}: found more than {MOST_VALUES} values with aliases written out, the most here"
+            )
+        return yaml.safe_load(content)
+    except ConfigError:
+        raise
+    except RecursionError as error:
+        raise ConfigError(f"{where}: found values nested too deeply, expected a recipe or a study") from error
+    except Exception as error:  # the constructors of dates and numbers raise more than YAMLError
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:500]}") from error
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Number of values below a node of a YAML graph, each alias counted as what it stands for."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # a node inside itself has no end
+        below = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in below)
+    return known[id(node)]
 
 
 def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
@@ -136,9 +190,10 @@ def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
         return f"{place}: unknown key, {shown}{hint}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "value_error":  # one of our own checks, which says what it found
-        return f"{place}.{problem['ctx']['error']}"
+        text = str(problem["ctx"]["error"])
+        return f"{place}{text}" if text.startswith(":") else f"{place}.{text}"
     message = problem["msg"]
-    return f"{place}: found {problem['input']!r}; {message[:1].lower() + message[1:]}{more}"
+    return f"{place}: found {repr(problem['input'])[:80]}; {message[:1].lower() + message[1:]}{more}"
 
 
 def _fields(kind: Any, place: tuple[Any, ...]) -> list[str]:

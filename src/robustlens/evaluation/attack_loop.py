@@ -12,7 +12,7 @@ from robustlens import losses, models
 from robustlens.attacks import Attack
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.state import ROBUST, EvaluationState
-from robustlens.evaluation.verifier import Verifier, checked_distance, within
+from robustlens.evaluation.verifier import RandomVerifier, Verifier, checked_distance, within
 from robustlens.progress import Event, Listener
 from robustlens.threat import ThreatModel
 
@@ -48,7 +48,7 @@ class AttackLoop:
         adversarial: where adversarial images go, or None to drop them.
     """
 
-    verifier: Verifier
+    verifier: Verifier | RandomVerifier
     search: nn.Module
     x: Float[Tensor, "n ..."]
     y: Int64[Tensor, " n"]
@@ -99,7 +99,7 @@ class AttackLoop:
         return (
             x_adv,
             checked_distance(each.name, x_adv, x, each.threat),
-            self.verifier.misclassified(x_adv, y),
+            self.verifier.misclassified(x_adv, y, x),
         )
 
     def _missed(self, x_adv: Tensor, y: Tensor, wrong: Bool[Tensor, " n"]) -> Int64[Tensor, " missed"]:

@@ -1,43 +1,39 @@
 """The evaluation of a model on images that the caller gives."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import attacks as attack_room
-from robustlens import losses, models, reliability
+from robustlens import models, reliability
 from robustlens.attacks import Attack
-from robustlens.errors import ConfigError, DataError, NumericsError
+from robustlens.errors import ConfigError, NumericsError
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.attack_loop import AttackLoop, Try
+from robustlens.evaluation.clean import clean_logits, clean_verdict, notes_on
 from robustlens.evaluation.evaluation import Evaluation
+from robustlens.evaluation.identity import identity
 from robustlens.evaluation.state import WRONG, EvaluationState
-from robustlens.evaluation.verifier import Verifier, checked_distance, within
+from robustlens.evaluation.verifier import RandomVerifier, Verifier, checked_distance, within
+from robustlens.machine import float32_products
+from robustlens.models import inputs
+from robustlens.models.inputs import Batches, Images, Labels
 from robustlens.progress import Listener, silent
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
-from robustlens.version import __version__
 
 _SAMPLE = 64
+_CHANGING = frozenset({"randomised", "batch-dependent", "state-changes"})
+"""Flags of models that may answer the same image otherwise."""
 _CURVE = "min-norm"
-_SETTINGS = (
-    "threat", "steps", "queries", "gamma", "step_size", "restarts", "random_start", "share", "loss",
-    "targeted", "targets", "model_mode", "keep", "eot", "rho", "alpha_max", "eta", "beta", "stop_at_success",
-    "seed", "restart", "target_rank",
-)  # fmt: skip
-_ORDER = {name: place for place, name in enumerate(_SETTINGS)}
-"""Order of an attack's settings in its hash, to which a stopped evaluation is bound: keep it."""
 
 
 def evaluate(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images | Batches,
+    y: Labels | None,
     threat: ThreatModel,
     attacks: str | Sequence[str | Attack] = "fast",
     *,
@@ -54,12 +50,14 @@ def evaluate(
     """Attack a model and count the images that survive.
 
     Attacks search on a faster copy of the model where one gives the same logits (see `models.fast_copy`); a
-    point counts only where the model itself, in float32 and in float64, is wrong.
+    point counts only where the model itself, in IEEE float32 and in float64, is wrong. A model that draws
+    random numbers is judged on its mean over draws (`verifier.RandomVerifier`).
 
     Args:
         model: returns logits (n, classes); evaluated in eval mode, on the device of its parameters.
-        x: images in the threat's bounds.
-        y: labels.
+        x: images (n, ...) in the threat's bounds, a tensor or a NumPy array; or batches (images, labels), as
+            a DataLoader gives them, which are held in memory together.
+        y: labels (n,) of any integer type; None with batches.
         threat: what the attacker may do.
         attacks: a suite ("fast": FGSM, PGD-20, PGD-20 on the margin; "standard", "plus", "rand": those of
             AutoAttack), names such as "pgd-50", or attacks that you have built; run in this order, each on
@@ -78,47 +76,48 @@ def evaluate(
         progress: hears an event after every batch.
 
     Raises:
-        ConfigError: unknown attack. DataError: shapes, labels or pixel range do not fit.
+        ConfigError: unknown attack. DataError: shapes, types, labels or pixel range do not fit.
         ModelError: the model does not return logits (n, classes).
         NumericsError: an attack left the threat model.
         StateError: the progress in `state` belongs to another model, data, threat or suite, or is damaged.
     """
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
+    if batch_size < 1:
+        raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
-    if curve:
-        chosen.pop(_CURVE, None)  # the search behind the curve is that attack
-    _check_images(x, y, threat, batch_size)
-    y = y.cpu()
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
-    with models.frozen(model):
-        logits = _clean_logits(model, x, y, batch_size)
-        clean = ~losses.is_wrong(logits, y)
-        few = x[: min(32, len(x))].to(models.device_of(model))
-        folder = None if state is None else Path(state)
-        bound_to = _bound_to(model, x, y, threat, tries, precision) if folder else {}
+    x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
+    y, folder = y.cpu(), None if state is None else Path(state)
+    with models.frozen(model), float32_products():
+        logits = clean_logits(model, x, batch_size)
+        verifier, search = _networks(model, x, precision, seed)
+        clean = clean_verdict(verifier, x, y, logits, batch_size)
+        attacked = [(each.label, each.attack) for each in tries]
+        bound_to = identity(model, x, y, threat, attacked, precision) if folder else {}
         loop = AttackLoop(
-            verifier=Verifier(model, models.float64_copy(model, few[:8])),
-            search=models.fast_copy(model, few, precision=precision),
+            verifier=verifier,
+            search=search,
             x=x,
             y=y,
             threat=threat,
-            state=EvaluationState.open(folder, bound_to, clean, len(tries)),
+            state=EvaluationState.open(folder, bound_to, clean.right, len(tries)),
             batch_size=batch_size,
             listen=progress,
             adversarial=AdversarialImages(folder) if save_adversarial else None,
         )
         loop.run(tries)
         by_attack = _by_attack(loop.state, tries)
-        x_adv = _checked_images(loop)
+        x_adv, doubts = _checked_images(loop)
         raised = _flags(loop, logits, by_attack, chosen) if flags else ()
-    notes = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
+    of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
+    notes = (*notes_on(verifier, y, logits.shape[1]), *of_attacks, *doubts)
     return Evaluation(
         threat=threat,
         labels=y,
-        predictions=logits.argmax(1),
-        loss=losses.cross_entropy(logits.float(), y),
-        clean=clean,
+        predictions=clean.predictions,
+        loss=clean.loss,
+        clean=loop.state.broken_by != WRONG,
         by_attack=by_attack,
         attacked=_attacked(loop.state, tries),
         distance=loop.state.distance,
@@ -131,14 +130,15 @@ def evaluate(
     )
 
 
-@torch.no_grad()
-def _clean_logits(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Logits of all images on the CPU; the first two images show whether they are logits at all."""
-    device = models.device_of(model)
-    two = x[:2].to(device)
-    # Only the shape: NaN is left to the flags, which look at all images.
-    models.as_logits(models.forward(model, two), len(two), at_least=max(2, int(y.max()) + 1))
-    return torch.cat([model(part.to(device)).float().cpu() for part in x.split(batch_size)])
+def _networks(
+    model: nn.Module, x: Tensor, precision: str, seed: int
+) -> tuple[Verifier | RandomVerifier, nn.Module]:
+    """The verifier of a model, and the network that attacks search on."""
+    few = x[:_SAMPLE].to(models.device_of(model))
+    if reliability.is_randomised(model, few):
+        return RandomVerifier(model, seed), model
+    verifier = Verifier(model, models.float64_copy(model, few[:8]))
+    return verifier, models.fast_copy(model, few[:32], precision=precision)
 
 
 def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:
@@ -201,27 +201,38 @@ def _seconds(state: EvaluationState, tries: Sequence[Try]) -> dict[str, float]:
     return seconds
 
 
-def _checked_images(loop: AttackLoop) -> Tensor | None:
-    """The adversarial images, read back and verified again; None where they are not kept.
+def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
+    """The adversarial images, read back and verified again, and a note on those that fail now.
+
+    A model whose answers change from batch to batch or by chance may fail. None where no images are kept.
 
     Raises:
-        NumericsError: one of them is infeasible, or does not break the model.
+        NumericsError: one of them is infeasible, or does not break a model that gives the same answers.
     """
     if loop.adversarial is None:
-        return None
+        return None, []
     broken = loop.state.broken_by >= 0
-    x_adv = loop.adversarial.assemble(loop.x, broken)
+    x_adv, right = loop.adversarial.assemble(loop.x, broken), []
     for rows in torch.nonzero(broken).squeeze(1).split(loop.batch_size):
+        if len(rows) == 0:
+            break
         x, y = loop.batch(rows)
         images = x_adv[rows].to(x.device)
         checked_distance("saved images", images, x, loop.threat)
-        right = rows[~loop.verifier.misclassified(images, y).cpu()]
-        if len(right):
-            raise NumericsError(
-                f"saved adversarial images: found {len(right)} that do not break the model, image "
-                f"{int(right[0])} first, expected none; the model is not deterministic, or a file was changed"
-            )
-    return x_adv
+        right += rows[~loop.verifier.misclassified(images, y, x).cpu()].tolist()
+    if not right:
+        return x_adv, []
+    few = torch.arange(min(_SAMPLE, len(x_adv)))
+    reasons = [flag.name for flag in reliability.check(loop.verifier.model, *loop.batch(few))]
+    if not _CHANGING.intersection(reasons):
+        raise NumericsError(
+            f"saved adversarial images: found {len(right)} that do not break the model, image "
+            f"{right[0]} first, expected none; a file was changed"
+        )
+    count = f"{len(right)} of {int(broken.sum())} saved adversarial images"
+    return x_adv, [
+        f"{count} do not break the model when it is asked again: its answers change ({reasons[0]})"
+    ]
 
 
 def _flags(
@@ -247,50 +258,3 @@ def _flags(
         accuracy=float(robust.float().mean()),
         broken_by=broken_by,
     )
-
-
-def _bound_to(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, tries: Sequence[Try], precision: str
-) -> dict[str, str]:
-    """Everything that decides the masks, as hashes, by the name that a user knows it by."""
-    data, suite = hashlib.sha256(), hashlib.sha256()
-    for tensor in (x, y):
-        data.update(tensor.detach().cpu().contiguous().numpy().data)
-    for each in tries:
-        suite.update(f"{each.label}: {_identity(each.attack)}; ".encode())
-    return {
-        "model": models.fingerprint(model),
-        "selection of images": data.hexdigest()[:16],
-        "threat": repr(threat),
-        "suite of attacks": suite.hexdigest()[:16],
-        "precision": precision,
-        "version of robustlens": __version__,
-    }
-
-
-def _identity(attack: Attack) -> str:
-    """An attack and all its settings; one that is not a dataclass is known by its attributes."""
-    kind = type(attack)
-    if not is_dataclass(attack):
-        return f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
-    names = sorted((field.name for field in fields(attack)), key=lambda name: _ORDER.get(name, len(_ORDER)))
-    return f"{kind.__qualname__}({', '.join(f'{name}={getattr(attack, name)!r}' for name in names)})"
-
-
-def _check_images(x: Tensor, y: Tensor, threat: ThreatModel, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
-    if y.ndim != 1 or y.is_floating_point():
-        raise DataError(f"evaluate: found labels {y.dtype} of shape {tuple(y.shape)}, expected integers (n,)")
-    if len(x) == 0 or len(x) != len(y):
-        raise DataError(
-            f"evaluate: found {len(x)} images and {len(y)} labels, expected the same number, at least 1"
-        )
-    if int(y.min()) < 0:
-        raise DataError(f"evaluate: found label {int(y.min())}, expected 0 to classes - 1")
-    low, high = float(x.min()), float(x.max())
-    if not (low >= threat.bounds[0] and high <= threat.bounds[1]):
-        raise DataError(
-            f"evaluate: found pixels in [{low:g}, {high:g}], expected {list(threat.bounds)}; divide by 255, "
-            "keep normalisation inside the model, or set the threat's bounds"
-        )

@@ -1,17 +1,23 @@
-"""The check of an attack's images: inside the threat model, and misclassified beyond rounding."""
+"""The check of an attack's images: inside the threat model, and misclassified beyond rounding and chance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
-from robustlens import losses
+from robustlens import losses, noise
 from robustlens.errors import NumericsError
 from robustlens.threat import ThreatModel
 
 CLOSE = 1e-3
 """Share of the largest logit within which `models.float64_copy` has shown float32 and float64 to agree."""
+
+DRAWS = 50
+"""Draws of a random model to a verdict on an image; ten to a pass, as some models draw once a pass."""
+_PASSES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +35,13 @@ class Verifier:
     exact: nn.Module | None
 
     @torch.no_grad()
-    def misclassified(self, x_adv: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        """Mask of the points that the model gets wrong. A NaN counts as wrong: it is never robust."""
+    def misclassified(
+        self, x_adv: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], x: Float[Tensor, "n ..."]
+    ) -> Bool[Tensor, " n"]:
+        """Mask of the points, made of the images `x`, that the model gets wrong.
+
+        A NaN counts as wrong: it is never robust.
+        """
         logits = self.model(x_adv)
         wrong = losses.is_wrong(logits, y)
         close = losses.margin(logits, y).abs() <= CLOSE * logits.abs().amax(1)  # never of a NaN
@@ -38,6 +49,74 @@ class Verifier:
         if self.exact is not None and len(doubtful):
             wrong[doubtful] = losses.is_wrong(self.exact(x_adv[doubtful].double()), y[doubtful])
         return wrong
+
+
+@dataclass(frozen=True, eq=False)
+class RandomVerifier:
+    """The verdict on a model that draws random numbers, over many draws.
+
+    A point is wrong in a share of the draws. It counts as wrong where that share exceeds a threshold, uniform
+    in [0, 1), that is drawn once for each image. So an accuracy is the mean over draws, and an attack counts
+    by how far it lowers that mean; were each verdict one draw, each attack would be a new chance to fail.
+    The draws belong to the image too: all attacks on it and the clean accuracy see the same ones.
+
+    Args:
+        model: the model under evaluation, in eval mode. Its random numbers are torch's global ones; those of
+            a generator of its own are not the same at every verdict, which costs some of the exactness.
+        seed: base of the draws and thresholds.
+    """
+
+    model: nn.Module
+    seed: int
+
+    @torch.no_grad()
+    def misclassified(
+        self, x_adv: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], x: Float[Tensor, "n ..."]
+    ) -> Bool[Tensor, " n"]:
+        """Mask of the points, made of the images `x`, that count as wrong."""
+        logits = self._draws(x_adv, x)
+        return self._count_as_wrong(_each(losses.is_wrong, logits, y), x)
+
+    @torch.no_grad()
+    def clean(self, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> "CleanVerdict":
+        """The verdict on the images themselves; a wrong prediction is the most frequent wrong one."""
+        logits = self._draws(x, x)
+        wrong, predicted = _each(losses.is_wrong, logits, y), logits.argmax(2)
+        counts_as_wrong = self._count_as_wrong(wrong, x)
+        votes = nn.functional.one_hot(predicted, logits.shape[2]) * wrong[:, :, None]
+        predictions = torch.where(counts_as_wrong, votes.sum(1).argmax(1), y)
+        loss = _each(losses.cross_entropy, logits.float(), y).mean(1)
+        return CleanVerdict(~counts_as_wrong, predictions, loss)
+
+    def _draws(self, x_adv: Tensor, x: Tensor) -> Float[Tensor, "n draws c"]:
+        """Logits of each point, by the random numbers of the image that it was made of."""
+        size, logits = DRAWS // _PASSES, []
+        with torch.random.fork_rng(devices=[x_adv.device] if x_adv.is_cuda else []):
+            for point, key in zip(x_adv, noise.keys(x, self.seed).tolist(), strict=True):
+                torch.manual_seed(key)
+                batch = point.expand(size, *point.shape)
+                logits.append(torch.cat([self.model(batch) for _ in range(_PASSES)]))
+        return torch.stack(logits)
+
+    def _count_as_wrong(self, wrong: Bool[Tensor, "n draws"], x: Tensor) -> Bool[Tensor, " n"]:
+        share = wrong.float().mean(1)
+        return share > noise.uniform(noise.fold(noise.keys(x, self.seed), 1), share)
+
+
+class CleanVerdict(NamedTuple):
+    """The verdict on images without an attack: right or not, the prediction, the cross entropy in nats."""
+
+    right: Bool[Tensor, " n"]
+    predictions: Int64[Tensor, " n"]
+    loss: Float[Tensor, " n"]
+
+
+def _each(
+    function: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "n draws c"], y: Int64[Tensor, " n"]
+) -> Shaped[Tensor, "n draws"]:
+    """`function` of the logits of every draw and the label of its image."""
+    draws = logits.shape[1]
+    return function(logits.flatten(0, 1), y.repeat_interleave(draws)).view(-1, draws)
 
 
 def within(distance: Float[Tensor, " n"], threat: ThreatModel, eps: float) -> Bool[Tensor, " n"]:
@@ -49,15 +128,15 @@ def within(distance: Float[Tensor, " n"], threat: ThreatModel, eps: float) -> Bo
 def checked_distance(
     name: str, x_adv: Float[Tensor, "n ..."], x: Float[Tensor, "n ..."], threat: ThreatModel
 ) -> Float[Tensor, " n"]:
-    """Distances of an attack's images, in float64.
+    """Distances of an attack's images, in float64; of no images, none.
 
     Raises:
         NumericsError: an image is outside the threat model; a number made of such images is not valid.
     """
     low, high = threat.bounds
     distance = threat.distance(x_adv.double(), x.double())
-    inside = within(distance, threat, threat.eps).all() and x_adv.min() >= low and x_adv.max() <= high
-    if not inside:  # a NaN is not inside either
+    in_box = ((x_adv >= low) & (x_adv <= high)).all()
+    if not (in_box & within(distance, threat, threat.eps).all()):  # a NaN is not inside either
         farthest, pixels = float(distance.max()), f"[{float(x_adv.min()):g}, {float(x_adv.max()):g}]"
         raise NumericsError(
             f"attack {name!r}: found an image at {threat.norm} distance {farthest:g} with pixels in "

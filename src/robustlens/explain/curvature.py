@@ -12,18 +12,20 @@ directions of a landscape (`landscape.filter_normalised`).
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
 from robustlens import noise
 from robustlens.attacks import PGD
 from robustlens.explain.hessian import Hessian, filter_units
-from robustlens.explain.lanczos import Operator, hutchinson, lanczos, spectral_density
+from robustlens.explain.lanczos import hutchinson, lanczos, probes, spectral_density
 from robustlens.explain.landscape.points import AdversarialLoss
 from robustlens.explain.measure import Count, Measurement, SplitName, Subject
+from robustlens.explain.temperature import why_missing
+from robustlens.models.inputs import Images, Labels, checked
 from robustlens.threat import ThreatModel
 
 RELATIVE = "relative_"
@@ -32,8 +34,8 @@ RELATIVE = "relative_"
 
 def curvature(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     eigenvalues: int = 5,
@@ -60,25 +62,30 @@ def curvature(
     Returns:
         eigenvalues: (eigenvalues,) the largest, from above. residuals: (eigenvalues,), each is this near to
         an eigenvalue. trace: (draws,) estimates. nodes, weights: of the density, as `spectral_density`, of
-        one start vector. The same with "relative_" before them: each weight in units of the root mean square
-        of its filter, and the loss at the temperature that fits the clean logits best: no scale is left.
+        one start vector. top_images: (n,), of each image's own loss the second derivative along the top
+        eigenvector; trace_images: (draws, n), the same along the trace's probes: their means over images are
+        the largest eigenvalue and the trace, so that images can be resampled. The same with "relative_"
+        before them: each weight in units of the root mean square of its filter, and the loss at the
+        temperature that fits the clean logits best: no scale is left; NaN where there is no such temperature.
 
     Raises:
-        ConfigError: no image, no weight with two dimensions, or a count below 1.
+        ConfigError: no weight with two dimensions, or a count below 1.
+        DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
         NumericsError: a product with the Hessian is not finite.
     """
+    x, y = checked(model, x, y, threat.bounds, where="curvature")
     attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
-    x_adv = attacked.images()
+    x_adv, y = attacked.images(), attacked.y
     units, temperature = filter_units(model), attacked.temperature
-    hessians = {
-        "": Hessian(model, x_adv, y, batch_size=batch_size),
-        RELATIVE: Hessian(model, x_adv, y, units=units, temperature=temperature, batch_size=batch_size),
-    }
-    arrays: dict[str, np.ndarray] = {}
-    for prefix, hessian in hessians.items():
-        spectrum = _spectrum_of(hessian, eigenvalues, lanczos_steps, draws, seed)
-        arrays |= {f"{prefix}{name}": array for name, array in spectrum.items()}
-    return arrays
+    numbers = partial(_numbers, eigenvalues=eigenvalues, lanczos_steps=lanczos_steps, draws=draws, seed=seed)
+    plain = numbers(Hessian(model, x_adv, y, batch_size=batch_size))
+    if math.isnan(temperature):
+        relative = {name: np.full_like(array, math.nan) for name, array in plain.items()}
+    else:
+        relative = numbers(
+            Hessian(model, x_adv, y, units=units, temperature=temperature, batch_size=batch_size)
+        )
+    return plain | {f"{RELATIVE}{name}": array for name, array in relative.items()}
 
 
 def measure_curvature(
@@ -107,7 +114,10 @@ def measure_curvature(
     )
     conditions = {"split": split, "examples": len(x), "eps": subject.threat.eps, "steps": steps}
     return Measurement(
-        conditions | _summary(arrays, "") | _summary(arrays, RELATIVE),
+        conditions
+        | _summary(arrays, "")
+        | _summary(arrays, RELATIVE)
+        | why_missing(float(arrays[f"{RELATIVE}eigenvalues"][0])),
         unit="nats per squared weight (relative: per squared root mean square of a filter)",
         what="How the adversarial loss curves in weight space, at the adversarial images of w.",
         source="Ghorbani, Krishnan and Xiao 2019; Yao et al. 2018; the relative units are ours",
@@ -130,19 +140,23 @@ def _summary(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, float]:
     }
 
 
-def _spectrum_of(
-    operator: Operator, eigenvalues: int, lanczos_steps: int, draws: int, seed: int
+def _numbers(
+    hessian: Hessian, *, eigenvalues: int, lanczos_steps: int, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Arrays of `curvature` for one operator."""
-    start = torch.randn(operator.size, generator=noise.generator_for(seed, 0))
-    top = lanczos(operator, start.to(operator.device, operator.dtype), lanczos_steps)
-    nodes, weights = spectral_density(operator, 1, lanczos_steps, noise.generator_for(seed, 2))
+    """Arrays of `curvature` for one Hessian."""
+    start = torch.randn(hessian.size, generator=noise.generator_for(seed, 0))
+    ritz = lanczos(hessian, start.to(hessian.device, hessian.dtype), lanczos_steps)
+    nodes, weights = spectral_density(hessian, 1, lanczos_steps, noise.generator_for(seed, 2))
+    trace = hutchinson(hessian, draws, noise.generator_for(seed, 1))
+    by_probe = [hessian.by_image(z) for z in probes(hessian, draws, noise.generator_for(seed, 1))]
     return {
-        "eigenvalues": top.values[:eigenvalues],
-        "residuals": top.residuals[:eigenvalues],
-        "trace": hutchinson(operator, draws, noise.generator_for(seed, 1)),
+        "eigenvalues": ritz.values[:eigenvalues],
+        "residuals": ritz.residuals[:eigenvalues],
+        "trace": trace,
         "nodes": nodes,
         "weights": weights,
+        "top_images": hessian.by_image(ritz.top).double().cpu().numpy(),
+        "trace_images": torch.stack(by_probe).double().cpu().numpy(),
     }
 
 

@@ -10,7 +10,6 @@ anew at w + nu, and the error and the loss at matched temperature stand beside t
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, noise
@@ -25,7 +24,9 @@ from robustlens.explain.landscape.points import (
     stacked,
 )
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
+from robustlens.explain.temperature import why_missing
 from robustlens.models import frozen
+from robustlens.models.inputs import Images, Labels, checked
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 from robustlens.weights import offset_weights
@@ -89,8 +90,8 @@ def adversarial_perturbation(
 
 def flatness(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     xi_average: float = 0.5,
@@ -120,12 +121,14 @@ def flatness(
 
     Returns:
         reference_loss, worst_loss: (n,), average_loss: (draws, n), each image's adversarial cross entropy in
-        nats; the same for `matched`, at the temperature that fits the clean logits at w best, and for
-        `error`, whether the prediction is wrong. temperature: (1,).
+        nats; the same for `matched`, at the temperature that fits the clean logits at w best (NaN where none
+        does), and for `error`, whether the prediction is wrong. temperature: (1,).
 
     Raises:
-        ConfigError: no image, no draw, no ascent, or a negative size.
+        ConfigError: no draw, no ascent, or a negative size. DataError: images or labels do not fit.
+        ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, threat.bounds, where="flatness")
     if draws < 1 or ascents < 1 or not (xi_average >= 0 and xi_worst >= 0):
         options = f"{draws} draws, {ascents} ascents, sizes {xi_average:g} and {xi_worst:g}"
         raise ConfigError(f"flatness: found {options}; expected at least 1 of each, and sizes >= 0")
@@ -186,7 +189,11 @@ def measure_flatness(
         "eps": subject.threat.eps,
     }
     return Measurement(
-        {**{case: _rises(arrays, first, case) for case in ("average", "worst")}, **conditions},
+        {
+            **{case: _rises(arrays, first, case) for case in ("average", "worst")},
+            **why_missing(float(arrays[f"{first}_temperature"][0])),
+            **conditions,
+        },
         unit="nats (error: share of images)",
         what="How far the adversarial loss rises at random weights around w, and at the worst found near w.",
         source="Stutz, Hein and Schiele 2021, section 3.3; one worst perturbation for all images together",

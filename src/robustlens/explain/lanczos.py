@@ -1,6 +1,7 @@
 """Eigenvalues, trace and density of any symmetric operator, from its products with vectors alone."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,12 +33,13 @@ class Ritz:
     Attributes:
         values: (m,) Ritz values. weights: (m,) squared first components of their vectors, which sum to 1: a
             Gauss quadrature of the matrix's spectrum as the start vector sees it. residuals: (m,), each
-            value is this near to an eigenvalue.
+            value is this near to an eigenvalue. top: (p,), the Ritz vector of the largest value, of length 1.
     """
 
     values: np.ndarray
     weights: np.ndarray
     residuals: np.ndarray
+    top: Float[Tensor, " p"]
 
 
 def lanczos(operator: Operator, start: Float[Tensor, " p"], steps: int) -> Ritz:
@@ -70,7 +72,8 @@ def lanczos(operator: Operator, start: Float[Tensor, " p"], steps: int) -> Ritz:
     values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
     order = values.argsort()[::-1]
     residuals = np.abs(beside[-1] * vectors[-1])
-    return Ritz(values[order], np.square(vectors[0])[order], residuals[order])
+    top = torch.from_numpy(vectors[:, order[0]].copy()).to(basis) @ basis[: len(diagonal)]
+    return Ritz(values[order], np.square(vectors[0])[order], residuals[order], top)
 
 
 def hutchinson(operator: Operator, draws: int, generator: torch.Generator) -> np.ndarray:
@@ -81,11 +84,15 @@ def hutchinson(operator: Operator, draws: int, generator: torch.Generator) -> np
     """
     if draws < 1:
         raise ConfigError(f"curvature.draws: found {draws}, expected at least 1")
-    estimates = []
+    return np.array(
+        [float((z.double() @ operator.matvec(z).double()).item()) for z in probes(operator, draws, generator)]
+    )
+
+
+def probes(operator: Operator, draws: int, generator: torch.Generator) -> Iterator[Float[Tensor, " p"]]:
+    """The vectors of random signs of `hutchinson`."""
     for _ in range(draws):
-        z = _signs(operator, generator)
-        estimates.append(float((z.double() @ operator.matvec(z).double()).item()))
-    return np.array(estimates)
+        yield _signs(operator, generator)
 
 
 def spectral_density(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from robustlens import losses
 from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, SplitName, Subject
-from robustlens.explain.temperature import best_temperature
+from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models import device_of, inference
+from robustlens.models.inputs import Bounds, Images, Labels, checked
 from robustlens.stats import misclassification
 from robustlens.stats.misclassification import TAUS
 
@@ -46,15 +47,26 @@ def attacked_logits(
 
 
 def margins(
-    model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], *, batch_size: int = 256
+    model: nn.Module, x: Images, y: Labels, *, batch_size: int = 256, bounds: Bounds = (0.0, 1.0)
 ) -> dict[str, np.ndarray]:
     """Margins, confidence and loss of every image; each array is (n,).
+
+    Args:
+        model: evaluated in eval mode without gradients, and left as it was.
+        x: images inside `bounds`.
+        y: labels.
+        batch_size: changes speed, not results (but for rounding).
+        bounds: of the pixels.
 
     Returns:
         logit: `f_y - max_{i != y} f_i` (Wen et al. 2020, section 3). probability: the same of the
         softmax, in [-1, 1]. confidence: `max_i p_i`. correct: whether the prediction is y. loss: the cross
         entropy in nats. An image is right exactly where its margin is positive, ties aside.
+
+    Raises:
+        DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, bounds, where="margins")
     return margins_of(logits_of(model, x, batch_size), y.cpu())
 
 
@@ -114,7 +126,9 @@ def measure_margins(subject: Subject) -> Measurement:
     temperature = best_temperature(logits["test"], labels["test"])
     plain = {split: margins_of(logits[split], labels[split]) for split in SPLITS}
     matched = {split: margins_of(logits[split] / temperature, labels[split]) for split in SPLITS}
-    value = {**_compared(plain), "matched": {"temperature": temperature, **_compared(matched)}}
+    reason = why_missing(temperature)
+    at_matched = {"temperature": temperature} | ({} if reason else _compared(matched))
+    value = {**_compared(plain), "matched": at_matched, **reason}
     arrays: dict[str, np.ndarray] = {"temperature": np.array([temperature])}
     for split in SPLITS:
         arrays |= {f"{split}_{name}": array for name, array in plain[split].items()}

@@ -14,6 +14,7 @@ from robustlens.data import Splits
 from robustlens.errors import StateError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import get
+from robustlens.machine import float32_products
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run, ThreatRecord
 from robustlens.results.locks import locked
@@ -181,6 +182,7 @@ def _measured(
     for number, (name, measure) in enumerate(chosen.items()):
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
-        measurement = measure(subject)
+        with float32_products():
+            measurement = measure(subject)
         yield name, replace(measurement, seconds=perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))

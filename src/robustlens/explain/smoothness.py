@@ -14,14 +14,15 @@ from robustlens.errors import ConfigError
 from robustlens.explain.activations import l2_norm, over_layers
 from robustlens.explain.margins import MATCHED, attacked_images, attacked_logits, logits_of, margins_of
 from robustlens.explain.measure import Count, Measurement, Subject
-from robustlens.explain.temperature import best_temperature
+from robustlens.explain.temperature import best_temperature, why_missing
+from robustlens.models.inputs import ANYWHERE, Bounds, Images, Labels, checked, checked_images
 from robustlens.threat import ThreatModel
 
 
 def smoothness(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     steps: int = 10,
@@ -34,8 +35,12 @@ def smoothness(
         margin_change: of the logit margin; probability_change: of the probability margin, in [-2, 2];
         confidence_change: of the largest probability. Positive where the attack lowers it; each (n,).
         matched_probability_change, matched_confidence_change: the same with the logits divided by the
-        temperature that fits the clean ones best.
+        temperature that fits the clean ones best; NaN where none does.
+
+    Raises:
+        DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, threat.bounds, where="smoothness")
     attack = PGD(threat, steps=steps, seed=seed)
     attacked = attacked_logits(model, x, y, attack, batch_size)
     return changes_of(logits_of(model, x, batch_size), attacked, y.cpu())
@@ -57,23 +62,27 @@ def changes_of(
 
 
 def feature_changes(
-    model: nn.Module, x: Float[Tensor, "n ..."], moved: Float[Tensor, "n ..."], *, batch_size: int = 256
+    model: nn.Module, x: Images, moved: Images, *, batch_size: int = 256, bounds: Bounds = (0.0, 1.0)
 ) -> dict[str, np.ndarray]:
     """Relative change `||phi(x + delta) - phi(x)|| / ||phi(x)||` of every activation, for each image.
 
     Args:
         model: evaluated in eval mode, and left as it was.
         x: images.
-        moved: the same images, perturbed: x + delta.
+        moved: the same images, perturbed: x + delta, anywhere.
         batch_size: images at a time, each with its moved copy; changes speed and memory, not results.
+        bounds: of the pixels of `x`.
 
     Returns:
         (n,) float32 for each activation phi that `activations` reads, under its names and in its order. 1
         where something comes from nothing, 0 where nothing stays nothing.
 
     Raises:
-        ConfigError: `moved` has another shape. ModelError: as `activations`.
+        ConfigError: `moved` has another shape. DataError: no images, or pixels that are not finite, or in `x`
+            outside `bounds`. ModelError: as `activations`.
     """
+    x = checked_images(x, bounds, model, where="feature_changes")
+    moved = checked_images(moved, ANYWHERE, model, where="feature_changes")
     if x.shape != moved.shape:
         shapes = f"{tuple(x.shape)} and {tuple(moved.shape)}"
         raise ConfigError(f"feature_changes: found images of shapes {shapes}, expected one shape")
@@ -102,12 +111,15 @@ def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count |
     }
     clean, attacked = (logits_of(subject.model, of, subject.batch_size) for of in (x, moved["attack"]))
     arrays = changes_of(clean, attacked, y.cpu())
-    value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps}
+    reason = why_missing(best_temperature(clean, y.cpu()))
+    value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps, **reason}
     for name, change in arrays.items():
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
     for kind, images in moved.items():
         arrays[f"{kind}_input"] = size = input_change(x, images)
-        changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
+        changes = feature_changes(
+            subject.model, x, images, batch_size=subject.batch_size, bounds=subject.threat.bounds
+        )
         arrays |= {f"{kind}/{layer}": change for layer, change in changes.items()}
         for layer, numbers in _by_layer(kind, changes, size).items():
             value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)

@@ -7,10 +7,11 @@ import numpy as np
 
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.spectra.convolution import MAX_BYTES, OPERATORS, OperatorName
+from robustlens.spectra.coverage import Survey, named, plain
 from robustlens.spectra.folded import folded
 from robustlens.spectra.layers import Layer, blank
 from robustlens.spectra.summary import summarize
-from robustlens.spectra.values import over_each, select, singular_values
+from robustlens.spectra.values import finite, over_each, singular_values
 
 FOLDED = "folded/"
 """Begins the keys of arrays in which BatchNorm is folded into its layer."""
@@ -25,6 +26,9 @@ def measure_spectrum(
 ) -> Measurement:
     """Singular values of every layer, at the feature-map sizes of the test images.
 
+    Matrices are in "layers", the factors of each BatchNorm in "scales", and the other parts of the network
+    that have weights in "uncovered", by name.
+
     Args:
         subject: the network.
         operator: which matrix a convolution stands for, "circular" or "zero".
@@ -36,22 +40,26 @@ def measure_spectrum(
         ConfigError: as `spectrum`.
     """
     fold, model, shape = batch_norm == "fold", subject.model, subject.test.images.shape[1:]
-    layers = select(model, shape)
-    with_norm = folded(model, layers, blank(model, shape)) if fold else {}
+    survey = Survey.of(model, shape)
+    every = finite(survey.layers)
+    layers = {name: layer for name, layer in every.items() if not layer.is_scale}
+    scales = {name: layer for name, layer in every.items() if layer.is_scale}
+    with_norm = finite(folded(model, layers, blank(model, shape))) if fold else {}
     values = over_each(
-        layers | {FOLDED + name: layer for name, layer in with_norm.items()},
+        every | {FOLDED + name: layer for name, layer in with_norm.items()},
         lambda layer: singular_values(layer, operator, max_bytes=max_bytes),
         subject.progress,
     )
-    summaries = {"layers": _summaries(layers, values)}
+    summaries = {"layers": _summaries(layers, values), "scales": _summaries(scales, values)}
     if fold:
         summaries["folded"] = _summaries(with_norm, values, FOLDED)
     conditions = {"operator": operator, "batch_norm": batch_norm}
     return Measurement(
-        {**conditions, **summaries},
+        {**conditions, **summaries, "uncovered": plain(survey.uncovered)},
         unit="singular value",
         what=f"Singular values of each layer, {OPERATORS[operator]} at its borders, "
-        f"BatchNorm {'folded too' if fold else 'not folded'}.",
+        f"BatchNorm {'folded too' if fold else 'not folded'}."
+        + (f" Not covered: {named(survey.uncovered)}." if survey.uncovered else ""),
         source="Wen, Li and Jia 2020 (variance of singular values); Sedghi, Gupta and Long 2019 (circular)",
         conditions=conditions,
         arrays=values,

@@ -9,6 +9,10 @@ The temperature is the one that fits the unattacked *test* images best, one for 
 there may be none: a network that has learnt them by heart fits better the colder it is, without end. The fit
 has seen the images that it is measured on, but it is one number for a thousand of them: their mean loss at it
 is too low by about 1 / (2n) nats, and for every network alike.
+
+Where every image is right there is no best temperature either: the loss falls for ever as T does, and at the
+coldest T that one looks at every network is flat and sure. Nothing is measured then: T is NaN, and so is all
+that is measured at it.
 """
 
 import math
@@ -22,6 +26,10 @@ from robustlens import losses
 
 COLDEST, HOTTEST = -5.0, 5.0
 """Range of log T in which the best is looked for."""
+MISSING = (
+    "no temperature between e^-5 and e^5 fits these logits best: every image is right (the colder the "
+    "better), or they say nothing of the labels (the hotter the better); nothing is measured at one"
+)
 
 
 def best_temperature(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> float:
@@ -29,13 +37,13 @@ def best_temperature(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> fl
 
     The mean cross entropy is convex in 1 / T, so the zero of its derivative is the minimum: found to 1e-12 in
     log T, which makes what is measured at it independent of a factor on all logits. Where the loss falls
-    towards an end of the range, that end is returned: the coldest where every image is right.
+    towards an end of the range, as it does where every image is right, there is no best, and T is NaN.
 
-    Images with logits that are NaN or plus infinity are left out; without any other, T is 1.
+    Images with logits that are NaN or plus infinity are left out; without any other, T is NaN.
     """
     sound = ~losses.is_broken(logits)
     if not bool(sound.any()):
-        return 1.0
+        return math.nan
     exact = logits[sound].double().clamp_min(torch.finfo(torch.float64).min)
     own = exact.gather(1, y[sound][:, None])
 
@@ -44,8 +52,15 @@ def best_temperature(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> fl
         p = (exact * math.exp(-log_temperature)).softmax(1)
         return float((p * (exact - own)).sum(1).mean())
 
-    if slope(COLDEST) <= 0:
-        return math.exp(COLDEST)
-    if slope(HOTTEST) >= 0:
-        return math.exp(HOTTEST)
+    if slope(COLDEST) <= 0 or slope(HOTTEST) >= 0:
+        return math.nan
     return math.exp(brentq(slope, COLDEST, HOTTEST, xtol=1e-12))
+
+
+def why_missing(temperature: float) -> dict[str, str]:
+    """An entry of a measurement's value that says why its matched numbers are missing; empty if they are not.
+
+    >>> why_missing(1.5)
+    {}
+    """
+    return {"matched_missing": MISSING} if math.isnan(temperature) else {}

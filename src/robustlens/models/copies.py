@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from robustlens.errors import ConfigError, ModelError, StoppedError
+from robustlens.machine import float32_products
 from robustlens.models.folding import fold, observe, swap
 from robustlens.models.inference import inference
 from robustlens.models.probe import as_logits
@@ -54,17 +55,22 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     """
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
-    batches = _batches(x)
+    with float32_products():
+        return _fast_copy(model, _batches(x), lowers=precision == "bf16-mixed")
+
+
+def _fast_copy(model: nn.Module, batches: tuple[Tensor, Tensor], *, lowers: bool) -> nn.Module:
+    """The fastest copy that gives the model's logits on both batches; the model itself where none does."""
     wanted = _logits(model, batches)
     if wanted is None:
         return model
     plans = [(True, torch.channels_last), (True, torch.contiguous_format), (False, torch.channels_last)]
-    for lowers in (True, False) if precision == "bf16-mixed" else (False,):
+    for in_bfloat16 in (True, False) if lowers else (False,):
         for folds, layout in plans:
             with _attempt():
                 candidate = _copy(model)
-                _speed_up(candidate, batches[0], folds, lowers, layout)
-                if _agree(_run(candidate, batches, model), wanted, _BFLOAT16 if lowers else _FLOAT32):
+                _speed_up(candidate, batches[0], folds, in_bfloat16, layout)
+                if _agree(_run(candidate, batches, model), wanted, _BFLOAT16 if in_bfloat16 else _FLOAT32):
                     return candidate
     return model
 
@@ -81,8 +87,8 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
         random numbers, changes its own tensors, or names a dtype in its forward pass.
     """
     batches = _batches(x)
-    wanted = _logits(model, batches)
-    with _attempt():
+    with _attempt(), float32_products():
+        wanted = _logits(model, batches)
         if wanted is not None:
             candidate = _copy(model).double()
             logits = _run(candidate, [batch.double() for batch in batches], model)

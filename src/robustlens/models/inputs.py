@@ -1,7 +1,8 @@
 """Images and labels as callers give them, checked once at the door of every function that takes them."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,15 +18,19 @@ Images = Tensor | NDArray[Any]
 """Float images (n, ...), inside the pixel bounds."""
 Labels = Tensor | NDArray[Any]
 """Class numbers (n,), of any integer type."""
+Batches = Iterable[Any]
+"""Pairs (images, labels), one for each batch, as a DataLoader gives them."""
 Bounds = tuple[float, float]
 """Smallest and largest pixel value."""
+ANYWHERE = (-math.inf, math.inf)
+"""Bounds of what only has to be finite."""
 
 _DUST = 1e-6
 """Pixels may be so far outside, as a share of the bounds' width; they are clamped."""
 
 
 def checked(
-    model: nn.Module, x: Images, y: Labels, bounds: Bounds = (0.0, 1.0), *, where: str
+    model: nn.Module, x: Images | Batches, y: Labels | None, bounds: Bounds = (0.0, 1.0), *, where: str
 ) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
     """Images and labels that fit each other, the bounds and the model; on the devices that they came on.
 
@@ -33,8 +38,8 @@ def checked(
 
     Args:
         model: returns logits (n, classes); left as it was.
-        x: as `checked_images`.
-        y: as `checked_labels`.
+        x: as `checked_images`; or batches of images and labels, which become one.
+        y: as `checked_labels`; None with batches.
         bounds: of the pixels.
         where: begins the messages: the function that was called.
 
@@ -43,6 +48,7 @@ def checked(
         ModelError: the model fails on these images, or returns something other than logits (n, classes)
             with a class for every label.
     """
+    x, y = _joined(x, y, where)
     images = checked_images(x, bounds, model, where=where)
     labels = checked_labels(y, where=where)
     if len(images) != len(labels):
@@ -71,8 +77,10 @@ def checked_images(
     """
     images = _tensor(x, f"{where}: found images", "floats (n, ...)")
     shape = tuple(images.shape)
-    if images.ndim < 2 or images.numel() == 0:
-        raise DataError(f"{where}: found images of shape {shape}, expected (n, ...), at least 1")
+    if images.ndim < 2 or 0 in shape[1:]:
+        raise DataError(f"{where}: found images of shape {shape}, expected (n, ...)")
+    if len(images) == 0:
+        raise DataError(f"{where}: found 0 images, expected at least 1")
     low, high = bounds
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
@@ -122,6 +130,31 @@ def checked_labels(y: Labels, *, where: str) -> Int64[Tensor, " n"]:
     return labels
 
 
+def _joined(x: Images | Batches, y: Labels | None, where: str) -> tuple[Images, Labels]:
+    """The images and labels of all batches, or those that were given as such."""
+    if y is not None:
+        return cast(Images, x), y
+    if isinstance(x, Tensor | np.ndarray) or not isinstance(x, Iterable):
+        raise DataError(
+            f"{where}: found images without labels; give y, or batches (x, y) such as a DataLoader"
+        )
+    pairs = list(x)
+    if not pairs:
+        raise DataError(f"{where}: found no batches, expected pairs (images, labels), at least 1")
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise DataError(f"{where}: found batches of another kind, expected pairs (images, labels)")
+    columns = zip(*pairs, strict=True)
+    images, labels = (
+        [_tensor(part, f"{where}: found batches", "numbers") for part in column] for column in columns
+    )
+    try:
+        return torch.cat(images), torch.cat(labels)
+    except RuntimeError as error:
+        raise DataError(
+            f"{where}: found batches of images or labels that differ in shape: {error}"
+        ) from error
+
+
 def _tensor(values: object, found: str, expected: str) -> Tensor:
     """A tensor as it is, an array as a tensor of its own memory where it can be."""
     if isinstance(values, Tensor):
@@ -138,10 +171,11 @@ def _tensor(values: object, found: str, expected: str) -> Tensor:
 def _dtype(dtype: torch.dtype, model: nn.Module | None) -> torch.dtype:
     """The type in which the model gets images of this type: no narrower than float32 unless both are."""
     weights = () if model is None else model.parameters()
-    own = next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+    default = torch.float64 if dtype == torch.float64 else torch.float32
+    own = next((weight.dtype for weight in weights if weight.is_floating_point()), default)
     if dtype == own or (dtype == torch.float32 and own != torch.float64):
         return dtype
-    return torch.float64 if torch.float64 in (own, dtype if own is None else own) else torch.float32
+    return torch.float64 if own == torch.float64 else torch.float32
 
 
 def _shown(bounds: Bounds) -> str:

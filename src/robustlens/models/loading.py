@@ -84,7 +84,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def to_bytes(
-    model: nn.Module | Mapping[str, Tensor], description: Mapping[str, Any], recipe: str = ""
+    model: nn.Module | Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    recipe: str = "",
+    epoch: int = 0,
 ) -> bytes:
     """A sealed weights file, to be written as a whole: all parameters and buffers, and the description.
 
@@ -92,6 +95,7 @@ def to_bytes(
         model: the network, or its state dict.
         description: as from `describe`; plain values that JSON can hold.
         recipe: hash of the recipe that it was trained by; empty for a network without one.
+        epoch: after which it is saved, counted from 1; 0 for a network without one.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     # A copy each: safetensors refuses tensors that share memory or are not contiguous (channels_last).
@@ -99,7 +103,8 @@ def to_bytes(
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in state.items()
     }
-    return array_files.sealed_tensors(save_tensors(copies), {"model": dict(description), "recipe": recipe})
+    header = {"model": dict(description), "recipe": recipe, "epoch": epoch}
+    return array_files.sealed_tensors(save_tensors(copies), header)
 
 
 def _what_is(path: Path) -> str:
@@ -117,7 +122,7 @@ def _checkpoint(folder: Path, checkpoint: Checkpoint | str | None) -> Path:
         raise ModelError(
             f"checkpoint: found {checkpoint!r}, expected best, last, or epoch-0010 if it was kept"
         ) from error
-    paths = [folder / f"{one}.safetensors" for one in wanted]
+    paths = [Run(folder).path(f"{one}.safetensors") for one in wanted]
     for path in paths:
         if path.is_file():
             return path
@@ -190,21 +195,32 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
 
 
 def _read_of_run(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """As `_read`, of a checkpoint in a run folder: it has to be ours, and of the folder's recipe.
+    """As `_read`, of a checkpoint in a run folder: it has to be ours, and the one that the folder speaks of.
 
     Raises:
-        StateError: it is damaged, or belongs to another recipe.
+        StateError: it is damaged, or belongs to another recipe, network or epoch.
     """
     try:
         state, header = _read(path)
     except ModelError as error:
         raise StateError(str(error)) from error
-    if header is None or "model" not in header:
+    if header is None or not isinstance(header.get("model"), Mapping):
         raise StateError(f"{path}: damaged, it does not describe its network; restore it or train again")
     run, recipe = Run(path.parent), header.get("recipe")
-    if recipe and run.has_recipe and recipe != run.recipe.hash():
-        raise StateError(
-            f"{path}: found weights of recipe {recipe}, expected {run.recipe.hash()}, that of recipe.json "
-            "beside it; restore it or train again"
-        )
+    if recipe and run.has_recipe:
+        record, own = run.record, run.recipe
+        is_over, kept = record.status in ("trained", "done"), Checkpoint.parse(path.stem)
+        epoch = {"best": record.best_epoch, "last": record.epochs_done}.get(kept.kind, kept.epoch)
+        _expect(path, "recipe", recipe, own.hash())
+        _expect(path, "network", header["model"].get("name"), own.model.name)
+        if is_over and header.get("epoch"):
+            _expect(path, "epoch", header["epoch"], epoch)
     return state, header
+
+
+def _expect(path: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise StateError(
+            f"{path}: found weights of {what} {found!r}, expected {expected!r} as its run folder says; "
+            "restore it or train again"
+        )

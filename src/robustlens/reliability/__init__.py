@@ -6,17 +6,20 @@ function of the `Diagnostics` that returns what it observed or None, and a line 
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from robustlens.machine import float32_products
 from robustlens.models import frozen
+from robustlens.reliability import outputs
 from robustlens.reliability.checks import CHECKS, Check, table
 from robustlens.reliability.diagnostics import Diagnostics
 from robustlens.reliability.state import ModelState
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
 
-__all__ = ["CHECKS", "Check", "Flag", "check", "table"]
+__all__ = ["CHECKS", "Check", "Flag", "check", "is_randomised", "table"]
 
 
 def check(
@@ -49,7 +52,7 @@ def check(
     """
     if len(x) == 0:
         return ()
-    with frozen(model):
+    with frozen(model), float32_products():
         diagnostics = Diagnostics(
             model=model,
             x=x,
@@ -62,6 +65,28 @@ def check(
             state=ModelState(model),
         )
         return tuple(_flags(diagnostics, attacked=threat is not None))
+
+
+def is_randomised(model: nn.Module, x: Float[Tensor, "n ..."]) -> bool:
+    """Whether the model draws random numbers, so that its flag `randomised` goes up.
+
+    Args:
+        model: left as it was.
+        x: some images on the model's device, at least one.
+    """
+    with frozen(model), float32_products():
+        diagnostics = Diagnostics(
+            model=model,
+            x=x,
+            y=torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            given_logits=None,
+            threat=ThreatModel("Linf", 0.0, _bounds(x)),
+            robust=None,
+            accuracy=None,
+            broken_by={},
+            state=ModelState(model),
+        )
+        return outputs.randomised(diagnostics) is not None
 
 
 def _flags(diagnostics: Diagnostics, *, attacked: bool) -> Iterator[Flag]:

@@ -143,15 +143,12 @@ class Diagnostics:
     def rounding(self) -> float:
         """Largest difference of logits, relative to their size, that another kernel alone explains.
 
-        5e-4 in float32, where deep networks stay below 1e-5, and 16 last bits in lower precision, such as the
-        TF32 (10 bits) in which a GPU may convolve float32.
+        5e-4 in float32, where deep networks stay below 1e-5, and 16 last bits in lower precision.
         """
         precisions = self.calls.precisions | {
             p.dtype for p in self.model.parameters() if p.is_floating_point()
         }
         last_bit = max(torch.finfo(precision).eps for precision in precisions | {self.x.dtype})
-        if self.x.is_cuda:
-            last_bit = max(last_bit, 2.0**-10)
         return max(5e-4, 16 * last_bit)
 
     def distance(self, a: Float[Tensor, "m c"], b: Float[Tensor, "m c"]) -> float:

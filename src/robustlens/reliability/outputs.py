@@ -11,11 +11,11 @@ _ALONE = 8
 
 def randomised(diagnostics: Diagnostics) -> str | None:
     """Two passes from the same state of the model: a deterministic one gives the same bits."""
-    if (
-        diagnostics.noise <= diagnostics.rounding / 10
-    ):  # the same kernels: only the order of a GPU's additions may differ
+    noise = diagnostics.noise
+    # The same kernels: only the order of a GPU's additions may differ.
+    if noise == 0 or noise <= diagnostics.rounding / 10:
         return None
-    return f"two identical passes differ by up to {diagnostics.noise:.2g} of the logits' size"
+    return f"two identical passes differ by up to {noise:.2g} of the logits' size"
 
 
 def softmax(diagnostics: Diagnostics) -> str | None:

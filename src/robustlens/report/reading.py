@@ -20,18 +20,22 @@ from robustlens.results.array_files import ArrayFile
 Value = TypeVar("Value")
 
 
-def read_study(folder: Path) -> ReportData:
-    """Read a study folder; raises `StateError` where `study.json` is missing or damaged."""
+def read_study(folder: Path, claims: tuple[ClaimResult, ...] | None = None) -> ReportData:
+    """Read a study folder, and its claims where none are given.
+
+    Raises:
+        StateError: `study.json` is missing or damaged.
+    """
     source = StudyFolder(folder)
     record = source.record
     if not record.runs:
         raise StateError(f"{folder}/study.json: no list of runs; run the study again to write it")
-    claims: tuple[ClaimResult, ...] = ()
     problems: tuple[str, ...] = ()
-    try:
-        claims = source.claims
-    except RobustlensError as error:
-        problems = (f"claims.json cannot be read: {error}",)
+    if claims is None:
+        try:
+            claims = source.claims
+        except RobustlensError as error:
+            claims, problems = (), (f"claims.json cannot be read: {error}",)
     networks = _networks(_RunReader(run).report() for run in source.runs())
     return ReportData(record.name or folder.name, networks, record, claims, problems)
 

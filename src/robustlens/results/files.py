@@ -141,7 +141,8 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         kind: of document, by which older formats are upgraded: "run", "evaluation", "study" ...; "" for any.
 
     Raises:
-        StateError: the file is missing, damaged, sealed by another content, of another kind or a newer format.
+        StateError: the file is missing, damaged, of another content than its seal's, of another kind, or of a
+            newer format.
     """
     return parsed_json(read_bytes(path), kind, str(path))
 

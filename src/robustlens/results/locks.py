@@ -1,10 +1,10 @@
 """One writer at a time in a folder: a lock of the system, and a lease where that does not reach.
 
-The system frees `lock` when its process ends, however it ends, but may not know of other hosts that share the
-folder (NFS). For them `lease` names the owner, who renews it while it works. The lease of an owner that is
-gone is taken over: at once where its process can be looked up, and otherwise when it was not renewed for
-`LIMIT` seconds, so the clocks of the hosts must agree within a minute. An owner that lost its lease, because its
-host slept for instance, can write no more.
+The system frees `lock` when its process ends, however it ends, but may not know of other hosts that share
+the folder (NFS). For them `lease` names the owner, who renews it while it works. The lease of an owner that
+is gone is taken over: at once where its process can be looked up, and otherwise when it was not renewed for
+`LIMIT` seconds, so the clocks of the hosts must agree within a minute. An owner that lost its lease, because
+its host slept for instance, can write no more.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ def owner(folder: Path) -> Lease | None:
 
 def check_lease(path: Path) -> None:
     """Raise `LockedError` if `path` lies in a folder whose lease this process held and lost."""
-    for holder in list(_holders):
+    for holder in tuple(_holders):
         if path.is_relative_to(holder.folder):
             holder.check()
 

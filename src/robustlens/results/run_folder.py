@@ -4,6 +4,7 @@ Only this room knows the names of files. Reading never creates or changes anythi
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,14 +16,14 @@ import numpy as np
 from robustlens.config import BEST, LAST, Checkpoint, DataSpec, Plan, Recipe, checked
 from robustlens.config.plans import SomePlan
 from robustlens.errors import ConfigError, StateError
-from robustlens.results import array_files, files
+from robustlens.results import array_files, files, metrics_file
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
 from robustlens.results.links import inside
 from robustlens.results.run import EpochRecord, RunRecord
 from robustlens.results.stage_files import ResultFiles, Stage, StageResult, suffix
 from robustlens.results.study import RunEntry
-from robustlens.results.values import Provenance, decode, plain
+from robustlens.results.values import Provenance, decode
 from robustlens.version import __version__
 
 
@@ -92,21 +93,7 @@ class Run:
 
     def metrics(self) -> list[EpochRecord]:
         """The epochs that were trained. A last line that a kill cut short is passed over."""
-        path, record = self.path("metrics.jsonl"), self.record
-        *lines, _ = files.read_bytes(path).split(b"\n") if path.exists() else [b""]
-        epochs = [
-            _epoch(line, f"{path}: line {number}", record.recipe_hash)
-            for number, line in enumerate(lines, start=1)
-        ]
-        done, is_over = record.epochs_done, record.status in ("trained", "done")
-        if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
-            raise StateError(f"{path}: epochs are missing; delete the run folder to start again")
-        if path.exists() and (len(epochs) < done or (is_over and len(epochs) > done)):
-            raise StateError(
-                f"{path}: found {len(epochs)} whole lines, expected {done} as in run.json; restore the file, "
-                "or delete the run folder to start again"
-            )
-        return epochs
+        return metrics_file.read(self.path("metrics.jsonl"), self.record)
 
     def kept_checkpoints(self) -> list[Checkpoint]:
         """Checkpoints that training kept on its way, the earliest first; the last epoch's is `last`."""
@@ -159,7 +146,9 @@ class Run:
     def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
         """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
         names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
-        checkpoints = [Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-[0-9]{1,9}", name)]
+        checkpoints = [
+            Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-[0-9]{1,9}", name)
+        ]
         done = self.record.epochs_done
         epochs = [(done if one.epoch is None else one.epoch, one) for one in checkpoints]
         return dict(sorted(epochs, key=lambda item: (item[0], item[1] == LAST)))  # last goes over its epoch
@@ -203,9 +192,13 @@ class Run:
         path = self.files(stage, beside).path
         known = self.record.recipe_hash
         if known and provenance.recipe and provenance.recipe != known:
-            raise StateError(f"{path}: found a result of recipe {provenance.recipe}, expected {known}; restore it")
+            raise StateError(
+                f"{path}: found a result of recipe {provenance.recipe}, expected {known}; restore it"
+            )
         if beside is not None and provenance.checkpoint != beside:
-            raise StateError(f"{path}: found a result of {provenance.checkpoint}, expected {beside}; restore it")
+            raise StateError(
+                f"{path}: found a result of {provenance.checkpoint}, expected {beside}; restore it"
+            )
 
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, beside)
@@ -243,22 +236,18 @@ class Run:
         self._write_json("run", replace(self.record, **changes))
 
     def append_metrics(self, epoch: EpochRecord) -> None:
-        """Append one epoch to `metrics.jsonl`, which is written anew: a copy that shares it stays as it is."""
+        """Append one epoch to `metrics.jsonl`."""
         if self.read_only:
             return
-        path = self.path("metrics.jsonl")
-        before = files.read_bytes(path) if path.exists() else b""
-        bound = {**plain(epoch), "recipe": self.record.recipe_hash}
-        files.write_atomic(path, before + files.sealed_json(bound, "epoch", indent=None))
+        metrics_file.append(self.path("metrics.jsonl"), epoch, self.record)
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop what a killed process logged after its last saved epoch."""
         path = self.path("metrics.jsonl")
         if self.read_only or not path.exists():
             return
-        kept = self.metrics()[:epochs]
-        lines = files.read_bytes(path).split(b"\n")[: len(kept)]
-        files.write_atomic(path, b"".join(line + b"\n" for line in lines))
+        self.metrics()  # damage is said now, not after another day of training
+        metrics_file.truncate(path, epochs)
 
     def write_weights(self, checkpoint: Checkpoint, content: bytes) -> None:
         """Write the weights of a checkpoint, as `models.to_bytes` makes them."""
@@ -304,18 +293,6 @@ class Run:
     def _write_json(self, name: str, document: Any) -> None:
         if not self.read_only:
             files.write_json(self._json(name), document, name)
-
-
-def _epoch(line: bytes, where: str, recipe_hash: str) -> EpochRecord:
-    try:
-        content = files.parsed_json(line + b"\n", "epoch", where)
-        epoch = decode(EpochRecord, content, where)
-    except StateError as error:
-        raise StateError(f"{where} is damaged; delete the run folder to start again") from error
-    recipe = content.get("recipe", recipe_hash)
-    if recipe_hash and recipe != recipe_hash:
-        raise StateError(f"{where}: found an epoch of recipe {recipe!r}, expected {recipe_hash}; restore it")
-    return epoch
 
 
 def _but_checkpoint(result: StageResult | None) -> dict[str, Any]:

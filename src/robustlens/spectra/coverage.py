@@ -103,6 +103,11 @@ def uncovered(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Uncover
     return dict(Survey.of(model, input_shape).uncovered)
 
 
+def named(uncovered: Mapping[str, Uncovered]) -> str:
+    """For people: names with their kinds."""
+    return ", ".join(f"{name} ({part.kind})" for name, part in uncovered.items())
+
+
 def plain(uncovered: Mapping[str, Uncovered]) -> dict[str, dict[str, Any]]:
     """As a measurement keeps them."""
     return {name: asdict(part) for name, part in uncovered.items()}

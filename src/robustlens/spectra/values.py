@@ -171,13 +171,17 @@ def select(
             f"spectrum.layers: found {name!r}, expected some of {', '.join(called)}, the linear maps that a "
             "forward pass calls"
         )
-    chosen = {name: layer for name, layer in called.items() if name in wanted}
-    for name, layer in chosen.items():
+    return finite({name: layer for name, layer in called.items() if name in wanted})
+
+
+def finite(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """The layers themselves; a weight that is NaN or infinite raises `NumericsError`."""
+    for name, layer in layers.items():
         if not bool(layer.weight.isfinite().all()):
             raise NumericsError(
                 f"spectrum: layer {name!r} has a weight that is NaN or infinite; train it again"
             )
-    return chosen
+    return dict(layers)
 
 
 def singular_values(

@@ -128,8 +128,11 @@ def interval_over_seeds(
     All seeds are measured on the same images, so a resample takes the same images for every seed that it
     drew. It draws one seed fewer than there are, which makes its variance unbiased (Rao and Wu 1988), and
     the interval is Student's with the degrees of freedom of Satterthwaite (1946): two or three seeds drawn
-    with replacement would otherwise give intervals that are far too short. The p-value is that of the same
-    Student statistic, the middle of the interval over its standard error.
+    with replacement would otherwise give intervals that are far too short.
+
+    The p-value is that of the same Student statistic, the middle of the interval over its standard error. Far
+    out, where Satterthwaite's degrees of freedom are too many (seeds that agree by chance raise them), it is
+    the one of seeds - 1 degrees, scaled to be 0.05 at the same place.
 
     Args:
         values: (seeds,) or (seeds, layers), the effect of each seed.
@@ -149,8 +152,17 @@ def interval_over_seeds(
     half = float(stats.t.ppf(1 - TAIL, freedom)) * error
     examples_only = _usable(reduce(draws.mean(0)))
     middle = value - (float(examples_only.mean()) - value)
-    p = 2 * float(stats.t.sf(abs(middle) / error, freedom)) if error > 0 else float(middle == 0)
-    return Inference(value, middle - half, middle + half, p)
+    return Inference(value, middle - half, middle + half, _student_p(middle, error, freedom, seeds))
+
+
+def _student_p(middle: float, error: float, freedom: float, seeds: int) -> float:
+    """Two-sided p-value that is 0.05 at the ends of the 95 % interval, with the tail of seeds - 1 degrees."""
+    if error == 0:
+        return float(middle == 0)
+    statistic = abs(middle) / error
+    scale = float(stats.t.ppf(1 - TAIL, seeds - 1) / stats.t.ppf(1 - TAIL, freedom))
+    own = 2 * float(stats.t.sf(statistic, freedom))
+    return max(own, 2 * float(stats.t.sf(statistic * scale, seeds - 1)))
 
 
 def interval_of_median(values: Array) -> Inference:

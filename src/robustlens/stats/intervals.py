@@ -81,11 +81,11 @@ def rounded(difference: float, scale: float) -> float:
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
     """One interval over training seeds, passing over those that have none.
 
-    The value is the mean. One seed keeps its own interval, over examples. Two are too few for an interval over
-    seeds: theirs reaches from the lower of their own ends to the higher, and there is none where a seed has
-    none. Three or more have Student's 95 % interval of the mean, which speaks of training again; where their
-    own intervals, averaged, reach further (they saw the same examples), those ends count. So no number of
-    seeds looks more certain than one.
+    The value is the mean. One seed keeps its own interval, over examples. Two are too few for an interval
+    over seeds: theirs reaches from the lower of their own ends to the higher, and there is none where a seed
+    has none. Three or more have Student's 95 % interval of the mean, which speaks of training again; where
+    their own intervals, averaged, reach further (they saw the same examples), those ends count. So no number
+    of seeds looks more certain than one.
 
     >>> over_seeds([Interval(0.25, 0.125, 0.5), Interval(0.75, 0.5, 1.0)])
     Interval(value=0.5, low=0.125, high=1.0)

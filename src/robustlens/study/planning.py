@@ -16,7 +16,9 @@ from robustlens.config import (
     ThreatSpec,
     checked,
     eps_text,
+    name_problem,
     read_yaml,
+    refuse_code,
 )
 from robustlens.data import augment
 from robustlens.errors import ConfigError
@@ -58,8 +60,12 @@ def built_in() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def read(source: str | Path) -> StudySpec:
+def read(source: str | Path, *, trust_code: bool = False) -> StudySpec:
     """A study from a YAML file or by the name of a built-in one.
+
+    Args:
+        source: the file, or the name.
+        trust_code: allow the file to name code ("package.module:factory"), which its runs import and call.
 
     Raises:
         ConfigError: no such file, not YAML, or a field is wrong (it is named).
@@ -72,6 +78,7 @@ def read(source: str | Path) -> StudySpec:
     else:
         known = ", ".join(built_in())
         raise ConfigError(f"study: found no file {str(source)!r}; give a YAML file or one of {known}")
+    refuse_code(values, Path(source).name, trust_code=trust_code)
     return checked(StudySpec, values, Path(source).name)
 
 
@@ -176,6 +183,9 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     strength = eps_text(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    problem = name_problem(name) or (None if slug else f"found {name!r}, expected a letter or digit in it")
+    if problem:
+        raise ConfigError(f"{spec.name}: label: {problem}")
     return PlannedRun(
         id=f"{slug}-{strength.replace('/', '_')}-s{seed}",
         recipe=recipe,

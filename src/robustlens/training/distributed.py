@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -14,8 +14,17 @@ from robustlens.results import Run
 from robustlens.results.locks import locked
 
 
+def products(precision: str) -> Literal["ieee", "tf32"]:
+    """Kind of float32 products in which a recipe of this precision trains, for `float32_products`."""
+    return "tf32" if precision == "tf32" else "ieee"
+
+
 def fabric_for(precision: Any) -> Fabric:
-    """Fabric of one device or, where torchrun has started several processes, of this one's share of them."""
+    """Fabric of one device or, where torchrun has started several processes, of this one's share of them.
+
+    Its numbers of "tf32" are float32: how they are multiplied is torch's setting (`products`).
+    """
+    precision = "32-true" if precision == "tf32" else precision
     processes, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if processes == 1:
         return Fabric(accelerator="auto", devices=1, precision=precision)

@@ -7,6 +7,7 @@ from robustlens import attacks, losses, models
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split
+from robustlens.machine import float32_products
 from robustlens.results import MonitorRecord
 from robustlens.threat import ThreatModel
 
@@ -41,7 +42,7 @@ class Monitor:
 def accuracy(
     network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
 ) -> MonitorRecord:
-    """Clean and PGD accuracy on all of `x`, in eval mode, in float32; and, clean, two mean losses.
+    """Clean and PGD accuracy on all of `x`, in eval mode, in IEEE float32; and, clean, two mean losses.
 
     `loss` is cross entropy in nats; `ramp_risk` the ramp loss of the probability margin at gamma 1 (Wen et
     al. 2020, definition 4), which is 1 on every mistake.
@@ -56,7 +57,7 @@ def accuracy(
     """
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True) if threat.eps > 0 else None
     sums = [0.0] * 4
-    with models.inference(network):
+    with models.inference(network), float32_products():
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             batch = _batch_sums(network, images, labels, attack)
             sums = [total + value for total, value in zip(sums, batch, strict=True)]

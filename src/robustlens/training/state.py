@@ -1,5 +1,9 @@
-"""State of an unfinished training, in one sealed file, from which a later call goes on bit for bit."""
+"""State of an unfinished training, in one sealed file, from which a later call goes on bit for bit.
 
+The state before it is kept: where the newest is damaged, training goes on from that one, to the same bits.
+"""
+
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +16,9 @@ from robustlens.results import array_files, files
 from robustlens.results.values import decode, plain
 from robustlens.weights import ExponentialMovingAverage
 
-FILE = "state.safetensors"
-"""Name of the state in a run folder."""
+FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
+"""Names of the state in a run folder, and of the one before it."""
+_log = logging.getLogger("robustlens")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class StateRecord:
         recipe: hash of the recipe. data: fingerprint of the images. start: fingerprint of the weights that
             training began from, where the recipe names them (`init`). A state of others is refused.
         epochs_done: finished epochs. seconds: that they took.
+        step: steps done in the next epoch, where a signal stopped training inside it. step_seconds: likewise.
         best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
         average_steps: updates of the running average of the weights.
     """
@@ -36,6 +42,8 @@ class StateRecord:
     best_score: tuple[float, float] = (-1.0, -1.0)
     best_epoch: int = 0
     average_steps: int = 0
+    step: int = 0
+    step_seconds: float = 0.0
 
     def check(self, other: "StateRecord", path: Path) -> None:
         """Raise `StateError` where `other`, read from `path`, belongs to another recipe, data or start."""
@@ -58,6 +66,9 @@ class TrainingState:
         model: the network.
         optimizer: of its parameters; SGD, of which the momentum is kept.
         average: the running average of the weights, if any.
+
+    Attributes:
+        inside: what an unfinished epoch adds: its loss so far, the random state of layers, what a step keeps.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class TrainingState:
         average: ExponentialMovingAverage | None,
     ) -> None:
         self.record, self.model, self.optimizer, self.average = record, model, optimizer, average
+        self.inside: dict[str, Tensor] = {}
 
     def to_bytes(self) -> bytes:
         """The state as a sealed safetensors file."""
@@ -80,18 +92,34 @@ class TrainingState:
             averages = self.average.average.state_dict()
             tensors |= {f"average.{key}": value for key, value in averages.items()}
             record = replace(record, average_steps=self.average.steps)
+        tensors |= {f"inside.{key}": value for key, value in self.inside.items()}
         dense = {key: value.contiguous() for key, value in tensors.items()}
         return array_files.sealed_tensors(save_tensors(dense), plain(record))
 
-    def restore(self, path: Path) -> None:
-        """Take up the state in a file.
+    def restore(self, path: Path, previous: Path) -> None:
+        """Take up the state in a file, or the previous one where that is damaged.
 
         Raises:
-            StateError: it is damaged, or belongs to another recipe, other images or another start.
+            StateError: both are damaged, or it belongs to another recipe, other images or another start.
         """
-        record, tensors = _read(path)
+        try:
+            record, tensors = _read(path)
+        except StateError as damage:
+            if not previous.exists():
+                raise
+            if path.exists():  # else a kill came between two renames
+                _log.warning("%s; training goes on from %s", damage, previous.name)
+            path = previous
+            record, tensors = _read(path)
         self.record.check(record, path)
-        self.record = record
+        try:
+            self._take(record, tensors)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # tensors of another network
+            raise StateError(
+                f"{path}: damaged, it does not fit its network; delete it to start again"
+            ) from error
+
+    def _take(self, record: StateRecord, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(_under("model.", tensors))
         optimizer = self.optimizer.state_dict()
         momenta = _under("momentum.", tensors)
@@ -100,6 +128,7 @@ class TrainingState:
         if self.average is not None:
             self.average.average.load_state_dict(_under("average.", tensors))
             self.average.steps = record.average_steps
+        self.record, self.inside = record, _under("inside.", tensors)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -91,6 +91,13 @@ class TrainingStep:
         self.optimizer.step()
         return total
 
+    def memory(self) -> dict[str, Tensor]:
+        """Tensors that one step of an epoch leaves to the next."""
+        return {}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Take up the `memory` of a step in an epoch that was stopped."""
+
     def perturbs(self, epoch: int) -> bool:
         """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
         spec = self.recipe.perturbation
@@ -240,6 +247,14 @@ class FreeTrainingStep(TrainingStep):
         for _ in range(self.recipe.attack.replays):
             total += self._replay(x, y)
         return total / self.recipe.attack.replays
+
+    def memory(self) -> dict[str, Tensor]:
+        """The perturbation of the images."""
+        return {"delta": self.delta}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Take up the perturbation."""
+        self.delta = memory["delta"].to(self.fabric.device)
 
     def _replay(self, x: Tensor, y: Tensor) -> Tensor:
         """Step the weights and the images along the gradients of one backward pass; returns the objective."""

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustlens import data, models, noise
-from robustlens.config import BEST, LAST, Checkpoint, Recipe, checked, radius_problem
+from robustlens import data, models, noise, stopping
+from robustlens.config import BEST, LAST, Checkpoint, Recipe, checked
 from robustlens.data import Split, Splits
-from robustlens.errors import ConfigError, NumericsError, RobustlensError, StoppedError
-from robustlens.machine import environment
+from robustlens.errors import LockedError, NumericsError, RobustlensError, StateError, StoppedError
+from robustlens.machine import environment, float32_products
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import EpochRecord, ErrorRecord, MonitorRecord, Run
 from robustlens.training import state
+from robustlens.training.checks import check_fit
 from robustlens.training.distributed import fabric_for, mean_over_ranks, run_at, writer_lock
 from robustlens.training.monitor import Monitor
 from robustlens.training.network import describe_model, starting_network
@@ -67,21 +68,27 @@ def train(
     Raises:
         ConfigError: the recipe is wrong. DataError: the data cannot be read.
         NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
-        LockedError: another process trains in `out`. StateError: `out` belongs to another recipe.
+        LockedError: another process trains in `out`.
+        StateError: `out` belongs to another recipe or to other images, or a file in it is damaged.
     """
     recipe = checked(Recipe, recipe, "recipe")
     run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
     run.check(recipe)
+    if splits is None:
+        spec = run.data_spec if run.has_recipe and recipe.data.data_dir is None else recipe.data
+        splits = data.of_spec(spec, trust_code=True)
+    run.check_data(splits.fingerprint)
     if run.record.status in ("trained", "done"):
         return run
     # Data and network first: a wrong recipe leaves no file behind.
-    loop = TrainingLoop(recipe, run, splits or data.of_spec(recipe.data, trust_code=True), progress)
+    loop = TrainingLoop(recipe, run, splits, progress)
     with writer_lock(run):
         run.bind(recipe)
         try:
-            loop.run_all_epochs()
-        except StoppedError:
-            raise  # no failure: the same call goes on
+            with float32_products(products(recipe.precision)):
+                loop.run_all_epochs()
+        except (StoppedError, StateError, LockedError):
+            raise  # a stop is no failure, and a folder that is refused stays as it is
         except RobustlensError as error:
             run.update(status="failed", error=ErrorRecord.of(error))
             raise
@@ -97,8 +104,7 @@ class TrainingLoop:
     """
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits, listener: Listener) -> None:
-        _check_patience(recipe, splits)
-        _check_radius(recipe, splits)
+        check_fit(recipe, splits)
         self.recipe, self.run, self.splits, self.listener = recipe, run, splits, listener
         self.fabric = fabric_for(recipe.precision)
         self.description = describe_model(recipe, splits)
@@ -140,10 +146,8 @@ class TrainingLoop:
         for epoch in range(self.state.record.epochs_done, self.recipe.optimizer.epochs):
             if self._is_out_of_patience():
                 break
-            began = time.perf_counter()
-            with self._layers_draw_for(epoch):
-                loss = self._epoch(epoch)
-            self._finish_epoch(epoch, loss, time.perf_counter() - began)
+            with stopping.deferred() if self.fabric.world_size == 1 else contextlib.nullcontext():
+                self._train_epoch(epoch)
         done = self.state.record
         self.run.update(
             status="trained",
@@ -154,10 +158,14 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         """Take up the saved state, if there is one, and drop metrics that were logged after it."""
-        path = self.run.folder / state.FILE
-        if path.exists():
-            self.state.restore(path)
-        self.run.truncate_metrics(self.state.record.epochs_done)
+        path, previous = self.run.path(state.FILE), self.run.path(state.PREVIOUS)
+        if path.exists() or previous.exists():
+            self.state.restore(path, previous)
+        done = self.state.record.epochs_done
+        self.run.metrics()  # damage is said now, not after another day of training
+        if self.run.record.epochs_done != done:
+            self.run.update(epochs_done=done)
+        self.run.truncate_metrics(done)
 
     def _with_pseudo_labels(self) -> Split:
         """The training images, and after them the unlabeled ones as a standard network labels them."""
@@ -168,7 +176,9 @@ class TrainingLoop:
             splits=replace(self.splits, unlabeled=None),
             progress=lambda event: self.listener(replace(event, phase=f"teacher {event.phase}")),
         )
-        network = models.load(teacher.folder, checkpoint="best", trust_code=True).to(self.fabric.device)
+        network = models.load(teacher.folder, checkpoint="best", trust_code=self.recipe.names_code).to(
+            self.fabric.device
+        )
         pool = pseudo_label(network, self.splits.unlabeled, 2 * self.recipe.optimizer.batch_size)
         write_pseudo_labels(self.run, pool, self.splits.unlabeled.labels)
         return self.splits.train.followed_by(pool)
@@ -185,29 +195,71 @@ class TrainingLoop:
             torch.manual_seed(noise.generator_for(self.recipe.seed, epoch, _LAYERS).initial_seed())
             yield
 
-    def _epoch(self, epoch: int) -> float:
-        """Take all steps of one epoch; returns the mean training loss."""
-        recipe = self.recipe
-        batches = self.order(noise.generator_for(recipe.seed, epoch))
-        total = torch.zeros((), device=self.fabric.device)
+    def _train_epoch(self, epoch: int) -> None:
+        """Take the steps of one epoch that are left, and finish it.
+
+        A signal waits for the end of a step, and finds the training state as it is then on the disk.
+        """
+        began, done = time.perf_counter(), self.state.record
+        batches = self.order(noise.generator_for(self.recipe.seed, epoch))
         self.model.train()
-        for step, rows in enumerate(batches):
-            is_last = step + 1 == len(batches)
-            for group in self.optimizer.param_groups:
-                done = (epoch + step / len(batches)) / recipe.optimizer.epochs
-                group["lr"] = learning_rate(recipe.optimizer, done)
-            total += self.step(epoch, step, rows)
-            if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or is_last):
-                bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)
-            if self.average is not None:
-                self.average.update()
-            if step % _CHECK_EVERY == 0 or is_last:
-                mean = mean_over_ranks(self.fabric, total) / (step + 1)
-                self._check_loss(mean, epoch, step)
-                at, steps = epoch * len(batches) + step + 1, len(batches) * recipe.optimizer.epochs
-                note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
-                self.listener(Event("train", at, steps, note))
-        return mean
+        with self._layers_draw_for(epoch):
+            self._take_up_steps()
+            self._set_rate(epoch, max(0, done.step - 1), len(batches))
+            for step in range(done.step, len(batches)):
+                self._take_step(epoch, step, batches)
+                if stopping.requested() and self.fabric.world_size == 1:
+                    self._keep_steps(step + 1, done.step_seconds + time.perf_counter() - began)
+                    stopping.check()
+            loss = mean_over_ranks(self.fabric, self.loss) / len(batches)
+            seconds = done.step_seconds + time.perf_counter() - began
+            try:
+                with stopping.interruptible():
+                    train, validation = (monitor(self.network) for monitor in self.monitors)
+            except StoppedError:
+                self._keep_steps(len(batches), seconds)
+                raise
+        self._finish_epoch(epoch, loss, seconds, train, validation)
+
+    def _take_step(self, epoch: int, step: int, batches: list[Tensor]) -> None:
+        recipe, is_last = self.recipe, step + 1 == len(batches)
+        self._set_rate(epoch, step, len(batches))
+        self.loss += self.step(epoch, step, batches[step])
+        if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or is_last):
+            bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)
+        if self.average is not None:
+            self.average.update()
+        if step % _CHECK_EVERY == 0 or is_last:
+            mean = mean_over_ranks(self.fabric, self.loss) / (step + 1)
+            self._check_loss(mean, epoch, step)
+            at, steps = epoch * len(batches) + step + 1, len(batches) * recipe.optimizer.epochs
+            note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
+            self.listener(Event("train", at, steps, note))
+
+    def _set_rate(self, epoch: int, step: int, steps: int) -> None:
+        done = (epoch + step / steps) / self.recipe.optimizer.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.optimizer, done)
+
+    def _keep_steps(self, steps: int, seconds: float) -> None:
+        """Write the state inside an epoch, of which so many steps are done."""
+        device, record = self.fabric.device, self.state.record
+        self.state.inside = {"loss": self.loss, "random": torch.get_rng_state(), **self.step.memory()}
+        if device.type == "cuda":
+            self.state.inside["random.cuda"] = torch.cuda.get_rng_state(device)
+        self.state.record = replace(record, step=steps, step_seconds=seconds)
+        self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
+
+    def _take_up_steps(self) -> None:
+        """Take up the state inside an epoch that was stopped, if it was."""
+        inside, device = self.state.inside, self.fabric.device
+        self.loss = torch.zeros((), device=device)
+        if self.state.record.step:
+            self.loss += inside["loss"].to(device)
+            torch.set_rng_state(inside["random"])
+            if "random.cuda" in inside:
+                torch.cuda.set_rng_state(inside["random.cuda"], device)
+            self.step.remember(inside)
 
     def _check_loss(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
@@ -219,9 +271,15 @@ class TrainingLoop:
 
     # -- ends of epochs --------------------------------------------------------------------------
 
-    def _finish_epoch(self, epoch: int, loss: float, seconds: float) -> None:
-        """Measure the network and write its weights, its metrics and, last, the state."""
-        train, validation = (monitor(self.network) for monitor in self.monitors)
+    def _finish_epoch(
+        self,
+        epoch: int,
+        loss: float,
+        seconds: float,
+        train: MonitorRecord | None,
+        validation: MonitorRecord | None,
+    ) -> None:
+        """Write the epoch's weights, its metrics and, last, the state."""
         self._check_weights(epoch)
         before, score = self.state.record, _score(epoch, validation)
         is_best = score > before.best_score
@@ -239,9 +297,11 @@ class TrainingLoop:
                 best=is_best,
             )
         )
-        done = replace(before, epochs_done=epoch + 1, seconds=before.seconds + seconds)
+        total = before.seconds + seconds
+        done = replace(before, epochs_done=epoch + 1, seconds=total, step=0, step_seconds=0.0)
         self.state.record = replace(done, best_score=score, best_epoch=epoch + 1) if is_best else done
-        self.run.write_bytes(state.FILE, self.state.to_bytes())
+        self.state.inside = {}
+        self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
         self.run.update(epochs_done=epoch + 1, train_seconds=done.seconds)
 
     def _check_weights(self, epoch: int) -> None:
@@ -252,7 +312,7 @@ class TrainingLoop:
 
     def _write_weights(self, epoch: int, is_best: bool) -> None:
         """Write the checkpoints that this epoch is."""
-        content = models.to_bytes(self.network, self.description, recipe=self.recipe.hash())
+        content = models.to_bytes(self.network, self.description, recipe=self.recipe.hash(), epoch=epoch + 1)
         keep_every = self.recipe.keep_every
         if is_best:
             self.run.write_weights(BEST, content)
@@ -275,24 +335,3 @@ def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 def _score(epoch: int, validation: MonitorRecord | None) -> tuple[float, float]:
     """Validation accuracies, robust before clean; without validation images a later epoch is better."""
     return (float(epoch), 0.0) if validation is None else (validation.robust, validation.clean)
-
-
-def _check_radius(recipe: Recipe, splits: Splits) -> None:
-    """Refuse a radius that reaches any image of this size."""
-    threat = recipe.threat
-    problem = radius_problem(threat.norm, threat.eps, dimensions=math.prod(splits.shape))
-    if problem:
-        raise ConfigError(f"recipe.threat.eps: {problem}")
-
-
-def _check_patience(recipe: Recipe, splits: Splits) -> None:
-    """Refuse patience, of the network or of its teacher, where every epoch counts as the best."""
-    specs = {"optimizer": recipe.optimizer}
-    if recipe.pseudo_labels is not None:
-        specs["pseudo_labels.teacher"] = recipe.pseudo_labels.teacher
-    for name, spec in specs.items():
-        if spec.patience is not None and len(splits.validation) == 0:
-            raise ConfigError(
-                f"{name}.patience: found {spec.patience} without validation images, by which an epoch is "
-                "better than another; set data.validation above 0"
-            )

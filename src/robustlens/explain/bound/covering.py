@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from scipy.optimize import least_squares
 from torch import Tensor
 
 from robustlens.errors import DataError
+from robustlens.models.inputs import ANYWHERE, Images, checked_images
 
 RADII = 30
 """Radii at which covering numbers are fitted."""
@@ -46,7 +47,7 @@ class Covering:
         return self.dimension * (float(np.logaddexp(0.0, balls)) if self.bounded else max(0.0, balls))
 
 
-def covering(points: Float[Tensor, "n ..."], *, bounded: bool = False) -> Covering:
+def covering(points: Images, *, bounded: bool = False) -> Covering:
     """Covering numbers by greedy nets, and their dimension by regression of log N on log(1 / eps).
 
     Farthest-point traversal (Gonzalez 1985) begins at the point nearest to the mean and adds the point
@@ -72,7 +73,8 @@ def covering(points: Float[Tensor, "n ..."], *, bounded: bool = False) -> Coveri
         dimension 5, whose nets of that size have most of their balls at the boundary.
 
     Raises:
-        DataError: fewer than 8 distinct points, or points that are all equally far from each other.
+        DataError: fewer than 8 distinct points, one that is not finite, or points that are all equally far
+            from each other.
     """
     distinct = _distinct(points)
     n = len(distinct)
@@ -89,7 +91,7 @@ def covering(points: Float[Tensor, "n ..."], *, bounded: bool = False) -> Coveri
     return Covering(eps, count, float(law[0]), float(np.exp(law[1])), n, bounded)
 
 
-def intrinsic_dimension(points: Float[Tensor, "n ..."]) -> float:
+def intrinsic_dimension(points: Images) -> float:
     """TwoNN: dimension from the ratio of each point's second to its first neighbour's distance.
 
     Where density is constant over these two, P(ratio > r) = r^-d (Facco et al. 2017, eq. 4). d is the slope
@@ -97,7 +99,7 @@ def intrinsic_dimension(points: Float[Tensor, "n ..."]) -> float:
     needs no range of scales, and sees the finest one only. Duplicates count once.
 
     Raises:
-        DataError: fewer than 8 distinct points, or points that are all equally far from each other.
+        DataError: as `covering`.
     """
     distinct = _distinct(points)
     n = len(distinct)
@@ -109,9 +111,11 @@ def intrinsic_dimension(points: Float[Tensor, "n ..."]) -> float:
     return float(ratio @ tail / (ratio @ ratio))
 
 
-def _distinct(points: Tensor) -> Float64[Tensor, "m d"]:
+def _distinct(points: Images) -> Float64[Tensor, "m d"]:
     """The points without duplicates, as rows, about their mean."""
-    rows = torch.unique(points.detach().cpu().double().flatten(1), dim=0)
+    rows = torch.unique(
+        checked_images(points, ANYWHERE, where="covering").detach().cpu().double().flatten(1), dim=0
+    )
     if len(rows) < _LEAST:
         raise DataError(f"covering: found {len(rows)} distinct points, expected at least {_LEAST}")
     return rows - rows.mean(0)

@@ -100,8 +100,8 @@ def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
     """Name of the linear layer that gives the logits.
 
     Raises:
-        ModelError: the last of the Conv2d and Linear layers that a forward pass calls is a convolution, or
-            is called more than once.
+        ModelError: the last of the convolutions and linear layers that a forward pass calls is a convolution,
+            or is called more than once.
     """
     layers = matrix_layers(model)
     names = {layer: name for name, layer in layers.items()}

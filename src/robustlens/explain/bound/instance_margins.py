@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustlens import losses
@@ -12,6 +12,7 @@ from robustlens.attacks import MinimumNorm
 from robustlens.certification.margin import certificate
 from robustlens.errors import ModelError
 from robustlens.explain.margins import attacked_images, logits_of
+from robustlens.models.inputs import Bounds, Images, Labels, checked
 from robustlens.threat import ThreatModel
 
 
@@ -42,11 +43,11 @@ class InstanceMargins:
 
 def instance_margins(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     *,
     steps: int = 50,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     batch_size: int = 256,
 ) -> InstanceMargins:
@@ -69,8 +70,10 @@ def instance_margins(
         batch_size: changes speed, not results (but for rounding).
 
     Raises:
-        ConfigError: `steps` below 1.
+        ConfigError: `steps` below 1. DataError: images or labels do not fit.
+        ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, bounds, where="instance_margins")
     attack = MinimumNorm(ThreatModel("L2", float("inf"), bounds), steps=steps, seed=seed)
     nearest = attacked_images(model, x, y, attack, batch_size).cpu()
     logits, labels, images = logits_of(model, x, batch_size), y.cpu(), x.detach().cpu()

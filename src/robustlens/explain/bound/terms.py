@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from robustlens import losses
@@ -16,7 +16,8 @@ from robustlens.explain.bound.instance_margins import InstanceMargins, instance_
 from robustlens.explain.bound.theorem import Bound
 from robustlens.explain.margins import logits_of
 from robustlens.models import Normalize
-from robustlens.spectra import extremes
+from robustlens.models.inputs import Bounds, Images, Labels, checked
+from robustlens.spectra import Survey, extremes
 from robustlens.threat import ThreatModel
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -29,10 +30,10 @@ _UNRESOLVED = 1e-12  # of the largest singular value: smaller ones are rounding
 
 def bound(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
-    x_test: Float[Tensor, "m ..."],
-    y_test: Int64[Tensor, " m"],
+    x: Images,
+    y: Labels,
+    x_test: Images,
+    y_test: Labels,
     *,
     eps: float,
     gammas: Sequence[float] = GAMMAS,
@@ -42,18 +43,21 @@ def bound(
     covered: Covering | None = None,
     operator: str = "circular",
     batch_size: int = 256,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Bound:
     """Every term of the bound of Wen et al. 2020 (theorem 3.1) for a network and its images.
 
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
     `spectrum`); the normalisation of the images is a layer too.
 
-    u_min is read in the network's favour: v_min is an upper bound, over the images given and among them over
-    those that the network gets right (the theorem is about networks that get all right); average pooling and
-    shortcuts, which the theorem does not know, count as nothing lost; and circular convolutions have larger
-    smallest values than the zero-padded ones that the layers are. So where the margin term makes the bound
-    vacuous, it is, at any eps. Where nothing does, ask for `operator="zero"`, and read the instance margins'
-    `lower` and what `geometry` says, before you believe it.
+    u_min is read in the network's favour, in ways that `Bound.favourable` names: v_min is an upper bound, over
+    the images given and among them over those that the network gets right (the theorem is about networks
+    that get all right; where none is right, v_min is infinite and the margin term 0); average pooling,
+    shortcuts and attention weights, which the theorem does not know, count as nothing lost, as does the null
+    space of a layer that narrows; and circular convolutions have larger smallest values than the zero-padded
+    ones that the layers are. So where the margin term makes the bound vacuous, it is, at any eps. Where
+    nothing does, ask for `operator="zero"`, and read the instance margins' `lower` and what `geometry` says,
+    before you believe it. A network with layers that no spectrum covers has no bound: `Bound.uncovered`.
 
     Args:
         model: evaluated in eval mode, and left as it was.
@@ -69,13 +73,20 @@ def bound(
         covered: the law of the covering numbers, if known; otherwise from `x`.
         operator: matrix of a convolution, "circular" or "zero", as in `spectrum`; the latter takes minutes.
         batch_size: changes speed, not results (but for rounding).
+        bounds: of the pixels.
 
     Raises:
-        ConfigError: gammas, eps, eta or m out of range, unknown operator. DataError: too few images for a
-            covering. ModelError: the last layer is not linear.
+        ConfigError: gammas, eps, eta or m out of range, unknown operator. DataError: images or labels do not
+            fit, too few images for a covering. ModelError: the model does not return logits (n, classes), or
+            its last layer is not linear.
     """
-    margins = margins or instance_margins(model, x[:EXAMPLES], y[:EXAMPLES], batch_size=batch_size)
+    x, y = checked(model, x, y, bounds, where="bound")
+    x_test, y_test = checked(model, x_test, y_test, bounds, where="bound")
+    margins = margins or instance_margins(
+        model, x[:EXAMPLES], y[:EXAMPLES], bounds=bounds, batch_size=batch_size
+    )
     last = last_linear(model, x)
+    survey = Survey.of(model, x.shape[1:])
     rows = model.get_parameter(f"{last}.weight").detach().cpu().double()
     return Bound(
         gammas=np.array(gammas, dtype=np.float64),
@@ -88,6 +99,11 @@ def bound(
         training_examples=len(x) if training_examples is None else training_examples,
         ramp_train=_ramp_risks(model, x, y, gammas, batch_size),
         ramp_test=_ramp_risks(model, x_test, y_test, gammas, batch_size),
+        operator=operator if any(layer.is_convolution for layer in survey.layers.values()) else None,
+        searched=len(margins.correct),
+        right=int(margins.correct.sum()),
+        narrowing=tuple(name for name, layer in survey.layers.items() if layer.narrows and name != last),
+        uncovered=survey.uncovered,
     )
 
 

@@ -12,7 +12,7 @@ logarithms: the product and N(eps) leave the range of floating-point numbers on 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float64
 
 from robustlens.errors import ConfigError
 from robustlens.explain.bound.covering import Covering
+from robustlens.spectra.coverage import Uncovered, plain
 
 _LEAST_SHARE = 0.5
 """A sum of two terms exceeds 1 only if one of them exceeds this: the terms that make a bound vacuous."""
@@ -39,6 +40,10 @@ class Bound:
         eta: probability with which the bound fails.
         training_examples: m.
         ramp_train: mean ramp loss of training images. ramp_test: of test images.
+        operator: matrix of a convolution, "circular" or "zero"; None where there is no convolution.
+        searched: how many images v_min is of. right: how many of these the network gets right.
+        narrowing: layers that give fewer numbers than they read. uncovered: parts of the network with weights
+            that are not in `sigma_min`, by name: with any, the terms do not make a bound.
 
     Raises:
         ConfigError: a gamma, eps, eta or m out of range.
@@ -54,6 +59,11 @@ class Bound:
     training_examples: int
     ramp_train: Float64[np.ndarray, " gammas"]
     ramp_test: Float64[np.ndarray, " gammas"]
+    operator: str | None = None
+    searched: int | None = None
+    right: int | None = None
+    narrowing: tuple[str, ...] = ()
+    uncovered: Mapping[str, Uncovered] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (len(self.gammas) and bool((self.gammas > 0).all())):
@@ -130,6 +140,23 @@ class Bound:
         others = {"distance of rows of the last layer": self.distance_min, "v_min": self.v_min}
         return [*layers, *(name for name, value in others.items() if value == 0)]
 
+    def favourable(self) -> list[str]:
+        """Each way in which u_min is read in the network's favour, one sentence each."""
+        readings = ["the instance margins are those that an attack found: upper bounds"]
+        if self.right == 0:
+            readings.append(
+                f"none of the {self.searched} images is right: v_min is infinite, the margin term 0"
+            )
+        elif math.isinf(self.v_min):
+            readings.append("the attack found no boundary: v_min is infinite, the margin term 0")
+        elif self.right is not None and self.searched is not None and self.right < self.searched:
+            readings.append(f"v_min is over the {self.right} of {self.searched} images that are right")
+        if self.narrowing:
+            readings.append(f"the null space of {', '.join(self.narrowing)} counts as nothing lost")
+        if self.operator == "circular":
+            readings.append("convolutions wrap around, which makes their smallest singular values larger")
+        return [*readings, "average pooling, shortcuts and attention weights count as nothing lost"]
+
     def summary(self) -> dict[str, Any]:
         """The terms as plain values; None for infinite numbers and logarithms."""
         log10 = {
@@ -148,6 +175,9 @@ class Bound:
             "sigma_min": dict(self.sigma_min),
             "v_min": finite(self.v_min),
             "vanishing": self.vanishing(),
+            "is_bound": not self.uncovered,
+            "uncovered": plain(self.uncovered),
+            "favourable": self.favourable(),
             "log10": log10,
             "gammas": self._rows(),
         }

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import noise
@@ -14,6 +13,7 @@ from robustlens.errors import ConfigError
 from robustlens.explain.landscape.points import stacked, values_of
 from robustlens.explain.margins import attacked_images, logits_of
 from robustlens.models import device_of, frozen
+from robustlens.models.inputs import Images, Labels, checked
 from robustlens.threat import ThreatModel
 
 RADII = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -22,8 +22,8 @@ RADII = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 def input_landscape(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     radii: Sequence[float] = RADII,
@@ -56,12 +56,13 @@ def input_landscape(
         second. error: (k, k, n), whether the prediction is wrong.
 
     Raises:
-        ConfigError: no image, another `towards`, or an infinite eps.
+        ConfigError: another `towards`, or an infinite eps. DataError: images or labels do not fit.
+        ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, threat.bounds, where="input_landscape")
     require_radius(threat)
-    if not len(x) or towards not in ("gradient", "attack"):
-        given = f"{len(x)} images, towards {towards!r}"
-        raise ConfigError(f"landscape: found {given}; expected at least 1 image, 'gradient' or 'attack'")
+    if towards not in ("gradient", "attack"):
+        raise ConfigError(f"landscape: found towards {towards!r}, expected 'gradient' or 'attack'")
     if towards == "attack":
         adversarial = attacked_images(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size) - x
     else:

@@ -11,6 +11,7 @@ from robustlens.explain.landscape.inputs import input_landscape
 from robustlens.explain.landscape.points import KINDS
 from robustlens.explain.landscape.weights import ALPHAS, landscape
 from robustlens.explain.measure import Count, Measurement, SplitName, SplitNames, Subject
+from robustlens.explain.temperature import why_missing
 
 
 def rises(alpha: np.ndarray, values: np.ndarray) -> dict[str, float]:
@@ -62,7 +63,11 @@ def measure_landscape(
     names = {"loss": "rise", "matched": "matched_rise", "error": "error_rise"}
     conditions = {"split": first, "draws": draws, "steps": steps, "eps": subject.threat.eps}
     return Measurement(
-        {**{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()}, **conditions},
+        {
+            **{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()},
+            **why_missing(float(arrays[f"{first}_temperature"][0])),
+            **conditions,
+        },
         unit="nats (error_rise: share of images)",
         what="How far the adversarial loss rises when the weights move along filter-normalised directions.",
         source="Wu, Xia and Wang 2020, section 3; filter normalisation by Li et al. 2018",

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.attacks import Attack
-from robustlens.errors import ConfigError
 from robustlens.explain.margins import attacked_images, logits_of
 from robustlens.explain.temperature import best_temperature
-from robustlens.models import fast_copy
+from robustlens.models import device_of, fast_copy
 
 _COMPARED = 4
 """Images on which a copy of the network shows its logits before it is attacked in the network's place."""
@@ -33,9 +32,9 @@ class AdversarialLoss:
 
     Args:
         model: left as it is.
-        x, y: images (at least one) and labels.
+        x, y: images (at least one) and labels, on the model's device.
         attack: made anew at every call, from the same random start.
-        temperature: by which logits are divided for `matched`.
+        temperature: by which logits are divided for `matched`; NaN where none fits.
         batch_size: changes speed, not results.
     """
 
@@ -58,12 +57,9 @@ class AdversarialLoss:
         """With the temperature that fits the clean logits at the weights as they are now.
 
         Of clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.
-
-        Raises:
-            ConfigError: no images.
+        Images and labels go to the model's device.
         """
-        if not len(x):
-            raise ConfigError("landscape: found 0 images, expected at least 1")
+        x, y = x.to(device_of(model)), y.to(device_of(model))
         temperature = best_temperature(logits_of(model, x, batch_size), y.cpu())
         return cls(model, x, y, attack, temperature, batch_size)
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
 from robustlens import noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
 from robustlens.explain.landscape.directions import Direction, across, along, filter_normalised
 from robustlens.explain.landscape.points import AdversarialLoss, Values, stacked
+from robustlens.models.inputs import Images, Labels, checked
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -19,8 +19,8 @@ ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 
 def landscape(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     alphas: Sequence[float] = ALPHAS,
@@ -50,12 +50,14 @@ def landscape(
         alpha: (k,) ascending. loss, error, matched: (k, draws, n) for each image the adversarial cross
         entropy in nats, whether it is broken, and the cross entropy at the temperature that is best for
         the clean logits at alpha = 0: a constant factor on all logits leaves no trace in it but through the
-        attack.
+        attack. NaN where no temperature is best.
         temperature: (1,).
 
     Raises:
-        ConfigError: no draw, or no image.
+        ConfigError: no draw. DataError: images or labels do not fit.
+        ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, threat.bounds, where="landscape")
     if directions is None:
         directions = _drawn(model, draws, seed)
     attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
@@ -78,8 +80,8 @@ def landscape(
 
 def plane(
     model: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int64[Tensor, " n"],
+    x: Images,
+    y: Labels,
     threat: ThreatModel,
     *,
     alphas: Sequence[float] = ALPHAS,
@@ -99,8 +101,9 @@ def plane(
         along the second, as in `landscape`. temperature: (1,).
 
     Raises:
-        ConfigError: no image.
+        DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
     """
+    x, y = checked(model, x, y, threat.bounds, where="plane")
     if directions is None:
         first, second = _drawn(model, 2, seed)
         directions = (first, second)

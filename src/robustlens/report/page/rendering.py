@@ -19,16 +19,22 @@ from robustlens.report.drawing.plotly import figure_json
 from robustlens.report.drawing.spec import Figure
 from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
-from robustlens.report.text import attacks, claims, details, flags
+from robustlens.report.text import attacks, details, flags
+from robustlens.report.text import claims as claims_text
 from robustlens.report.text.headline import Headline, headline, notices
 from robustlens.report.text.summary import summary
 from robustlens.report.text.wording import count, duration, minus, points, sentence
+from robustlens.results import ClaimResult
 from robustlens.results.files import write_atomic
 
 HERE = Path(__file__).parent
 
 
-def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
+def write(
+    study_folder: Path | str,
+    out: Path | str | None = None,
+    claims: tuple[ClaimResult, ...] | None = None,
+) -> Path:
     """Write the report of a study and return the path of its page.
 
     Runs that failed or are unfinished are shown as such; a measure that no run has is named as missing.
@@ -36,12 +42,13 @@ def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
     Args:
         study_folder: the folder that holds `study.json`.
         out: where `index.html` and `figures/` go; None for `report/` in the study's folder.
+        claims: to show; None for those that the study's folder has.
 
     Raises:
         StateError: there is no readable `study.json`. ResourceError: `out` cannot be written.
     """
     folder = Path(study_folder)
-    return _write(read_study(folder), Path(out) if out is not None else folder / "report")
+    return _write(read_study(folder, claims), Path(out) if out is not None else folder / "report")
 
 
 def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
@@ -80,8 +87,8 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         flags=flags.explained(data),
         attacks=attacks.by_split(data),
         several_seeds=any(len(network.runs) > 1 for network in data.networks),
-        papers=claims.by_paper(data),
-        claims=claims,
+        papers=claims_text.by_paper(data),
+        claims=claims_text,
         sections=_sections(drawn),
         details=details,
         css=_asset("report.css"),

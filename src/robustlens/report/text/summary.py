@@ -1,12 +1,12 @@
 """The summary under the title: sentences written from the data alone."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from operator import methodcaller
 
 from robustlens.config import BEST, Recipe, eps_text
 from robustlens.report.data import ReportData
 from robustlens.report.text.attacks import SEARCH
+from robustlens.report.text.claims import verdict_counts
 from robustlens.report.text.wording import SPLITS, attack_name, names, points
 from robustlens.stats.intervals import Interval
 
@@ -89,12 +89,7 @@ def _share(interval: Interval) -> str:
 
 
 def _verdicts(data: ReportData) -> str:
-    if not data.claims:
-        return ""
-    counts = Counter(claim.verdict for claim in data.claims)
-    ranked = sorted(counts.items(), reverse=True)
-    listed = names(f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in ranked)
-    return f"Of {len(data.claims)} claims of the papers that were checked, {listed}."
+    return verdict_counts(data.claims) if data.claims else ""
 
 
 def _missing(data: ReportData) -> str:

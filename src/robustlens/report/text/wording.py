@@ -7,6 +7,7 @@ from typing import Any
 
 from robustlens.config import Recipe
 from robustlens.config.recipe import FactoryPerturbationSpec
+from robustlens.stats.intervals import rounded
 
 OBJECTIVES = {
     "standard": "Standard",
@@ -40,13 +41,25 @@ def method_name(recipe: Recipe) -> str:
     return "+".join([OBJECTIVES.get(recipe.objective, recipe.objective), *perturbations])
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number for reading, with a real minus sign.
+def number(value: float, digits: int = 3, scale: float = 0.0) -> str:
+    """A number for reading, with a real minus sign; zero if it is rounding of numbers of size `scale`.
 
-    >>> number(-0.01234), number(1234567.0), number(0.5)
-    ('\N{MINUS SIGN}0.0123', '1.23e+06', '0.5')
+    A tiny negative number is a difference of equal numbers, whatever their size.
+
+    >>> number(-0.01234), number(1234567.0), number(0.5), number(-1.11e-16), number(1.11e-16, scale=0.5)
+    ('\N{MINUS SIGN}0.0123', '1.23e+06', '0.5', '0', '0')
     """
-    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{value:.{digits}g}"
+    value = rounded(value, max(scale, 1e-3 if value < 0 else 0.0))
+    return minus(f"{value:.{digits}g}")
+
+
+def p_value(p: float) -> str:
+    """A p-value for reading.
+
+    >>> p_value(0.0312), p_value(1e-9)
+    ('p = 0.031', 'p < 0.0001')
+    """
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
 def names(words: Iterable[str]) -> str:
@@ -119,13 +132,13 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
 
 
-def count(value: float, decimals: int = 0) -> str:
-    """A number of things, or a mean of such numbers.
+def count(value: float) -> str:
+    """A number of things, or a mean of such numbers, which has a decimal where it is not whole.
 
-    >>> count(1200), count(1200, 1)
-    ('1,200', '1,200.0')
+    >>> count(1200), count(1200.0), count(59.5)
+    ('1,200', '1,200', '59.5')
     """
-    return f"{value:,.{decimals}f}"
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""One rule for everything that becomes the name of a file or folder, and for what a file may make run."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from robustlens.errors import ConfigError
+from robustlens.registry import is_factory
+
+LONGEST_NAME = 100
+"""Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""
+_TEXTS = ("description", "label", "data_dir")  # fields that are never looked up
+_READERS = ("folder:", "idx:", "npz:")  # of data: what follows is a path
+
+
+def name_problem(name: str) -> str | None:
+    """Words for what keeps `name` from being the name of a file, or None.
+
+    >>> name_problem("AT+AWP (BN)"), name_problem(".hidden")
+    (None, "found '.hidden', expected a name that begins with no dot and no drive")
+    """
+    shown = f"found {name[:LONGEST_NAME]!r}, expected a name"
+    if not name.strip():
+        return shown
+    if name != name.strip():
+        return f"{shown} with no space around it"
+    if len(name) > LONGEST_NAME or len(name.encode(errors="replace")) > 2 * LONGEST_NAME:
+        return f"{shown} of at most {LONGEST_NAME} characters"
+    if re.search(r"[/\\]", name):
+        return f"{shown} without / or \\"
+    if not name.isprintable():
+        return f"{shown} without line breaks and other characters that cannot be printed"
+    if name.startswith(".") or re.match(r"[A-Za-z]:", name):
+        return f"{shown} that begins with no dot and no drive"
+    return None
+
+
+def _name(value: Any) -> Any:
+    problem = name_problem(value) if isinstance(value, str) else None
+    if problem:
+        raise ValueError(f": {problem}")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+"""Text that becomes the name of a file or folder."""
+
+
+def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """(field, "package.module:factory") for all code that a recipe, a plan or a study names.
+
+    >>> list(code_in({"model": {"name": "os:system"}, "data": {"name": "npz:x"}}))
+    [('model.name', 'os:system')]
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            place = f"{field}.{key}".lstrip(".")
+            yield from code_in(str(key), place)
+            if key not in _TEXTS:
+                yield from code_in(value, place)
+    elif isinstance(values, list | tuple):
+        for number, value in enumerate(values):
+            yield from code_in(value, f"{field}.{number}")
+    elif isinstance(values, str) and is_factory(values) and not values.startswith(_READERS):
+        yield field, values
+
+
+def refuse_code(values: Any, where: str, *, trust_code: bool = False) -> None:
+    """Raise `ConfigError` where a file names code of others to be run, unless the user trusts it.
+
+    Args:
+        values: content of the file, as mappings, lists and text.
+        where: the file, for messages.
+        trust_code: whether the user does.
+    """
+    named = next(code_in(values), None)
+    if named is not None and not trust_code:
+        field, function = named
+        raise ConfigError(
+            f"{where}: {field}: found {function!r}, which is code from outside; give --trust-code "
+            "(trust_code=True) if you trust the function and whoever names it"
+        )

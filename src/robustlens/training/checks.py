@@ -1,0 +1,34 @@
+"""Recipes that do not go together with their data, refused before the first epoch."""
+
+import math
+
+from robustlens.config import Recipe, radius_problem
+from robustlens.data import Splits
+from robustlens.errors import ConfigError
+
+
+def check_fit(recipe: Recipe, splits: Splits) -> None:
+    """Raise `ConfigError` where a recipe asks of these images what they cannot give."""
+    _check_radius(recipe, splits)
+    _check_patience(recipe, splits)
+
+
+def _check_radius(recipe: Recipe, splits: Splits) -> None:
+    """Refuse a radius that reaches any image of this size."""
+    threat = recipe.threat
+    problem = radius_problem(threat.norm, threat.eps, dimensions=math.prod(splits.shape))
+    if problem:
+        raise ConfigError(f"recipe.threat.eps: {problem}")
+
+
+def _check_patience(recipe: Recipe, splits: Splits) -> None:
+    """Refuse patience, of the network or of its teacher, where every epoch counts as the best."""
+    specs = {"optimizer": recipe.optimizer}
+    if recipe.pseudo_labels is not None:
+        specs["pseudo_labels.teacher"] = recipe.pseudo_labels.teacher
+    for name, spec in specs.items():
+        if spec.patience is not None and len(splits.validation) == 0:
+            raise ConfigError(
+                f"{name}.patience: found {spec.patience} without validation images, by which an epoch is "
+                "better than another; set data.validation above 0"
+            )
