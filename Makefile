@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= robustlens-out/quickstart
 
-.PHONY: study test check lint types imports tests fast browser bench bench-peers clean
+.PHONY: study test check lint types imports tests fast browser bench bench-peers mutants clean
 
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
@@ -54,6 +54,13 @@ bench: $(VENV)/.installed
 bench-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --requirement bench/requirements-peers.txt
 	$(BIN)/python bench/peers.py
+
+# Small changes of one room's source, against its own tests: make mutants ROOM=threat MINUTES=10 (processor time).
+MINUTES ?= 10
+mutants: $(VENV)/.installed-dev
+	@test -n "$(ROOM)" || { echo "make mutants: give a room, for instance ROOM=threat"; exit 2; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python tools/mutants.py $(ROOM) --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Verdicts where nothing has an effect: how often claims come out by chance.
 
-    python bench/null_claims.py [--studies 300] [--images 200] [--out bench/results/null-claims.json]
+    python bench/null_claims.py [--studies 300] [--images 200] [--seeds 3 1] [--noise 0 1 3 10]
+        [--out bench/results/null-claims.json]
 
 Each study is made up in memory: seven methods (four strengths, TRADES, AWP and TRADES with AWP), trained with
 one seed or three, evaluated at the best and the last checkpoint and at four epochs. No quantity depends on
@@ -14,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from robustlens.claims import CLAIMS
+from robustlens.claims import CLAIMS, judge
 from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.family import controlled
 from robustlens.config import BEST, LAST, Checkpoint
@@ -245,6 +245,11 @@ def alone(study: StudyData) -> tuple[ClaimResult, ...]:
     return tuple(claim for hypothesis in CLAIMS.values() for claim in hypothesis.claims(study))
 
 
+def judged(seeds: int, noise: float, images: int, number: int) -> tuple[ClaimResult, ...]:
+    """The claims of a made-up study as `robustlens study` judges them."""
+    return judge(made_up_study(seeds, noise, images, number))
+
+
 def counted(seeds: int, noise: float, studies: int, images: int) -> dict[str, Any]:
     """One row of the table."""
     by_itself, together = [], []
@@ -267,24 +272,21 @@ def counted(seeds: int, noise: float, studies: int, images: int) -> dict[str, An
     }
 
 
-def rows(studies: int, images: int) -> Iterator[dict[str, Any]]:
-    """Every row, printed as it comes."""
-    for seeds in (3, 1):
-        for noise in (0.0, 1.0, 3.0, 10.0):
-            began = time.process_time()
-            row = counted(seeds, noise, studies, images)
-            print(json.dumps(row), f"{time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
-            yield row
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=300)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 1])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 1.0, 3.0, 10.0])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    table = list(rows(arguments.studies, arguments.images))
-    content = json.dumps({"command": "python bench/null_claims.py", "rows": table}, indent=1)
+    rows = []
+    for seeds in arguments.seeds:
+        for noise in arguments.noise:
+            began = time.process_time()
+            rows.append(counted(seeds, noise, arguments.studies, arguments.images))
+            print(json.dumps(rows[-1]), f"{time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
+    content = json.dumps({"command": "python bench/null_claims.py", "rows": rows}, indent=1)
     if arguments.out:
         arguments.out.write_text(content + "\n")
     print(content)

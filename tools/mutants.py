@@ -1,19 +1,21 @@
-"""Change the source of one room, one place at a time, and see whether its tests notice: `make mutants ROOM=threat`.
+"""Change the source of a room, one place at a time, and see whether its tests notice.
 
-python tools/mutants.py ROOM [--minutes 10] [--out bench/results/mutants.json]
+make mutants ROOM=threat, or: python tools/mutants.py ROOM [--minutes 10] [--out FILE]
 
-A room is a folder or a file of the package (`threat`, `report/text`, `stats/ranks.py`); it is run against its own
-tests alone, up to the first that fails. Survivors are printed as a table and written to the file of results. An
-`explanation` that is written beside one there (why no result depends on the place) stays when the room is run
-again, and takes the mutant out of the share that counts.
+A room is a folder or a file of the package (`threat`, `report/text`, `stats/ranks.py`); its own tests alone
+are run, up to the first that fails. Survivors are printed as a table and written to
+bench/results/mutants.json. An `explanation` that is written beside one there (why no result depends on that
+place) stays when the room is run again, and takes the mutant out of the share that counts.
 
-The changes are cosmic-ray's. mutmut, which is faster, leaves properties, constants, defaults of dataclasses and
-decorated functions as they are, and so most of what a threat model or a claim means here. Its speed comes from
-forks, which this has too: torch is imported once, tests run in forks of that process, on a copy of the tree.
+The changes are cosmic-ray's. mutmut, which is faster, leaves properties, constants, defaults of dataclasses
+and functions with a decorator as they are, where much of what a threat model or a claim means is written. It
+is fast by forks, as this is: torch is imported once, and tests run in forks of that process, on a copy of the
+tree.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -23,26 +25,28 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import process_time
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("src/robustlens")
 RESULTS = ROOT / "bench/results/mutants.json"
-WARM = ("torch", "numpy", "scipy.optimize", "scipy.stats", "pytest", "hypothesis", "beartype", "jaxtyping", "pydantic")
+WARM = ("torch", "numpy", "scipy.optimize", "scipy.stats", "pytest", "hypothesis", "beartype", "pydantic")
 """Imported before the first fork; the package itself never is."""
+BINARY = "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul BitAnd_BitOr BitOr_BitAnd"
+COMPARISON = "Lt_LtE LtE_Lt Gt_GtE GtE_Gt Lt_Gt Gt_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is"
+UNARY = "USub_UAdd Delete_USub Delete_Invert Delete_Not"
 OPERATORS = (
-    *(f"ReplaceBinaryOperator_{pair}" for pair in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul")),
-    *(f"ReplaceBinaryOperator_{pair}" for pair in ("Mod_Mul", "Pow_Mul", "BitAnd_BitOr", "BitOr_BitAnd")),
-    *(f"ReplaceComparisonOperator_{pair}" for pair in ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Lt_Gt", "Gt_Lt")),
-    *(f"ReplaceComparisonOperator_{pair}" for pair in ("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")),
-    *(f"ReplaceUnaryOperator_{pair}" for pair in ("USub_UAdd", "Delete_USub", "Delete_Invert", "Delete_Not")),
+    *(f"ReplaceBinaryOperator_{pair}" for pair in BINARY.split()),
+    *(f"ReplaceComparisonOperator_{pair}" for pair in COMPARISON.split()),
+    *(f"ReplaceUnaryOperator_{pair}" for pair in UNARY.split()),
     *("AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ZeroIterationForLoop", "NumberReplacer"),
 )
-"""One or two replacements of each operator, number and branch: all eleven of an operator say little more."""
+"""cosmic-ray's, with one or two replacements of an operator in place of all eleven."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,57 @@ class Mutant:
 class Survivor:
     """A change that no test of its room noticed, and why none has to."""
 
-    place: str
+    file: str
+    line: int
     was: str
     now: str
     explanation: str = ""
+
+    @property
+    def change(self) -> tuple[str, str, str]:
+        """What it is known by in another run, whose lines may have moved."""
+        return self.file, self.was, self.now
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The tests of a room on a tree: whether they passed, and the processor seconds that they took."""
+
+    passed: bool
+    seconds: float
+
+
+class QuickestFirst:
+    """Plugin of pytest: the test files that take least come first, by the times of an earlier run.
+
+    Args:
+        path: where the times are kept; written by the first run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Order the tests, those of a file together."""
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        items.sort(key=lambda item: known.get(item.location[0], 0.0))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add up a file's time."""
+        self.seconds[report.location[0]] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """Keep the times of the first run."""
+        if not self.path.exists():
+            self.path.write_text(json.dumps(self.seconds))
 
 
 def main() -> None:
     """Run the mutants of one room, print the survivors, write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("room", help="folder or file of src/robustlens")
-    parser.add_argument("--minutes", type=float, default=10, help="of processor time; an even sample is run")
+    parser.add_argument("--minutes", type=float, default=10, help="of processor time, for a random sample")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -78,45 +122,57 @@ def main() -> None:
         importlib.import_module(name)
     mutants = list(mutants_of(asked.room))
     random.Random(0).shuffle(mutants)
-    survivors, run, seconds = [], 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "main"
-        for part in ("src", "tests", "pyproject.toml"):
-            copied(ROOT / part, tree / part)
-        status, spent = tested(tree, asked.room, limit=600, keep_bytecode=True)
-        if status != 0:
-            sys.exit(f"{asked.room}: its tests fail without a change; repair them first")
-        status, spent = tested(tree, asked.room, limit=600)  # with bytecode, as every mutant but its own file
-        for mutant in mutants:
-            if seconds > 60 * asked.minutes:
-                break
-            path = tree / mutant.file
-            original, times = path.read_text(), path.stat()
-            path.write_text(mutant.code)
-            status, used = tested(tree, asked.room, limit=round(4 * spent + 5))
-            path.write_text(original)
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-            run, seconds = run + 1, seconds + used
-            if status == 0:
-                survivors.append(Survivor(f"{mutant.file}:{mutant.line}", mutant.was, mutant.now))
-                print(f"survived: {mutant.file}:{mutant.line}: {mutant.now}", flush=True)
-    write(asked.out, asked.room, len(mutants), run, seconds, survivors)
-    print(table(json.loads(asked.out.read_text()), asked.room))
+        result = run(mutants, asked.room, Path(folder), 60 * asked.minutes)
+    written = write(asked.out, asked.room, result | {"mutants": len(mutants)})
+    print(table(asked.room, written["rooms"][asked.room]))
+
+
+def run(mutants: Sequence[Mutant], room: str, tree: Path, seconds: float) -> dict[str, Any]:
+    """Test as many mutants as there is time for, in a copy of the sources and tests at `tree`."""
+    for part in ("src", "tests"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "pyproject.toml", tree)
+    tested(tree, room, limit=600, keep_bytecode=True)
+    plain = tested(tree, room, limit=600, keep_bytecode=False)
+    if not plain.passed:
+        sys.exit(f"{room}: its tests fail without a change; repair them first")
+    survivors: list[Survivor] = []
+    done, spent = 0, 0.0
+    for mutant in mutants:
+        if spent > seconds:
+            break
+        path = tree / mutant.file
+        original, status = path.read_text(), path.stat()
+        path.write_text(mutant.code)
+        outcome = tested(tree, room, limit=round(4 * plain.seconds + 5), keep_bytecode=False)
+        path.write_text(original)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that its bytecode is valid again
+        done, spent = done + 1, spent + outcome.seconds
+        if outcome.passed:
+            survivors.append(Survivor(mutant.file, mutant.line, mutant.was, mutant.now))
+            print(f"survived: {mutant.file}:{mutant.line}: {mutant.now}", flush=True)
+    return {
+        "run": done,
+        "noticed": done - len(survivors),
+        "cpu_seconds": round(spent),
+        "survivors": survivors,
+    }
 
 
 def files_of(room: str) -> list[Path]:
     """The files of a room, relative to the repository."""
-    path = SOURCE / room
-    if not (ROOT / path).exists():
+    path = ROOT / SOURCE / room
+    if not path.exists():
         sys.exit(f"{room}: no such room; give a folder or a file of {SOURCE}")
-    return [path] if path.suffix else sorted(file.relative_to(ROOT) for file in (ROOT / path).rglob("*.py"))
+    return [file.relative_to(ROOT) for file in ([path] if path.suffix else sorted(path.rglob("*.py")))]
 
 
 def tests_of(room: str) -> list[str]:
     """The tests of a room, and its source for the doctests."""
-    own, source = Path(room), Path("tests") / room
-    tests = source.with_name(f"test_{own.stem}.py") if own.suffix else source
-    return [str(tests), str(SOURCE / room)]
+    tests = Path("tests") / room
+    tests = tests.with_name(f"test_{tests.name}") if tests.suffix else tests
+    return [str(path) for path in (tests, SOURCE / room) if (ROOT / path).exists()]
 
 
 def mutants_of(room: str) -> Iterator[Mutant]:
@@ -141,7 +197,7 @@ def mutants_of(room: str) -> Iterator[Mutant]:
 
 
 def meaning_of(code: str) -> str | None:
-    """The code's syntax tree without annotations and docstrings; None where it is no Python."""
+    """The syntax tree without annotations, docstrings and kinds of parameters; None where it is no Python."""
     try:
         tree = ast.parse(code)
     except SyntaxError:
@@ -153,22 +209,20 @@ def meaning_of(code: str) -> str | None:
             node.annotation = None
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        elif isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults = [*node.defaults, *(each for each in node.kw_defaults if each)]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value = ast.Constant(None)
     return ast.dump(tree)
 
 
-def copied(source: Path, target: Path) -> None:
-    """A copy without bytecode, of which a mutant must never be taken for another."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copy2(source, target)
+def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome:
+    """The room's tests in a fork, which ends after `limit` seconds of processor time or 20 times as long.
 
-
-def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool = False) -> tuple[int, float]:
-    """Exit status of the room's tests in a fork (not 0 where a test fails or they hang), and its CPU seconds."""
+    A mutant's bytecode is never kept: its source may be as long as the original, and as old by the second.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -179,58 +233,55 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool = False) ->
         sys.path.insert(0, str(tree / "src"))
         sys.dont_write_bytecode = not keep_bytecode
         os.environ |= {} if keep_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}
-        used = int(process_time())
-        resource.setrlimit(resource.RLIMIT_CPU, (used + limit, used + limit))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # a fork's clock starts at 0
         signal.alarm(20 * limit)
         import pytest
 
-        os._exit(int(pytest.main(["-x", "-q", "-W", "ignore:Module already imported", *tests_of(room)])))
+        warmed = ("-W", "ignore:Module already imported")
+        order = QuickestFirst(tree / "seconds.json")
+        os._exit(int(pytest.main(["-x", "-q", *warmed, *tests_of(room)], plugins=[order])))
     _, status, usage = os.wait4(child, 0)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    return status, usage.ru_utime + usage.ru_stime
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what a test has left running
+    return Outcome(status == 0, usage.ru_utime + usage.ru_stime)
 
 
-def write(out: Path, room: str, mutants: int, run: int, seconds: float, survivors: list[Survivor]) -> None:
+def write(out: Path, room: str, result: dict[str, Any]) -> dict[str, Any]:
     """Write a room's results beside those of the others; explanations of its survivors stay."""
-    results = json.loads(out.read_text()) if out.exists() else {}
-    before = [Survivor(**each) for each in results.get("rooms", {}).get(room, {}).get("survivors", [])]
-    known = {(each.place.partition(":")[0], each.was, each.now): each.explanation for each in before}
-    explained = [
-        asdict(
-            Survivor(one.place, one.was, one.now, known.get((one.place.partition(":")[0], one.was, one.now), ""))
-        )
-        for one in sorted(survivors, key=lambda one: (one.place.partition(":")[0], int(one.place.split(":")[1])))
+    content = json.loads(out.read_text()) if out.exists() else {"rooms": {}}
+    rooms = content["rooms"]
+    before = [Survivor(**each) for each in rooms.get(room, {}).get("survivors", ())]
+    explanations = {one.change: one.explanation for one in before}
+    survivors = [
+        asdict(replace(one, explanation=explanations.get(one.change, "")))
+        for one in sorted(result["survivors"], key=lambda one: (one.file, one.line, one.now))
     ]
-    rooms = {**results.get("rooms", {})}
-    rooms[room] = {
-        "command": f"make mutants ROOM={room}",
-        "mutants": mutants,
-        "run": run,
-        "noticed": run - len(survivors),
-        "cpu_seconds": round(seconds),
-        "survivors": explained,
-    }
-    every = {path.stem for path in (ROOT / SOURCE).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    not_run = sorted(every - {Path(name).parts[0] for name in rooms} - {"__init__", "__main__", "version"})
-    out.write_text(json.dumps({"rooms": dict(sorted(rooms.items())), "not_run": not_run}, indent=1) + "\n")
+    command = {"command": f"make mutants ROOM={room}"}
+    rooms = dict(sorted({**rooms, room: command | result | {"survivors": survivors}}.items()))
+    modules = [path for path in (ROOT / SOURCE).iterdir() if path.suffix == ".py" or path.is_dir()]
+    parts = {path.stem for path in modules if not path.stem.startswith("__")} - {"version"}
+    not_run = sorted(parts - {Path(name).parts[0] for name in rooms})
+    content = {"rooms": rooms, "not_run": not_run}
+    out.write_text(json.dumps(content, indent=1) + "\n")
+    return content
 
 
-def table(results: dict, room: str) -> str:
-    """The results of a room, and its survivors, as Markdown."""
-    one = results["rooms"][room]
-    open_ones = [each for each in one["survivors"] if not each["explanation"]]
-    share = one["noticed"] / max(1, one["run"] - (len(one["survivors"]) - len(open_ones)))
+def table(room: str, result: dict[str, Any]) -> str:
+    """The results of a room and its survivors, as Markdown."""
+    survivors = result["survivors"]
+    explained = sum(bool(one["explanation"]) for one in survivors)
+    share = 100 * result["noticed"] / max(1, result["run"] - explained)
     head = (
-        f"{room}: {one['mutants']} mutants, {one['run']} run in {one['cpu_seconds']} s, {one['noticed']} noticed, "
-        f"{len(open_ones)} survived and {len(one['survivors']) - len(open_ones)} change no result: "
-        f"{100 * share:.1f} % of those that could be noticed\n"
+        f"{room}: {result['run']} of {result['mutants']} mutants run in {result['cpu_seconds']} s, "
+        f"{result['noticed']} noticed, {explained} change no result, {len(survivors) - explained} survived: "
+        f"{share:.1f} % of those that a test could notice"
     )
-    rows = ["| where | was | now | explanation |", "|---|---|---|---|"]
-    rows += [f"| {one['place']} | `{one['was']}` | `{one['now']}` | {one['explanation']} |" for one in one["survivors"]]
-    return "\n".join([head, *(rows if one["survivors"] else [])])
+    rows = ["", "| where | was | now | why nothing notices |", "|---|---|---|---|"]
+    rows += [
+        f"| {one['file']}:{one['line']} | `{one['was']}` | `{one['now']}` | {one['explanation']} |"
+        for one in survivors
+    ]
+    return "\n".join([head, *(rows if survivors else [])])
 
 
 if __name__ == "__main__":

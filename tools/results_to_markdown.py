@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from robustlens.claims import check
 from robustlens.config import LAST, eps_text
 from robustlens.report.data import CheckpointReport, Network, Quantity, ReportData, RunReport
 from robustlens.report.reading import read_study
+from robustlens.report.text.claims import by_chance, untested, verdict_counts
 from robustlens.report.text.wording import sentence
-from robustlens.results import ClaimResult
-from robustlens.stats.intervals import Interval
+from robustlens.stats.intervals import Interval, without_dust
 
 Read = Callable[[RunReport, CheckpointReport], float | None]
 """Takes a number out of a run, at one of its checkpoints."""
@@ -24,7 +25,7 @@ Read = Callable[[RunReport, CheckpointReport], float | None]
 
 def main(folder: Path, command: str, times: bool = False) -> None:
     """Print the page."""
-    data = read_study(folder)
+    data = read_study(folder, check(folder))
     runs = [run for run in data.runs if run.evaluation]
     print(f"# {data.name}: {data.study.description}\n")
     print(f"Command: `{command}`. Seeds: {', '.join(map(str, data.study.seeds))}.")
@@ -64,7 +65,9 @@ def with_ends(interval: Interval | None, digits: int, factor: float = 1) -> str:
     """A number with its interval."""
     if interval is None or interval.low is None or interval.high is None:
         return "-"
-    value, low, high = (f"{factor * end:.{digits}f}" for end in (interval.value, interval.low, interval.high))
+    value, low, high = (
+        f"{factor * end:z.{digits}f}" for end in (interval.value, interval.low, interval.high)
+    )
     return f"{value} ({low} to {high})"
 
 
@@ -216,31 +219,32 @@ def spread(values: list[float | None]) -> str:
 
 
 def claims(data: ReportData) -> None:
-    """One row per claim; those that had nothing to compare are listed below, by reason."""
-    print("\n## Claims\n")
-    head(["paper", "claim", "verdict", "effect", "statistic", "why"])
-    aside: dict[str, list[ClaimResult]] = {}
+    """One row per claim that was tested; the untested ones are listed below, by reason."""
+    print(f"\n## Claims\n\n{verdict_counts(data.claims)} {' '.join(by_chance(data.claims))}\n")
+    head(["paper", "claim", "verdict", "effect", "p, alone and together", "statistic", "why"])
     for claim in data.claims:
-        effect, statistic = claim.effect, claim.statistic
-        if effect.value is None and not claim.values:
-            aside.setdefault(claim.why.split(";")[0], []).append(claim)
+        if claim.verdict == "untested":
             continue
+        effect, statistic = claim.effect, claim.statistic
         shown = number(effect.value)
         if effect.value is not None and effect.low is not None:
             shown += f" ({number(effect.low)} to {number(effect.high)}) {effect.unit}"
         where = f" *{sentence(claim.setting)}*" if claim.setting else ""
-        cells = [claim.paper, claim.statement + where, f"**{claim.verdict}**", shown.strip()]
+        both = f"{number(effect.p)}, {number(claim.adjusted_p)}" if claim.adjusted_p is not None else "-"
+        cells = [claim.paper, claim.statement + where, f"**{claim.wording}**", shown.strip(), both]
         row([*cells, f"{statistic.name}: {number(statistic.value)}", claim.why])
-    if aside:
-        print("\nWithout anything to compare:\n")
-    for why, together in aside.items():
-        listed = "; ".join(f"{claim.statement.rstrip('.')} ({claim.paper})" for claim in together)
-        print(f"- {listed}: {why[:1].lower()}{why[1:].rstrip('.')}.")
+    lacking = untested(data.claims)
+    if lacking.number:
+        print("\nUntested:\n")
+    for why, statements in lacking.reasons.items():
+        print(f"- {'; '.join(statements)}: {why[:1].lower()}{why[1:].split(';')[0].rstrip('.')}.")
+    if lacking.yaml:
+        print(f"\nLines of the study's file that would measure them:\n\n```yaml\n{lacking.yaml}\n```")
 
 
 def number(value: float | None) -> str:
     """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{without_dust(value):.3g}"
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ over and spends up to a third of its time in page faults. Raising two thresholds
 
 import contextlib
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from robustlens.version import __version__
@@ -30,6 +32,16 @@ def keep_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGE))
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use, as far as the system tells; 8 GiB where it does not."""
+    limits = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ValueError, OSError):  # of a container
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limits, default=8 << 30)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class Registry(Mapping[str, Entry]):
             made = factory(*arguments, **options)
         except RobustlensError:
             raise
-        except Exception as problem:  # code of the user's can raise anything
+        except (Exception, SystemExit) as problem:  # code of the user's can raise anything
             raise self.error(f"{self.what} {name!r}: failed ({one_line(problem)}); mend it") from problem
         if self._gives is not None and not isinstance(made, self._gives):
             expected = f"expected a {self._gives.__name__}"
@@ -151,7 +151,7 @@ def imported(name: str, where: str, error: type[RobustlensError] = ConfigError) 
         sys.path.append(here)  # last, so that it shadows nothing
     try:
         target: Any = importlib.import_module(module_name)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise error(f"{where} {name!r}: cannot import {module_name!r}: {one_line(problem)}") from problem
     for part in path.split("."):
         if not hasattr(target, part):

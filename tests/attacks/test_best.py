@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustlens import losses
 from robustlens.attacks.base import Goal
 from robustlens.attacks.best import Best, in_turn
 
 
 def margins(y: Tensor) -> Goal:
     """Largest logit of another class minus that of the label."""
-    return Goal(losses.LOSSES["margin"], y)
+    return Goal.of(nn.Identity(), y, y, "margin", targeted=False)
 
 
 def column(*values: float) -> Tensor:
@@ -33,7 +32,11 @@ def test_a_point_that_fools_the_model_is_better_than_any_that_does_not_and_then_
     assert best.won.tolist() == [False, True, True, True, True]
     # A point that fools replaces one that does not, though its value be lower.
     best.offer(torch.tensor([0]), column(0.3), torch.tensor([-7.0]), yes)
-    assert (best.x_adv[0].item(), best.value[0].item(), best.won[0].item()) == (column(0.3).item(), -7.0, True)
+    assert (best.x_adv[0].item(), best.value[0].item(), best.won[0].item()) == (
+        column(0.3).item(),
+        -7.0,
+        True,
+    )
 
 
 def test_the_first_of_equal_points_stays_and_rows_name_the_images() -> None:

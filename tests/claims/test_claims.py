@@ -21,46 +21,48 @@ def test_every_registered_claim_is_tested_here():
     assert list(claims.CLAIMS) == EVERY
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "as claimed"), (3, "supported")])
 @pytest.mark.parametrize("name", EVERY)
-def test_data_that_support_a_claim_support_it(tmp_path, name, seeds):
+def test_data_that_support_a_claim_support_it(tmp_path, name, seeds, verdict):
     claim = check_one(tmp_path, name, story(name, "holds", seeds))
-    assert claim.verdict == "supported", claim.why
+    assert claim.verdict == verdict, claim.why
     assert claim.seeds == seeds
+    assert (claim.effect.p is None) == (seeds == 1)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "opposite"), (3, "not supported")])
 @pytest.mark.parametrize("name", EVERY)
-def test_reversed_data_do_not_support_it(tmp_path, name, seeds):
+def test_reversed_data_do_not_support_it(tmp_path, name, seeds, verdict):
     claim = check_one(tmp_path, name, story(name, "reversed", seeds))
-    assert claim.verdict == "not supported", claim.why
+    assert claim.verdict == verdict, claim.why
     assert "opposite" in claim.why
 
 
 @pytest.mark.parametrize("how", ["same", "equal"])
 @pytest.mark.parametrize("name", EVERY)
-def test_data_without_a_difference_are_inconclusive(tmp_path, name, how):
+def test_data_without_a_difference_are_unclear(tmp_path, name, how):
     claim = check_one(tmp_path, name, story(name, how))
-    assert claim.verdict == "inconclusive", claim.why
+    assert claim.verdict == "unclear", claim.why
     assert any(word in claim.why for word in ("holds zero", "no difference", "nothing to correlate")), (
         claim.why
     )
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_failed_runs_make_it_inconclusive_and_are_named(tmp_path, name):
+def test_failed_runs_leave_it_untested_and_are_named(tmp_path, name):
     nets = story(name, "holds")
     failed = len(nets) - 3 if name in ASSOCIATIONS else 1
     claim = check_one(
         tmp_path, name, [*nets[:-failed], *(replace(net, status="failed") for net in nets[-failed:])]
     )
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "untested"
+    assert claim.scope is None
     assert f"{nets[-failed].entry.label} (seed 0) failed (the loss became NaN)" in claim.why
     assert claim.effect.value is None
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
+def test_a_value_that_is_not_finite_makes_it_unclear(tmp_path, name):
     nets = story(name, "holds", seeds=2 if name in ALONG else 1)
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
@@ -70,7 +72,7 @@ def test_a_value_that_is_not_finite_makes_it_inconclusive(tmp_path, name):
     knobs = {**nets[1].knobs, "spectrum": np.nan, "top": np.nan, "trace": np.nan}
     nets[1] = replace(nets[1], arrays=bad, knobs=knobs)
     claim = check_one(tmp_path, name, nets)
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
     assert "not finite" in claim.why
     assert nets[1].entry.label in claim.why
 
@@ -83,10 +85,10 @@ def test_claims_json_has_the_fields_that_the_report_reads(tmp_path):
     assert StudyFolder(tmp_path).claims == written
     assert [claim["id"] for claim in saved["claims"]] == EVERY
     first = saved["claims"][0]
-    fields = "id paper statement quantity verdict why statistic effect values seeds note setting"
-    assert set(first) == set(fields.split())
+    fields = "id paper statement quantity verdict why statistic effect values seeds note setting scope"
+    assert set(first) == {*fields.split(), "adjusted_p", "remedy"}
     assert {"name", "value"} <= set(first["statistic"])
-    assert {"name", "value", "low", "high", "unit"} == set(first["effect"])
+    assert {"name", "value", "low", "high", "unit", "p"} == set(first["effect"])
     assert first["values"][0] == {
         "label": "Standard",
         "eps": 0.0,
@@ -97,7 +99,8 @@ def test_claims_json_has_the_fields_that_the_report_reads(tmp_path):
     }
     assert written[0].why == first["why"]
     for claim in saved["claims"]:
-        assert claim["verdict"] in {"supported", "not supported", "inconclusive"}
+        assert claim["verdict"] in {"as claimed", "opposite", "unclear", "untested"}
+        assert claim["scope"] == (None if claim["verdict"] == "untested" else "described")
         assert claim["why"].endswith(".")
         assert claim["why"].count("\n") == 0
         assert claim["quantity"]
@@ -127,7 +130,7 @@ def test_a_realistic_study_gets_the_verdicts_of_its_story(tmp_path, reverse):
     verdicts = {claim.id: claim.verdict for claim in claims.check(tmp_path)}
     names = ("accuracy-falls", "less-confident", "margins-concentrate", "smoother-under-attack",
              "activation-variation-falls", "singular-spread-falls", "awp-flatter")  # fmt: skip
-    assert {verdicts[name] for name in names} == {"not supported" if reverse else "supported"}
+    assert {verdicts[name] for name in names} == {"opposite" if reverse else "as claimed"}
 
 
 def test_a_study_of_six_runs_and_2000_images_is_checked_in_two_seconds_without_torch(tmp_path):

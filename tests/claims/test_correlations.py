@@ -26,7 +26,7 @@ def test_methods_are_the_units_along_training_and_their_seeds_are_not(tmp_path):
         [*nets("A", (0, 1, 2, 3), 6), *nets("B", (1, 0, 3, 2), 1), *nets("C", (3, 2, 1, 0), 1)],
     )
     assert claim.effect.value == pytest.approx((1 + 0.6 - 1) / 3)
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
     assert "2 of 3 methods" in claim.why
 
 
@@ -59,7 +59,7 @@ def test_correlations_along_training_are_averaged_over_runs(tmp_path):
 
 def test_three_methods_are_too_few_to_correlate(tmp_path):
     claim = check_one(tmp_path, ASSOCIATION, story(ASSOCIATION, "holds")[:3])
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "untested"
     assert "at least 4" in claim.why
     assert "found 3" in claim.why
 

@@ -54,7 +54,7 @@ def test_ends_that_differ_are_not_enough_where_the_sweep_does_not_follow(tmp_pat
     claim = check_one(tmp_path, "accuracy-falls", nets)
     assert claim.statistic.value == pytest.approx(-0.4)
     assert claim.effect.high < 0
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
     assert "support needs 0.5" in claim.why
 
 
@@ -66,16 +66,16 @@ def test_a_trend_against_the_claim_is_no_support_however_strong(tmp_path):
     claim = check_one(tmp_path, "accuracy-falls", nets)
     assert claim.statistic.value == pytest.approx(1 - 6 * 132 / (12 * 143))
     assert claim.effect.high < 0
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
 
 
-def test_a_quantity_that_falls_in_half_of_the_layers_only_is_inconclusive(tmp_path):
+def test_a_quantity_that_falls_in_half_of_the_layers_only_is_unclear(tmp_path):
     weak, strong = sweep({0.0: {"variation": 0.4}, 0.2: {"variation": 0.38}})
     rising = {f"activations/{name}": scale * _norms(0.41) for scale, name in enumerate(LAYERS[:3], start=1)}
     claim = check_one(tmp_path, "activation-variation-falls", [weak, replace(strong, arrays=rising)])
     assert claim.statistic.value == pytest.approx(5 / 8)
     assert claim.effect.high < 0
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
 
 
 def _norms(variation: float) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_an_activation_saved_under_two_names_counts_once(tmp_path):
 
 def test_two_strengths_need_no_correlation(tmp_path):
     claim = check_one(tmp_path, "accuracy-falls", sweep({0.0: {"accuracy": 0.9}, 0.1: {"accuracy": 0.7}}))
-    assert claim.verdict == "supported"
+    assert claim.verdict == "as claimed"
     assert "correlation" not in claim.why
 
 
@@ -115,21 +115,21 @@ def test_statistics_are_those_worked_by_hand(tmp_path):
 @pytest.mark.parametrize("name", list(SWEEPS))
 def test_one_strength_is_no_sweep(tmp_path, name):
     claim = check_one(tmp_path, name, [Net(0.0, "standard"), Net(0.1, "trades"), Net(0.1, awp=True)])
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "untested"
     assert "at least two strengths" in claim.why
 
 
 def test_a_study_without_awp_says_so(tmp_path):
     claim = check_one(tmp_path, "awp-flatter", sweep({0.0: {}, 0.1: {}}))
     assert (claim.verdict, claim.why) == (
-        "inconclusive",
+        "untested",
         "The study has no adversarially trained run with AWP.",
     )
 
 
 def test_awp_without_its_partner_says_so(tmp_path):
     claim = check_one(tmp_path, "awp-flatter", [Net(0.2), Net(0.1, awp=True), Net(0.1, "trades")])
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "untested"
     assert "AT+AWP 0.1 (seed 0) has no twin without AWP" in claim.why
 
 
@@ -191,7 +191,7 @@ def test_a_strength_in_the_middle_may_be_missing_and_is_named(tmp_path):
     nets = story("accuracy-falls", "holds")
     nets[1] = replace(nets[1], status="failed")
     claim = check_one(tmp_path, "accuracy-falls", nets)
-    assert claim.verdict == "supported"
+    assert claim.verdict == "as claimed"
     assert "missing: AT 0.1 (seed 0) failed" in claim.note
     assert len(claim.values) == 2
 

@@ -18,7 +18,7 @@ def test_a_measure_that_was_not_taken_is_named(tmp_path):
     nets = story("smoother-under-attack", "holds")
     nets[2] = replace(nets[2], drop=("smoothness/probability_change",))
     claim = check_one(tmp_path, "smoother-under-attack", nets)
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "untested"
     assert "AT 0.2 (seed 0) has no smoothness/probability_change in its explanation" in claim.why
     nets[2] = replace(nets[2], drop=("spectrum",))
     spectra = check_one(tmp_path / "b", "singular-spread-falls", nets)
@@ -36,14 +36,14 @@ def test_layers_that_were_not_measured_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["evaluation.safetensors", "evaluation.json"])
-def test_a_damaged_file_makes_claims_inconclusive_and_is_named(tmp_path, name):
+def test_a_damaged_file_makes_claims_unclear_and_is_named(tmp_path, name):
     folder = write(tmp_path, story("accuracy-falls", "holds"))
     path = StudyFolder(folder).runs()[0].folder / name
     content = bytearray(path.read_bytes())
     content[-40] ^= 1
     path.write_bytes(content)
     claim = next(claim for claim in claims.check(folder) if claim.id == "accuracy-falls")
-    assert claim.verdict == "inconclusive"
+    assert claim.verdict == "unclear"
     assert f"{name}: damaged" in claim.why
 
 
@@ -56,7 +56,7 @@ def test_runs_measured_under_different_conditions_are_not_compared(tmp_path):
         nets = story(name, "holds")
         nets[1] = replace(nets[1], conditions=how)
         claim = check_one(tmp_path / name, name, nets)
-        assert claim.verdict == "inconclusive"
+        assert claim.verdict == "unclear"
         assert "under different conditions" in claim.why
 
 

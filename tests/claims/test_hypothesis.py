@@ -28,7 +28,7 @@ def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
     folder = write(tmp_path, story("accuracy-falls", "holds"))
     claim = toy.check(StudyData.of(StudyFolder(folder)))
     assert claim.effect.value == pytest.approx(-0.1)
-    assert claim.verdict == "supported"
+    assert claim.verdict == "as claimed"
 
 
 def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
@@ -43,8 +43,8 @@ def test_a_study_of_two_settings_gets_a_verdict_in_each(tmp_path):
     folder = write(tmp_path, nets)
     accuracy = by_setting(folder, "accuracy-falls")
     assert {setting: claim.verdict for setting, claim in accuracy.items()} == {
-        "in Standard (plain), AT (plain)": "supported",
-        "in Standard (BN), AT (BN)": "not supported",
+        "in Standard (plain), AT (plain)": "as claimed",
+        "in Standard (BN), AT (BN)": "opposite",
     }
     effects = [claim.effect.value for claim in accuracy.values()]
     assert effects == pytest.approx([effect, -effect], abs=0.003)
@@ -59,8 +59,8 @@ def test_awp_is_checked_at_the_best_and_at_the_last_checkpoint(tmp_path):
     folder = write(tmp_path, [net(False, 0.05, 0.4), net(True, 0.15, 0.1)])
     gaps = by_setting(folder, "awp-smaller-robust-gap")
     assert {setting: claim.verdict for setting, claim in gaps.items()} == {
-        "at the best checkpoint": "not supported",
-        "at the last checkpoint": "supported",
+        "at the best checkpoint": "opposite",
+        "at the last checkpoint": "as claimed",
     }
     assert gaps["at the last checkpoint"].effect.value == pytest.approx(-0.3)
     assert {value.checkpoint for value in gaps["at the last checkpoint"].values} == {"last"}

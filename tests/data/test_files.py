@@ -59,7 +59,7 @@ IDX_DAMAGE = {
     "too much content": (
         "train-labels-idx1-ubyte.gz",
         repack(lambda c: c + b"\0"),
-        r"holds 9 bytes of labels",
+        r"holds more than 8 bytes of labels",
     ),
     "wrong magic": (
         "t10k-labels-idx1-ubyte.gz",

@@ -77,3 +77,38 @@ def test_what_only_the_copy_gets_wrong_goes_back_to_the_attack(monkeypatch):
     honest = evaluated(curve=())
     monkeypatch.setattr(models, "fast_copy", lambda model, x, precision: Liar(model).eval())
     assert_same(evaluated(curve=()), honest)
+
+
+class Nudge:
+    """Moves every image's first pixel: by 0.02 on the copy, and by 0.06 on the model."""
+
+    threat = THREAT
+
+    def __call__(self, model, x, y, *, generator=None):
+        x_adv = x.clone()
+        x_adv[:, 0] += 0.02 if isinstance(model, Liar) else 0.06
+        return x_adv
+
+
+class Step(nn.Module):
+    """Class 0 while the first pixel is below a threshold."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, x):
+        return torch.stack([self.threshold - x[:, 0], x[:, 0] - self.threshold], 1)
+
+
+def test_an_image_that_is_attacked_again_has_the_distance_of_the_point_that_broke_it(monkeypatch):
+    # The copy is wrong from 0.75 on as the model is, and above 0.7, where the model is right, too.
+    x = torch.zeros(4, 6)
+    x[:, 0] = torch.tensor([0.74, 0.71, 0.695, 0.3])
+    y = torch.zeros(4, dtype=torch.int64)
+    monkeypatch.setattr(models, "fast_copy", lambda model, x, precision: Liar(model).eval())
+    found = rl.evaluate(Step(0.75), x, y, THREAT, [Nudge()], curve=(), flags=False)
+    # Broken by the copy's point; by the model's, as the copy's fools the copy alone (twice); by none.
+    assert found.robust.tolist() == [False, False, False, True]
+    torch.testing.assert_close(found.distance, torch.tensor([0.02, 0.06, 0.06, torch.inf]), check_dtype=False)
+    assert found.attacked == {"nudge": 4}

@@ -2,13 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
+from robustlens import stopping
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.executors import InProcess, Job, LocalProcesses
 from robustlens.progress import Event
+
+
+def _deaf(name, event):
+    pass
 
 
 def _fine(listen, folder):
@@ -30,6 +38,22 @@ def _bug(listen):
 
 def _hungry(listen):
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def _leaves(listen):
+    sys.exit(0)
+
+
+def _vanishes(listen):
+    os._exit(0)
+
+
+def _saves(listen, folder):
+    (folder / "begun").touch()
+    with stopping.deferred():
+        while not stopping.requested():
+            time.sleep(0.01)
+        (folder / "saved").touch()
 
 
 def _endless(listen, folder):
@@ -57,8 +81,73 @@ def test_one_failure_does_not_touch_the_others(tmp_path, capfd):
     assert outcomes["bug"].exit_code == 1
     assert (outcomes["hungry"].exit_code, "out of memory" in outcomes["hungry"].error) == (5, True)
     assert "ZeroDivisionError" in capfd.readouterr().err  # a bug keeps its traceback
-    assert [(name, event.phase) for name, event in heard] == [("fine", "work")]
-    assert int(heard[0][1].note) >= 1
+    (work,) = (event for name, event in heard if event.phase == "work")
+    assert int(work.note) >= 1
+    ends = {name: (event.phase, event.note) for name, event in heard if event.phase != "work"}
+    assert ends.pop("fine") == ("done", "")
+    assert {phase for phase, _ in ends.values()} == {"ended"}, "who watches sees that they are over"
+    assert "signal 9" in ends["killed"][1]
+
+
+def test_a_worker_that_ends_without_its_work_has_failed(capfd):
+    outcomes = {
+        o.name: o for o in LocalProcesses(2).run([Job("leaves", _leaves), Job("vanishes", _vanishes)], _deaf)
+    }
+    assert (outcomes["leaves"].exit_code, "called sys.exit(0)" in outcomes["leaves"].error) == (3, True)
+    assert outcomes["vanishes"].exit_code == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_workers_save_their_work_when_the_parent_stops(tmp_path):
+    jobs = LocalProcesses(1).run([Job("saves", _saves, (tmp_path,))], _deaf)
+    stop = threading.Timer(0, _stop_once, (tmp_path / "begun",))
+    stop.start()
+    with stopping.handled(), pytest.raises(StoppedError):
+        list(jobs)
+    stop.join()
+    assert (tmp_path / "saved").exists()
+
+
+def _stop_once(begun):
+    while not begun.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_workers_end_within_two_seconds_of_a_killed_parent(tmp_path):
+    """Without a word: nobody is there to read it."""
+    program = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path\n"
+        "from executors_of_tests import work\n"
+        "if __name__ == '__main__': work(Path(sys.argv[1]))\n"
+    )
+    (tmp_path / "executors_of_tests.py").write_text(
+        "import os, time\n"
+        "from robustlens.executors import Job, LocalProcesses\n"
+        "from robustlens.progress import Event\n"
+        "def endless(listen, folder):\n"
+        "    (folder / f'{os.getpid()}.pid').touch()\n"
+        "    while True:\n"
+        "        listen(Event('work', 1, 2)); time.sleep(0.05)\n"
+        "def work(folder):\n"
+        "    jobs = [Job(name, endless, (folder,)) for name in 'ab']\n"
+        "    list(LocalProcesses(2).run(jobs, lambda name, event: None))\n"
+    )
+    (tmp_path / "main.py").write_text(program)
+    with (tmp_path / "errors").open("w") as errors:
+        parent = subprocess.Popen([sys.executable, tmp_path / "main.py", tmp_path, tmp_path], stderr=errors)
+        deadline = time.monotonic() + 60
+        while len(workers := [int(path.stem) for path in tmp_path.glob("*.pid")]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        parent.kill()
+        parent.wait()
+        time.sleep(2)
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+    assert (tmp_path / "errors").read_text() == ""
 
 
 def test_workers_end_when_the_parent_stops(tmp_path):

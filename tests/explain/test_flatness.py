@@ -10,7 +10,7 @@ import robustlens as rl
 from helpers.small_models import Snapshot, everything, images
 from helpers.two_classes import data, linear
 from robustlens import noise
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, DataError
 from robustlens.explain.flatness import (
     adversarial_perturbation,
     flatness,
@@ -125,5 +125,5 @@ def test_wrong_arguments_are_refused():
         flatness(model, x, y, threat, draws=0)
     with pytest.raises(ConfigError, match="sizes -1"):
         flatness(model, x, y, threat, xi_average=-1)
-    with pytest.raises(ConfigError, match="0 images"):
+    with pytest.raises(DataError, match="0 images"):
         flatness(model, x[:0], y[:0], threat)

@@ -64,3 +64,46 @@ def test_a_hessian_of_nothing_is_refused():
     model, (x, y) = network(), data()
     with pytest.raises(ConfigError, match="0 images"):
         Hessian(model, x[:0], y[:0])
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_each_images_own_hessian_along_a_vector(forward, monkeypatch):
+    """By forward differentiation, and image by image where an operation has none."""
+    model, (x, y) = network(), data()
+    units = filter_units(model)
+    operator = Hessian(model, x, y, units=units, temperature=0.7, batch_size=5)
+    if not forward:
+        monkeypatch.setattr(operator, "_bends", _no_forward_derivative)
+    vector = torch.randn(operator.size, dtype=torch.float64)
+    d = torch.cat([units["0.weight"].flatten(), units["2.weight"].flatten()]) * vector
+    wanted = torch.stack(
+        [d @ dense_hessian(model, x[i : i + 1], y[i : i + 1], 0.7) @ d for i in range(len(x))]
+    )
+    found = operator.by_image(vector)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found.mean(), vector @ operator.matvec(vector), rtol=0, atol=1e-11)
+
+
+def _no_forward_derivative(*_):
+    raise NotImplementedError("Trying to use forward AD with an operation that does not support it")
+
+
+class _Attending(torch.nn.Module):
+    """Attention by the fused kernel, which alone has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.first(x)
+        return self.last(F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
+
+
+def test_networks_with_attention_have_a_hessian():
+    model, x, y = _Attending().eval(), torch.rand(4, 5, 4), torch.arange(4) % 3
+    operator = Hessian(model, x, y)
+    vector = torch.randn(operator.size)
+    torch.testing.assert_close(
+        operator.by_image(vector).mean(), vector @ operator.matvec(vector), rtol=1e-3, atol=1e-5
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.small_models import Snapshot, everything, images
-from robustlens.errors import ConfigError, ModelError, NumericsError
+from robustlens.errors import DataError, ModelError, NumericsError
 from robustlens.explain.jacobian import jacobian, summarize
 
 
@@ -87,7 +87,7 @@ def test_what_has_no_jacobian_is_refused() -> None:
         jacobian(Rounded(), torch.rand(2, 1, 2, 2))
     with pytest.raises(NumericsError, match="derivative that is NaN or infinite"):
         jacobian(Rooted(), torch.zeros(2, 1, 2, 2))
-    with pytest.raises(ConfigError, match="no images"):
+    with pytest.raises(DataError, match="0 images"):
         jacobian(network(), torch.rand(0, 2, 4, 4))
 
 

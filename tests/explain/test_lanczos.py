@@ -29,6 +29,8 @@ def test_lanczos_finds_the_ends_of_a_spectrum_and_says_how_well():
     wanted = np.sort(np.linalg.eigvalsh(matrix.numpy()))[::-1]
     found = lanczos(Dense(matrix), torch.ones(120, dtype=torch.float64), 40)
     np.testing.assert_allclose(found.values[:2], wanted[:2], rtol=1e-10)
+    torch.testing.assert_close(matrix @ found.top, found.values[0] * found.top, rtol=0, atol=1e-6)
+    assert float(found.top.norm()) == pytest.approx(1.0)
     nearest = np.abs(found.values[:, None] - wanted).min(1)
     assert (nearest <= found.residuals + 1e-9).all()
     assert found.residuals[20] > 1e-3  # in the middle it knows that it does not know
@@ -91,3 +93,21 @@ def test_wrong_counts_and_broken_products_are_refused():
         hutchinson(Dense(symmetric(3)), 0, torch.Generator())
     with pytest.raises(NumericsError, match="NaN or infinite"):
         lanczos(Dense(symmetric(3) * torch.nan), torch.ones(3, dtype=torch.float64), 2)
+
+
+def test_each_residual_is_that_of_its_own_ritz_vector():
+    """Against the Ritz vectors of the Krylov space, spanned by powers of the matrix."""
+    matrix, steps = symmetric(30, 5), 6
+    powers = [torch.ones(30, dtype=torch.float64)]
+    for _ in range(steps - 1):
+        powers.append(matrix @ powers[-1])
+    basis, _ = torch.linalg.qr(torch.stack(powers, 1))
+    values, vectors = torch.linalg.eigh(basis.T @ matrix @ basis)
+    ritz = basis @ vectors
+    residuals = (matrix @ ritz - ritz * values).norm(dim=0)
+    weights = (powers[0] / powers[0].norm() @ ritz).square()
+    ours = lanczos(Dense(matrix), powers[0], steps)
+    np.testing.assert_allclose(ours.values, values.flip(0), rtol=1e-8)
+    np.testing.assert_allclose(ours.residuals, residuals.flip(0), rtol=1e-6)
+    np.testing.assert_allclose(ours.weights, weights.flip(0), rtol=1e-6)
+    assert residuals.max() > 2 * residuals.min()  # so that another vector's would be noticed

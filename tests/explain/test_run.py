@@ -195,11 +195,17 @@ def test_other_images_than_those_of_the_run_are_refused(run: Run, splits: Splits
     assert calls == ["mean"]
 
 
-def test_a_current_explanation_needs_no_data(run: Run, splits: Splits, calls: Calls) -> None:
+def test_a_current_explanation_is_one_of_the_images_that_are_there_now(
+    run: Run, splits: Splits, calls: Calls
+) -> None:
     result = explain_run(run, plan("mean"), splits=splits)
-    assert explain_run(run, plan("mean")) == result  # "arrays" is no data set that could be loaded
-    with pytest.raises(ConfigError, match="arrays"):
-        explain_run(run, plan("count"))
+    assert explain_run(run, plan("mean"), splits=splits) == result
+    other = replace(splits, test=replace(splits.test, labels=splits.test.labels.flip(0)))
+    with pytest.raises(StateError, match="belongs to other images"):
+        explain_run(run, plan("mean"), splits=other)
+    with pytest.raises(ConfigError, match="arrays"):  # which is no data set that could be loaded
+        explain_run(run, plan("mean"))
+    assert calls == ["mean"]
 
 
 def test_a_damaged_explanation_is_refused(run: Run, splits: Splits, calls: Calls) -> None:

@@ -39,7 +39,10 @@ def test_the_measure_gives_layers_apart_and_folded(monkeypatch: pytest.MonkeyPat
     model = trained(Block())
     apart, fold = (measure_spectrum(subject(model), batch_norm=how) for how in ("apart", "fold"))
     assert apart.value["layers"] == fold.value["layers"]
-    assert set(apart.arrays) == {"conv1", "conv2", "shortcut"}
+    assert set(apart.arrays) == {"conv1", "conv2", "shortcut", "bn1", "bn2"}
+    assert set(apart.value["layers"]) == {"conv1", "conv2", "shortcut"}
+    assert set(apart.value["scales"]) == {"bn1", "bn2"}
+    assert apart.value["uncovered"] == {}
     assert set(fold.arrays) == set(apart.arrays) | {"folded/conv1", "folded/shortcut"}
     assert set(fold.value["folded"]) == {"conv1", "shortcut"}
     raw, with_norm = (spectrum(model, (4, 5, 5), fold=folds) for folds in (False, True))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 from robustlens.explain.margins import margins_of
-from robustlens.explain.temperature import best_temperature
+from robustlens.explain.temperature import best_temperature, why_missing
 
 
 def test_the_best_temperature_is_found_where_it_is_known():
@@ -39,10 +39,18 @@ def test_a_factor_on_all_logits_goes_into_the_temperature_and_nowhere_else(scale
         np.testing.assert_allclose(one[kind], other[kind], atol=1e-6)
 
 
-def test_the_ends_of_the_range_where_there_is_no_best():
+def test_where_there_is_no_best_there_is_none():
+    """The ends of the range, e^-5 and e^5, are no temperatures: at the first everything is sure and flat."""
     right = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    assert best_temperature(right, torch.tensor([0, 1])) == pytest.approx(np.exp(-5))
-    assert best_temperature(right, torch.tensor([1, 0])) == pytest.approx(np.exp(5))
+    for logits, y in (
+        (right, [0, 1]),  # every image is right: the colder the better
+        (right, [1, 0]),  # none is: the hotter the better
+        (torch.zeros(2, 3), [0, 1]),  # every temperature is as good
+        (right, [0, 0]),  # of one class half are right, and one is wrong by as much
+    ):
+        found = best_temperature(logits, torch.tensor(y))
+        assert np.isnan(found) == (y != [0, 0])
+        assert bool(why_missing(found)) == np.isnan(found)
 
 
 def test_images_without_a_prediction_are_left_out_and_excluded_classes_are_not():
@@ -52,4 +60,4 @@ def test_images_without_a_prediction_are_left_out_and_excluded_classes_are_not()
     assert best_temperature(broken, torch.cat([y, y[:2]])) == best
     excluded = torch.cat([logits, torch.full((len(y), 1), -torch.inf).double()], dim=1)
     assert best_temperature(excluded, y) == pytest.approx(best, rel=1e-9)
-    assert best_temperature(torch.full((3, 4), torch.nan), y[:3]) == 1.0
+    assert np.isnan(best_temperature(torch.full((3, 4), torch.nan), y[:3]))

@@ -297,7 +297,7 @@ def _attacked(net: Arrays, attacks: dict[str, float]) -> tuple[Arrays, dict[str,
 
 
 def example_claims() -> tuple[ClaimResult, ...]:
-    """Three hand-written claims, one per verdict."""
+    """Three hand-written claims, one per description: the study has one seed."""
     values = tuple(
         ClaimValue(label=m.label, eps=m.eps, seed=0, value=traits_of(m).spread) for m in QUICKSTART[:4]
     )
@@ -308,7 +308,7 @@ def example_claims() -> tuple[ClaimResult, ...]:
             paper=wen,
             statement="Clean accuracy falls as training strength grows.",
             quantity="clean test accuracy",
-            verdict="supported",
+            verdict="as claimed",
             why="the interval of the fall excludes 0 and the order over strengths is monotone",
             statistic=Statistic("Spearman over strengths", -1.0),
             effect=Effect("strongest minus standard", -12.5, -18.0, -7.0, "points"),
@@ -321,7 +321,7 @@ def example_claims() -> tuple[ClaimResult, ...]:
             paper=wen,
             statement="The error gap grows with strength.",
             quantity="test error minus training error",
-            verdict="not supported",
+            verdict="opposite",
             why="the gap moved the other way and its interval excludes 0",
             statistic=Statistic("Spearman over strengths"),
             effect=Effect("strongest minus standard", -3.1, -5.0, -1.2, "points"),
@@ -334,7 +334,7 @@ def example_claims() -> tuple[ClaimResult, ...]:
             paper=awp,
             statement="AWP flattens the adversarial weight-loss landscape.",
             quantity="rise of the adversarial loss at alpha 0.5",
-            verdict="inconclusive",
+            verdict="unclear",
             why="the interval contains 0",
             statistic=Statistic("paired difference", 0.02),
             effect=Effect("AT+AWP minus AT", -0.04, -0.11, 0.03, "nats"),

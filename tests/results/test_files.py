@@ -1,16 +1,15 @@
 """Files: whole or not at all, sealed to the last bit, and one line for whatever is wrong with them."""
 
 import json
-import multiprocessing
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustlens.errors import LockedError, ResourceError, StateError
-from robustlens.results import array_files, files, locks
+from robustlens.errors import ResourceError, StateError
+from robustlens.results import array_files, files
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -155,22 +154,23 @@ def test_sealing_keeps_the_tensors_and_the_header(tmp_path):
     assert (header.values["recipe"], header.seal) == ("abc", files.found_seal(sealed))
 
 
-def _hold(folder, ready, release):
-    with locks.locked(Path(folder)):
-        ready.set()
-        release.wait(30)
+def test_the_file_before_is_kept_where_it_is_asked_for(tmp_path):
+    path, previous = tmp_path / "a.bin", tmp_path / "a.previous.bin"
+    for content in (b"first", b"second", b"third"):
+        files.write_atomic(path, content, previous=previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"third", b"second")
 
 
-def test_a_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
-    holder.start()
-    assert ready.wait(60)
-    with pytest.raises(LockedError) as caught, locks.locked(tmp_path):
-        pass
-    assert caught.value.exit_code == 6
-    holder.kill()
-    holder.join()
-    with locks.locked(tmp_path):
-        pass
+def test_a_rename_reaches_the_disk_with_its_folder(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    files.write_atomic(tmp_path / "a.json", b"{}")
+    assert synced == [(tmp_path / "a.json").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_document_of_another_kind_is_refused(tmp_path):
+    files.write_json(tmp_path / "claims.json", {"claims": []}, "claims")
+    assert files.read_json(tmp_path / "claims.json", "claims") == {"claims": []}
+    (tmp_path / "claims.json").rename(tmp_path / "study.json")
+    with pytest.raises(StateError, match=r"study\.json: found a document of kind 'claims', expected 'study'"):
+        files.read_json(tmp_path / "study.json", "study")

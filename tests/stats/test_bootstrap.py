@@ -12,6 +12,7 @@ from robustlens.stats.bootstrap import (
     Quantity,
     Unusable,
     difference,
+    hull,
     identity,
     interval_of_median,
     interval_over_examples,
@@ -23,7 +24,7 @@ from robustlens.stats.bootstrap import (
     wasserstein,
     weighted_std,
 )
-from robustlens.stats.intervals import Interval
+from robustlens.stats.intervals import Inference, Interval
 
 
 def some(n: int, key: str = "images") -> Examples:
@@ -163,6 +164,30 @@ def test_where_seeds_agree_the_interval_is_the_one_over_examples():
         np.full(3, 0.2), np.broadcast_to(draws, (3, 20_000)), identity, np.random.default_rng(0)
     )
     assert (interval.low, interval.high) == (pytest.approx(0.102, abs=0.005), pytest.approx(0.298, abs=0.005))
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("middle", [0.02, 0.1, 0.3, 1.0])
+def test_the_p_value_of_seeds_is_that_of_the_interval_and_has_a_tail_of_their_number(middle, spread):
+    images = np.random.default_rng(5).normal(0, 0.05, 4000)
+    values = middle + spread * np.array([-1.0, 0.0, 1.0])
+    interval = interval_over_seeds(values, values[:, None] + images, identity, np.random.default_rng(0))
+    assert (interval.p <= 0.05) == (interval.low >= 0)
+    # Far out, what the interval's half-width is of Student's quantile with two degrees of freedom.
+    statistic = (interval.low + interval.high) / (interval.high - interval.low) * stats.t.ppf(0.975, 2)
+    if interval.p < 0.05:
+        assert interval.p == pytest.approx(2 * stats.t.sf(statistic, 2))
+    else:
+        assert interval.p >= 2 * stats.t.sf(statistic, 2) - 1e-12
+
+
+def test_the_p_value_of_a_median_is_the_sign_tests_and_of_a_hull_the_larger():
+    six, mixed = interval_of_median(np.arange(1.0, 7.0)), interval_of_median(np.array([-1.0, 1, 2, 3, 4, 5]))
+    assert (six.p, mixed.p) == pytest.approx((2 / 64, 2 * 7 / 64))
+    assert interval_of_median(np.arange(1.0, 6.0)).p is None
+    both = hull(six, Inference(3.5, -1.0, 4.0, 0.2))
+    assert (both.low, both.high, both.p) == (-1.0, 6.0, 0.2)
+    assert hull(six, Inference(3.5)) == Inference(3.5)
 
 
 def test_seeds_that_agree_exactly_give_a_point_and_no_warning():

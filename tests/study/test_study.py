@@ -209,7 +209,7 @@ def test_every_run_is_evaluated_and_explained(finished):
 def test_claims_are_checked_on_what_is_there(finished):
     _, result = finished
     verdicts = {claim.verdict for claim in StudyFolder(result.folder.folder).claims}
-    assert verdicts <= {"supported", "not supported", "inconclusive"}
+    assert verdicts <= {"as claimed", "opposite", "unclear", "untested"}
     assert len(result.folder.claims) >= 12
 
 

@@ -55,3 +55,11 @@ def test_a_coordinate_stays_full_where_the_rest_of_the_slope_is_lost_in_rounding
     price, room = torch.tensor([[1.0, 1e-12]]), torch.tensor([[0.5, 0.9]])
     amount = water_fill(price, torch.ones(1, 2), room, torch.tensor([[0.5]]))
     assert amount[0, 0] == 0.5
+
+
+def test_a_total_that_rounding_has_overspent_moves_no_other_coordinate() -> None:
+    # In float32 the first coordinate is full and costs one unit in the last place more than the total.
+    price, room = torch.tensor([[0.8161531686782837, 1e-12]]), torch.tensor([[0.5810190439224243, 0.9]])
+    total = torch.tensor([[0.4742005169391632]])
+    assert (price * room)[0, 0] > total
+    assert water_fill(price, torch.ones(1, 2), room, total).tolist() == [[room[0, 0].item(), 0.0]]

@@ -1,13 +1,17 @@
 """Threat models: projections against an independent solver, starts, steps, errors."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.optimize import linprog, minimize
 
 import robustlens as rl
+from robustlens import noise
 from robustlens.errors import ConfigError
 from robustlens.threat import NORMS
 
@@ -260,3 +264,92 @@ def test_the_projection_on_a_hyperplane_at_the_edges(norm):
         x, gradient, torch.full((2,), -torch.inf)
     )
     assert corner[0].tolist() == [[-1.0, 0.0, 1.0]]
+
+
+def projected_by_bisection(delta, eps, low, high):
+    """The L2 projection: `clamp(t * delta, low, high)` for the largest t up to 1 that leaves it in the ball."""
+    below, above = torch.zeros_like(delta[:, :1]), torch.ones_like(delta[:, :1])
+    whole = delta.clamp(low, high)
+    for _ in range(200):
+        middle = (below + above) / 2
+        outside = (middle * delta).clamp(low, high).norm(dim=1, keepdim=True) > eps
+        below, above = torch.where(outside, below, middle), torch.where(outside, middle, above)
+    return torch.where(whole.norm(dim=1, keepdim=True) <= eps, whole, (below * delta).clamp(low, high))
+
+
+@pytest.mark.parametrize("tail", [1, 10, 1000])
+@pytest.mark.parametrize("dim", [4, 16])
+def test_the_l2_projection_of_heavy_tailed_changes_is_exact(dim, tail):
+    # In few dimensions the coordinates meet the box one after another; each leaves the others more of eps.
+    generator = torch.Generator().manual_seed(dim)
+    shape = (400, dim)
+    x = torch.rand(shape, generator=generator, dtype=torch.float64)
+    x = torch.where(torch.rand(shape, generator=generator) < 0.3, x.round(), x)
+    cauchy, normal = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    for delta in (tail * cauchy / normal, tail * (6 * normal).exp() * cauchy.sign()):
+        for eps in (0.5, 1.0, 2.0):
+            ours = NORMS["L2"].project(delta, eps, -x, 1 - x)
+            exact = projected_by_bisection(delta, eps, -x, 1 - x)
+            torch.testing.assert_close(ours, exact, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("dim", "eps", "growth"), [(32, 2.0, 4.0), (64, 4.0, 2.0), (100, 5.0, 1.5)])
+def test_the_l2_projection_is_exact_however_many_coordinates_meet_the_box_in_turn(dim, eps, growth):
+    # Every coordinate is `growth` times the one before and has room for 0.5: (eps / 0.5)^2 of them fill up.
+    delta = (growth ** torch.arange(dim, dtype=torch.float64))[None] * 1e-3
+    x = torch.full((1, dim), 0.5, dtype=torch.float64)
+    ours = NORMS["L2"].project(delta, eps, -x, 1 - x)
+    torch.testing.assert_close(ours, projected_by_bisection(delta, eps, -x, 1 - x), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_random_starts_go_in_all_directions_alike_and_as_far_in_each(norm):
+    """Shares of one coordinate in the size of a uniform direction are Beta; of a cube, coordinates are uniform."""
+    n, d = 4000, 6
+    keys = noise.keys(torch.arange(n, dtype=torch.float32)[:, None], seed=0)
+    drawn = NORMS[norm].sample(keys, torch.zeros(n, d, dtype=torch.float64)).numpy()
+    power = {"L1": 1, "L2": 2}.get(norm)
+    for place in range(d):
+        own = drawn[:, place]
+        assert abs(np.sign(own).mean()) < 0.06
+        if power is None:
+            assert stats.kstest((own + 1) / 2, "uniform").pvalue > 1e-3
+            continue
+        size = (np.abs(drawn) ** power).sum(1)
+        share = np.abs(own) ** power / size
+        assert stats.kstest(share, stats.beta(1 / power, (d - 1) / power).cdf).pvalue > 1e-3
+        # How far a start lies says nothing about where.
+        for side in (share, np.sign(own)):
+            assert abs(stats.spearmanr(size, side).statistic) < 0.06
+
+
+def test_an_l1_step_moves_a_twentieth_of_the_coordinates_those_with_the_steepest_gradient():
+    threat, x = rl.ThreatModel("L1", 2.0), torch.full((3, 100), 0.5)
+    gradient = torch.linspace(-1.0, 0.9, 100).expand(3, 100)
+    step = threat.ascend(x, gradient, 1.0) - x
+    by_hand = torch.zeros(3, 100)
+    by_hand[:, :5] = -0.2  # gradients from -1.0 to -0.92, beyond the 0.9 of the other end
+    torch.testing.assert_close(step, by_hand)
+    assert threat.default_step_size == 0.5
+
+
+def test_the_box_blocks_steps_out_of_it_however_flat_the_gradient():
+    x = torch.tensor([[1.0, 0.5], [0.0, 0.5]])
+    gradient = torch.tensor([[0.02, 0.01], [-0.02, -0.01]])
+    step = rl.ThreatModel("L1", 1.0).ascend(x, gradient, 0.2) - x
+    torch.testing.assert_close(step, torch.tensor([[0.0, 0.2], [0.0, -0.2]]))
+    inwards = rl.ThreatModel("L1", 1.0).ascend(x, -gradient, 0.2) - x
+    torch.testing.assert_close(inwards, torch.tensor([[-0.2, 0.0], [0.2, 0.0]]))
+
+
+def test_a_box_without_an_inside_is_refused():
+    with pytest.raises(ConfigError, match="low < high"):
+        rl.ThreatModel("L2", 0.1, (0.5, 0.5))
+
+
+def test_threats_and_norms_are_values_that_nothing_changes():
+    threat = rl.ThreatModel("Linf", 0.1)
+    assert {threat: 1}[rl.ThreatModel("linf", 0.1)] == 1
+    for value, field in ((threat, "eps"), *((norm, "step_ratio") for norm in NORMS.values())):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, field, 0.5)

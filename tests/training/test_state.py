@@ -1,6 +1,7 @@
 """Training states: a stopped or killed run goes on bit for bit, and a state of others is refused."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,12 @@ from helpers.training_runs import (
     stop_in_epoch_two,
     weights_of,
 )
-from robustlens.config import BEST
+from robustlens import stopping
+from robustlens.config import BEST, ModelSpec
 from robustlens.data import from_tensors
 from robustlens.errors import StateError, StoppedError
-from robustlens.results import Run
+from robustlens.results import Run, array_files
+from robustlens.training.monitor import Monitor
 
 
 class Stop(Exception):  # noqa: N818 - stands for a signal
@@ -40,7 +43,7 @@ def stop_half_way(event):
 
 
 def but_time(run):
-    return [replace(epoch, seconds=0.0) for epoch in run.metrics()]
+    return [replace(epoch, seconds=0.0, cpu_seconds=0.0) for epoch in run.metrics()]
 
 
 VARIANTS = {
@@ -117,30 +120,143 @@ def test_a_resumed_run_refuses_other_images(tmp_path, splits):
         )
 
 
-def test_a_damaged_state_is_one_line(tmp_path, splits):
+def damaged(path, how):
+    """Damage a file in one of several ways."""
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 4
+    path.write_bytes({"cut": content[:-100], "flipped": content, "emptied": b"", "text": b"\xff" * 99}[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied", "text"])
+def test_a_damaged_state_falls_back_to_the_one_before_and_ends_with_the_same_bits(
+    how, tmp_path, splits, caplog
+):
+    asked = recipe(awp={"gamma": 0.01}, ema=0.9)
+    whole = rl.train(asked, tmp_path / "whole", splits=splits)
+    run = rl.train(asked, tmp_path / "a", splits=splits)
+    run.update(status="training")
+    damaged(run.folder / "state.safetensors", how)
+    again = rl.train(asked, tmp_path / "a", splits=splits)
+    assert "state.safetensors: damaged" in caplog.text
+    assert "training goes on from state.previous.safetensors" in caplog.text
+    for name in ("best", "last", "state", "state.previous"):
+        assert_same_bits(weights_of(whole, name), weights_of(again, name))
+    assert but_time(whole) == but_time(again)
+    assert replace(again.record, train_seconds=0) == replace(whole.record, train_seconds=0)
+
+
+def test_a_kill_between_the_two_renames_of_a_state_loses_nothing_but_its_epoch(tmp_path, splits):
+    whole = rl.train(recipe(), tmp_path / "whole", splits=splits)
+    run = rl.train(recipe(), tmp_path / "a", splits=splits)
+    run.update(status="training")
+    (run.folder / "state.safetensors").unlink()
+    again = rl.train(recipe(), tmp_path / "a", splits=splits)
+    assert_same_bits(weights_of(whole, "state"), weights_of(again, "state"))
+    assert but_time(whole) == but_time(again)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_two_damaged_states_are_one_line_and_change_nothing(how, tmp_path, splits):
     run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
     run.update(status="training")
-    state = run.folder / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(StateError, match="damaged") as caught:
+    for name in ("state", "state.previous"):
+        damaged(run.folder / f"{name}.safetensors", how)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(StateError, match=r"state\.safetensors: damaged") as caught:
         rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
     assert "\n" not in str(caught.value)
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
 
 
-def test_a_flipped_bit_in_a_state_is_refused(tmp_path, splits):
-    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
-    run.update(status="training")
-    state = run.folder / "state.safetensors"
-    content = bytearray(state.read_bytes())
-    content[-10] ^= 4
-    state.write_bytes(content)
-    with pytest.raises(StateError, match=r"state\.safetensors: damaged, its content does not have its seal"):
-        rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
+def stop_at(step):
+    """A listener that asks the process to stop, as a signal between two steps would."""
+
+    def listen(event):
+        if event.phase == "train" and event.done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return listen
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "dropout"])
+def test_a_signal_inside_an_epoch_keeps_its_steps_bit_for_bit(variant, tmp_path, splits, monkeypatch):
+    monkeypatch.setattr("robustlens.training.loop._CHECK_EVERY", 1)
+    asked = recipe(**VARIANTS.get(variant, {}))
+    if variant == "dropout":
+        asked = asked.model_copy(update={"model": ModelSpec(name=f"{__name__}:Dropping")})
+    whole = rl.train(asked, tmp_path / "whole", splits=splits)
+    parts = Run(tmp_path / "parts")
+    for step in (2, 8, 9):  # of 5 an epoch: inside the first, inside the second, and again
+        with stopping.handled(), pytest.raises(StoppedError, match="SIGTERM"):
+            rl.train(asked, parts.folder, splits=splits, progress=stop_at(step))
+    header = array_files.read_header(parts.folder / "state.step.safetensors").values
+    assert (header["epochs_done"], header["step"]) == (9 // steps_of(splits), 9 % steps_of(splits))
+    rl.train(asked, parts.folder, splits=splits)
+    for name in ("best", "last", "state", "state.previous"):
+        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+    assert but_time(whole) == but_time(parts)
+    names = [{path.name for path in run.folder.iterdir()} for run in (whole, parts)]
+    assert names[0] == names[1]
+
+
+def test_a_damaged_state_inside_an_epoch_falls_back_to_the_one_after_the_last(tmp_path, splits, caplog):
+    whole = rl.train(recipe(), tmp_path / "whole", splits=splits)
+    parts = Run(tmp_path / "parts")
+    with stopping.handled(), pytest.raises(StoppedError):
+        rl.train(recipe(), parts.folder, splits=splits, progress=stop_at(steps_of(splits) + 1))
+    damaged(parts.folder / "state.step.safetensors", "flipped")
+    rl.train(recipe(), parts.folder, splits=splits)
+    assert "state.step.safetensors: damaged" in caplog.text
+    for name in ("best", "last", "state", "state.previous"):
+        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+
+
+def steps_of(splits):
+    return len(splits.train) // 32
+
+
+def test_a_signal_after_the_last_step_keeps_the_epoch(tmp_path, splits):
+    """While the network is measured: that takes minutes where an epoch takes hours."""
+    whole = rl.train(recipe(), tmp_path / "whole", splits=splits)
+    parts = Run(tmp_path / "parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Monitor, "__call__", lambda monitor, network: os.kill(os.getpid(), signal.SIGTERM))
+        with stopping.handled(), pytest.raises(StoppedError):
+            rl.train(recipe(), parts.folder, splits=splits)
+    header = array_files.read_header(parts.folder / "state.step.safetensors").values
+    assert (header["epochs_done"], header["step"]) == (0, steps_of(splits))
+    rl.train(recipe(), parts.folder, splits=splits)
+    for name in ("best", "last", "state"):
+        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+    assert but_time(whole) == but_time(parts)
+
+
+def test_a_finished_run_is_one_of_the_images_that_are_there_now(tmp_path, splits):
+    run = rl.train(recipe(), tmp_path / "a", splits=splits)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    other = replace(splits, test=replace(splits.test, labels=splits.test.labels.flip(0)))
+    with pytest.raises(StateError, match=r"run\.json: belongs to other images") as caught:
+        rl.train(recipe(), tmp_path / "a", splits=other)
+    assert caught.value.exit_code == 7
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
+
+
+def test_a_folder_that_refuses_its_images_stays_as_it_is(tmp_path, splits):
+    with pytest.raises(StoppedError):
+        rl.train(recipe(), tmp_path / "a", splits=splits, progress=stop_in_epoch_two)
+    run = Run(tmp_path / "a")
+    run.update(data="")  # as if it had been stopped before it knew
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    other = replace(splits, train=replace(splits.train, labels=splits.train.labels.flip(0)))
+    with pytest.raises(StateError, match="other images"):
+        rl.train(recipe(), tmp_path / "a", splits=other)
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path, splits):
     run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)
     run.update(status="training")
+    (run.folder / "state.previous.safetensors").unlink()
     save_file({"x": torch.zeros(1)}, run.folder / "state.safetensors", {"robustlens": '{"recipe": "other"}'})
     with pytest.raises(StateError, match="belongs to recipe other"):
         rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "a", splits=splits)

@@ -22,7 +22,7 @@ from helpers.training_runs import (
 from robustlens import weights
 from robustlens.config import PerturbationSpec, Recipe, checked
 from robustlens.errors import ConfigError
-from robustlens.training import trainer
+from robustlens.training import loop as training_loop
 from robustlens.training.network import describe_model
 
 SAM = "robustlens.weights:SharpnessAwareMinimization"
@@ -199,7 +199,7 @@ def test_the_l1_penalty_pulls_every_weight_by_its_factor_and_no_bias(perturbatio
 def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path, splits, monkeypatch):
     """Against algorithm 1 of Shafahi et al. 2019 in plain code."""
     seen = []
-    whole = trainer.step_for(without_batch_norm(attack={"replays": 3}))
+    whole = training_loop.step_for(without_batch_norm(attack={"replays": 3}))
 
     class Watched(whole):
         def __call__(self, epoch, step, rows):
@@ -211,7 +211,7 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
             )
             return loss
 
-    monkeypatch.setattr(trainer, "step_for", lambda _: Watched)
+    monkeypatch.setattr(training_loop, "step_for", lambda _: Watched)
     flat = {"momentum": 0.0, "weight_decay": 0.0, "l1": 0.01, "schedule": "constant", "epochs": 1}
     run = rl.train(
         without_batch_norm(attack={"replays": 3}, optimizer=flat), tmp_path / "free", splits=splits

@@ -6,6 +6,7 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack, Crafted, craft, gives_weight_gradients, tries_of
 from robustlens.attacks.ensemble import Ensemble
+from robustlens.attacks.entrance import trusted
 from robustlens.attacks.fab import FAB
 from robustlens.attacks.minimum_norm import MinimumNorm
 from robustlens.attacks.pgd import FGSM, PGD
@@ -35,4 +36,5 @@ __all__ = [
     "note",
     "suites_in",
     "tries_of",
+    "trusted",
 ]

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens import losses, noise
 from robustlens.attacks.ascents import ASCENTS, Ascent
 from robustlens.attacks.base import Goal, input_gradient, likely_classes, require_radius
 from robustlens.attacks.best import Best, in_turn
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
-from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
@@ -73,14 +73,14 @@ class APGD(TargetedRestarts):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with frozen(model):
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat) as (x, y):
             logits = self._mean_logits(model, x)
             if (self.target_rank or 0) >= logits.shape[1] - 1:
                 return x.clone()  # there are fewer classes

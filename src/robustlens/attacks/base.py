@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses
+from robustlens.attacks.entrance import trusted
 from robustlens.errors import ConfigError, ModelError
 from robustlens.losses import Labels
 from robustlens.threat import ThreatModel
@@ -104,10 +105,14 @@ def craft(
     weights: Sequence[nn.Parameter] = (),
     generator: torch.Generator | None = None,
 ) -> Crafted:
-    """Adversarial images of any attack, and where it gives them the gradients of `weights`."""
-    if weights and isinstance(attack, _Crafting) and attack.gives_weight_gradients:
-        return attack.craft(model, x, y, weights=weights, generator=generator)
-    return Crafted(attack(model, x, y, generator=generator))
+    """Adversarial images of any attack, and where it gives them the gradients of `weights`.
+
+    Images and labels are not checked, which would wait for the device at every step.
+    """
+    with trusted():
+        if weights and isinstance(attack, _Crafting) and attack.gives_weight_gradients:
+            return attack.craft(model, x, y, weights=weights, generator=generator)
+        return Crafted(attack(model, x, y, generator=generator))
 
 
 # -- rows of a batch -------------------------------------------------------------------------------

@@ -33,7 +33,13 @@ class Best:
 
 
 def in_turn(
-    tries: Sequence[Attack], model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], goal: Goal
+    tries: Sequence[Attack],
+    model: nn.Module,
+    x: Float[Tensor, "n ..."],
+    y: Int64[Tensor, " n"],
+    goal: Goal,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n ..."]:
     """Each attack on the images that none before it has broken; the best point of each image.
 
@@ -48,5 +54,5 @@ def in_turn(
             rows = torch.nonzero(~best.won).squeeze(1)
         if len(rows) == 0:
             break
-        best.judge(model, rows, attack(model, x[rows], y[rows]), goal[rows])
+        best.judge(model, rows, attack(model, x[rows], y[rows], generator=generator), goal[rows])
     return best.x_adv

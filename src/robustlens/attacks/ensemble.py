@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens import noise
 from robustlens.attacks.base import Attack, Goal, tries_of
 from robustlens.attacks.best import in_turn
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.errors import ConfigError
-from robustlens.models import frozen
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Ensemble:
         attacks: in the order in which they run; the cheap and strong ones first.
 
     Returned is the first point that fools the model, or else the one with the largest margin of the wrong.
-    Each attack keeps its own seed; a generator is not used.
+    Each attack keeps its own seed unless a generator is given, from which each try then draws one.
 
     Raises:
         ConfigError: no attack.
@@ -39,12 +40,15 @@ class Ensemble:
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        x = x.detach()
-        with frozen(model):
-            return in_turn(self.tries(), model, x, y, Goal.of(model, x, y, "margin", targeted=False))
+        if generator is not None:  # which may be torch's own: that is put back inside
+            generator = noise.generator_for(noise.seed_from(generator))
+        threat = next((attack.threat for attack in self.attacks if hasattr(attack, "threat")), None)
+        with admitted(model, x, y, threat) as (x, y):
+            goal = Goal.of(model, x, y, "margin", targeted=False)
+            return in_turn(self.tries(), model, x, y, goal, generator=generator)

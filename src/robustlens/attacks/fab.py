@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robustlens import losses, noise
 from robustlens.attacks.base import Goal, Rows, gradient_at, likely_classes
 from robustlens.attacks.best import Best, in_turn
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
-from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 Predict = Callable[[Tensor], Tensor]
@@ -81,16 +81,16 @@ class FAB(TargetedRestarts):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        if len(x) == 0:
-            return x.clone()
-        with frozen(model):
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat) as (x, y):
+            if len(x) == 0:
+                return x.clone()
             if not (self.targets or self.restarts > 1):
                 return self._search(model, x, y, self.keys(x, seed))
             tries = replace(self, seed=seed).tries()
@@ -208,7 +208,8 @@ class _Nearest:
     def within_eps(self) -> Tensor:
         """The points, those outside the ball projected on it."""
         outside = self.distance > self.threat.eps
-        return torch.where(outside[:, None], self.threat.project(self.x_adv, self.x), self.x_adv)
+        x_adv = torch.where(outside[:, None], self.threat.project(self.x_adv, self.x), self.x_adv)
+        return self.threat.contract(x_adv.clamp(*self.threat.bounds), self.x)
 
 
 @dataclass

@@ -4,15 +4,15 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens import noise
 from robustlens.attacks.base import Goal, gradient_at, input_gradient, likely_classes, per_image
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.walks import Images, Walk, best_of, bisect, nearest_on_boundary, project_within
 from robustlens.errors import ConfigError
-from robustlens.models import frozen
 from robustlens.threat import NORMS, ThreatModel
 
 RIVALS = 9
@@ -80,8 +80,8 @@ class MinimumNorm(Restarts):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
@@ -91,8 +91,8 @@ class MinimumNorm(Restarts):
     def distance(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " n"]:
@@ -104,13 +104,13 @@ class MinimumNorm(Restarts):
         return self._nearest(model, x, y, generator)[1]
 
     def _nearest(
-        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The nearest points of all tries, and their distances."""
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
-        rows = torch.arange(len(x), device=x.device)
-        with frozen(model):
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat) as (x, y):
+            nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
+            rows = torch.arange(len(x), device=x.device)
             for attack in replace(self, seed=seed).tries():
                 if len(rows) == 0:
                     break

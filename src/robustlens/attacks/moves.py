@@ -124,7 +124,8 @@ class _Corners:
         return Trial(cells, before, state.spent)
 
     def _corner(self, x: Tensor, signs: Tensor) -> Tensor:
-        return (x + self.threat.eps * signs.to(x.dtype)).clamp(*self.threat.bounds)
+        corner = (x + self.threat.eps * signs.to(x.dtype)).clamp(*self.threat.bounds)
+        return self.threat.contract(corner, x)
 
 
 @dataclass(frozen=True)

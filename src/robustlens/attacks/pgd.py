@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks.base import Crafted, Goal, input_and_weight_gradients, require_radius
 from robustlens.attacks.best import Best, in_turn
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
-from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 
@@ -77,14 +77,14 @@ class PGD(Restarts):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with frozen(model, self.model_mode):
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
@@ -118,8 +118,8 @@ class PGD(Restarts):
         """
         if not self.gives_weight_gradients:
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with frozen(model, self.model_mode):
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             return self._ascend(model, x, goal, self.keys(x, seed), weights=weights)
 
@@ -177,8 +177,8 @@ class FGSM:
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:

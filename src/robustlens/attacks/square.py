@@ -6,17 +6,17 @@ from itertools import groupby
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens import noise
 from robustlens.attacks.base import Goal, require_radius
 from robustlens.attacks.best import Best, in_turn
+from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
 from robustlens.attacks.moves import SearchState, moves_of
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.windows import Grid
 from robustlens.errors import ConfigError
-from robustlens.models import frozen
 from robustlens.threat import ThreatModel
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -86,14 +86,14 @@ class Square(Restarts):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
+        x: GivenImages,
+        y: GivenLabels,
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed, x = noise.seed_from(generator, self.seed), x.detach()
-        with frozen(model), torch.no_grad():
+        seed = noise.seed_from(generator, self.seed)
+        with admitted(model, x, y, self.threat) as (x, y), torch.no_grad():
             goal = Goal.of(model, x, y, "margin", targeted=False)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)

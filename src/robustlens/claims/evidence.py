@@ -265,7 +265,7 @@ class StudyData:
     def of(cls, folder: StudyFolder, bootstrap: Bootstrap | None = None) -> "StudyData":
         """Every run of a study."""
         study = cls([], bootstrap or Bootstrap(), folder.record)
-        study.runs.extend(RunData(run, study) for run in folder.runs())
+        study.runs.extend(RunData(run, study) for run in folder.runs(study.record))
         return study
 
     def once(self, compute: Callable[[Sequence[RunData]], Value]) -> Value:

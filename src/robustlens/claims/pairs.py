@@ -24,6 +24,9 @@ from robustlens.stats.bootstrap import (
 from robustlens.stats.intervals import Inference, rounded
 from robustlens.stats.ranks import share_interval, sign_test_p
 
+LEAST_SCALE = 1e-3
+"""Rates and losses below a billionth of this are differences of equal numbers."""
+
 
 @dataclass(frozen=True)
 class MatchedPair:
@@ -146,9 +149,11 @@ def describe_change(noun: str, pairs: Sequence[MatchedPair]) -> str:
     """Mean values of the quantity before and after, in words."""
     before = float(np.mean([float(pair.before.value) for pair in pairs]))
     after = float(np.mean([float(pair.after.value) for pair in pairs]))
+    scale = max(abs(before), abs(after), LEAST_SCALE)
     labels = {(pair.before.run.entry.label, pair.after.run.entry.label) for pair in pairs}
     ends = next(iter(labels)) if len(labels) == 1 else ("mean without AWP", "mean with AWP")
-    return f"{noun} went from {before:.3g} ({ends[0]}) to {after:.3g} ({ends[1]})"
+    first, last = (f"{rounded(value, scale):.3g}" for value in (before, after))
+    return f"{noun} went from {first} ({ends[0]}) to {last} ({ends[1]})"
 
 
 def note(

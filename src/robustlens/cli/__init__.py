@@ -1,12 +1,12 @@
 """The command line: errors become one line and an exit code, signals a stop that can be resumed."""
 
 import os
-import signal
-import sys
 import traceback
-from types import FrameType
 
-from robustlens.cli.commands import app
+from robustlens import stopping
+from robustlens.__main__ import main
+from robustlens.cli import commands  # noqa: F401 - it fills the application
+from robustlens.cli.application import app
 from robustlens.cli.display import console
 from robustlens.errors import ResourceError, RobustlensError, StoppedError, out_of_memory
 from robustlens.machine import keep_memory
@@ -16,14 +16,27 @@ __all__ = ["main", "run"]
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (see `robustlens.errors`)."""
+    with stopping.handled():
+        try:
+            return _run(argv)
+        except BaseException as error:
+            if not stopping.requested():
+                raise
+            # A stop may come to light as any error of the library that it met.
+            return _stopped(error)
+
+
+def _run(argv: list[str] | None) -> int:
     keep_memory()
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _stop)
     try:
         app(args=argv, prog_name="robustlens")
     except SystemExit as done:  # how the parser ends: help, a usage error, or the end of a command
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except StoppedError:
+        raise
     except RobustlensError as error:
+        if stopping.requested():
+            raise
         return _fail(error)
     except OSError as error:
         if error.errno is None:
@@ -36,13 +49,14 @@ def run(argv: list[str] | None = None) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry point of the `robustlens` command."""
-    sys.exit(run())
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise StoppedError(f"stopped by {signal.Signals(number).name}; the same command goes on where it stopped")
+def _stopped(error: BaseException) -> int:
+    if os.environ.get("ROBUSTLENS_DEBUG"):
+        traceback.print_exception(error)
+    try:
+        stopping.check()
+    except StoppedError as stop:
+        stopping.announce(str(stop))
+    return StoppedError.exit_code
 
 
 def _fail(error: RobustlensError) -> int:

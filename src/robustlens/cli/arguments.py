@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustlens.cli.options import NetworkOptions, SubjectOptions
-from robustlens.config import Checkpoint, Plan, ThreatSpec, checked, norm_name
+from robustlens.config import Checkpoint, Plan, ThreatSpec, checked, norm_name, parsed_yaml
 from robustlens.config.checkpoint import SELECTIONS
 from robustlens.errors import ConfigError
 from robustlens.results import Run, Stage
@@ -118,14 +118,7 @@ def pair(option: str, item: str) -> tuple[str, Any]:
 
 def value(text: str, option: str = "--set") -> Any:
     """The value of an option, read as YAML."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{option}: found {text!r}, expected a YAML value: {' '.join(str(error).split())}"
-        ) from error
+    return parsed_yaml(text, f"{option} {text[:80]!r}")
 
 
 def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:

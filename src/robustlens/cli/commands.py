@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from robustlens.cli import arguments, tables
+from robustlens.cli.application import app
 from robustlens.cli.display import console, output, shown
 from robustlens.cli.options import (
     RECIPE_FIELDS,
@@ -19,29 +20,13 @@ from robustlens.cli.options import (
     Quiet,
     RecipeOptions,
     SubjectOptions,
+    TrustCode,
     grouped,
 )
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked, read_yaml
+from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked, read_yaml, refuse_code
 from robustlens.errors import ConfigError, NumericsError, StateError
 from robustlens.results import StudyFolder, verify
 from robustlens.results.files import write_atomic
-
-app = typer.Typer(
-    help="Train robust networks, attack them honestly, and see what robustness did to them.",
-    epilog="Start with: robustlens study quickstart. Every command has its own --help.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback()
-def _global(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if debug:
-        os.environ["ROBUSTLENS_DEBUG"] = "1"
 
 
 @app.command()
@@ -54,6 +39,7 @@ def study(
         int | None, typer.Option(min=1, help="Runs at a time. Default: one per core; they share the cores.")
     ] = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,7 +53,7 @@ def study(
     from robustlens.executors import LocalProcesses
 
     arguments.use_data_dir(data_dir)
-    spec = study.read(source)
+    spec = study.read(source, trust_code=trust_code)
     planned = study.plan(spec)
     if plan_only:
         tables.plan(planned)
@@ -97,6 +83,7 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: robustlens-out/<recipe hash>.")
     ] = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one network; the same command resumes at the last finished epoch.
@@ -107,6 +94,7 @@ def train(
 
     arguments.use_data_dir(data_dir)
     values = read_yaml(recipe) if recipe else {}
+    refuse_code(values, str(recipe), trust_code=trust_code)
     for option, field in RECIPE_FIELDS.items():
         if getattr(options, option) is not None:
             arguments.put(values, field, getattr(options, option))

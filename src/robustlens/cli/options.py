@@ -18,6 +18,9 @@ Eps = Annotated[
     str | None,
     typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's."),
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the package.module:factory that a file names.")
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="A run folder, a file of weights, or package.module:factory.")
 ]
@@ -50,10 +53,7 @@ class NetworkOptions:
         list[str] | None,
         typer.Option(help="What a model's file or factory needs to be told: NAME=VALUE. Repeatable."),
     ] = None
-    trust_code: Annotated[
-        bool,
-        typer.Option("--trust-code", help="Import the package.module:factory that a weights file names."),
-    ] = False
+    trust_code: TrustCode = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.table import Table
 from robustlens.cli.display import console, output
 from robustlens.config import eps_text
 from robustlens.results import EvaluationResult, Measurement, Run, StudyFolder
-from robustlens.stats.intervals import Interval
+from robustlens.stats.intervals import Interval, without_dust
 
 if TYPE_CHECKING:
     from robustlens.study import PlannedRun
@@ -35,18 +35,25 @@ def training(run: Run) -> None:
 
 
 def headline(folder: StudyFolder) -> None:
-    """One row per run: accuracies and robust gap with their intervals."""
-    evaluated = [(run, run.evaluation()) for run in folder.runs()]
-    columns = next((list(result.columns) for _, result in evaluated if result), [])
-    table = Table("method", "clean %", *[f"{title} %" for title in columns], "robust gap", box=None)
-    for run, result in evaluated:
-        label = run.entry.label if run.entry else run.folder.name
-        if result is None:
-            table.add_row(label, run.record.status)
-            continue
-        cells = [_percent(result.after(column)) for column in columns]
-        table.add_row(label, _percent(result.splits["test"].clean), *cells, _percent(result.gaps["robust"]))
+    """Accuracies and robust gap of each network, with the numbers and intervals of the report's table."""
+    from robustlens.report.reading import read_study
+    from robustlens.report.text.headline import headline as report_table
+    from robustlens.report.text.headline import interval_caption
+
+    data = read_study(folder.folder)
+    shown = report_table(data)
+    columns = [
+        column for column in shown.columns if column.unit in ("%", "points") and column.key != "gap:error"
+    ]
+    titles = [f"{column.title.lower()}, {column.unit}" for column in columns]
+    table = Table("network", "seed", *titles, box=None)
+    for row in shown.rows:
+        named = row.cells["method"].text, row.cells["seeds"].text
+        cells = [row.cells[column.key] for column in columns]
+        rest = (f"{cell.text}\n[dim]{cell.interval}[/]" for cell in cells)
+        table.add_row(*named, *([row.message] if row.message else rest))
     output.print(table)
+    output.print(interval_caption(data), soft_wrap=True)
 
 
 def claims(folder: StudyFolder) -> None:
@@ -79,8 +86,8 @@ def evaluation(result: EvaluationResult) -> None:
         output.print(f"time on {name} images: {spent}", soft_wrap=True)
     output.print("each attack ran on the survivors of those before it; intervals are 95 %")
     for name, gap in result.gaps.items():
-        between = "" if gap.low is None or gap.high is None else f" ({gap.low:.4f} to {gap.high:.4f})"
-        output.print(f"{name} gap: {gap.value:.4f}{between}")
+        between = "" if gap.low is None or gap.high is None else f" ({gap.low:z.4f} to {gap.high:z.4f})"
+        output.print(f"{name} gap: {gap.value:z.4f}{between}")
     test = result.splits["test"]
     for note in test.notes:
         output.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -94,7 +101,8 @@ def measurements(measures: Mapping[str, Measurement]) -> None:
     for name, measurement in measures.items():
         output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
         for key, value in _leaves(measurement.value):
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            text = f"{without_dust(value):.4g}" if isinstance(value, float) else str(value)
+            text = "; ".join(value) if key == "favourable" else text
             output.print(f"  {key}  {text}", markup=False)
 
 
@@ -102,8 +110,9 @@ def _percent(interval: Interval | None) -> str:
     if interval is None:
         return ""
     if interval.low is None or interval.high is None:
-        return f"{100 * interval.value:.1f}"
-    return f"{100 * interval.value:.1f} [dim]{100 * interval.low:.1f}-{100 * interval.high:.1f}[/]"
+        return f"{100 * interval.value:z.1f}"
+    value, low, high = (100 * end for end in (interval.value, interval.low, interval.high))
+    return f"{value:z.1f} [dim]{low:z.1f} to {high:z.1f}[/]"
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Images that are arrays already: IDX files, npz files, arrays in memory. No extra is needed."""
 
 import gzip
+import io
 import math
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustlens.data.sizes import check_size
 from robustlens.data.splits import Source, Sources, Splits, assemble, in_one_line
 from robustlens.errors import DataError
 
@@ -81,9 +83,11 @@ def load_npz(path: Path) -> Sources:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member.removesuffix(".npy") for member in archive.namelist()]
-        missing = [key for key in _KEYS if key not in members]
-        if missing:
-            raise DataError(f"{path}: lacks {', '.join(missing)}, found {', '.join(members) or 'nothing'}")
+            missing = [key for key in _KEYS if key not in members]
+            if missing:
+                names = ", ".join(members)[:200] or "nothing"
+                raise DataError(f"{path}: lacks {', '.join(missing)}, found {names}")
+            check_size(sum(_size_of(archive, key) for key in _KEYS), str(path))
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _KEYS}
     except FileNotFoundError as error:
@@ -129,23 +133,45 @@ def read_idx(path: Path, kind: str) -> NDArray[np.uint8]:
     bytes), the number of dimensions, each size as a big-endian 32-bit integer, then the values.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b" or path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with path.open("rb") as raw:
+            is_gzip = raw.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
+            raw.seek(0)
+            with gzip.open(raw) if is_gzip else raw as file:
+                return _idx(file, path, kind)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({in_one_line(error)}); download it again") from error
+
+
+def _idx(file: io.BufferedIOBase, path: Path, kind: str) -> NDArray[np.uint8]:
+    """The content of an IDX file, of which no more is unpacked than its header says that there is."""
     dimensions = _IDX_DIMENSIONS[kind]
-    magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
-    if content[:4] != magic or len(content) < header:
-        shown = content[:4].hex() or "nothing"
+    magic = bytes((0, 0, 8, dimensions))
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != magic or len(header) < 4 + 4 * dimensions:
+        shown = header[:4].hex() or "nothing"
         raise DataError(f"{path}: starts with {shown}, expected {magic.hex()}, the mark of IDX {kind}")
-    sizes = tuple(np.frombuffer(content, dtype=">u4", count=dimensions, offset=4).tolist())
-    if len(content) - header != math.prod(sizes):
+    sizes = tuple(np.frombuffer(header, dtype=">u4", offset=4).tolist())
+    expected = math.prod(sizes)
+    check_size(expected, str(path))
+    content = file.read(expected + 1)
+    if len(content) != expected:
+        number = f"more than {expected}" if len(content) > expected else str(len(content))
         raise DataError(
-            f"{path}: holds {len(content) - header} bytes of {kind}, expected {'x'.join(map(str, sizes))} = "
-            f"{math.prod(sizes)} as its header says; download it again"
+            f"{path}: holds {number} bytes of {kind}, expected {'x'.join(map(str, sizes))} = {expected} as "
+            "its header says; download it again"
         )
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(sizes)
+    return np.frombuffer(content, dtype=np.uint8).reshape(sizes)
+
+
+def _size_of(archive: zipfile.ZipFile, key: str) -> int:
+    """Bytes of an array in an .npz file: as many as the archive and the array's own header say."""
+    name = next(name for name in archive.namelist() if name.removesuffix(".npy") == key)
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+        shape, _, dtype = read(file)
+    return max(size, math.prod(shape) * dtype.itemsize)
 
 
 def class_names(labels: Int64[Tensor, " n"], where: str) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Image files to uint8 pixels, with Pillow, once."""
 
 import io
+import math
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from robustlens.data.sizes import LARGEST_IMAGE, check_size
 from robustlens.data.splits import in_one_line
 from robustlens.errors import DataError
 
@@ -27,6 +30,7 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )
 
 
@@ -51,6 +55,7 @@ def decode(
     for i, file in enumerate(files):
         image = _read(file, i, name)
         if pixels is None:
+            check_size(count * image.size, name(0))
             pixels = np.empty((count, *image.shape), dtype=np.uint8)
         if image.shape[:2] != pixels.shape[1:3]:
             raise DataError(
@@ -58,6 +63,7 @@ def decode(
                 f"{name(0)}; resize the images to one size"
             )
         if image.shape[2] > pixels.shape[3]:
+            check_size(3 * pixels.size, name(0))
             pixels = np.repeat(pixels, 3, axis=3)
         pixels[i] = image  # a grey image is broadcast over three channels
     assert pixels is not None, "decode is called with at least one image"
@@ -67,7 +73,12 @@ def decode(
 def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.uint8]:
     """One image as (h, w, 1) or (h, w, 3)."""
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with _opened(file) as image:
+            if math.prod(image.size) > LARGEST_IMAGE:
+                raise DataError(
+                    f"{name(i)}: image of {_size(image.size[::-1])} pixels, expected at most "
+                    f"{LARGEST_IMAGE}; resize it"
+                )
             if image.mode in _DEEP:
                 raise DataError(f"{name(i)}: image mode {image.mode}, expected 8 bits a channel; convert it")
             image.info.pop("transparency", None)  # Pillow warns about some palettes; we drop alpha anyway
@@ -78,6 +89,12 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.
             f"{name(i)}: cannot be read as an image ({in_one_line(error)}); replace it"
         ) from error
     return array[:, :, None] if wanted == "L" else array
+
+
+def _opened(file: bytes | Path) -> Image.Image:
+    with warnings.catch_warnings():  # Pillow warns of an image that is too large, before it says how large
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -85,11 +85,12 @@ def evaluate(
         raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
     if batch_size < 1:
         raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
+    threat.require_box()
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
     x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
     y, folder = y.cpu(), None if state is None else Path(state)
-    with models.frozen(model), float32_products():
+    with models.frozen(model), float32_products(), attack_room.trusted():
         logits = clean_logits(model, x, batch_size)
         verifier, search = _networks(model, x, precision, seed)
         clean = clean_verdict(verifier, x, y, logits, batch_size)

@@ -48,14 +48,11 @@ def evaluate_run(
         StateError: the images are not those of the run, or a file of the run is damaged.
         LockedError: another process trains, evaluates or explains this run.
     """
-    missing = run.missing("evaluation", plan)
-    if missing and splits is None:
-        splits = data.of_spec(run.data_spec, trust_code=trust_code)
-    if splits is not None:
-        run.check_data(splits.fingerprint)
-        for beside, one in missing:
-            model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-            _evaluate_into(run, model, splits, one, run.expected(one), progress, beside)
+    splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
+    run.check_data(splits.fingerprint)
+    for beside, one in run.missing("evaluation", plan):
+        model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
+        _evaluate_into(run, model, splits, one, run.expected(one), progress, beside)
     run.remove_stale("evaluation")
     result = run.evaluation()
     assert result is not None
@@ -126,6 +123,7 @@ def evaluate_splits(
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
         adversarial |= _adversarial(name, evaluations[name], part.index)
+    results["test"] = replace(results["test"], notes=(*splits.warnings, *results["test"].notes))
     result = EvaluationResult(
         provenance=_provenance(model, splits, plan),
         threat=ThreatRecord(threat.norm, threat.eps, threat.bounds),

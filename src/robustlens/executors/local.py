@@ -8,18 +8,21 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from robustlens import stopping
 from robustlens.errors import RobustlensError, StoppedError, out_of_memory
 from robustlens.executors.jobs import Job, Outcome
 from robustlens.machine import keep_memory
 from robustlens.progress import Event, Listener
 
 _EVENT_EVERY = 0.2  # seconds between events of one worker
+_DONE = ("", 0)  # last message of a worker whose job came to its end
 
 
 @dataclass
@@ -27,7 +30,7 @@ class _Worker:
     job: Job
     process: SpawnProcess
     pipe: Connection
-    error: tuple[str, int] | None = field(default=None)
+    error: tuple[str, int] | None = field(default=None)  # its last message: _DONE, or a line and an exit code
 
 
 class LocalProcesses:
@@ -44,36 +47,49 @@ class LocalProcesses:
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
         """Carry out the jobs in order; yields each outcome as it comes, and passes their events to `listen`.
 
-        On any exception here, a signal or Ctrl-C for instance, the workers are ended first.
+        On any exception here, a signal or Ctrl-C for instance, the workers are asked to stop, and ended
+        where they have not saved their work after `stopping.PATIENCE` seconds.
         """
         waiting, busy = list(jobs), list[_Worker]()
         threads = max(1, self.cores // max(1, min(self.workers, len(waiting))))
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:
-                    busy.append(_start(waiting.pop(0), threads))
+                    with stopping.deferred():  # a worker that nobody knows of could not be ended
+                        busy.append(_start(waiting.pop(0), threads))
                 wait([worker.pipe for worker in busy], timeout=1.0)
                 for worker in list(busy):
                     ended = _received(worker, listen)
                     if ended:
                         busy.remove(worker)
-                        yield _outcome(worker)
+                        outcome = _outcome(worker)
+                        listen(outcome.name, _last_event(outcome))
+                        yield outcome
         finally:
-            for worker in busy:
-                worker.process.terminate()
-            for worker in busy:
-                worker.process.join(timeout=10)
+            _end(busy)
 
 
 def _start(job: Job, threads: int) -> _Worker:
     """A worker for `job`. Thread counts are set before torch loads: they cannot be lowered later."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+    with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _interrupts_blocked():
         process = context.Process(target=_work, args=(job, there), name=job.name, daemon=True)
         process.start()
     there.close()
     return _Worker(job, process, here)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Ask workers to stop, wait for what they save, and kill those that do not end."""
+    end = time.monotonic() + stopping.PATIENCE
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(timeout=max(0.1, end - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
 
 
 @contextlib.contextmanager
@@ -90,20 +106,47 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[key] = value
 
 
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C, for a process that is started here as well: its parent ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(job: Job, pipe: Connection) -> None:
     """What a worker process does: the job, with its events and its error sent home."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
-    try:
-        job.work(_Sender(pipe), *job.arguments)
-    except RobustlensError as error:
-        pipe.send((str(error).splitlines()[0], error.exit_code))
-    except Exception as error:
-        if not out_of_memory(error):
+    with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError):
+        try:
+            job.work(_Sender(pipe), *job.arguments)
+            pipe.send(_DONE)
+        except RobustlensError as error:
+            pipe.send((str(error).splitlines()[0], error.exit_code))
+        except SystemExit as error:
+            pipe.send((f"{job.name}: code outside robustlens called sys.exit({error.code!r})", 3))
+        except BrokenPipeError:
             raise
-        pipe.send((f"{job.name}: out of memory; lower the batch size or the number of workers", 5))
-    finally:
-        pipe.close()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            pipe.send((f"{job.name}: out of memory; lower the batch size or the number of workers", 5))
+        finally:
+            pipe.close()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that ended. Runs in a thread."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(StoppedError.exit_code)
 
 
 class _Sender:
@@ -115,6 +158,8 @@ class _Sender:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
+        if stopping.requested():  # the parent reads no more
+            return
         if event.metrics or now - self.last >= _EVENT_EVERY or event.done == event.total:
             self.last = now
             self.pipe.send(event)
@@ -137,14 +182,19 @@ def _received(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
 
 def _outcome(worker: _Worker) -> Outcome:
     name, code = worker.job.name, worker.process.exitcode or 0
+    if worker.error == _DONE:
+        return Outcome(name)
     if worker.error is not None:
         return Outcome(name, *worker.error)
     if code < 0:
-        why = "out of memory?" if code == -signal.SIGKILL else "see above"
+        why = "out of memory?" if code == -getattr(signal, "SIGKILL", 9) else "see above"
         return Outcome(name, f"{name}: the process was ended by signal {-code} ({why})", 5)
-    if code > 0:
-        return Outcome(name, f"{name}: the process ended with an unexpected error (see above)", 1)
-    return Outcome(name)
+    return Outcome(name, f"{name}: the process ended with an unexpected error (see above)", 1)
+
+
+def _last_event(outcome: Outcome) -> Event:
+    """The event that shows a job as over, however it ended."""
+    return Event("ended", 1, 1, outcome.error) if outcome.error else Event("done", 1, 1)
 
 
 class InProcess:

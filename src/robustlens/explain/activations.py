@@ -11,7 +11,7 @@ from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, inference
 from robustlens.models.hooks import MatrixLayer, matrix_layers, reading
-from robustlens.models.inputs import Bounds, Images, checked_images
+from robustlens.models.inputs import Images, checked_images
 
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""
@@ -21,16 +21,14 @@ Reduction = Callable[[Tensor], Tensor]
 """From an activation (rows, ...) to L2 norms whose last axis is the images."""
 
 
-def activations(
-    model: nn.Module, x: Images, *, batch_size: int = 256, bounds: Bounds = (0.0, 1.0)
-) -> dict[str, np.ndarray]:
+def activations(model: nn.Module, x: Images, *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """L2 norm of every activation of the network, for each image.
 
     The activation *after* a layer (Wen et al. 2020) is what the next layer *reads*: after BatchNorm, ReLU,
     pooling and shortcuts, however the model's code writes these. (Hooks on ReLU modules would miss functional
-    ones.) So every convolution and linear layer but the first one called, which reads the image, gives the norm
-    of its input, under the key "<layer>.input": the singular values that `spectrum` gives for "<layer>" act on
-    that very vector. The last activation is "logits".
+    ones.) So every convolution and linear layer but the first one called, which reads the image, gives the
+    norm of its input, under the key "<layer>.input": the singular values that `spectrum` gives for "<layer>"
+    act on that very vector. The last activation is "logits".
 
     An activation that two layers read, such as a convolution and its block's shortcut, is there under both
     names. A layer that is called several times gives the norm of all that it reads together.
@@ -39,17 +37,16 @@ def activations(
         model: evaluated in eval mode without gradients, and left as it was.
         x: images; moved to the model's device batch by batch, and left as they are.
         batch_size: changes speed and memory, not results (but for rounding).
-        bounds: of the pixels.
 
     Returns:
         Norms (n,), float32, in the order in which the layers are called.
 
     Raises:
-        DataError: no images, or pixels that are not finite or outside `bounds`.
+        DataError: no images, or pixels that are not finite, or bytes.
         ModelError: the model does not take these images or return logits (n, classes), or a layer reads a
             tensor whose first dimension is not the images.
     """
-    x = checked_images(x, bounds, model, where="activations")
+    x = checked_images(x, None, model, where="activations")
     return over_layers(model, x.split(batch_size), l2_norm)
 
 
@@ -104,7 +101,7 @@ def coefficient_of_variation(values: np.ndarray) -> float:
 def measure_activations(subject: Subject) -> Measurement:
     """Norms of the activations on test images, and how much they vary from image to image."""
     x, _ = subject.images("test")
-    norms = activations(subject.model, x, batch_size=subject.batch_size, bounds=subject.threat.bounds)
+    norms = activations(subject.model, x, batch_size=subject.batch_size)
     return Measurement(
         {"layers": {key: summarize(values) for key, values in norms.items()}},
         unit="L2 norm",

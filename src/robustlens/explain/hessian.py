@@ -1,20 +1,16 @@
 """The Hessian of the loss of a network by its weights, known by its products with vectors."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from robustlens.errors import ConfigError
+from robustlens.explain.derivatives import unfused_attention
 from robustlens.explain.landscape.points import asking_for_gradients
 from robustlens.models import frozen
-
-_TWICE = partial(sdpa_kernel, SDPBackend.MATH)
-"""Attention by the one way that can be differentiated twice."""
 
 
 class Hessian:
@@ -65,7 +61,7 @@ class Hessian:
         parts = scaled.split([weight.numel() for weight in self.weights])
         along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
         product = torch.zeros_like(vector)
-        with frozen(self.model), _TWICE(), asking_for_gradients(self.weights):
+        with frozen(self.model), unfused_attention(), asking_for_gradients(self.weights):
             for images, labels in zip(
                 self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True
             ):
@@ -83,7 +79,7 @@ class Hessian:
         parts = scaled.split([weight.numel() for weight in self.weights])
         along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
         batches = list(zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True))
-        with frozen(self.model), _TWICE():
+        with frozen(self.model), unfused_attention():
             try:
                 return torch.cat([self._bends(images, labels, along) for images, labels in batches])
             except (NotImplementedError, RuntimeError):

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from robustlens.errors import ModelError, NumericsError
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, frozen
-from robustlens.models.inputs import Bounds, Images, checked_images
+from robustlens.models.inputs import Images, checked_images
 
 
-def jacobian(
-    model: nn.Module, x: Images, *, batch_size: int = 64, bounds: Bounds = (0.0, 1.0)
-) -> dict[str, np.ndarray]:
+def jacobian(model: nn.Module, x: Images, *, batch_size: int = 64) -> dict[str, np.ndarray]:
     """Singular values of the Jacobian of the logits with respect to each image.
 
     The largest is the local Lipschitz constant in L2: to first order no change of the image of length 1 moves
@@ -25,18 +23,17 @@ def jacobian(
         model: evaluated in eval mode, and left as it was.
         x: images, with d values each.
         batch_size: changes speed and memory, not results (but for rounding).
-        bounds: of the pixels.
 
     Returns:
         singular_values: (n, min(classes, d)), descending, float64, of derivatives in the model's precision.
 
     Raises:
-        DataError: no images, or pixels that are not finite or outside `bounds`.
+        DataError: no images, or pixels that are not finite, or bytes.
         ModelError: the model does not take these images or return logits (n, classes), or these carry no
             gradient.
         NumericsError: a derivative is NaN or infinite.
     """
-    x = checked_images(x, bounds, model, where="jacobian")
+    x = checked_images(x, None, model, where="jacobian")
     with frozen(model), torch.enable_grad():
         values = [_singular_values(model, images.to(device_of(model))) for images in x.split(batch_size)]
     return {"singular_values": torch.cat(values).numpy()}
@@ -63,8 +60,7 @@ def summarize(singular_values: Float64[np.ndarray, "n k"]) -> dict[str, float | 
 def measure_jacobian(subject: Subject, *, examples: Count = 64) -> Measurement:
     """Singular values of the Jacobian at the first `examples` test images."""
     x, _ = subject.images("test", examples)
-    batch_size, bounds = min(64, subject.batch_size), subject.threat.bounds
-    values = jacobian(subject.model, x, batch_size=batch_size, bounds=bounds)["singular_values"]
+    values = jacobian(subject.model, x, batch_size=min(64, subject.batch_size))["singular_values"]
     return Measurement(
         {"examples": len(x), **summarize(values)},
         unit="logits per unit of image (L2)",

@@ -14,7 +14,7 @@ from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, SplitName, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models import device_of, inference
-from robustlens.models.inputs import Bounds, Images, Labels, checked
+from robustlens.models.inputs import Images, Labels, checked
 from robustlens.stats import misclassification
 from robustlens.stats.misclassification import TAUS
 
@@ -46,17 +46,14 @@ def attacked_logits(
     return logits_of(model, attacked_images(model, x, y, attack, batch_size), batch_size)
 
 
-def margins(
-    model: nn.Module, x: Images, y: Labels, *, batch_size: int = 256, bounds: Bounds = (0.0, 1.0)
-) -> dict[str, np.ndarray]:
+def margins(model: nn.Module, x: Images, y: Labels, *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Margins, confidence and loss of every image; each array is (n,).
 
     Args:
         model: evaluated in eval mode without gradients, and left as it was.
-        x: images inside `bounds`.
+        x: images.
         y: labels.
         batch_size: changes speed, not results (but for rounding).
-        bounds: of the pixels.
 
     Returns:
         logit: `f_y - max_{i != y} f_i` (Wen et al. 2020, section 3). probability: the same of the
@@ -66,7 +63,7 @@ def margins(
     Raises:
         DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
     """
-    x, y = checked(model, x, y, bounds, where="margins")
+    x, y = checked(model, x, y, where="margins")
     return margins_of(logits_of(model, x, batch_size), y.cpu())
 
 

@@ -68,14 +68,11 @@ def explain_run(
         StateError: the images are not those that the run was trained on; a file of the run is damaged.
     """
     with locked(run.folder):
-        missing = run.missing("explanation", plan)
-        if missing and splits is None:
-            splits = data.of_spec(run.data_spec, trust_code=trust_code)
-        if splits is not None:
-            run.check_data(splits.fingerprint)
-            for beside, one in missing:
-                network = partial(models.load, run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-                _explain_into(run, beside, run.expected(one), one, network, splits, progress)
+        splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
+        run.check_data(splits.fingerprint)
+        for beside, one in run.missing("explanation", plan):
+            network = partial(models.load, run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
+            _explain_into(run, beside, run.expected(one), one, network, splits, progress)
         run.remove_stale("explanation")
     result = run.explanation()
     assert result is not None

@@ -15,7 +15,7 @@ from robustlens.explain.activations import l2_norm, over_layers
 from robustlens.explain.margins import MATCHED, attacked_images, attacked_logits, logits_of, margins_of
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
-from robustlens.models.inputs import ANYWHERE, Bounds, Images, Labels, checked, checked_images
+from robustlens.models.inputs import Images, Labels, checked, checked_images
 from robustlens.threat import ThreatModel
 
 
@@ -62,7 +62,7 @@ def changes_of(
 
 
 def feature_changes(
-    model: nn.Module, x: Images, moved: Images, *, batch_size: int = 256, bounds: Bounds = (0.0, 1.0)
+    model: nn.Module, x: Images, moved: Images, *, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """Relative change `||phi(x + delta) - phi(x)|| / ||phi(x)||` of every activation, for each image.
 
@@ -71,18 +71,15 @@ def feature_changes(
         x: images.
         moved: the same images, perturbed: x + delta, anywhere.
         batch_size: images at a time, each with its moved copy; changes speed and memory, not results.
-        bounds: of the pixels of `x`.
 
     Returns:
         (n,) float32 for each activation phi that `activations` reads, under its names and in its order. 1
         where something comes from nothing, 0 where nothing stays nothing.
 
     Raises:
-        ConfigError: `moved` has another shape. DataError: no images, or pixels that are not finite, or in `x`
-            outside `bounds`. ModelError: as `activations`.
+        ConfigError: `moved` has another shape. DataError, ModelError: as `activations`.
     """
-    x = checked_images(x, bounds, model, where="feature_changes")
-    moved = checked_images(moved, ANYWHERE, model, where="feature_changes")
+    x, moved = (checked_images(each, None, model, where="feature_changes") for each in (x, moved))
     if x.shape != moved.shape:
         shapes = f"{tuple(x.shape)} and {tuple(moved.shape)}"
         raise ConfigError(f"feature_changes: found images of shapes {shapes}, expected one shape")
@@ -117,9 +114,7 @@ def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count |
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
     for kind, images in moved.items():
         arrays[f"{kind}_input"] = size = input_change(x, images)
-        changes = feature_changes(
-            subject.model, x, images, batch_size=subject.batch_size, bounds=subject.threat.bounds
-        )
+        changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
         arrays |= {f"{kind}/{layer}": change for layer, change in changes.items()}
         for layer, numbers in _by_layer(kind, changes, size).items():
             value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)

@@ -57,10 +57,12 @@ def best_temperature(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> fl
     return math.exp(brentq(slope, COLDEST, HOTTEST, xtol=1e-12))
 
 
-def why_missing(temperature: float) -> dict[str, str]:
+def why_missing(temperature: float, of: str = "") -> dict[str, str]:
     """An entry of a measurement's value that says why its matched numbers are missing; empty if they are not.
+
+    `of` begins its name, where a measurement has several temperatures.
 
     >>> why_missing(1.5)
     {}
     """
-    return {"matched_missing": MISSING} if math.isnan(temperature) else {}
+    return {f"{of}matched_missing": MISSING} if math.isnan(temperature) else {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustlens.errors import ModelError, out_of_memory
+from robustlens.machine import memory
 from robustlens.registry import one_line
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th")
@@ -65,7 +66,14 @@ def _check_archive(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > memory() // 2:
+                raise ModelError(
+                    f"{path}: holds {size / 1e9:.3g} GB unpacked, expected at most half of the memory here"
+                )
             bad = archive.testzip()
+    except ModelError:
+        raise
     except Exception as error:  # damage can make it raise anything
         raise ModelError(f"{path}: damaged ({one_line(error)}); take another copy") from error
     if bad is not None:

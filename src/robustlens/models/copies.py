@@ -87,13 +87,14 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
         random numbers, changes its own tensors, or names a dtype in its forward pass.
     """
     batches = _batches(x)
-    with _attempt(), float32_products():
+    with float32_products():
         wanted = _logits(model, batches)
-        if wanted is not None:
-            candidate = _copy(model).double()
-            logits = _run(candidate, [batch.double() for batch in batches], model)
-            if _agree(logits, [each.double() for each in wanted], _FLOAT64):
-                return candidate
+        with _attempt():
+            if wanted is not None:
+                candidate = _copy(model).double()
+                logits = _run(candidate, [batch.double() for batch in batches], model)
+                if _agree(logits, [each.double() for each in wanted], _FLOAT64):
+                    return candidate
     return None
 
 

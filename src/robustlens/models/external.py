@@ -72,7 +72,7 @@ def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any])
         return function(**arguments)
     except RobustlensError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a factory can do anything
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ModelError(f"{where}: cannot be built with ({shown}): {one_line(error)}") from error
 

@@ -24,13 +24,15 @@ Bounds = tuple[float, float]
 """Smallest and largest pixel value."""
 ANYWHERE = (-math.inf, math.inf)
 """Bounds of what only has to be finite."""
+_UNKNOWN = (-20.0, 20.0)
+"""Bounds where none are given: normalised images are inside, bytes are not."""
 
 _DUST = 1e-6
 """Pixels may be so far outside, as a share of the bounds' width; they are clamped."""
 
 
 def checked(
-    model: nn.Module, x: Images | Batches, y: Labels | None, bounds: Bounds = (0.0, 1.0), *, where: str
+    model: nn.Module, x: Images | Batches, y: Labels | None, bounds: Bounds | None = None, *, where: str
 ) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
     """Images and labels that fit each other, the bounds and the model; on the devices that they came on.
 
@@ -40,7 +42,7 @@ def checked(
         model: returns logits (n, classes); left as it was.
         x: as `checked_images`; or batches of images and labels, which become one.
         y: as `checked_labels`; None with batches.
-        bounds: of the pixels.
+        bounds: of the pixels; None where no threat model gives any.
         where: begins the messages: the function that was called.
 
     Raises:
@@ -48,19 +50,27 @@ def checked(
         ModelError: the model fails on these images, or returns something other than logits (n, classes)
             with a class for every label.
     """
-    x, y = _joined(x, y, where)
-    images = checked_images(x, bounds, model, where=where)
-    labels = checked_labels(y, where=where)
-    if len(images) != len(labels):
-        raise DataError(f"{where}: found {len(images)} images and {len(labels)} labels, expected as many")
+    images, labels = checked_pair(x, y, bounds, model, where=where)
     few = images[:2].to(device_of(model))
     with inference(model):
         as_logits(forward(model, few), len(few), at_least=max(2, int(labels.max()) + 1))
     return images, labels
 
 
+def checked_pair(
+    x: Images | Batches, y: Labels | None, bounds: Bounds | None, model: nn.Module, *, where: str
+) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    """As `checked`, without the forward pass: images and labels that fit each other and the bounds."""
+    x, y = _joined(x, y, where)
+    images = checked_images(x, bounds, model, where=where)
+    labels = checked_labels(y, where=where)
+    if len(images) != len(labels):
+        raise DataError(f"{where}: found {len(images)} images and {len(labels)} labels, expected as many")
+    return images, labels
+
+
 def checked_images(
-    x: Images, bounds: Bounds = (0.0, 1.0), model: nn.Module | None = None, *, where: str
+    x: Images, bounds: Bounds | None = None, model: nn.Module | None = None, *, where: str
 ) -> Float[Tensor, "n ..."]:
     """Images inside the bounds: the same tensor, unless its type or its dust has to change.
 
@@ -68,7 +78,7 @@ def checked_images(
         x: at least one image, a tensor or a NumPy array of floats. Half and bfloat16 become what the model
             computes in; so does float64, which a model in lower precision gets as float32. Pixels that are
             outside by no more than 1e-6 of the bounds' width are clamped.
-        bounds: of the pixels; either may be infinite.
+        bounds: of the pixels; either may be infinite. None refuses bytes only: pixels outside [-20, 20].
         model: whose weights say what it computes in; without any, all but half and bfloat16 stay as they are.
         where: begins the messages.
 
@@ -81,11 +91,12 @@ def checked_images(
         raise DataError(f"{where}: found images of shape {shape}, expected (n, ...)")
     if len(images) == 0:
         raise DataError(f"{where}: found 0 images, expected at least 1")
-    low, high = bounds
+    low, high = _UNKNOWN if bounds is None else bounds
+    expected = f"[{low:g}, {high:g}]" if bounds else "[0, 1], or normalised as the network reads them"
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
         raise DataError(
-            f"{where}: found {kind} pixels, expected floats in {_shown(bounds)}; convert them (bytes: "
+            f"{where}: found {kind} pixels, expected floats in {expected}; convert them (bytes: "
             "x.float() / 255)"
         )
     least, largest = (float(end) for end in images.detach().aminmax())
@@ -97,7 +108,7 @@ def checked_images(
     dust = _DUST * (high - low) if math.isfinite(high - low) else 0.0
     if least < low - dust or largest > high + dust:
         raise DataError(
-            f"{where}: found pixels in [{least:g}, {largest:g}], expected {_shown(bounds)}; divide by 255, "
+            f"{where}: found pixels in [{least:g}, {largest:g}], expected {expected}; divide by 255, "
             "keep normalisation inside the model, or set the threat's bounds"
         )
     wanted = _dtype(images.dtype, model)
@@ -176,7 +187,3 @@ def _dtype(dtype: torch.dtype, model: nn.Module | None) -> torch.dtype:
     if dtype == own or (dtype == torch.float32 and own != torch.float64):
         return dtype
     return torch.float64 if own == torch.float64 else torch.float32
-
-
-def _shown(bounds: Bounds) -> str:
-    return f"[{bounds[0]:g}, {bounds[1]:g}]"

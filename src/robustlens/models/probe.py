@@ -11,10 +11,10 @@ from robustlens.models.inference import inference
 from robustlens.registry import one_line
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first tensor; the CPU for a model without any."""
+def device_of(model: nn.Module, *, default: torch.device | None = None) -> torch.device:
+    """The device of the model's first tensor; `default`, or else the CPU, for a model without any."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+    return (default or torch.device("cpu")) if tensor is None else tensor.device
 
 
 def forward(model: nn.Module, x: Float[Tensor, "n ..."]) -> object:

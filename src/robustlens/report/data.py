@@ -246,9 +246,11 @@ def known(interval: Interval | None) -> Interval | None:
 
 
 def _filled(arrays: Arrays, key: str) -> np.ndarray | None:
-    """An array that is there and not empty; a damaged file, which reading has named, has none."""
+    """An array that is there and not empty or all NaN; a damaged file, which reading has named, has none."""
     try:
         array = arrays.get(key)
     except StateError:
         return None
-    return array if array is not None and array.size else None
+    if array is None or array.size == 0 or (array.dtype.kind == "f" and bool(np.isnan(array).all())):
+        return None
+    return array

@@ -5,7 +5,25 @@ import re
 import time
 from pathlib import Path
 
+from robustlens.results.links import inside, refuse_links
+
 _UNFINISHED = re.compile(r"\.(lease|.+\.(json|jsonl|safetensors|html|svg|pdf|csv))\.\w{8}(\.tmp)?")
+
+
+_HOUR = 3600.0
+
+
+def report_folder(folder: Path, out: Path | str | None) -> Path:
+    """Where the report on a study or run goes, without what killed reports left there.
+
+    Raises:
+        StateError: a link leads out of it.
+    """
+    path = inside(folder, "report") if out is None else Path(out)
+    if path.is_dir():
+        refuse_links(path)
+        sweep(path, older=_HOUR)
+    return path
 
 
 def sweep(folder: Path, *, older: float = 0.0) -> None:

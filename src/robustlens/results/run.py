@@ -72,7 +72,9 @@ class EpochRecord:
     """One epoch of training.
 
     Attributes:
-        epoch: counted from 1. lr: learning rate at its end. seconds: that it took.
+        epoch: counted from 1. lr: learning rate at its end.
+        seconds: that it took. cpu_seconds: of all processor cores, where training is on them; other work
+            on the machine does not add to these.
         loss: mean training loss; loss_measured: at which weights. perturbed: whether the weights were.
         train, validation: what was measured after it. best: whether its weights are the best so far.
     """
@@ -86,3 +88,4 @@ class EpochRecord:
     train: MonitorRecord | None = None
     validation: MonitorRecord | None = None
     best: bool = False
+    cpu_seconds: Number = float("nan")

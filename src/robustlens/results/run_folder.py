@@ -189,16 +189,13 @@ class Run:
             )
 
     def _check_place(self, provenance: Provenance, stage: Stage, beside: Checkpoint | None) -> None:
-        path = self.files(stage, beside).path
-        known = self.record.recipe_hash
-        if known and provenance.recipe and provenance.recipe != known:
-            raise StateError(
-                f"{path}: found a result of recipe {provenance.recipe}, expected {known}; restore it"
-            )
-        if beside is not None and provenance.checkpoint != beside:
-            raise StateError(
-                f"{path}: found a result of {provenance.checkpoint}, expected {beside}; restore it"
-            )
+        recipe = self.record.recipe_hash
+        pairs = [(provenance.recipe or recipe, recipe or provenance.recipe)]
+        pairs += [(provenance.checkpoint, beside)] if beside is not None else []
+        for found, expected in pairs:
+            if (found or "") != (expected or ""):
+                path = self.files(stage, beside).path
+                raise StateError(f"{path}: found a result of {found}, expected one of {expected}; restore it")
 
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, beside)
@@ -237,9 +234,8 @@ class Run:
 
     def append_metrics(self, epoch: EpochRecord) -> None:
         """Append one epoch to `metrics.jsonl`."""
-        if self.read_only:
-            return
-        metrics_file.append(self.path("metrics.jsonl"), epoch, self.record)
+        if not self.read_only:
+            metrics_file.append(self.path("metrics.jsonl"), epoch, self.record)
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop what a killed process logged after its last saved epoch."""
@@ -258,6 +254,11 @@ class Run:
         if not self.read_only:
             kept = None if previous is None else self.path(previous)
             files.write_atomic(self.path(file_name), content, previous=kept)
+
+    def remove(self, file_name: str) -> None:
+        """Remove any other file of the folder, if it is there."""
+        if not self.read_only:
+            self.path(file_name).unlink(missing_ok=True)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         """Write `<name>.safetensors`, sealed and atomically; returns the seal."""

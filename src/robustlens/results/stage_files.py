@@ -12,7 +12,7 @@ from robustlens.results.array_files import ArrayFile
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
 from robustlens.results.links import inside
-from robustlens.results.values import Provenance, decode, plain
+from robustlens.results.values import Arrays, Provenance, decode, plain
 
 Stage = Literal["evaluation", "explanation"]
 """The stages that write a result into a run folder."""
@@ -68,9 +68,13 @@ class ResultFiles:
         }
         return replace(result, **{parts: inside})
 
-    def arrays(self) -> ArrayFile:
+    def arrays(self) -> Arrays:
         """All arrays of the result; `StateError` where it has none."""
         return ArrayFile(self.arrays_path, files.read_json(self.path, self.stage).get("arrays"))
+
+    def verify(self) -> None:
+        """Read the arrays once; raises `StateError` where they are missing, damaged or of another result."""
+        ArrayFile(self.arrays_path, files.read_json(self.path, self.stage).get("arrays")).verify()
 
     def write(self, result: StageResult) -> None:
         """Write the result so that a kill in between leaves no mismatched pair.

@@ -26,9 +26,10 @@ class StudyFolder:
         path = self._path("study")
         return decode(StudyRecord, files.read_json(path, "study"), str(path))
 
-    def runs(self) -> list[Run]:
-        """The runs of the study, in its order, whether they have started or not."""
-        return [Run(inside(self.folder, entry.folder), entry) for entry in self.record.runs]
+    def runs(self, record: StudyRecord | None = None) -> list[Run]:
+        """The runs of the study (of `record`, where it has been read), in its order, started or not."""
+        entries = (self.record if record is None else record).runs
+        return [Run(inside(self.folder, entry.folder), entry) for entry in entries]
 
     def run(self, name: str) -> Run:
         """The folder of the run called `name`, whether the study has been written or not."""

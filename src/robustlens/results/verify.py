@@ -9,7 +9,7 @@ from robustlens.config import Checkpoint
 from robustlens.errors import RobustlensError, StateError
 from robustlens.results import array_files, files
 from robustlens.results.run_folder import Run
-from robustlens.results.stage_files import STAGES, Stage
+from robustlens.results.stage_files import STAGES, Stage, suffix
 from robustlens.results.study_folder import StudyFolder
 
 
@@ -75,7 +75,7 @@ def _links(folder: Path) -> Iterator[FileCheck]:
         yield _linked(run.folder / "run.json", partial(_check_record, run))
         for stage in STAGES:
             for beside in _beside(run, stage):
-                path = run.files(stage, beside).path
+                path = run.folder / f"{stage}{suffix(beside)}.json"
                 yield _linked(path, partial(_check_result, run, stage, beside))
 
 
@@ -108,4 +108,4 @@ def _check_record(run: Run) -> None:
 
 def _check_result(run: Run, stage: Stage, beside: Checkpoint | None) -> None:
     if run.result(stage, beside) is not None:
-        run.files(stage, beside).arrays().verify()
+        run.files(stage, beside).verify()

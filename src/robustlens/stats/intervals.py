@@ -78,6 +78,17 @@ def rounded(difference: float, scale: float) -> float:
     return 0.0 if abs(difference) <= ROUNDING * scale else difference
 
 
+def without_dust(number: float) -> float:
+    """The number, or zero where it lies in -1e-12 .. 0: a difference of equal numbers, whatever their size.
+
+    Tiny positive numbers (singular values, p-values) mean what they say.
+
+    >>> without_dust(-1.11e-16), without_dust(1.11e-16), without_dust(-0.25)
+    (0.0, 1.11e-16, -0.25)
+    """
+    return 0.0 if -1e-12 <= number <= 0 else number
+
+
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
     """One interval over training seeds, passing over those that have none.
 

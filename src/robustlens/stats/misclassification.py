@@ -57,14 +57,14 @@ def summarize(correct: np.ndarray, margin: np.ndarray, taus: tuple[float, ...] =
     """Mistakes, and how many of them are indecisive at each tau.
 
     `indecisive_errors`: share of all images that are indecisive errors; `indecisive_share`: the same as a
-    share of the errors (0 where there are none).
+    share of the errors (None where there are none).
     """
     error = float((~correct).mean())
     indecisive = {str(tau): float((outcomes(correct, margin, tau) == 1).mean()) for tau in taus}
     return {
         "error": error,
         "indecisive_errors": indecisive,
-        "indecisive_share": {tau: share / error if error else 0.0 for tau, share in indecisive.items()},
+        "indecisive_share": {tau: share / error if error else None for tau, share in indecisive.items()},
     }
 
 

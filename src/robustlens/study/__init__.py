@@ -12,14 +12,14 @@ from pathlib import Path
 
 from robustlens import claims
 from robustlens.config import StudySpec
-from robustlens.errors import StateError
+from robustlens.errors import LockedError, StateError, StoppedError
 from robustlens.executors import Executor, Job, LocalProcesses, Outcome
 from robustlens.progress import Event
 from robustlens.results import ErrorRecord, Run, StudyFolder
 from robustlens.results.locks import locked
 from robustlens.study import planning
 from robustlens.study.planning import PlannedRun, built_in, plan, read
-from robustlens.study.stages import is_done, run_stages
+from robustlens.study.stages import Fingerprints, is_done, run_stages
 
 __all__ = ["PlannedRun", "StudyResult", "StudySpec", "built_in", "plan", "read", "run"]
 
@@ -54,8 +54,8 @@ def run(
         listen: hears (run, event).
 
     Raises:
-        ConfigError: the study is wrong; nothing has been started. StateError: `out` holds runs of other
-        recipes. LockedError: another process works in `out`.
+        ConfigError: the study is wrong; nothing has been started. DataError: its data cannot be read.
+        StateError: `out` holds runs of other recipes. LockedError: another process works in `out`.
     """
     planned = plan(spec)
     evaluation, explanation = planning.evaluation_plan(spec), planning.explanation_plan(spec)
@@ -64,22 +64,28 @@ def run(
         for one in planned:
             folder.run(one.id).check(one.recipe)
         folder.write_record(planning.record(spec, planned))
-        left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation)]
+        images = Fingerprints()
+        left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)]
         jobs = [
             Job(one.id, run_stages, (folder.run(one.id).folder, one.recipe, evaluation, explanation))
             for one in left
         ]
-        outcomes = tuple((executor or LocalProcesses()).run(jobs, listen))
-        for outcome in outcomes:
+        outcomes = []
+        for outcome in (executor or LocalProcesses()).run(jobs, listen):
+            outcomes.append(outcome)
             if outcome.error:
                 _record(folder.run(outcome.name), outcome.error, outcome.exit_code)
         claims.write(folder.folder)
     skipped = tuple(one.id for one in planned if one not in left)
-    return StudyResult(folder, skipped, outcomes)
+    return StudyResult(folder, skipped, tuple(outcomes))
 
 
 def _record(run_: Run, error: str, exit_code: int) -> None:
-    """Note a failure that the worker could not note itself, a kill for instance."""
+    """Note a failure that the worker could not note itself, a kill for instance.
+
+    A stop is no failure, and a folder that refused the work, or is finished, stays as it is.
+    """
+    refused = (LockedError.exit_code, StateError.exit_code, StoppedError.exit_code)
     with contextlib.suppress(StateError):  # a damaged run.json is left for its owner to see
-        if run_.record.status != "failed":
+        if exit_code not in refused and run_.record.status not in ("failed", "done"):
             run_.update(status="failed", error=ErrorRecord("Failure", error, exit_code))

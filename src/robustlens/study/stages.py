@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from robustlens import data
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe
+from robustlens.config import DataSpec, EvaluationPlan, ExplanationPlan, Recipe
 from robustlens.errors import StateError
 from robustlens.evaluation import evaluate_run
 from robustlens.explain import explain_run
@@ -31,13 +31,35 @@ def run_stages(
     run.update(status="done", error=None)
 
 
-def is_done(run: Run, evaluation: EvaluationPlan, explanation: ExplanationPlan) -> bool:
-    """Whether every stage of a run is current; a damaged run is not: its worker will say what is wrong."""
+class Fingerprints:
+    """Fingerprints of data, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def of(self, spec: DataSpec) -> str:
+        """The fingerprint of the images that a spec names; raises as `data.of_spec`."""
+        key = f"{spec.model_dump_json()} {spec.data_dir}"
+        if key not in self._known:
+            self._known[key] = data.of_spec(spec, trust_code=True).fingerprint
+        return self._known[key]
+
+
+def is_done(
+    run: Run, evaluation: EvaluationPlan, explanation: ExplanationPlan, images: Fingerprints
+) -> bool:
+    """Whether every stage of a run is current, and its images are the same as ever.
+
+    A run that is damaged or has other images now is not: its worker will say what is wrong.
+    """
     try:
-        return (
+        is_current = (
             run.record.status == "done"
             and run.is_current("evaluation", evaluation)
             and run.is_current("explanation", explanation)
         )
+        if is_current:
+            run.check_data(images.of(run.data_spec))
+        return is_current
     except StateError:
         return False

@@ -26,6 +26,9 @@ class Norm(Protocol):
     def project(self, delta: Tensor, eps: float, low: Tensor, high: Tensor) -> Tensor:
         """Euclidean projection on the ball of radius `eps` cut with the box [low, high] (which holds 0)."""
 
+    def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
+        """`delta` inside the ball, which rounding has made it leave; only what is `free` moves if it can."""
+
     def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
         """Unit step of steepest ascent; `room` is False where the box blocks the coordinate."""
 
@@ -57,6 +60,15 @@ def _as_filling(
     return direction, slope / steepest, room, gap.abs() / steepest
 
 
+def _contract(delta: Tensor, eps: float, free: Tensor, power: int) -> Tensor:
+    """The free coordinates scaled down; all of them where the others leave the ball by themselves."""
+    cost = delta.abs() ** power
+    fixed, loose = (cost * ~free).sum(1, keepdim=True), (cost * free).sum(1, keepdim=True)
+    left = (eps**power - fixed).clamp_min(0) / loose.clamp_min(torch.finfo(delta.dtype).tiny)
+    others = (eps**power / fixed.clamp_min(_TINY)).clamp_max(1)  # 1 but where they leave the ball
+    return torch.where(free, left.clamp_max(1), others) ** (1 / power) * delta
+
+
 @dataclass(frozen=True)
 class _Linf:
     step_ratio: float = 1 / 4  # 2/255 for 8/255
@@ -66,6 +78,9 @@ class _Linf:
 
     def project(self, delta: Tensor, eps: float, low: Tensor, high: Tensor) -> Tensor:
         return delta.clamp(-eps, eps).clamp(low, high)
+
+    def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
+        return delta.clamp(-eps, eps)
 
     def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
         return gradient.sign()
@@ -90,15 +105,17 @@ class _L2:
         """Exact projection, by growing the set of coordinates at the box.
 
         By the optimality conditions the projection is `clamp(t * delta, low, high)` for one t in [0, 1]. For
-        a given clamped set, t has a closed form; from below, t and the set only grow, so a few rounds are
-        exact. Rescaling and then clamping, which most public code does, ends inside the ball and is weaker.
+        a given clamped set, t has a closed form; from below, t and the set only grow, so the rounds end, most
+        often after a few. Rescaling and then clamping, which most public code does, is weaker.
         """
         t = (eps / self.size(delta).clamp_min(_TINY)).clamp_max(1.0)[:, None]
-        for _ in range(12):
+        before = torch.zeros_like(delta, dtype=torch.bool)
+        while True:
             scaled = t * delta
             clamped = (scaled > high) | (scaled < low)
-            if not bool(clamped.any()):
+            if torch.equal(clamped, before):
                 break
+            before = clamped
             box = scaled.clamp(low, high)
             budget = eps**2 - (box * clamped).square().sum(1, keepdim=True)
             free = (delta * ~clamped).square().sum(1, keepdim=True)
@@ -107,6 +124,9 @@ class _L2:
         delta = (t * delta).clamp(low, high)
         # Rounding may leave the norm a hair above eps: pull it back, which keeps it inside the box.
         return delta * (eps / self.size(delta).clamp_min(_TINY)).clamp_max(1.0)[:, None]
+
+    def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
+        return _contract(delta, eps, free, power=2)
 
     def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
         # Scaled by the largest entry first: squares of tiny gradients would vanish in float32.
@@ -139,7 +159,8 @@ class _L1:
         """Projection on the L1 ball cut with the box (Croce and Hein 2021, proposition 2.2).
 
         The solution soft-thresholds `delta` by one value and clamps it to the box; the L1 norm falls with the
-        threshold, so bisection finds it. The upper end is kept, so the result never leaves the ball.
+        threshold, so bisection finds it. The upper end is kept, so the result leaves the ball by the rounding
+        of sums alone (`ThreatModel.contract`).
         """
         below, above = torch.zeros_like(delta[:, :1]), delta.abs().amax(1, keepdim=True)
 
@@ -152,6 +173,9 @@ class _L1:
             too_far = self.size(shrunk(middle))[:, None] > eps
             below, above = torch.where(too_far, middle, below), torch.where(too_far, above, middle)
         return shrunk(torch.where(inside, 0.0, above))
+
+    def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
+        return _contract(delta, eps, free, power=1)
 
     def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
         size = gradient.abs() * room

@@ -21,11 +21,11 @@ class ThreatModel:
         norm: "Linf", "L2" or "L1" (aliases such as "linf" and "l_2" are accepted).
         eps: radius, in the units of the image ([0, 1] by default: write 8/255, not 8); infinite for
             a minimum-norm attack that may go as far as it must.
-        bounds: smallest and largest pixel value.
+        bounds: smallest and largest pixel value, of all channels. Attacks need finite ones.
 
     Raises:
-        ConfigError: unknown norm, eps negative or NaN, or bounds that are empty or reversed; a finite
-            Linf radius wider than the box, which almost always is a radius in 0..255 units.
+        ConfigError: unknown norm, eps negative or NaN, or bounds that are empty, reversed or not two numbers;
+            a finite radius wider than the box, which almost always is one in 0..255 units.
 
     >>> ThreatModel("linf", eps=8 / 255).norm
     'Linf'
@@ -37,12 +37,15 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norm_name(self.norm))
-        low, high = self.bounds
-        if not low < high:
-            raise ConfigError(f"threat.bounds: found {self.bounds}, expected (low, high) with low < high")
+        object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         problem = None if self.eps == math.inf else radius_problem(self.norm, self.eps, self.bounds)
         if problem:
             raise ConfigError(f"threat.eps: {problem}")
+
+    def require_box(self) -> None:
+        """Raise `ConfigError` for infinite bounds: an attack needs to know where images end."""
+        if not all(map(math.isfinite, self.bounds)):
+            raise ConfigError(f"threat.bounds: found {self.bounds}, expected finite numbers to attack within")
 
     @property
     def default_step_size(self) -> float:
@@ -58,11 +61,41 @@ class ThreatModel:
         return NORMS[self.norm].size((x_adv - x).flatten(1))
 
     def project(self, x_adv: Float[Tensor, "n ..."], x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """The nearest feasible images (Euclidean projection on ball and box together)."""
+        """The nearest feasible images (Euclidean projection on ball and box together); see `contract`."""
         low, high = self.bounds
         origin = x.flatten(1)
         delta = NORMS[self.norm].project((x_adv - x).flatten(1), self.eps, low - origin, high - origin)
-        return (origin + delta).clamp(low, high).view_as(x)
+        return self.contract((origin + delta).clamp(low, high).view_as(x), x)
+
+    def contract(self, x_adv: Float[Tensor, "n ..."], x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Images that rounding has put outside the ball, inside it; all others as they are.
+
+        Pixels and sums are rounded: images are measured in float64, and those that are outside by more than
+        1e-6 (of the box, where that is smaller) end inside: their changes are scaled down, but for pixels at
+        the box, and rounded towards x.
+
+        Args:
+            x_adv: images in the box.
+            x: the centres of their balls, in the box.
+        """
+        low, high = self.bounds
+        allowed = 1e-6 * min(1.0, high - low)
+        sums = 1 if self.norm == "Linf" else x[:1].numel()
+        largest = torch.finfo(x_adv.dtype).eps * max(abs(low), abs(high), self.eps)
+        if sums * largest <= allowed or math.isinf(self.eps):
+            return x_adv
+        norm, origin = NORMS[self.norm], x.flatten(1).double()
+        delta = x_adv.flatten(1).double() - origin
+        rows = torch.nonzero(norm.size(delta) > self.eps + allowed).squeeze(1)
+        if len(rows) == 0:
+            return x_adv
+        x_adv, x, origin = x_adv.clone(), x[rows], origin[rows]
+        free = ((x_adv[rows] > low) & (x_adv[rows] < high)).flatten(1)
+        delta = norm.contract(delta[rows], self.eps * (1 - 1e-12), free)
+        inside = (origin + delta).to(x_adv.dtype)
+        beyond = (inside.double() - origin).abs() > delta.abs()
+        x_adv[rows] = torch.where(beyond, inside.nextafter(x.flatten(1)), inside).view_as(x)
+        return x_adv
 
     def ascend(
         self,
@@ -110,3 +143,17 @@ class ThreatModel:
         """As `random_start`, from keys of the caller."""
         flat = x.flatten(1)
         return self.project(x + self.eps * NORMS[self.norm].sample(key, flat).view_as(x), x)
+
+
+def _checked_bounds(bounds: object) -> tuple[float, float]:
+    """The bounds as two finite numbers."""
+    try:
+        low, high = (float(end) for end in bounds)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"threat.bounds: found {bounds!r}, expected two numbers for all channels; keep normalisation "
+            "inside the model"
+        ) from None
+    if not low < high:
+        raise ConfigError(f"threat.bounds: found {bounds}, expected (low, high) with low < high")
+    return low, high

@@ -17,7 +17,9 @@ from robustlens.results.values import decode, plain
 from robustlens.weights import ExponentialMovingAverage
 
 FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
-"""Names of the state in a run folder, and of the one before it."""
+"""Names of the state after an epoch, and of the one before it."""
+STEP = "state.step.safetensors"
+"""Name of the state inside an epoch, where a signal stopped training."""
 _log = logging.getLogger("robustlens")
 
 
@@ -29,7 +31,8 @@ class StateRecord:
         recipe: hash of the recipe. data: fingerprint of the images. start: fingerprint of the weights that
             training began from, where the recipe names them (`init`). A state of others is refused.
         epochs_done: finished epochs. seconds: that they took.
-        step: steps done in the next epoch, where a signal stopped training inside it. step_seconds: likewise.
+        step: steps done in the next epoch, where a signal stopped training inside it. step_seconds,
+            step_cpu_seconds: likewise.
         best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
         average_steps: updates of the running average of the weights.
     """
@@ -44,6 +47,7 @@ class StateRecord:
     average_steps: int = 0
     step: int = 0
     step_seconds: float = 0.0
+    step_cpu_seconds: float = 0.0
 
     def check(self, other: "StateRecord", path: Path) -> None:
         """Raise `StateError` where `other`, read from `path`, belongs to another recipe, data or start."""
@@ -96,21 +100,23 @@ class TrainingState:
         dense = {key: value.contiguous() for key, value in tensors.items()}
         return array_files.sealed_tensors(save_tensors(dense), plain(record))
 
-    def restore(self, path: Path, previous: Path) -> None:
-        """Take up the state in a file, or the previous one where that is damaged.
+    def restore(self, step: Path, newest: Path, previous: Path) -> list[Path]:
+        """Take up the state that is furthest: inside an epoch, after one, or after the one before.
+
+        Returns the damaged files, which were passed over.
 
         Raises:
-            StateError: both are damaged, or it belongs to another recipe, other images or another start.
+            StateError: all are damaged, or they belong to another recipe, other images or another start.
         """
-        try:
-            record, tensors = _read(path)
-        except StateError as damage:
-            if not previous.exists():
-                raise
-            if path.exists():  # else a kill came between two renames
-                _log.warning("%s; training goes on from %s", damage, previous.name)
-            path = previous
-            record, tensors = _read(path)
+        damages: dict[Path, StateError] = {}
+        states = [state for path in (step, newest) if (state := _intact(path, damages))]
+        if newest in damages or not states:  # or a kill came between two renames
+            states += [state for state in [_intact(previous, damages)] if state]
+        if not states:
+            raise next(iter(damages.values()))
+        path, record, tensors = max(states, key=lambda one: (one[1].epochs_done, one[1].step))
+        for damage in damages.values():
+            _log.warning("%s; training goes on from %s", damage, path.name)
         self.record.check(record, path)
         try:
             self._take(record, tensors)
@@ -118,6 +124,7 @@ class TrainingState:
             raise StateError(
                 f"{path}: damaged, it does not fit its network; delete it to start again"
             ) from error
+        return list(damages)
 
     def _take(self, record: StateRecord, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(_under("model.", tensors))
@@ -134,6 +141,19 @@ class TrainingState:
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _intact(
+    path: Path, damages: dict[Path, StateError]
+) -> tuple[Path, StateRecord, dict[str, Tensor]] | None:
+    """The state in a file; None where there is none, or where it is damaged, which is noted."""
+    if not path.exists():
+        return None
+    try:
+        return path, *_read(path)
+    except StateError as damage:
+        damages[path] = damage
+        return None
 
 
 def _read(path: Path) -> tuple[StateRecord, dict[str, Tensor]]:

@@ -49,6 +49,9 @@ class TrainingStep:
         fabric: device and precision.
         num_classes: for labels that mixup makes soft.
 
+    Attributes:
+        memory: tensors that one step of an epoch leaves to the next.
+
     Raises:
         ConfigError: parts of the recipe that do not go together.
     """
@@ -64,6 +67,7 @@ class TrainingStep:
     ) -> None:
         self.recipe, self.images, self.optimizer = recipe, images, optimizer
         self.fabric, self.num_classes = fabric, num_classes
+        self.memory: dict[str, Tensor] = {}
         # The compiled network shares every tensor with `model`, which the trainer saves.
         self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
@@ -90,13 +94,6 @@ class TrainingStep:
         self._add_penalty()
         self.optimizer.step()
         return total
-
-    def memory(self) -> dict[str, Tensor]:
-        """Tensors that one step of an epoch leaves to the next."""
-        return {}
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take up the `memory` of a step in an epoch that was stopped."""
 
     def perturbs(self, epoch: int) -> bool:
         """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
@@ -236,29 +233,19 @@ class FreeTrainingStep(TrainingStep):
     of the epoch. So an epoch makes `replays` times as many weight steps as another's, at three passes each.
     """
 
-    delta: Tensor
-
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step `replays` times on the images at `rows`; returns the mean of the objective over these."""
         x, y = self._batch(rows, self._draws(epoch, step))
         if step == 0:
-            self.delta = torch.zeros_like(x)
+            self.memory["delta"] = torch.zeros_like(x)
         total = torch.zeros((), device=x.device)
         for _ in range(self.recipe.attack.replays):
             total += self._replay(x, y)
         return total / self.recipe.attack.replays
 
-    def memory(self) -> dict[str, Tensor]:
-        """The perturbation of the images."""
-        return {"delta": self.delta}
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take up the perturbation."""
-        self.delta = memory["delta"].to(self.fabric.device)
-
     def _replay(self, x: Tensor, y: Tensor) -> Tensor:
         """Step the weights and the images along the gradients of one backward pass; returns the objective."""
-        x_adv = self.threat.project(x + self.delta, x).requires_grad_()
+        x_adv = self.threat.project(x + self.memory["delta"], x).requires_grad_()
         loss = self._loss(self.shared, MicroBatch(x, x_adv, y, 1.0))
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
@@ -266,7 +253,7 @@ class FreeTrainingStep(TrainingStep):
         self.optimizer.step()
         assert x_adv.grad is not None
         ascended = self.threat.ascend(x_adv.detach(), x_adv.grad, self.threat.eps)
-        self.delta = self.threat.project(ascended, x) - x
+        self.memory["delta"] = self.threat.project(ascended, x) - x
         return loss.detach()
 
 

@@ -41,7 +41,7 @@ def test_a_matched_check_names_low_confidence_alone(tmp_path, name, cooled, expe
         "loss-gap-shrinks": ("loss_gap", 0.1, 0.4),
     }[name]
     claim = check_one(tmp_path, name, sweep({0.0: {knob: high}, 0.1: {knob: low, "cooled": cooled}}))
-    assert claim.verdict == "supported"
+    assert claim.verdict == "as claimed"
     assert expected in claim.note
     assert ("low confidence alone" in claim.note) == (cooled > 0)
 
@@ -52,6 +52,6 @@ def test_smoothness_in_the_attacked_direction_only_is_noted(tmp_path):
         f"smoothness/noise/layer{i}": np.full(N, 0.2, np.float32) + np.float32(0.01 * i) for i in range(8)
     }
     claim = check_one(tmp_path, "feature-change-falls", [weak, replace(strong, arrays=rough)])
-    assert claim.verdict == "supported"
+    assert claim.verdict == "as claimed"
     assert "the same under random noise in the ball goes the other way" in claim.note
     assert "not smoother in all directions" in claim.note

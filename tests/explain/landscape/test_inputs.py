@@ -9,7 +9,7 @@ from torch import nn
 import robustlens as rl
 from helpers.two_classes import data, linear, sides
 from robustlens import noise
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, DataError
 from robustlens.explain import input_landscape
 
 
@@ -50,7 +50,7 @@ def test_both_directions_of_the_input_landscape_are_eps_long(norm: str) -> None:
 
 def test_wrong_arguments_are_refused():
     model, (x, y), threat = linear(), data(), rl.ThreatModel("Linf", 0.1)
-    with pytest.raises(ConfigError, match="0 images"):
+    with pytest.raises(DataError, match="0 images"):
         input_landscape(model, x[:0], y[:0], threat)
     with pytest.raises(ConfigError, match="towards 'there'"):
         input_landscape(model, x, y, threat, towards="there")

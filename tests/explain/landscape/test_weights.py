@@ -10,7 +10,7 @@ import robustlens as rl
 from helpers.small_models import everything, images
 from helpers.two_classes import data, linear, sides
 from robustlens import noise
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, DataError
 from robustlens.explain import landscape, plane
 from robustlens.explain.landscape import filter_normalised
 
@@ -100,7 +100,7 @@ def test_the_temperature_matched_loss_does_not_change_with_the_scale_of_the_logi
 def test_wrong_arguments_are_refused():
     model, (x, y), threat = linear(), data(), rl.ThreatModel("Linf", 0.1)
     for function in (landscape, plane):
-        with pytest.raises(ConfigError, match="0 images"):
+        with pytest.raises(DataError, match="0 images"):
             function(model, x[:0], y[:0], threat)
     with pytest.raises(ConfigError, match="0 draws"):
         landscape(model, x, y, threat, draws=0)

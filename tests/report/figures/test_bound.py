@@ -1,5 +1,6 @@
 """The bound, instance margins and the Jacobian, against the files they are read from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,32 @@ def test_the_table_says_where_and_why_the_bound_is_vacuous(data: ReportData) -> 
     assert rows["AT 0.1"]["singular values"] == "-10.5"
     assert rows["AT 0.1"]["v_min"] == "-"
     assert rows["AT 0.1"]["k (nets, TwoNN)"] == "9.5, 24.5"
+
+
+def test_what_the_bound_leaves_out_and_reads_in_favour_is_said(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=MEMBERS[:2], n=60)
+    left_out: dict[str, Any] = {"uncovered": {"lstm": {"kind": "LSTM", "parameters": 3}}, "is_bound": False}
+    bounds: tuple[dict[str, Any], ...] = ({"is_bound": True}, left_out)
+    for network, more in zip(read_study(folder).networks, bounds, strict=True):
+        for run in network.runs:
+            favourable = {"favourable": ["one reading", "another"]}
+            value = bound_value(0, run.seed) | favourable | more
+            explanation = extend_explanation(run.source, {"bound": made(value, {})})
+            before = explanation.measures["spectrum"]
+            spectrum = replace(before, value={**before.value, **left_out})
+            measures = {**explanation.measures, "spectrum": spectrum}
+            run.source.write("explanation", replace(explanation, measures=measures))
+    data = read_study(folder)
+    drawn = figure(data, "bound")
+    assert "leaves out, where they are: lstm (LSTM)." in drawn.note
+    assert "lstm (LSTM)" in figure(data, "spectrum").note
+    terms, readings = drawn.tables
+    place = terms.columns.index("vacuous for")
+    assert {label: cells[place] for label, cells in terms.rows} == {
+        "Standard": "2 of 2 gammas",
+        "AT 0.1": "no bound: it leaves layers out",
+    }
+    assert dict(readings.rows)["Standard"] == ("one reading; another",)
 
 
 def test_distances_pool_seeds_and_leave_out_what_was_never_reached(data: ReportData) -> None:

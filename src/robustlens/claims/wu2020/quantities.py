@@ -5,6 +5,7 @@ Each function takes a `RunData` (one run) and returns a `Quantity`. The claims m
 """
 
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,12 +54,12 @@ def worst_case(run: RunData) -> Quantity:
 
 def top_eigenvalue(run: RunData) -> Quantity:
     """Largest eigenvalue of the relative Hessian of the adversarial test loss, at matched temperature."""
-    return _curvature(run, "relative_top_eigenvalue")
+    return _curvature(run, "relative_top_eigenvalue", "relative_top_images", "the eigenvector is")
 
 
 def trace(run: RunData) -> Quantity:
     """Trace of the relative Hessian of the adversarial test loss, at matched temperature."""
-    return _curvature(run, "relative_trace")
+    return _curvature(run, "relative_trace", "relative_trace_images", "the random probes are")
 
 
 def _flatness(run: RunData, case: str, *settings: str) -> Quantity:
@@ -68,13 +69,23 @@ def _flatness(run: RunData, case: str, *settings: str) -> Quantity:
     return mean(examples, there.reshape(-1, examples.n).mean(0) - here, conditions=conditions)
 
 
-def _curvature(run: RunData, name: str) -> Quantity:
+def _curvature(run: RunData, name: str, images: str, kept: str) -> Quantity:
+    """A number of the Hessian; resampled over images where the contribution of each was saved."""
     curvature = run.measurement("curvature")
     number = curvature.number(name)
-    if curvature.conditions.get("split") != "test" or number is None:
+    if curvature.conditions.get("split") != "test":
         raise Unusable(f"{run.name}: the curvature was not measured on test images")
-    value = np.array([number])
-    return Quantity(lambda: value, conditions=_conditions(curvature, "examples", "eps", "steps"))
+    if number is None or not math.isfinite(number):
+        reason = curvature.at("matched_missing") or f"its curvature has no finite {name}"
+        raise Unusable(f"{run.name}: {reason}")
+    conditions = _conditions(curvature, "examples", "eps", "steps")
+    try:
+        examples, (values,) = run.measured("curvature", "test_index", f"test_{images}")
+    except Missing:
+        value = np.array([number])
+        return Quantity(lambda: value, conditions=conditions)
+    per_image = values.reshape(-1, examples.n).mean(0)
+    return mean(examples, per_image, conditions=conditions, caveat=f"{kept} not resampled")
 
 
 def _conditions(measurement: Measurement, *settings: str) -> str:

@@ -113,9 +113,8 @@ def intrinsic_dimension(points: Images) -> float:
 
 def _distinct(points: Images) -> Float64[Tensor, "m d"]:
     """The points without duplicates, as rows, about their mean."""
-    rows = torch.unique(
-        checked_images(points, ANYWHERE, where="covering").detach().cpu().double().flatten(1), dim=0
-    )
+    checked = checked_images(points, ANYWHERE, where="covering")
+    rows = torch.unique(checked.detach().cpu().double().flatten(1), dim=0)
     if len(rows) < _LEAST:
         raise DataError(f"covering: found {len(rows)} distinct points, expected at least {_LEAST}")
     return rows - rows.mean(0)

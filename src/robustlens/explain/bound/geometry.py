@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
+from robustlens.explain.derivatives import along
 from robustlens.explain.margins import logits_of
 from robustlens.models import device_of, forward, inference
 from robustlens.models.hooks import matrix_layers, reading
@@ -89,7 +90,7 @@ def stretch(
         features, device = features_of(model, x[:1]), device_of(model)
         for start, end in zip(x.split(batch_size), nearest.split(batch_size), strict=True):
             start, delta = start.to(device), (end.to(start) - start).to(device)
-            before, moved = torch.func.jvp(features, (start,), (delta,))[:2]
+            before, moved = along(features, start, delta)
             size = _norm(delta)
             at_x.append(_norm(moved) / size)
             on_the_way.append(_norm(features(start + delta) - before) / size)

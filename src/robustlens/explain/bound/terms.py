@@ -50,14 +50,15 @@ def bound(
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
     `spectrum`); the normalisation of the images is a layer too.
 
-    u_min is read in the network's favour, in ways that `Bound.favourable` names: v_min is an upper bound, over
-    the images given and among them over those that the network gets right (the theorem is about networks
-    that get all right; where none is right, v_min is infinite and the margin term 0); average pooling,
-    shortcuts and attention weights, which the theorem does not know, count as nothing lost, as does the null
-    space of a layer that narrows; and circular convolutions have larger smallest values than the zero-padded
-    ones that the layers are. So where the margin term makes the bound vacuous, it is, at any eps. Where
-    nothing does, ask for `operator="zero"`, and read the instance margins' `lower` and what `geometry` says,
-    before you believe it. A network with layers that no spectrum covers has no bound: `Bound.uncovered`.
+    u_min is read in the network's favour, in ways that `Bound.favourable` names: v_min is an upper bound,
+    over the images given and among them over those that the network gets right (the theorem is about
+    networks that get all right; where none is right, v_min is infinite and the margin term 0); average
+    pooling, shortcuts and attention weights, which the theorem does not know, count as nothing lost, as does
+    the null space of a layer that narrows; and circular convolutions have larger smallest values than the
+    zero-padded ones that the layers are. So where the margin term makes the bound vacuous, it is, at any
+    eps. Where nothing does, ask for `operator="zero"`, and read the instance margins' `lower` and what
+    `geometry` says, before you believe it. A network with layers that no spectrum covers has no bound:
+    `Bound.uncovered`.
 
     Args:
         model: evaluated in eval mode, and left as it was.

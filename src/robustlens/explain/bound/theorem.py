@@ -94,7 +94,7 @@ class Bound:
     @property
     def margin_term(self) -> Float64[np.ndarray, " gammas"]:
         """First term, `max(0, 1 - u_min / gamma)`."""
-        return -np.expm1(np.minimum(0.0, self.log_u_min - np.log(self.gammas)))
+        return 0.0 - np.expm1(np.minimum(0.0, self.log_u_min - np.log(self.gammas)))
 
     @property
     def log_covering_part(self) -> float:
@@ -143,13 +143,12 @@ class Bound:
     def favourable(self) -> list[str]:
         """Each way in which u_min is read in the network's favour, one sentence each."""
         readings = ["the instance margins are those that an attack found: upper bounds"]
+        infinite = "v_min is infinite" + ("" if self.vanishing() else ", and the margin term 0")
         if self.right == 0:
-            readings.append(
-                f"none of the {self.searched} images is right: v_min is infinite, the margin term 0"
-            )
+            readings.append(f"none of {self.searched} images is right: {infinite}")
         elif math.isinf(self.v_min):
-            readings.append("the attack found no boundary: v_min is infinite, the margin term 0")
-        elif self.right is not None and self.searched is not None and self.right < self.searched:
+            readings.append(f"the attack found no boundary: {infinite}")
+        if self.right and self.searched and self.right < self.searched:
             readings.append(f"v_min is over the {self.right} of {self.searched} images that are right")
         if self.narrowing:
             readings.append(f"the null space of {', '.join(self.narrowing)} counts as nothing lost")

@@ -66,6 +66,7 @@ def measure_landscape(
         {
             **{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()},
             **why_missing(float(arrays[f"{first}_temperature"][0])),
+            **(why_missing(float(arrays[f"{first}_plane_matched"][0, 0]), "plane_") if plane else {}),
             **conditions,
         },
         unit="nats (error_rise: share of images)",

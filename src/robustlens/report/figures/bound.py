@@ -9,6 +9,7 @@ import numpy as np
 
 from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Table, points_for, view
+from robustlens.report.figures.layers import uncovered
 from robustlens.report.figures.panels import BELOW, SPLITS, against_strength, ecdf_series, views
 from robustlens.stats.intervals import Interval, over_seeds
 
@@ -47,7 +48,8 @@ def bound(data: ReportData) -> Figure:
         "says nothing of the gap; the terms still tell what robustness moved.",
         views(view("Terms", terms), view("Measured ramp-risk gap", gaps)),
         note="u_min multiplies the smallest singular value of every layer, and so shrinks with depth; the "
-        "instance margins in it are those that an attack found, which can only be too large.",
+        "instance margins in it are those that an attack found, which can only be too large."
+        + uncovered(data, "bound"),
         tables=_bound_tables(data),
     )
 
@@ -96,7 +98,14 @@ def _bound_tables(data: ReportData) -> tuple[Table, ...]:
         (network.label, _cells(network)) for network in data.networks if network.measured("bound", "log10")
     )
     columns = (*(short for _, short, _ in TERMS), "k (nets, TwoNN)", "vacuous for", "because of")
-    return (Table("The terms as powers of ten, means over seeds", columns, rows),) if rows else ()
+    tables = (Table("The terms as powers of ten, means over seeds", columns, rows),) if rows else ()
+    readings = tuple(
+        (network.label, ("; ".join(dict.fromkeys(text for texts in every for text in texts)),))
+        for network in data.networks
+        if (every := network.measured("bound", "favourable"))
+    )
+    title = "Ways in which u_min is read in the network's favour"
+    return tables + ((Table(title, ("readings",), readings),) if readings else ())
 
 
 def _cells(network: Network) -> tuple[str, ...]:
@@ -108,9 +117,16 @@ def _cells(network: Network) -> tuple[str, ...]:
     return (
         *("-" if term is None else f"{term.value:.1f}" for term in terms),
         f"{nets}, {two_nn}",
-        f"{vacuous} of {len(rows)} gammas" if rows else "-",
+        _vacuous(network, vacuous, len(rows)),
         ", ".join(because) or "-",
     )
+
+
+def _vacuous(network: Network, vacuous: int, gammas: int) -> str:
+    """At how many widths the bound says nothing; or that it is none, since it leaves layers out."""
+    if not all(network.measured("bound", "is_bound")):
+        return "no bound: it leaves layers out"
+    return f"{vacuous} of {gammas} gammas" if gammas else "-"
 
 
 def _mean(values: list[float]) -> str:

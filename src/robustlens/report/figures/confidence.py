@@ -75,7 +75,7 @@ def indecisive(data: ReportData) -> Figure:
                 for title, split in SPLITS
             )
         ),
-        note="Bands are 95 % Wilson intervals.",
+        note="Bands are 95 % intervals, of one seed Wilson's.",
         selector="Images",
     )
 

@@ -60,7 +60,7 @@ def flatness_and_gap(data: ReportData) -> Figure:
         "Wu et al.: among adversarially trained networks the flatter have the smaller gap, so points should "
         "lie along a rising line, also at matched temperature, where low confidence does not look flat.",
         views(*every),
-        note="Standard networks are left out. Whiskers are 95 % intervals of the gap (two seeds: its range).",
+        note="Standard networks are left out. Whiskers are 95 % intervals of the gap.",
         selector="Flatness",
         missing="It takes an adversarially trained network with a measured landscape.",
     )

@@ -21,6 +21,16 @@ def depth(data: ReportData, measure: str, layers: list[str], title: str, unit: s
     return Panel(title, Axis("layer", kind="category"), Axis(unit), tuple(series))
 
 
+def uncovered(data: ReportData, measure: str) -> str:
+    """A sentence on the parts with weights that a measure of layers leaves out, if there are any."""
+    parts: dict[str, None] = {}
+    for network in data.networks:
+        for name in {name: None for names in network.measured(measure, "uncovered") for name in names}:
+            kinds = network.measured(measure, "uncovered", name, "kind")
+            parts |= dict.fromkeys(f"{name} ({kind})" for kind in kinds)
+    return f" It leaves out, where they are: {', '.join(parts)}." if parts else ""
+
+
 def spread_views(data: ReportData, measure: str, of: str) -> tuple[View, ...]:
     """Spread of what is measured of the layers: of all at once, then of each against strength."""
     layers = data.layers(measure)

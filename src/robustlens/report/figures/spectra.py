@@ -4,7 +4,7 @@ import numpy as np
 
 from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, floats, points_for, thinned, view
-from robustlens.report.figures.layers import spread_views
+from robustlens.report.figures.layers import spread_views, uncovered
 from robustlens.report.figures.panels import BELOW, ecdf_series, views
 
 
@@ -36,7 +36,8 @@ def spectrum(data: ReportData) -> Figure:
         "Stronger training should give a flatter curve, with large and small values closer together; the "
         "right plot takes out the scale of the weights, which normalisation layers make arbitrary.",
         views(*(view(layer, panels(layer)) for layer in layers)),
-        note="The axis leaves out the very smallest values; a double click on a plot shows them.",
+        note="The axis leaves out the very smallest values; a double click on a plot shows them."
+        + uncovered(data, "spectrum"),
         selector="Layer",
     )
 

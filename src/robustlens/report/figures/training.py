@@ -36,8 +36,11 @@ class LoggedQuantity:
 
 
 _ACCURACY = Axis("accuracy", percent=True)
+_OWN_EPS = Axis("accuracy at own training eps", percent=True)
 _LOGGED = (
-    LoggedQuantity("Robust accuracy", attrgetter("robust"), _ACCURACY, "training - validation", True),
+    LoggedQuantity(
+        "Robust accuracy", attrgetter("robust"), _OWN_EPS, "training - validation, at own training eps", True
+    ),
     LoggedQuantity("Clean accuracy", attrgetter("clean"), _ACCURACY, "training - validation"),
     LoggedQuantity("Clean loss", attrgetter("loss"), Axis("cross entropy (nats)"), "validation - training"),
     LoggedQuantity("Ramp risk", attrgetter("ramp_risk"), Axis("mean ramp loss"), "validation - training"),
@@ -79,8 +82,13 @@ def checkpoints(data: ReportData) -> Figure:
         _ends_panel(title, unit, networks, partial(_logged_ends, number))
         for title, unit, networks, number in (
             ("Clean accuracy", "accuracy", data.networks, partial(_validation, attrgetter("clean"))),
-            ("Robust accuracy", "accuracy", robust, partial(_validation, attrgetter("robust"))),
-            ("Robust gap", "training - validation", robust, partial(_gap, attrgetter("robust"), 1)),
+            ("Robust accuracy", _OWN_EPS.title, robust, partial(_validation, attrgetter("robust"))),
+            (
+                "Robust gap",
+                "training - validation, at own training eps",
+                robust,
+                partial(_gap, attrgetter("robust"), 1),
+            ),
         )
     ]
     return Figure(

@@ -21,11 +21,12 @@ from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text import attacks, details, flags
 from robustlens.report.text import claims as claims_text
-from robustlens.report.text.headline import Headline, headline, notices
+from robustlens.report.text.headline import Headline, headline, interval_caption, notices
 from robustlens.report.text.summary import summary
 from robustlens.report.text.wording import count, duration, minus, points, sentence
 from robustlens.results import ClaimResult
 from robustlens.results.files import write_atomic
+from robustlens.results.leftovers import report_folder
 
 HERE = Path(__file__).parent
 
@@ -48,7 +49,7 @@ def write(
         StateError: there is no readable `study.json`. ResourceError: `out` cannot be written.
     """
     folder = Path(study_folder)
-    return _write(read_study(folder, claims), Path(out) if out is not None else folder / "report")
+    return _write(read_study(folder, claims), report_folder(folder, out))
 
 
 def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
@@ -62,7 +63,7 @@ def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
         StateError: there is no run in the folder. ResourceError: `out` cannot be written.
     """
     folder = Path(run_folder)
-    return _write(read_run(folder), Path(out) if out is not None else folder / "report")
+    return _write(read_run(folder), report_folder(folder, out))
 
 
 def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
@@ -83,6 +84,7 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         report=data,
         table=table,
         summary=summary(data),
+        interval_caption=interval_caption(data),
         notices=notices(data),
         flags=flags.explained(data),
         attacks=attacks.by_split(data),
@@ -104,7 +106,7 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({key: _cell(key) for key in rows[0]})
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue().encode()
 
@@ -127,7 +129,7 @@ def _write(data: ReportData, out: Path) -> Path:
 
 def _cell(value: Any) -> Any:
     """A cell; text that a spreadsheet would run as a formula is quoted."""
-    return "'" + value if isinstance(value, str) and value[:1] in tuple("=+-@") else value
+    return "'" + value if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value
 
 
 def _sections(drawn: Sequence[Figure]) -> list[tuple[str, list[Figure]]]:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -95,7 +95,7 @@ def verdict_counts(claims: Sequence[ClaimResult]) -> str:
         few = f" (a decision takes {DECIDING_SEEDS} training seeds or more)"
         sentences.append(f"Described on these networks only{few}: {described}.")
     if counts["untested"]:
-        sentences.append(f"{counts['untested']} untested.")
+        sentences.append(f"{counts['untested']} {'is' if counts['untested'] == 1 else 'are'} untested.")
     return " ".join(sentences)
 
 
@@ -105,23 +105,24 @@ def by_chance(claims: Sequence[ClaimResult]) -> list[str]:
     sentences = []
     if decided:
         out = sum(claim.verdict != "inconclusive" for claim in decided)
+        by_themselves = number(0.05 * len(decided), 2)
         each = (
             f"{_claims(len(decided))} {'is' if len(decided) == 1 else 'are'} decided here. One by one, at "
-            f"95 % each, {number(0.05 * len(decided), 2)} would come out by chance where nothing has an effect"
+            f"95 % each, {by_themselves} would come out by chance where nothing has an effect"
         )
         if any(claim.adjusted_p is not None for claim in decided):
             sentences.append(
-                f"{each}; so they are controlled together (Benjamini and Hochberg 1995): of the {out} that "
-                f"came out, {number(0.05 * out, 2)} on average at most by chance. Intervals are of each claim "
-                "by itself."
+                f"{each}; so they are controlled together (Benjamini and Hochberg 1995): of the {out} "
+                f"that came out, {number(0.05 * out, 2)} on average at most by chance. Intervals are of each "
+                "claim by itself."
             )
         else:
             sentences.append(f"{each}; the version that checked them did not control them together.")
     if any(claim.scope == "described" for claim in claims):
         sentences.append(
             "Described claims speak of the networks that were trained here: their intervals are over images "
-            "(or layers), and another training seed may turn them round. How many come out as claimed by chance "
-            "cannot be said of so few seeds."
+            "(or layers), and another training seed may turn them round. How many come out as claimed by "
+            "chance cannot be said of so few seeds."
         )
     if any("second look" in claim.note for claim in claims):
         sentences.append("Second looks, under “What was compared”, decide nothing.")
@@ -129,10 +130,16 @@ def by_chance(claims: Sequence[ClaimResult]) -> list[str]:
 
 
 def facts(claim: ClaimResult) -> list[Fact]:
-    """Effect and statistic of a claim in words, as far as there are numbers."""
+    """Effect and statistic of a claim in words, as far as there are numbers.
+
+    A description shows its statistic without interval and p-value: layers or strengths of one network are no
+    sample of networks.
+    """
     values = (abs(one.value) for one in claim.values if not math.isnan(one.value))
     scale = 100.0 if claim.effect.unit == "%" else max(values, default=0.0)
-    quantities = ((claim.effect, scale), (claim.statistic, 1.0))
+    decided = claim.scope == "decided"
+    statistic = claim.statistic if decided else replace(claim.statistic, low=None, high=None, p=None)
+    quantities = ((claim.effect, scale), (statistic, 1.0))
     every = [fact for quantity, own in quantities if (fact := _fact(quantity, own))]
     if claim.adjusted_p is not None and claim.effect.p is not None:
         among = p_value(claim.adjusted_p)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from robustlens.config import eps_text
 from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.report.text.flags import unexplained
-from robustlens.report.text.wording import attack_name, minus, names, points, suite_name
+from robustlens.report.text.wording import attack_name, minus, names, points, sentence, suite_name
+from robustlens.results import EpochRecord
 from robustlens.stats.intervals import Interval
 
 
@@ -74,6 +76,10 @@ GAPS = {
     "error": ("Error gap", "Error on test images minus on training images, without attack.", "points"),
     "loss": ("Loss gap", "Cross entropy on test images minus on training images, without attack.", "nats"),
 }
+_TIMES: dict[str, Callable[[EpochRecord], float]] = {
+    "seconds": attrgetter("seconds"),
+    "cpu_seconds": attrgetter("cpu_seconds"),
+}
 STATES = {
     "new": "not started",
     "training": "still training",
@@ -81,6 +87,19 @@ STATES = {
     "done": "done, but its evaluation is missing",
 }
 """States of runs without an evaluation, in words."""
+
+
+def interval_caption(data: ReportData) -> str:
+    """Meaning of the intervals under the numbers, for the numbers of seeds that there are."""
+    seeds = {min(len(network.runs), 3) for network in data.networks}
+    meanings = {
+        1: "one seed: over images",
+        2: "two seeds, too few for an interval over seeds: the mean, and from the lower end of their own "
+        "intervals over images to the higher",
+        3: "three seeds or more: Student's interval of their mean, or the mean ends of their own intervals "
+        "over images where these reach further",
+    }
+    return f"Intervals are 95 %. {sentence('; '.join(meanings[n] for n in sorted(seeds)))}"
 
 
 def headline(data: ReportData) -> Headline:
@@ -109,7 +128,9 @@ def quantity(network: Network, key: str) -> Interval | None:
         return network.over_seeds(lambda run: run.after(name))
     if kind == "gap":
         return network.over_seeds(lambda run: run.gap(name))
-    return _seconds(network) if kind == "seconds" else None
+    if kind in _TIMES:
+        return _seconds(network, _TIMES[kind])
+    return None
 
 
 def state(run: RunReport) -> str:
@@ -139,8 +160,11 @@ def _columns(data: ReportData) -> Iterator[Column]:
     yield from _attacks(data)
     for key, (title, hint, unit) in GAPS.items():
         yield Column(f"gap:{key}", title, hint, unit)
-    pace = "Training seconds an epoch: the mean, and below it the fastest and slowest."
-    yield Column("seconds", "Time", pace, "s/epoch")
+    ends = "of an epoch of training: the mean, and below it the fastest and slowest"
+    if all(not math.isnan(epoch.cpu_seconds) for run in data.runs for epoch in run.metrics):
+        yield Column("cpu_seconds", "Time", f"Processor seconds, of all cores, {ends}.", "CPU s/epoch")
+    else:
+        yield Column("seconds", "Time", f"Wall-clock seconds {ends}; other work counts too.", "s/epoch")
 
 
 def _attacks(data: ReportData) -> Iterator[Column]:
@@ -170,7 +194,7 @@ def _cell(network: Network, column: Column, bounds: tuple[float, float]) -> Cell
     ends = {"low": interval.low, "value": interval.value, "high": interval.high, "zero": 0.0}
     bar = {name: 100 * min(1, max(0, (value - low) / (high - low or 1))) for name, value in ends.items()}
     between = f"{text(interval.low)} to {text(interval.high)}"
-    return Cell(text(interval.value), interval.value, between, {} if column.unit == "s/epoch" else bar)
+    return Cell(text(interval.value), interval.value, between, {} if column.key in _TIMES else bar)
 
 
 def _writer(unit: str) -> Callable[[float], str]:
@@ -200,8 +224,8 @@ def _seeds(network: Network) -> Cell:
     return Cell(text, text)
 
 
-def _seconds(network: Network) -> Interval | None:
-    every = (epoch.seconds for run in network.runs for epoch in run.metrics)
+def _seconds(network: Network, read: Callable[[EpochRecord], float]) -> Interval | None:
+    every = (read(epoch) for run in network.runs for epoch in run.metrics)
     seconds = [value for value in every if not math.isnan(value)]
     return Interval(sum(seconds) / len(seconds), min(seconds), max(seconds)) if seconds else None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustlens.config import Recipe
 from robustlens.config.recipe import FactoryPerturbationSpec
-from robustlens.stats.intervals import rounded
+from robustlens.stats.intervals import rounded, without_dust
 
 OBJECTIVES = {
     "standard": "Standard",
@@ -44,13 +44,10 @@ def method_name(recipe: Recipe) -> str:
 def number(value: float, digits: int = 3, scale: float = 0.0) -> str:
     """A number for reading, with a real minus sign; zero if it is rounding of numbers of size `scale`.
 
-    A tiny negative number is a difference of equal numbers, whatever their size.
-
     >>> number(-0.01234), number(1234567.0), number(0.5), number(-1.11e-16), number(1.11e-16, scale=0.5)
     ('\N{MINUS SIGN}0.0123', '1.23e+06', '0.5', '0', '0')
     """
-    value = rounded(value, max(scale, 1e-3 if value < 0 else 0.0))
-    return minus(f"{value:.{digits}g}")
+    return minus(f"{without_dust(rounded(value, scale)):.{digits}g}")
 
 
 def p_value(p: float) -> str:

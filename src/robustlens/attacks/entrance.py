@@ -1,0 +1,100 @@
+"""The door of every attack: images, labels and logits are checked once a call, in the words of `evaluate`."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustlens.errors import DataError
+from robustlens.models import as_logits, device_of, frozen, inputs
+from robustlens.models.hooks import hooked
+from robustlens.models.inputs import Batches, Bounds, Images, Labels
+from robustlens.threat import ThreatModel
+
+GivenImages = Images | Batches
+"""Images (n, ...), a tensor or an array; or batches (images, labels), as a DataLoader gives them."""
+GivenLabels = Labels | None
+"""Classes (n,) of any integer type, or soft labels (n, classes); None with batches."""
+
+_IS_TRUSTED: ContextVar[bool] = ContextVar("is_trusted", default=False)
+
+
+@contextlib.contextmanager
+def trusted() -> Iterator[None]:
+    """Inside, attacks take their images as they are: whoever calls them has checked them."""
+    token = _IS_TRUSTED.set(True)
+    try:
+        yield
+    finally:
+        _IS_TRUSTED.reset(token)
+
+
+@contextlib.contextmanager
+def admitted(
+    model: nn.Module,
+    x: GivenImages,
+    y: GivenLabels,
+    threat: ThreatModel | None,
+    mode: str = "eval",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images and labels of a call, on the model's device; `model` is frozen in `mode` inside.
+
+    Costs a pass over the pixels; the logits are looked at in the first forward pass that the attack makes.
+    Attacks that this one calls are `trusted`.
+
+    Args:
+        model: returns logits (n, classes).
+        x: in the threat's bounds; what is outside by 1e-6 of their width at most is clamped.
+        y: their labels.
+        threat: of the attack, if it is known.
+        mode: of the model, "eval" or "train".
+
+    Raises:
+        ConfigError: infinite bounds. DataError: shapes, types, labels or pixels that do not fit.
+        ModelError: the model returns something else than logits (n, classes) with a class for every label.
+    """
+    if _IS_TRUSTED.get() or (isinstance(x, Tensor) and len(x) == 0):
+        assert isinstance(x, Tensor)
+        assert isinstance(y, Tensor)
+        with frozen(model, mode):
+            yield x.detach(), y
+        return
+    if threat is not None:
+        threat.require_box()
+    images, labels = _checked(model, x, y, None if threat is None else threat.bounds)
+    with trusted(), frozen(model, mode), _looked_at(model, labels):
+        yield images, labels
+
+
+def _checked(
+    model: nn.Module, x: GivenImages, y: GivenLabels, bounds: Bounds | None
+) -> tuple[Tensor, Tensor]:
+    """Images and labels that fit each other and the bounds."""
+    if isinstance(y, Tensor) and y.is_floating_point() and y.ndim == 2:
+        images, _ = inputs.checked_pair(x, y.argmax(1), bounds, model, where="attack")
+        if not (bool((y >= 0).all()) and bool(y.isfinite().all())):
+            raise DataError("attack: found soft labels below 0 or NaN, expected a probability for each class")
+        labels = y
+    else:
+        images, labels = inputs.checked_pair(x, y, bounds, model, where="attack")
+    device = device_of(model, default=images.device)
+    return images.detach().to(device), labels.to(device)
+
+
+@contextlib.contextmanager
+def _looked_at(model: nn.Module, y: Tensor) -> Iterator[None]:
+    """Inside, the output of the model's first pass is checked; an error of the model itself passes."""
+    least = y.shape[1] if y.ndim == 2 else max(2, int(y.max()) + 1)
+    passed = False
+
+    def look(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        nonlocal passed
+        if not passed:
+            (images,) = (*args, *named.values())[:1]
+            as_logits(output, len(images), at_least=least)
+            passed = True
+
+    with hooked([model], after=look):
+        yield

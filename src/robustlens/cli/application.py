@@ -1,0 +1,41 @@
+"""The application that the commands belong to."""
+
+import os
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from robustlens.errors import ModelError
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; the parser ends them by exceptions of its own, so a `SystemExit` is somebody else's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry out the command; raises `ModelError` where code that it called tried to end the process."""
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            raise ModelError(
+                f"code outside robustlens called sys.exit({error.code!r}), expected it to return or to raise"
+            ) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Train robust networks, attack them honestly, and see what robustness did to them.",
+    epilog="Start with: robustlens study quickstart. Every command has its own --help.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["ROBUSTLENS_DEBUG"] = "1"

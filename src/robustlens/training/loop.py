@@ -1,0 +1,278 @@
+"""The loop over the epochs of one training run, and over the steps of an epoch."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robustlens import data, models, noise, stopping
+from robustlens.config import BEST, LAST, Checkpoint, Recipe
+from robustlens.data import Splits
+from robustlens.errors import NumericsError, StoppedError
+from robustlens.machine import environment
+from robustlens.progress import Event, Listener
+from robustlens.results import EpochRecord, MonitorRecord, Run
+from robustlens.training import state
+from robustlens.training.checks import check_fit
+from robustlens.training.distributed import fabric_for, mean_over_ranks
+from robustlens.training.monitor import Monitor
+from robustlens.training.network import describe_model, starting_network
+from robustlens.training.pseudo_labels import (
+    batch_order,
+)
+from robustlens.training.schedules import learning_rate
+from robustlens.training.step import step_for
+from robustlens.weights import ExponentialMovingAverage, bound_singular_values
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
+
+_LAYERS = 3  # sub-stream of an epoch's randomness that layers draw from; a step has others
+_CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+
+
+class _Stopwatch:
+    """Wall-clock and processor seconds, on top of those of an earlier sitting."""
+
+    def __init__(self, seconds: float, cpu_seconds: float) -> None:
+        self._began = time.perf_counter() - seconds, time.process_time() - cpu_seconds
+
+    def read(self) -> tuple[float, float]:
+        """Both so far; processor seconds are those of all threads of this process."""
+        wall, cpu = self._began
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+class TrainingLoop:
+    """Training of one run: the network in memory, its optimizer, its epochs, its files.
+
+    Args:
+        recipe: says how. run: its folder. splits: its data. listener: hears an event at every step.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, splits: Splits, listener: Listener) -> None:
+        check_fit(recipe, splits)
+        self.recipe, self.run, self.splits, self.listener = recipe, run, splits, listener
+        self.fabric = fabric_for(recipe.precision)
+        self.description = describe_model(recipe, splits)
+        model = starting_network(recipe, self.description)
+        start = None if recipe.init is None else models.fingerprint(model)
+        # nn.Module.to takes a memory format, although its type stubs leave it out
+        to_device: Callable[..., nn.Module] = model.to
+        self.model = to_device(self.fabric.device, memory_format=torch.channels_last)
+        self.optimizer = _sgd(recipe, self.model)
+        self.step = step_for(recipe)(
+            recipe, self.model, splits.train, self.optimizer, self.fabric, splits.num_classes
+        )
+        self.order = batch_order(recipe, len(splits.train))
+        self.average = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
+        self.monitors = [Monitor(recipe, split, self.fabric) for split in (splits.train, splits.validation)]
+        origin = state.StateRecord(recipe.hash(), splits.fingerprint, start)
+        self.state = state.TrainingState(origin, self.model, self.optimizer, self.average)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is evaluated and saved: the running average where there is one."""
+        return self.model if self.average is None else self.average.average
+
+    # -- epochs ----------------------------------------------------------------------------------
+
+    def run_all_epochs(self) -> None:
+        """Train the epochs that are left."""
+        self.run.update(
+            status="training",
+            error=None,
+            environment=environment(self.fabric.device),
+            model=self.description,
+            data=self.splits.fingerprint,
+            data_dir=data.data_folder(self.recipe.data),
+        )
+        for epoch in range(self.state.record.epochs_done, self.recipe.optimizer.epochs):
+            if self._is_out_of_patience():
+                break
+            with stopping.deferred() if self.fabric.world_size == 1 else contextlib.nullcontext():
+                self._train_epoch(epoch)
+        done = self.state.record
+        self.run.update(
+            status="trained",
+            epochs_done=done.epochs_done,
+            best_epoch=done.best_epoch,
+            train_seconds=done.seconds,
+        )
+
+    def resume(self) -> None:
+        """Take up the saved state, if there is one, and drop metrics that were logged after it."""
+        files = [self.run.path(name) for name in (state.STEP, state.FILE, state.PREVIOUS)]
+        damaged = self.state.restore(*files) if any(path.exists() for path in files) else []
+        for path in damaged if not self.run.read_only else ():
+            path.unlink()  # it would take the place of the one before
+        done = self.state.record.epochs_done
+        self.run.metrics()  # damage is said now, not after another day of training
+        if self.run.record.epochs_done != done:
+            self.run.update(epochs_done=done)
+        self.run.truncate_metrics(done)
+
+    def _is_out_of_patience(self) -> bool:
+        patience, done = self.recipe.optimizer.patience, self.state.record
+        return patience is not None and done.epochs_done - done.best_epoch >= patience
+
+    @contextlib.contextmanager
+    def _layers_draw_for(self, epoch: int) -> Iterator[None]:
+        """Seed what layers draw (dropout) by (seed, epoch); the caller's random state comes back."""
+        device = self.fabric.device
+        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+            torch.manual_seed(noise.generator_for(self.recipe.seed, epoch, _LAYERS).initial_seed())
+            yield
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Take the steps of one epoch that are left, and finish it.
+
+        A signal waits for the end of a step, and finds the training state as it is then on the disk.
+        """
+        done = self.state.record
+        spent = _Stopwatch(done.step_seconds, done.step_cpu_seconds)
+        batches = self.order(noise.generator_for(self.recipe.seed, epoch))
+        self.model.train()
+        with self._layers_draw_for(epoch):
+            self._take_up_steps()
+            self._set_rate(epoch, max(0, done.step - 1), len(batches))
+            for step in range(done.step, len(batches)):
+                self._take_step(epoch, step, batches)
+                if stopping.requested() and self.fabric.world_size == 1:
+                    self._keep_steps(step + 1, *spent.read())
+                    stopping.check()
+            loss = mean_over_ranks(self.fabric, self.loss) / len(batches)
+            seconds, cpu_seconds = spent.read()
+            try:
+                with stopping.interruptible():
+                    train, validation = (monitor(self.network) for monitor in self.monitors)
+            except StoppedError:
+                self._keep_steps(len(batches), seconds, cpu_seconds)
+                raise
+        self._finish_epoch(epoch, loss, (seconds, cpu_seconds), train, validation)
+
+    def _take_step(self, epoch: int, step: int, batches: list[Tensor]) -> None:
+        recipe, is_last = self.recipe, step + 1 == len(batches)
+        self._set_rate(epoch, step, len(batches))
+        self.loss += self.step(epoch, step, batches[step])
+        if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or is_last):
+            bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)
+        if self.average is not None:
+            self.average.update()
+        if step % _CHECK_EVERY == 0 or is_last:
+            mean = mean_over_ranks(self.fabric, self.loss) / (step + 1)
+            self._check_loss(mean, epoch, step)
+            at, steps = epoch * len(batches) + step + 1, len(batches) * recipe.optimizer.epochs
+            note = f"epoch {epoch + 1}/{recipe.optimizer.epochs}, loss {mean:.3f}"
+            self.listener(Event("train", at, steps, note))
+
+    def _set_rate(self, epoch: int, step: int, steps: int) -> None:
+        done = (epoch + step / steps) / self.recipe.optimizer.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.optimizer, done)
+
+    def _keep_steps(self, steps: int, seconds: float, cpu_seconds: float) -> None:
+        """Write the state inside an epoch, of which so many steps are done."""
+        device, record = self.fabric.device, self.state.record
+        inside = {"loss": self.loss, "random": torch.get_rng_state()}
+        if device.type == "cuda":
+            inside["random.cuda"] = torch.cuda.get_rng_state(device)
+        self.state.inside = inside | {f"step.{key}": value for key, value in self.step.memory.items()}
+        self.state.record = replace(record, step=steps, step_seconds=seconds, step_cpu_seconds=cpu_seconds)
+        self.run.write_bytes(state.STEP, self.state.to_bytes())
+
+    def _take_up_steps(self) -> None:
+        """Take up the state inside an epoch that was stopped, if it was."""
+        inside, device = self.state.inside, self.fabric.device
+        self.loss = torch.zeros((), device=device)
+        if self.state.record.step:
+            self.loss += inside["loss"].to(device)
+            torch.set_rng_state(inside["random"])
+            if "random.cuda" in inside:
+                torch.cuda.set_rng_state(inside["random.cuda"], device)
+            kept = {key: value for key, value in inside.items() if key.startswith("step.")}
+            self.step.memory = {key.removeprefix("step."): value.to(device) for key, value in kept.items()}
+
+    def _check_loss(self, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            raise NumericsError(
+                f"{self.run.folder}: the loss became {loss} in epoch {epoch + 1}, by step {step + 1}; "
+                f"epoch {self.state.record.epochs_done} is kept; "
+                f"lower optimizer.lr ({self.recipe.optimizer.lr:g})"
+            )
+
+    # -- ends of epochs --------------------------------------------------------------------------
+
+    def _finish_epoch(
+        self,
+        epoch: int,
+        loss: float,
+        spent: tuple[float, float],
+        train: MonitorRecord | None,
+        validation: MonitorRecord | None,
+    ) -> None:
+        """Write the epoch's weights, its metrics and, last, the state."""
+        self._check_weights(epoch)
+        before, score = self.state.record, _score(epoch, validation)
+        (seconds, cpu_seconds), on_cpu = spent, self.fabric.device.type == "cpu"
+        is_best = score > before.best_score
+        self._write_weights(epoch, is_best)
+        self.run.append_metrics(
+            EpochRecord(
+                epoch=epoch + 1,
+                lr=self.optimizer.param_groups[0]["lr"],
+                seconds=seconds,
+                cpu_seconds=cpu_seconds if on_cpu else math.nan,
+                loss=loss,
+                loss_measured=f"while training, at w{' + v' * self.step.perturbs(epoch)}",
+                perturbed=self.step.perturbs(epoch),
+                train=train,
+                validation=validation,
+                best=is_best,
+            )
+        )
+        total = before.seconds + seconds
+        done = replace(
+            before, epochs_done=epoch + 1, seconds=total, step=0, step_seconds=0.0, step_cpu_seconds=0.0
+        )
+        self.state.record = replace(done, best_score=score, best_epoch=epoch + 1) if is_best else done
+        self.state.inside = {}
+        self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
+        self.run.remove(state.STEP)
+        self.run.update(epochs_done=epoch + 1, train_seconds=done.seconds)
+
+    def _check_weights(self, epoch: int) -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in self.network.parameters()):
+            raise NumericsError(
+                f"{self.run.folder}: a weight is not finite after epoch {epoch + 1}; lower optimizer.lr"
+            )
+
+    def _write_weights(self, epoch: int, is_best: bool) -> None:
+        """Write the checkpoints that this epoch is."""
+        content = models.to_bytes(self.network, self.description, recipe=self.recipe.hash(), epoch=epoch + 1)
+        keep_every = self.recipe.keep_every
+        if is_best:
+            self.run.write_weights(BEST, content)
+        self.run.write_weights(LAST, content)
+        if keep_every is not None and (epoch + 1) % keep_every == 0:
+            self.run.write_weights(Checkpoint("epoch", epoch + 1), content)
+
+
+def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    spec = recipe.optimizer
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=spec.lr,
+        momentum=spec.momentum,
+        nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay,
+    )
+
+
+def _score(epoch: int, validation: MonitorRecord | None) -> tuple[float, float]:
+    """Validation accuracies, robust before clean; without validation images a later epoch is better."""
+    return (float(epoch), 0.0) if validation is None else (validation.robust, validation.clean)

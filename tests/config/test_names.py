@@ -1,0 +1,165 @@
+"""Names that become files, code that files name, and texts that would fill a machine."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from robustlens.config import (
+    Checkpoint,
+    EvaluationPlan,
+    Recipe,
+    StudySpec,
+    ThreatSpec,
+    checked,
+    code_in,
+    parsed_yaml,
+    read_yaml,
+    refuse_code,
+    values,
+)
+from robustlens.errors import ConfigError
+
+BAD_NAMES = [
+    "",
+    " ",
+    " x",
+    "/x",
+    "a/b",
+    "a\\b",
+    "../../ESCAPED",
+    "..",
+    ".hidden",
+    "C:x",
+    "a\nb",
+    "a\rb",
+    "a\tb",
+    "a\0b",
+    "a\u2028b",
+    "a\x1b[2Jb",
+    "\ud800",
+    "x" * 101,
+    "\u00e9" * 101,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_study_has_the_name_of_a_file(name):
+    with pytest.raises(ConfigError, match="name: found '") as caught:
+        checked(StudySpec, {"name": name, "methods": [{}]}, "study")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("name", ["quickstart", "AT+AWP (BN)", "a b", "\u65e5\u672c", "x" * 100])
+def test_other_names_are_fine(name):
+    assert checked(StudySpec, {"name": name, "methods": [{}]}, "study").name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["../best", "best\n", "epoch-\u0663", "epoch-1/../x", "epoch-" + "1" * 10, "x" * 300]
+)
+def test_checkpoints_have_no_other_names(name):
+    with pytest.raises(ConfigError, match="checkpoint: found ") as caught:
+        Checkpoint.parse(name)
+    assert len(str(caught.value)) < 200
+
+
+CODE = {
+    "data.name": {"data": {"name": "os:system"}},
+    "data.augment": {"data": {"augment": "os:system"}},
+    "model.name": {"model": {"name": "os:system"}},
+    "model.options.part": {"model": {"options": {"part": "os:system"}}},
+    "objective": {"objective": "os:system"},
+    "weight_perturbation.factory": {"weight_perturbation": {"factory": "os:system"}},
+    "init.model": {"init": {"model": "os:system"}},
+    "evaluation.attacks.1": {"evaluation": {"attacks": ["fgsm", "os:system"]}},
+    "explanation.measures.0": {"explanation": {"measures": ["os:system"]}},
+    "explanation.options.os:system": {"explanation": {"options": {"os:system": {}}}},
+    "methods.0.objective": {"methods": [{"objective": "os:system"}]},
+}
+
+
+@pytest.mark.parametrize("field", CODE)
+def test_code_that_a_file_names_is_refused_by_name(field):
+    with pytest.raises(ConfigError, match=f"mine.yaml: {field}: found 'os:system'.*--trust-code"):
+        refuse_code(CODE[field], "mine.yaml")
+    refuse_code(CODE[field], "mine.yaml", trust_code=True)
+
+
+def test_texts_and_paths_are_no_code():
+    values = {"description": "note:this", "label": "a:b", "data": {"name": "npz:x", "data_dir": "c:x"}}
+    values |= {"methods": [{"label": "a:b", "data": {"name": "folder:images"}}], "init": {"model": "runs/a"}}
+    assert list(code_in(values)) == []
+    assert not Recipe().names_code
+    assert checked(Recipe, {"model": {"name": "mine:net"}}, "recipe").names_code
+
+
+@pytest.mark.parametrize(
+    "eps", ["1e99999999", "1e400", "-1e99999999", "1" * 5000, "1/" + "3" * 5000, 10**400]
+)
+def test_huge_numbers_are_refused_at_once(eps):
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="eps: found ") as caught:
+        checked(ThreatSpec, {"norm": "L2", "eps": eps}, "threat")
+    assert time.monotonic() - began < 0.5
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (Recipe, {"optimizer": {"epochs": 10**30}}),
+        (Recipe, {"keep_every": 1 << 63}),
+        (EvaluationPlan, {"restarts": 10**30}),
+        (Recipe, {"model": {"options": {"width": 10**30}}}),
+    ],
+)
+def test_huge_counts_are_refused(kind, values):
+    with pytest.raises(ConfigError, match="expected at most 4611686018427387904"):
+        checked(kind, values, "plan")
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(10 * ['*' + before])}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        LAUGHS.replace("[", "{<<: [")
+        .replace("]", "]}")
+        .replace("[x, x, x, x, x, x, x, x, x, x]", "[{k: 1}]"),
+        "a: &a [*a]",
+        "&a {b: *a}",
+        "[" * 5000,
+        "a: " + "1" * 5000,
+        "a: 2024-99-99",
+        "a: !!timestamp x",
+        "a: !!float x",
+        "a: !!int 0x",
+        "a: !!python/object/apply:os.system ['true']",
+        "? {a: b}\n: c",
+        "a: [1",
+        b"\xff\xfe\x00",
+        b"a: \xff",
+        "a: \0",
+    ],
+    ids=range(16),
+)
+def test_a_text_that_is_no_plain_yaml_is_one_line(text):
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="mine") as caught:
+        parsed_yaml(text, "mine")
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 3
+
+
+def test_a_file_too_large_for_a_recipe_is_refused_unread(tmp_path: Path):
+    (tmp_path / "big.yaml").write_bytes(b"#" * (values.LARGEST_YAML + 1))
+    with pytest.raises(ConfigError, match=r"big\.yaml: found more than 262144 bytes"):
+        read_yaml(tmp_path / "big.yaml")
+    assert parsed_yaml("a: &a [1, 2]\nb: *a", "x") == {"a": [1, 2], "b": [1, 2]}

@@ -1,0 +1,40 @@
+"""Doubts about a data set that no error is worth: classes that test lacks, images in train and test alike."""
+
+import torch
+
+from helpers.evaluated_models import image_network, plan
+from robustlens.data import from_tensors
+from robustlens.evaluation import evaluate_splits
+
+
+def splits(train_labels, test_labels, copies=0):
+    pixels = torch.randint(0, 256, (len(train_labels) + len(test_labels), 1, 3, 4)).to(torch.uint8)
+    train, test = pixels[: len(train_labels)], pixels[len(train_labels) :]
+    test[:copies] = train[:copies]
+    return from_tensors(
+        train,
+        torch.tensor(train_labels),
+        test,
+        torch.tensor(test_labels),
+        classes=tuple("abcd"),
+        validation=0.25,
+    )
+
+
+def test_a_sound_data_set_has_none():
+    assert splits([0, 1, 2, 3] * 5, [0, 1, 2, 3]).warnings == ()
+
+
+def test_classes_that_the_test_images_lack_and_images_that_training_saw_are_counted():
+    given = splits([0, 1, 2, 3] * 5, [0, 1, 1], copies=2)  # one of the copies may be a validation image
+    absent, copied = given.warnings
+    assert absent == "the test images show none of 2 of 4 classes: c, d"
+    assert copied == "2 of 3 test images stand among the training images, too"
+
+
+def test_the_evaluation_says_so():
+    given = splits([0, 1, 2, 3] * 5, [0, 1, 1], copies=2)
+    result, _ = evaluate_splits(image_network(), given, plan(attacks=["fgsm"]))
+    assert result.splits["test"].notes[:2] == given.warnings
+    assert "4 outputs, and the labels show 2 classes" in result.splits["test"].notes[2]
+    assert result.splits["train"].notes == ()

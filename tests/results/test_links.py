@@ -1,0 +1,123 @@
+"""Nothing outside a folder of ours is written or read through a link."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.study_files import write_study
+from robustlens import report
+from robustlens.config import BEST, Recipe
+from robustlens.errors import StateError
+from robustlens.results import EpochRecord, Run, RunEntry, StudyFolder, StudyRecord, verify
+from robustlens.results.links import inside, refuse_links
+from robustlens.results.locks import locked
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A file of the user's, outside any run."""
+    path = tmp_path / "precious" / "file"
+    path.parent.mkdir()
+    path.write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize("name", ["lock", "lease", "metrics.jsonl", "evaluation.state", "report", "deep/er"])
+def test_a_link_out_of_the_folder_is_refused_and_its_target_stays(tmp_path, precious, name):
+    folder = tmp_path / "run"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(precious if "." in name or name == "lock" else precious.parent)
+    with pytest.raises(StateError, match=name), locked(folder):
+        pass
+    assert precious.read_text() == "mine"
+    assert list(precious.parent.iterdir()) == [precious]
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.json", "metrics.jsonl", "evaluation.json"])
+def test_a_document_behind_a_link_is_neither_read_nor_written(tmp_path, name):
+    study = StudyFolder(write_study(tmp_path / "study"))
+    run = study.runs()[0]
+    outside = tmp_path / name
+    (run.folder / name).rename(outside)
+    (run.folder / name).symlink_to(outside)
+    before = outside.read_bytes()
+    read = {
+        "run.json": lambda: run.record,
+        "recipe.json": lambda: run.recipe,
+        "metrics.jsonl": run.metrics,
+        "evaluation.json": run.evaluation,
+    }[name]
+    with pytest.raises(StateError, match=f"{name}: is a link out of"):
+        read()
+    change = {"metrics.jsonl": lambda: run.append_metrics(EpochRecord(9))}
+    change |= {"run.json": lambda: run.update(epochs_done=9)}
+    with pytest.raises(StateError, match="is a link out of"):
+        change.get(name, lambda: run.path(name))()
+    assert outside.read_bytes() == before
+    assert any("is a link" in str(check.problem) for check in verify(study.folder))
+
+
+def test_weights_behind_a_link_are_not_read(tmp_path, precious):
+    run = Run(tmp_path / "run")
+    run.bind(Recipe())
+    run.write_arrays("elsewhere", {"w": np.zeros(2)})
+    (run.folder / "elsewhere.safetensors").rename(tmp_path / "best.safetensors")
+    (run.folder / "best.safetensors").symlink_to(tmp_path / "best.safetensors")
+    with pytest.raises(StateError, match=r"best\.safetensors: is a link out of"):
+        run.weights_path(BEST)
+
+
+def test_a_linked_report_is_not_written_through(tmp_path, precious):
+    folder = write_study(tmp_path / "study")
+    (folder / "report").symlink_to(precious.parent)
+    with pytest.raises(StateError, match="report: is a link out of"):
+        report.write(folder)
+    (folder / "report").unlink()
+    (folder / "report").mkdir()
+    (folder / "report" / "figures").symlink_to(precious.parent)
+    with pytest.raises(StateError, match="figures: is a link out of"):
+        report.write(folder)
+    assert list(precious.parent.iterdir()) == [precious]
+
+
+@pytest.mark.parametrize("folder", ["../x", "/etc", "runs/../../x", "", ".", "C:\\x", "..\\x", "runs/a\0b"])
+def test_the_runs_of_a_study_lie_inside_it(tmp_path, folder):
+    study = StudyFolder(tmp_path / "study")
+    study.write_record(StudyRecord("s", runs=(RunEntry("a", folder, "A"),)))
+    with pytest.raises(StateError, match="expected one inside this folder"):
+        study.runs()
+    with pytest.raises(StateError):
+        report.write(study.folder)
+
+
+def test_a_linked_run_of_a_study_is_refused(tmp_path, precious):
+    study = StudyFolder(tmp_path / "study")
+    study.write_record(StudyRecord("s", runs=(RunEntry("a", "runs/a", "A"),)))
+    (study.folder / "runs").mkdir()
+    (study.folder / "runs" / "a").symlink_to(precious.parent)
+    with pytest.raises(StateError, match="is a link out of"):
+        study.runs()
+
+
+def test_links_that_stay_inside_and_a_linked_folder_itself_are_fine(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("a")
+    (tmp_path / "real" / "b").symlink_to("a")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    refuse_links(tmp_path / "linked")
+    assert inside(tmp_path / "linked", "b").read_text() == "a"
+    with locked(tmp_path / "linked"):
+        pass
+
+
+def test_a_copy_made_of_hard_links_is_not_written_through(tmp_path):
+    run = Run(tmp_path / "run")
+    run.bind(Recipe())
+    run.append_metrics(EpochRecord(1))
+    os.link(run.folder / "metrics.jsonl", tmp_path / "backup.jsonl")
+    before = (tmp_path / "backup.jsonl").read_bytes()
+    run.append_metrics(EpochRecord(2))
+    assert (tmp_path / "backup.jsonl").read_bytes() == before
+    assert [epoch.epoch for epoch in run.metrics()] == [1, 2]

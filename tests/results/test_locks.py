@@ -1,0 +1,197 @@
+"""Locks: one writer at a time, on one host and on several; a dead one's folder is taken over, aloud."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from robustlens.errors import LockedError, StateError
+from robustlens.results import files, locks
+from robustlens.results.locks import locked, owner
+
+
+def _hold(folder, ready, release):
+    with locked(Path(folder)):
+        ready.set()
+        release.wait(30)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A lease of a process on another host, renewed now."""
+    with locked(tmp_path / "elsewhere"):
+        lease = owner_file(tmp_path / "elsewhere")
+    return replace(lease, pid=4242, host="elsewhere", machine="elsewhere", token="theirs")
+
+
+def owner_file(folder):
+    return locks.Lease(**json.loads((folder / "lease").read_text()))
+
+
+def write_lease(folder, lease):
+    folder.mkdir(exist_ok=True)
+    (folder / "lease").write_text(json.dumps(asdict(lease)))
+
+
+def test_a_lock_keeps_other_processes_out_and_dies_with_its_holder(tmp_path, caplog):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(LockedError, match=f"process {holder.pid} on ") as caught, locked(tmp_path):
+        pass
+    assert caught.value.exit_code == 6
+    assert owner(tmp_path).pid == holder.pid
+    holder.kill()
+    holder.join()
+    assert owner(tmp_path) is None
+    with locked(tmp_path):
+        assert owner_file(tmp_path).pid == os.getpid()
+    assert f"taken over from process {holder.pid}" in caplog.text
+    assert not (tmp_path / "lease").exists()
+
+
+def test_a_lease_says_who_holds_the_folder(tmp_path):
+    before = time.time()
+    with locked(tmp_path):
+        lease = owner_file(tmp_path)
+        assert (lease.pid, before <= lease.start <= lease.heartbeat <= time.time()) == (os.getpid(), True)
+        with pytest.raises(LockedError), locked(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"], "the lease ends with the work"
+
+
+def test_the_lock_is_neither_emptied_nor_followed(tmp_path):
+    (tmp_path / "lock").write_text("whatever")
+    with locked(tmp_path):
+        pass
+    assert (tmp_path / "lock").read_text() == "whatever"
+    (tmp_path / "lock").unlink()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "lock").symlink_to("file")
+    with pytest.raises(StateError, match="lock"), locked(tmp_path):
+        pass
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(StateError, match="lock"), locked(tmp_path):
+        pass
+
+
+def test_a_lease_holds_where_the_locks_of_the_system_do_not_reach(tmp_path, other, caplog, monkeypatch):
+    """As on NFS: nothing but the file says that another host works here."""
+    monkeypatch.setattr(locks, "_SETTLE", 0.01)
+    folder = tmp_path / "run"
+    write_lease(folder, other)
+    with pytest.raises(LockedError, match=r"process 4242 on elsewhere.*at most 120 s if"), locked(folder):
+        pass
+    assert owner_file(folder) == other, "a refusal changes nothing"
+    write_lease(folder, replace(other, heartbeat=time.time() - locks.LIMIT - 1))
+    with locked(folder):
+        pass
+    assert "taken over from process 4242 on elsewhere" in caplog.text
+
+
+def test_a_process_of_this_host_is_looked_up(tmp_path, other):
+    here = replace(other, machine=locks._machine(), process="")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        alive = replace(here, pid=process.pid, process=locks._process(process.pid))
+        assert alive.is_alive()
+        assert replace(alive, heartbeat=0.0).is_alive(), "a stopped process still holds its folder"
+        assert not replace(alive, process="1").is_alive(), "its number was given to another process"
+        process.kill()
+        process.wait()
+        assert not alive.is_alive()
+    assert not replace(here, pid=os.getpid()).is_alive(), "this process asks because it has the lock"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b'{"pid": 1}', b"[" * 4000])
+def test_a_damaged_lease_is_taken_over(tmp_path, content, caplog, monkeypatch):
+    monkeypatch.setattr(locks, "_SETTLE", 0.01)
+    (tmp_path / "lease").write_bytes(content)
+    with locked(tmp_path):
+        assert owner_file(tmp_path).pid == os.getpid()
+    assert "whose lease is damaged" in caplog.text
+
+
+def test_of_two_hosts_that_take_over_one_works(tmp_path, other, monkeypatch):
+    folder = tmp_path / "run"
+    write_lease(folder, replace(other, heartbeat=0.0))
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: write_lease(folder, other))
+    with pytest.raises(LockedError, match="elsewhere"), locked(folder):
+        pass
+    assert owner_file(folder) == other
+
+
+def test_a_lease_is_renewed_and_a_lost_one_lets_nothing_be_written(tmp_path, other, monkeypatch):
+    monkeypatch.setattr(locks, "RENEW", 0.02)
+    folder = tmp_path / "run"
+    with locked(folder):
+        first = owner_file(folder)
+        wait_until(lambda: owner_file(folder).heartbeat > first.heartbeat)
+        files.write_atomic(folder / "a", b"mine")
+        write_lease(folder, other)
+        wait_until(lambda: locks._holders[0].lost)
+        with pytest.raises(LockedError, match="another process took over"):
+            files.write_atomic(folder / "a", b"too late")
+        files.write_atomic(tmp_path / "b", b"elsewhere")
+    assert (folder / "a").read_bytes() == b"mine"
+    assert owner_file(folder) == other, "the other's lease stays"
+
+
+def test_a_process_that_slept_looks_before_it_writes(tmp_path, other):
+    folder = tmp_path / "run"
+    with locked(folder):
+        locks._holders[0].renewed -= locks.LIMIT + 1
+        write_lease(folder, other)
+        with pytest.raises(LockedError, match="another process took over"):
+            files.write_atomic(folder / "a", b"x")
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_next_writer_sweeps_what_a_killed_save_left(tmp_path):
+    names = (".state.safetensors.abcd1234.tmp", ".evaluation.json.x_yz0123", ".lease.abcd1234.tmp")
+    for folder in (tmp_path, tmp_path / "evaluation.state" / "test", tmp_path / "runs" / "a"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).touch()
+    (tmp_path / "runs" / "a" / "lock").touch()
+    (tmp_path / ".mine.txt").touch()
+    with locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+            (*names, "lock", ".mine.txt", "lock", "lease")
+        ), "but those of a run, which has its own lock"
+
+
+@pytest.mark.slow
+def test_the_package_imports_where_there_is_no_fcntl(tmp_path):
+    """As on Windows, which has no SIGKILL and no SIGHUP either."""
+    program = (
+        "import sys, signal, warnings; sys.modules['fcntl'] = None\n"
+        "warnings.simplefilter('ignore')\n"
+        "del signal.SIGKILL, signal.SIGHUP\n"
+        "import importlib, pkgutil, robustlens\n"
+        "for module in pkgutil.walk_packages(robustlens.__path__, 'robustlens.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "from pathlib import Path\n"
+        "from robustlens.results.locks import LockedError, locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    try:\n"
+        "        with locked(Path(sys.argv[1])): sys.exit('two writers')\n"
+        "    except LockedError: pass\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,108 @@
+"""Float32 products: IEEE where verdicts are formed, TF32 where a recipe says so, the caller's settings after."""
+
+import pytest
+import torch
+
+import robustlens as rl
+from helpers.evaluated_models import problem
+from helpers.watching import Watching, switches
+from robustlens import models, reliability
+from robustlens.config import Recipe, checked
+from robustlens.data import from_tensors
+from robustlens.machine import environment, float32_products
+from robustlens.training.distributed import fabric_for, products
+
+BACKENDS = torch.backends
+SETTINGS = {
+    "as torch is": lambda: None,
+    "older, all on": lambda: torch.set_float32_matmul_precision("medium"),
+    "older, products on": lambda: setattr(BACKENDS.cuda.matmul, "allow_tf32", True),
+    "older, convolutions off": lambda: setattr(BACKENDS.cudnn, "allow_tf32", False),
+    "newer, convolutions off": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
+    "newer, products on": lambda: setattr(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
+}
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_is():
+    """Put torch's own settings back, also where a test mixes the older and the newer ones."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    BACKENDS.cudnn.allow_tf32 = True
+
+
+IEEE = ["ieee"] * 4 + ["highest", False]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_products_are_ieee_inside_and_as_before_outside(name):
+    SETTINGS[name]()
+    before = switches()
+    with float32_products():
+        assert switches() == IEEE
+        with float32_products("tf32"):
+            assert switches() == ["tf32"] * 4 + ["high", True]
+            assert environment()["tf32"] == "allowed"
+        assert environment()["tf32"] == "off"
+    after = switches()
+    assert [b for b in before if b != "mixed"] == [
+        a for a, b in zip(after, before, strict=True) if b != "mixed"
+    ]
+
+
+def test_they_come_back_after_an_error():
+    before = switches()
+    with pytest.raises(ZeroDivisionError), float32_products():
+        raise ZeroDivisionError
+    assert switches() == before
+
+
+def test_judges_copies_and_searches_see_ieee_products():
+    BACKENDS.cuda.matmul.allow_tf32 = True
+    model, (_, x, y) = Watching(), problem(20)
+    Watching.seen.clear()
+    before = switches()
+    rl.evaluate(
+        model, x, y, rl.ThreatModel("Linf", 0.1), ["fgsm", "cw-2", "square-10"], save_adversarial=True
+    )
+    at_the_door, *inside = Watching.seen
+    assert at_the_door == before  # where two images show that the model returns logits at all
+    assert len(inside) > 10
+    assert all(each == IEEE for each in inside)
+    assert switches() == before
+    for look in (
+        lambda: models.float64_copy(model, x),
+        lambda: models.fast_copy(model, x),
+        lambda: reliability.check(model, x, y),
+    ):
+        Watching.seen.clear()
+        look()
+        assert Watching.seen
+        assert all(each == IEEE for each in Watching.seen)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("32-true", "ieee"), ("tf32", "tf32"), ("bf16-mixed", "ieee")]
+)
+def test_a_recipe_names_its_products(precision, kind):
+    recipe = checked(Recipe, {"precision": precision}, "recipe")
+    assert products(recipe.precision) == kind
+    assert fabric_for(precision)._precision.precision == precision.replace("tf32", "32-true")
+
+
+def test_tf32_trains_in_tf32_is_monitored_in_ieee_and_says_so(tmp_path):
+    values = {"model": {"name": "helpers.watching:network"}, "precision": "tf32", "objective": "standard"}
+    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
+    _, x, y = problem(24)
+    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
+    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
+    Watching.seen.clear()
+    before = switches()
+    run = rl.train(values, tmp_path / "run", splits=splits)
+    assert run.record.environment["tf32"] == "allowed"
+    trained, monitored = ["tf32"] * 4 + ["high", True], IEEE
+    assert trained in Watching.seen
+    assert monitored in Watching.seen
+    assert all(each in (trained, monitored, before) for each in Watching.seen)
+    assert switches() == before
+    assert rl.Recipe().hash() != checked(Recipe, {"precision": "tf32"}, "recipe").hash()
