@@ -18,8 +18,7 @@ SPEC: dict[str, Any] = {
     "defaults": {
         "attack": {"steps": 2},
         "optimizer": {"lr": 0.2, "epochs": 3, "batch_size": 16, "schedule": "one-cycle"},
-        "monitor": {"examples": 30, "steps": 2},
-        "keep_every": 2,
+        "monitor": {"examples": 20, "steps": 2},
     },
     "methods": [
         {"label": "Standard", "objective": "standard"},
@@ -27,13 +26,8 @@ SPEC: dict[str, Any] = {
         {"label": "AT+AWP", "objective": "at", "awp": {"gamma": 0.01}},
         {"label": "TRADES", "objective": "trades"},
     ],
-    "evaluation": {"attacks": ["fgsm", "pgd-3"], "curve": [0.5, 1], "batch_size": 20, "checkpoint": "every"},
-    "explanation": {
-        "examples": 40,
-        "checkpoint": "both",
-        "measures": ["spectrum", "margins", "landscape"],
-        "options": {"landscape": {"examples": 20, "steps": 2, "alphas": [-0.5, 0.5]}},
-    },
+    "evaluation": {"attacks": ["fgsm", "pgd-3"], "curve": [1], "batch_size": 20, "checkpoint": "both"},
+    "explanation": {"examples": 20, "measures": ["spectrum", "activations", "margins"]},
 }
 
 
@@ -49,7 +43,7 @@ def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def write(folder: Path, **changes: Any) -> Path:
     """Write the images and the study file into a folder; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    (x, y), (x_test, y_test) = images(160, 1), images(60, 2)
+    (x, y), (x_test, y_test) = images(90, 1), images(40, 2)
     np.savez(folder / "blobs.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     spec = {**SPEC, **changes}
     spec["data"] = {"name": f"npz:{(folder / 'blobs.npz').resolve()}", **spec["data"]}

@@ -2,6 +2,7 @@
 
 import torch
 
+import robustlens as rl
 from helpers.evaluated_models import image_network, plan
 from robustlens.data import from_tensors
 from robustlens.evaluation import evaluate_splits
@@ -30,6 +31,14 @@ def test_classes_that_the_test_images_lack_and_images_that_training_saw_are_coun
     absent, copied = given.warnings
     assert absent == "the test images show none of 2 of 4 classes: c, d"
     assert copied == "2 of 3 test images stand among the training images, too"
+
+
+def test_training_says_so_before_the_first_epoch(tmp_path, caplog):
+    given = splits([0, 1, 2, 3] * 5, [0, 1, 1], copies=2)
+    recipe = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
+    recipe |= {"optimizer": {"epochs": 1, "batch_size": 4}, "monitor": {"examples": 4, "steps": 1}}
+    rl.train(recipe, tmp_path / "run", splits=given)
+    assert [record.getMessage() for record in caplog.records] == [f"data: {said}" for said in given.warnings]
 
 
 def test_the_evaluation_says_so():

@@ -42,7 +42,7 @@ def test_what_only_a_later_step_would_refuse_is_refused_by_the_plan(changes, sai
 
 @pytest.mark.parametrize("options", [{"wdith": 4}, {"width": 0}, {"width": -1}, {"width": "wide"}])
 def test_a_network_that_cannot_be_built_is_refused_by_the_plan(options):
-    with pytest.raises(ModelError, match="small-cnn|model.options.width"):
+    with pytest.raises(ModelError, match=r"small-cnn|model\.options\.width"):
         planning.plan(study(model={"name": "small-cnn", "options": options}))
 
 

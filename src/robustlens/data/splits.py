@@ -110,12 +110,11 @@ class Splits:
         seen = {digest for split in (self.train, self.validation) for digest in _digests(split)}
         copies = sum(digest in seen for digest in _digests(self.test))
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        found = []
-        if absent:
-            found.append(f"the test images show none of {len(absent)} of {len(self.classes)} classes: {shown}")
-        if copies:
-            found.append(f"{copies} of {len(self.test)} test images stand among the training images, too")
-        return tuple(found)
+        reasons = {
+            f"the test images show none of {len(absent)} of {len(self.classes)} classes: {shown}": absent,
+            f"{copies} of {len(self.test)} test images stand among the training images, too": copies,
+        }
+        return tuple(reason for reason, count in reasons.items() if count)
 
 
 def _digests(split: Split) -> Iterator[bytes]:

@@ -189,11 +189,9 @@ class Run:
             )
 
     def _check_place(self, provenance: Provenance, stage: Stage, beside: Checkpoint | None) -> None:
-        recipe = self.record.recipe_hash
-        pairs = [(provenance.recipe or recipe, recipe or provenance.recipe)]
-        pairs += [(provenance.checkpoint, beside)] if beside is not None else []
+        pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, beside)]
         for found, expected in pairs:
-            if (found or "") != (expected or ""):
+            if found and expected and found != expected:
                 path = self.files(stage, beside).path
                 raise StateError(f"{path}: found a result of {found}, expected one of {expected}; restore it")
 

@@ -6,6 +6,7 @@ of (seed, epoch, step), not of a generator that would have to be saved. The trai
 every epoch and is the only file that a resumed run believes.
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from robustlens.results import ErrorRecord, Run
 from robustlens.training.distributed import products, run_at, writer_lock
 from robustlens.training.loop import TrainingLoop
 from robustlens.training.pseudo_labels import pseudo_label, teacher_recipe, write_pseudo_labels
+
+_log = logging.getLogger("robustlens")
 
 
 def train(
@@ -58,6 +61,8 @@ def train(
         return run
     # Data and network first: a wrong recipe leaves no file behind.
     loop = TrainingLoop(recipe, run, splits, progress)
+    for warning in () if run.read_only else splits.warnings:
+        _log.warning("data: %s", warning)
     with writer_lock(run):
         run.bind(recipe)
         try:

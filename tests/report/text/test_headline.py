@@ -1,6 +1,7 @@
 """The headline table: columns, means over seeds, what is missing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from robustlens.report.data import ReportData
 from robustlens.report.reading import read_study
 from robustlens.report.text.headline import headline, quantity
 from robustlens.report.text.summary import summary
+from robustlens.results import StudyFolder
 from robustlens.stats.intervals import wilson
 
 
@@ -40,6 +42,28 @@ def test_three_seeds_make_one_row_with_their_mean(tmp_path: Path) -> None:
     assert cell.value == pytest.approx(np.mean(values))
     assert table.rows[1].cells["seeds"].text == "0, 1, 2"
     assert "3 seeds each" in summary(data)[0]
+
+
+def test_two_seeds_without_a_right_image_look_no_more_certain_than_one(tmp_path: Path) -> None:
+    attacked_seeds(tmp_path, [split_of(clean=0), split_of(clean=0)])
+    cell = headline(read_study(tmp_path)).rows[0].cells["clean"]
+    one = wilson(0, N)
+    assert (cell.text, cell.interval) == ("0.0", f"0.0 to {100 * (one.high or 0):.1f}")
+
+
+def test_time_is_that_of_processors_where_every_epoch_has_it(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=QUICKSTART[:2], n=60)
+    assert headline(read_study(folder)).rows[0].cells["seconds"].text
+    for run in StudyFolder(folder).runs():
+        epochs = [replace(epoch, cpu_seconds=2.0 * epoch.epoch) for epoch in run.metrics()]
+        run.truncate_metrics(0)
+        for epoch in epochs:
+            run.append_metrics(epoch)
+    table = headline(read_study(folder))
+    assert "seconds" not in table.rows[0].cells
+    mean = np.mean([2.0 * epoch.epoch for epoch in epochs])
+    assert table.rows[0].cells["cpu_seconds"].value == pytest.approx(mean)
+    assert {column.unit for column in table.columns if column.title == "Time"} == {"CPU s/epoch"}
 
 
 def test_a_suite_is_one_column_that_counts_after_its_last_attack(suite_study: ReportData) -> None:
