@@ -26,7 +26,7 @@ SPEC: dict[str, Any] = {
         {"label": "AT+AWP", "objective": "at", "awp": {"gamma": 0.01}},
         {"label": "TRADES", "objective": "trades"},
     ],
-    "evaluation": {"attacks": ["fgsm", "pgd-3"], "curve": [1], "batch_size": 20, "checkpoint": "both"},
+    "evaluation": {"attacks": ["fgsm", "pgd-3"], "curve": [], "batch_size": 20, "checkpoint": "both"},
     "explanation": {"examples": 20, "measures": ["spectrum", "activations", "margins"]},
 }
 

@@ -110,7 +110,8 @@ def _without_ends(row: dict[str, str]) -> dict[str, str]:
 def _is_no_narrower(row: dict[str, str], than: dict[str, str]) -> bool:
     if not row.get("low") or not than.get("low"):
         return not row.get("low") or "low" not in than
-    return float(row["low"]) <= float(than["low"]) and float(row["high"]) >= float(than["high"])
+    low, high = float(row["low"]) - float(than["low"]), float(row["high"]) - float(than["high"])
+    return low <= 1e-12 and high >= -1e-12
 
 
 def test_a_stopped_training_goes_on(format_1):

@@ -110,3 +110,36 @@ def test_the_interval_of_a_mean_correlation_is_students_unless_chance_is_wider()
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
     alike = interval_of_mean_correlation(np.array([0.8, 0.8]), 5, of=4)
     assert (alike.low, alike.high) == pytest.approx((0.8 - 1.96 / math.sqrt(4 * 4), 1.0), abs=1e-3)
+
+
+def test_the_p_value_of_a_rank_correlation_is_that_of_its_z_and_of_the_nearest_to_a_perfect_order():
+    z, error = math.atanh(0.6), math.sqrt((1 + 0.6**2 / 2) / 7)
+    assert spearman_interval(0.6, 10).p == pytest.approx(2 * stats.norm.sf(z / error))
+    assert spearman_interval(-0.6, 10).p == pytest.approx(2 * stats.norm.sf(z / error))
+    # Of five ranks the largest correlation below 1 is 0.9; half-way is 0.95.
+    z, error = math.atanh(0.95), math.sqrt((1 + 0.95**2 / 2) / 2)
+    perfect = spearman_interval(1.0, 5)
+    low = math.tanh(z - 1.959964 * error)
+    assert (perfect.low, perfect.high, perfect.p) == pytest.approx((low, 1.0, 2 * stats.norm.sf(z / error)))
+    assert spearman_interval(-1.0, 5).high == pytest.approx(-low)
+    assert spearman_interval(0.5, 3) == ranks.Inference(0.5)
+
+
+def test_the_p_value_of_a_mean_correlation_is_the_larger_of_students_and_of_chance():
+    rhos = np.array([0.2, 0.6, 0.4])
+    assert interval_of_mean_correlation(rhos, 100, of=30).p == pytest.approx(
+        stats.ttest_1samp(rhos, 0).pvalue
+    )
+    near = np.array([0.41, 0.39, 0.4])  # of which Student alone would be sure; chance has 1 / (4 * 3)
+    chance = 2 * stats.norm.sf(0.4 * math.sqrt(12))
+    assert interval_of_mean_correlation(near, 5, of=3).p == pytest.approx(chance)
+    assert interval_of_mean_correlation(np.array([0.4, 0.4, 0.4]), 5, of=3).p == pytest.approx(chance)
+
+
+def test_a_sampled_permutation_test_counts_the_observed_order_once(monkeypatch):
+    monkeypatch.setattr(ranks, "_ENUMERATED", 1)
+    x = np.arange(12.0)
+    # No random order of twelve is as far as a perfect one: 1 of 20,000.
+    assert spearman_p(x, -x, np.zeros(12, dtype=np.int64), np.random.default_rng(0)) == pytest.approx(
+        1 / 20_000
+    )

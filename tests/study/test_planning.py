@@ -121,7 +121,7 @@ def test_strengths_objectives_perturbations_and_seeds_are_compared_within_one_se
     others = (
         {"optimizer": {"lr": 0.5}},
         {"model": {"name": "small-cnn", "options": {"width": 3}}},
-        {"l1": 0.1},
+        {"ema": 0.9},
     )
     settings = {
         planning.plan(study(methods=[{"label": "AT", **other}]))[0].entry().setting for other in others
