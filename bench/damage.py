@@ -12,10 +12,6 @@ one. Clocks stand still here, so that pages of equal results are equal.
 Files whose JSON was changed and sealed anew are no damage but forgery: of these only tracebacks count.
 """
 
-import time
-
-time.perf_counter = time.process_time = lambda: 0.0  # before anything takes them by name
-
 import argparse
 import json
 import random
@@ -29,9 +25,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tiny_study
 import yaml
 
+import still_clocks  # noqa: F401 - before anything takes the clocks by name
+import tiny_study
 from robustlens import data, study
 from robustlens.config import Recipe
 from robustlens.errors import RobustlensError
@@ -39,6 +36,7 @@ from robustlens.evaluation import evaluate_run
 from robustlens.executors import InProcess
 from robustlens.explain import explain_run
 from robustlens.report.figures import figures
+from robustlens.report.page import rendering
 from robustlens.report.page.rendering import page
 from robustlens.report.reading import read_study
 from robustlens.report.text.headline import headline
@@ -89,6 +87,7 @@ class Bench:
             "study": self.study,
         }
         self._pages: dict[tuple[str, str], str] = {}
+        vars(rendering)["get_plotlyjs"] = lambda: ""  # the same in all pages, and most of their time
 
     def files(self) -> list[str]:
         """Every file of the study, from its folder; locks are empty."""
@@ -123,23 +122,29 @@ class Bench:
     # -- commands --------------------------------------------------------------------------------
 
     def recipe(self, run: Run) -> Recipe:
+        """The recipe of a run, as the study has it."""
         return self.planned[run.folder.name].recipe
 
     def train(self, run: Run) -> None:
+        """Resume the training."""
         train(self.recipe(run), run.folder, splits=self.splits)
 
     def evaluate(self, run: Run) -> None:
+        """Read the evaluation, or make it."""
         evaluate_run(run, self.plans[0], splits=self.splits)
 
     def explain(self, run: Run) -> None:
+        """Read the explanation, or make it."""
         explain_run(run, self.plans[1], splits=self.splits)
 
     def verify(self, run: Run) -> None:
+        """Check every file; raises what the command line would."""
         problems = [check.problem for check in verify(self.copy) if check.problem]
         if problems:
             raise study_error(problems[0])
 
     def study(self, run: Run) -> None:
+        """Plan the study and look which of its runs are done."""
         study.plan(study.read(self.work / "damaged.yaml"))
         for one in StudyFolder(self.copy).runs():
             is_done(one, *self.plans, Fingerprints())
@@ -318,7 +323,7 @@ def main() -> None:
                 print(case, flush=True)
             if (seed + 1) % 100 == 0:
                 print(seed + 1, "of", args.seed + args.cases, flush=True)
-    total = Counter({end: 0 for end in ("traceback", "silent difference")})
+    total = Counter(dict.fromkeys(("traceback", "silent difference"), 0))
     for (_, _, end), number in ends.items():
         total[end] += number
     print(", ".join(f"{number} {end}" for end, number in sorted(total.items())))

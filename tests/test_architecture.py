@@ -59,8 +59,7 @@ def test_results_are_parsed_in_one_room():
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and (
-            (node.func.attr in ("loads", "load")
-            and ast.unparse(node.func.value) == "json")
+            (node.func.attr in ("loads", "load") and ast.unparse(node.func.value) == "json")
             or node.func.attr == "read_json"
         )
     }

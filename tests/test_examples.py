@@ -60,7 +60,7 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
     values["awp"] |= {"warmup_epochs": 0}
     values["monitor"] |= {"examples": 20, "steps": 1}
     run = rl.train(checked(Recipe, values, "recipe"), tmp_path / "run")
-    assert run.metrics()[0]["awp"] is True
+    assert run.metrics()[0].perturbed
     assert rl.models.load(str(run.folder))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -82,7 +82,7 @@ def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp
     recipe = checked(Recipe, {**values, "compile": False}, "recipe")
     run = rl.train(recipe, tmp_path / "run", progress=lambda event: seen.append(event))
     assert max(event.total for event in seen if event.phase == "train") == 50
-    assert run.metrics()[0]["awp"] is True
+    assert run.metrics()[0].perturbed
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/explain.md"])

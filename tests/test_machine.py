@@ -1,5 +1,7 @@
 """Float32 products: IEEE where verdicts are formed, TF32 where a recipe says so, the caller's settings after."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from robustlens.data import from_tensors
 from robustlens.machine import environment, float32_products
 from robustlens.training.distributed import fabric_for, products
 
-BACKENDS = torch.backends
+BACKENDS: Any = torch.backends
 SETTINGS = {
     "as torch is": lambda: None,
     "older, all on": lambda: torch.set_float32_matmul_precision("medium"),

@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name in WARM:
         importlib.import_module(name)
     mutants = list(mutants_of(asked.room))
@@ -226,6 +227,7 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
@@ -240,9 +242,11 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
         warmed = ("-W", "ignore:Module already imported")
         order = QuickestFirst(tree / "seconds.json")
         os._exit(int(pytest.main(["-x", "-q", *warmed, *tests_of(room)], plugins=[order])))
-    _, status, usage = os.wait4(child, 0)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what a test has left running
+    try:
+        _, status, usage = os.wait4(child, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what a test has left running, or all of it after a signal
     return Outcome(status == 0, usage.ru_utime + usage.ru_stime)
 
 

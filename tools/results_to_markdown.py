@@ -6,6 +6,7 @@ python tools/results_to_markdown.py robustlens-out/cifar10 "COMMAND THAT RAN IT"
 to themselves, or shared them alike all along.
 """
 
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -127,10 +128,14 @@ def checkpoints(run: RunReport) -> dict[str, CheckpointReport]:
 
 
 def pace(run: RunReport, at: CheckpointReport) -> float | None:
-    """Median seconds of an epoch with perturbed weights over one of its warm-up; said once, of the last."""
+    """Median time of an epoch with perturbed weights over one of its warm-up; said once, of the last.
+
+    In seconds of the processor, where every epoch has them.
+    """
+    on_cpu = not any(math.isnan(epoch.cpu_seconds) for epoch in run.metrics)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for epoch in run.metrics:
-        seconds[epoch.perturbed].append(epoch.seconds)
+        seconds[epoch.perturbed].append(epoch.cpu_seconds if on_cpu else epoch.seconds)
     if at.checkpoint != LAST or not all(seconds.values()):
         return None
     return statistics.median(seconds[True]) / statistics.median(seconds[False])

@@ -11,7 +11,7 @@ from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens import claims
 from robustlens.claims.wu2020 import quantities as wu2020
-from robustlens.results import StudyFolder, files
+from robustlens.results import StudyFolder, array_files, files
 
 
 def test_a_measure_that_was_not_taken_is_named(tmp_path):
@@ -80,7 +80,8 @@ def test_each_result_is_read_and_verified_once(tmp_path: Path, monkeypatch: pyte
         reads[str(path.relative_to(folder))] += 1
         return read_bytes(path)
 
-    monkeypatch.setattr(files, "read_bytes", counted)
+    for module in (files, array_files):
+        monkeypatch.setattr(module, "read_bytes", counted)
     claims.check(folder)
     results = {path: count for path, count in reads.items() if path.rsplit("/", 1)[-1].startswith("e")}
     # Four runs at their primary checkpoint, two of them at four more; an evaluation and an explanation, with

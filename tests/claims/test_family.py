@@ -7,10 +7,10 @@ from helpers.claim_data import write
 from helpers.claim_stories import STRENGTHS, SWEEPS, story
 from robustlens import claims
 from robustlens.claims.family import benjamini_hochberg, controlled
-from robustlens.results import ClaimResult, Effect
+from robustlens.results import ClaimResult, Effect, Verdict
 
 
-def claim(p: float | None, verdict: str = "supported", seeds: int = 3) -> ClaimResult:
+def claim(p: float | None, verdict: Verdict = "supported", seeds: int = 3) -> ClaimResult:
     effect = Effect("e", 1.0, 0.5, 1.5, p=p)
     return ClaimResult("id", "paper", "It grows.", "q", verdict, "It went up.", effect=effect, seeds=seeds)
 

@@ -137,7 +137,9 @@ def test_methods_and_doctor(capsys):
     assert "attack on a linear model: right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["", "study", "train", "evaluate", "explain", "report", "verify", "methods", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["", "study", "train", "evaluate", "explain", "report", "verify", "methods", "doctor"]
+)
 def test_help_teaches(verb, capsys):
     assert cli.run([verb, "--help"] if verb else ["--help"]) == 0
     assert "Usage" in capsys.readouterr().out

@@ -9,7 +9,14 @@ from helpers.study_files import QUICKSTART, example_claims, write_study
 from robustlens.cli import tables
 from robustlens.report.reading import read_study
 from robustlens.report.text.headline import headline
-from robustlens.results import EvaluationResult, Measurement, Provenance, SplitResult, StudyFolder, ThreatRecord
+from robustlens.results import (
+    EvaluationResult,
+    Measurement,
+    Provenance,
+    SplitResult,
+    StudyFolder,
+    ThreatRecord,
+)
 from robustlens.stats.intervals import Interval
 
 

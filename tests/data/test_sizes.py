@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robustlens import data, machine
 from robustlens.data import arrays, pixels, sizes
@@ -83,7 +84,7 @@ def test_an_image_too_large_to_train_on_is_refused_before_it_is_decoded(side: in
 
 def test_many_images_that_do_not_fit_are_refused(little_memory: None) -> None:
     small = io.BytesIO()
-    pixels.Image.new("L", (64, 64)).save(small, "PNG")
+    Image.new("L", (64, 64)).save(small, "PNG")
     with pytest.raises(DataError, match="GB unpacked"):
         pixels.decode([small.getvalue()], 1000, lambda i: f"image {i}")
     assert pixels.decode([small.getvalue()], 1, str).shape == (1, 1, 64, 64)

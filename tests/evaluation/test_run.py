@@ -56,7 +56,7 @@ def test_a_current_evaluation_is_not_made_again(tmp_path, monkeypatch):
     run = run_of(splits, tmp_path)
     made = evaluate_run(run, plan(), splits=splits)
     before = stamps(tmp_path)
-    monkeypatch.setattr(data, "of_spec", lambda spec: pytest.fail("the data was loaded"))
+    monkeypatch.setattr(data, "of_spec", lambda *args, **options: pytest.fail("the data was loaded"))
     monkeypatch.setattr(models, "load", lambda *args, **options: pytest.fail("the network was loaded"))
     assert evaluate_run(run, plan()) == made
     monkeypatch.setattr("robustlens.results.run_folder.__version__", "99.0")

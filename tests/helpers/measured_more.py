@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustlens.config import LAST, Checkpoint
-from robustlens.results import ExplanationResult, Measurement, Run, StudyFolder
+from robustlens.results import ExplanationResult, Measurement, Run, Stage, StageResult, StudyFolder
 
 GRID = np.linspace(-1, 1, 5)
 
@@ -23,10 +23,15 @@ def measure_more(folder: Path) -> Path:
         assert evaluation is not None
         assert explanation is not None
         for checkpoint in (Checkpoint("epoch", 1), LAST):
-            provenance = replace(evaluation.provenance, checkpoint=checkpoint)
-            run.write("evaluation", replace(evaluation, provenance=provenance), checkpoint)
-            run.write("explanation", explanation, checkpoint)
+            write_beside(run, "evaluation", evaluation, checkpoint)
+            write_beside(run, "explanation", explanation, checkpoint)
     return folder
+
+
+def write_beside(run: Run, stage: Stage, result: StageResult, checkpoint: Checkpoint) -> None:
+    """Write a result as that of a checkpoint beside the primary one."""
+    provenance = replace(result.provenance, checkpoint=checkpoint)
+    run.write(stage, replace(result, provenance=provenance), checkpoint)
 
 
 def extend_explanation(run: Run, added: dict[str, Measurement]) -> ExplanationResult:

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 def switches() -> list[Any]:
     """The settings of every operation, and the older names of them where they can be read."""
+    backends: Any = torch.backends
     kinds = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-        torch.backends.mkldnn.matmul,
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
     )
     found = [kind.fp32_precision for kind in kinds]
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):

@@ -43,6 +43,12 @@ def test_permutation_p_of_a_perfect_order_by_counting():
     assert spearman_p(x, np.array([1, 2, 4, 3.0]), ONE_BLOCK, RNG) == pytest.approx(8 / 24)
 
 
+def test_four_points_are_the_fewest_of_which_ranks_say_anything():
+    # Of three, every third order is a perfect one.
+    assert spearman_p(np.arange(3.0), np.arange(3.0), ONE_BLOCK[:3], RNG) == pytest.approx(2 / 6)
+    assert (ranks.LEAST_POINTS, ranks.MIN_POINTS) == (4, 4)
+
+
 def test_permutations_stay_within_a_seed():
     x, y = np.array([0, 1, 2, 0, 1, 2.0]), np.array([5, 3, 1, 6, 4, 2.0])
     blocks = np.array([0, 0, 0, 1, 1, 1])

@@ -204,10 +204,17 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
     class Watched(whole):
         def __call__(self, epoch, step, rows):
             before = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-            carried = self.delta.clone() if step else torch.zeros(len(rows), 1, 8, 8)
+            carried = self.memory["delta"].clone() if step else torch.zeros(len(rows), 1, 8, 8)
             loss = super().__call__(epoch, step, rows)
             seen.append(
-                (rows, before, carried, self.delta.clone(), self.optimizer.param_groups[0]["lr"], loss)
+                (
+                    rows,
+                    before,
+                    carried,
+                    self.memory["delta"].clone(),
+                    self.optimizer.param_groups[0]["lr"],
+                    loss,
+                )
             )
             return loss
 

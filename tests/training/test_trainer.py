@@ -1,6 +1,8 @@
 """Training runs: what they learn and leave behind, and errors that keep the last good epoch."""
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
 from robustlens.results import Run
 from robustlens.results.locks import locked
+from robustlens.training import loop
 from robustlens.training.monitor import accuracy
 
 
@@ -167,3 +170,13 @@ def test_bf16_trains_too_and_saves_float32(tmp_path, splits):
     )
     assert run.metrics()[-1].train.clean > 0.5
     assert {value.dtype for key, value in weights_of(run).items() if "weight" in key} == {torch.float32}
+
+
+def test_the_time_of_an_epoch_is_that_of_the_clock_and_that_of_the_processor(tmp_path, splits, monkeypatch):
+    clock, processor = (map(float, itertools.count(0, step)) for step in (10, 1))
+    times = SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(processor))
+    monkeypatch.setattr(loop, "time", times)
+    run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "run", splits=splits)
+    for epoch in run.metrics():
+        assert epoch.seconds > 0
+        assert epoch.cpu_seconds == epoch.seconds / 10

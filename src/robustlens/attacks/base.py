@@ -34,7 +34,11 @@ class Attack(Protocol):
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n ..."]:
-        """Adversarial images for `x`; `y` are the true labels (the wanted ones if targeted)."""
+        """Adversarial images for `x`; `y` are the true labels (the wanted ones if targeted).
+
+        Random numbers are those of the image and of a seed: the attack's own without a generator, or one
+        that is drawn from it, e.g. from `torch.default_generator`.
+        """
 
 
 @runtime_checkable

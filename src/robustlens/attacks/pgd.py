@@ -40,8 +40,11 @@ class PGD(Restarts):
     Raises:
         ConfigError: an argument out of range, or a loss that does not fit.
 
-    Images outside the threat's pixel bounds are moved inside (`evaluate` refuses them). Differs from the
-    paper: L2 projections are exact on ball and pixel box together (see `threat`).
+    Random starts belong to the image (see `noise`): without a generator the same image starts at the same
+    point in every call, so in every epoch, whatever `torch.manual_seed` says. To draw new starts, as other
+    libraries do, give a generator; `generator=torch.default_generator` draws from torch's own random state.
+
+    Differs from the paper: L2 projections are exact on ball and pixel box together (see `threat`).
     """
 
     threat: ThreatModel

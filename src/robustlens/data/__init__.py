@@ -16,6 +16,7 @@ from torch import Tensor
 from robustlens.config import DataSpec
 from robustlens.data import augment, hub
 from robustlens.data.arrays import from_tensors
+from robustlens.data.doubts import doubts
 from robustlens.data.registry import DATASETS, READERS, names, read, runs_code
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import DataError
@@ -30,6 +31,7 @@ __all__ = [
     "augment",
     "channel_statistics",
     "data_folder",
+    "doubts",
     "from_tensors",
     "load",
     "names",

@@ -6,7 +6,7 @@ chosen here, from the labels alone, so that a small study on a large data set de
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -101,26 +101,6 @@ class Splits:
         if self.unlabeled is not None:
             digest.update(bytes(self.unlabeled.images.contiguous().numpy()))
         return digest.hexdigest()[:16]
-
-    @cached_property
-    def warnings(self) -> tuple[str, ...]:
-        """Reasons to doubt numbers on the test images: classes that they lack, images that training saw."""
-        present = set(self.test.labels.tolist())
-        absent = [name for label, name in enumerate(self.classes) if label not in present]
-        seen = {digest for split in (self.train, self.validation) for digest in _digests(split)}
-        copies = sum(digest in seen for digest in _digests(self.test))
-        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        reasons = {
-            f"the test images show none of {len(absent)} of {len(self.classes)} classes: {shown}": absent,
-            f"{copies} of {len(self.test)} test images stand among the training images, too": copies,
-        }
-        return tuple(reason for reason, count in reasons.items() if count)
-
-
-def _digests(split: Split) -> Iterator[bytes]:
-    """A short hash of the pixels of each image."""
-    for image in split.images.contiguous().numpy():
-        yield hashlib.blake2b(image.data, digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """An evaluation as the RobustBench leaderboard takes it (Croce et al. 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from robustlens.config import eps_text
@@ -29,7 +29,7 @@ def leaderboard_entry(result: EvaluationResult, **about: Any) -> dict[str, Any]:
     unknown = sorted(set(about) - {*ABOUT, "additional_data", "number_forward_passes"})
     if unknown:
         raise ConfigError(f"leaderboard: found the field {unknown[0]!r}, expected one of {', '.join(ABOUT)}")
-    suite = leaderboard_suite([*result.suites, *result.attacks])
+    suite = leaderboard_suite(result.suites, result.attacks)
     test = result.splits["test"]
     flags = [flag.name for flag in test.flags]
     robust = _percent(test.by_attack[result.suites[suite][-1]])
@@ -53,16 +53,17 @@ def leaderboard_entry(result: EvaluationResult, **about: Any) -> dict[str, Any]:
     return entry | ({"footnote": " ".join(footnote)} if footnote else {})
 
 
-def leaderboard_suite(attacks: Sequence[str]) -> str:
-    """The suite among the names of attacks that the leaderboard takes its number from.
+def leaderboard_suite(suites: Iterable[str], attacks: Iterable[str] = ()) -> str:
+    """The suite among these that the leaderboard takes its number from; `attacks` are named where it is none.
 
     Raises:
         ConfigError: there is none.
     """
-    suite = next((name for name in ("standard", "plus") if name in attacks), None)
+    known = tuple(suites)
+    suite = next((name for name in ("standard", "plus") if name in known), None)
     if suite is None:
         raise ConfigError(
-            f"leaderboard: found the attacks {', '.join(attacks)}, expected the suite standard; "
+            f"leaderboard: found the attacks {', '.join(attacks or known)}, expected the suite standard; "
             "add --attacks standard"
         )
     return suite

@@ -123,7 +123,7 @@ def evaluate_splits(
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
         adversarial |= _adversarial(name, evaluations[name], part.index)
-    results["test"] = replace(results["test"], notes=(*splits.warnings, *results["test"].notes))
+    results["test"] = replace(results["test"], notes=(*data.doubts(splits), *results["test"].notes))
     result = EvaluationResult(
         provenance=_provenance(model, splits, plan),
         threat=ThreatRecord(threat.norm, threat.eps, threat.bounds),

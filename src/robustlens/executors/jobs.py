@@ -9,11 +9,17 @@ from robustlens.progress import Event
 
 @dataclass(frozen=True)
 class Job:
-    """`work(listener, *arguments)` in a process of its own; everything must pickle between processes."""
+    """`work(listener, *arguments)` in a process of its own; everything must pickle between processes.
+
+    Attributes:
+        of: jobs that there were at first. The cores are shared among so many also when few are left: another
+            number of threads may round otherwise.
+    """
 
     name: str
     work: Callable[..., None]
     arguments: tuple[Any, ...] = ()
+    of: int = 0
 
 
 @dataclass(frozen=True)

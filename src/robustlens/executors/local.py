@@ -51,7 +51,8 @@ class LocalProcesses:
         where they have not saved their work after `stopping.PATIENCE` seconds.
         """
         waiting, busy = list(jobs), list[_Worker]()
-        threads = max(1, self.cores // max(1, min(self.workers, len(waiting))))
+        most = max((len(waiting), *(job.of for job in waiting)))
+        threads = max(1, self.cores // max(1, min(self.workers, most)))
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustlens.config import BEST, LAST, Checkpoint
-from robustlens.errors import ConfigError, ModelError, StateError
+from robustlens.errors import ConfigError, ModelError, StateError, out_of_memory
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
 from robustlens.results import Run, array_files, files
@@ -172,6 +172,10 @@ def _described(
         model = build_from(description)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # values of any type may stand in a file
+        if out_of_memory(error):
+            raise
+        raise ModelError(f"{path}: describes no network ({external.one_line(error)})") from error
     tensors.fill(model, state, path)
     return model
 

@@ -160,9 +160,9 @@ def parsed_json(content: bytes, kind: str, where: str) -> dict[str, Any]:
     check_format(format_, where)
     if (format_ > 1 or seal is not None) and not is_intact(content):
         raise StateError(damaged(where))
-    found = values.pop("kind", kind)
-    if kind and found != kind:
-        raise StateError(f"{where}: found a document of kind {found!r}, expected {kind!r}; restore the file")
+    own = values.pop("kind", kind)
+    if kind and own != kind:
+        raise StateError(f"{where}: found a document of kind {own!r}, expected {kind!r}; restore the file")
     return upgraded(kind, values, format_)
 
 

@@ -190,10 +190,10 @@ class Run:
 
     def _check_place(self, provenance: Provenance, stage: Stage, beside: Checkpoint | None) -> None:
         pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, beside)]
-        for found, expected in pairs:
-            if found and expected and found != expected:
+        for own, expected in pairs:
+            if own and expected and own != expected:
                 path = self.files(stage, beside).path
-                raise StateError(f"{path}: found a result of {found}, expected one of {expected}; restore it")
+                raise StateError(f"{path}: found a result of {own}, expected one of {expected}; restore it")
 
     def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, beside)

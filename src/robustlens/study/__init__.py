@@ -67,7 +67,12 @@ def run(
         images = Fingerprints()
         left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)]
         jobs = [
-            Job(one.id, run_stages, (folder.run(one.id).folder, one.recipe, evaluation, explanation))
+            Job(
+                one.id,
+                run_stages,
+                (folder.run(one.id).folder, one.recipe, evaluation, explanation),
+                of=len(planned),
+            )
             for one in left
         ]
         outcomes = []

@@ -45,9 +45,7 @@ class Fingerprints:
         return self._known[key]
 
 
-def is_done(
-    run: Run, evaluation: EvaluationPlan, explanation: ExplanationPlan, images: Fingerprints
-) -> bool:
+def is_done(run: Run, evaluation: EvaluationPlan, explanation: ExplanationPlan, images: Fingerprints) -> bool:
     """Whether every stage of a run is current, and its images are the same as ever.
 
     A run that is damaged or has other images now is not: its worker will say what is wrong.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.measured_more import extend_explanation, made
+from helpers.measured_more import extend_explanation, made, write_beside
 from helpers.report_figures import figure
 from helpers.study_files import write_study
 from robustlens.config import LAST, Checkpoint
@@ -54,20 +54,20 @@ def test_checkpoints_of_one_network_are_points_of_one_series() -> None:
 
 
 def test_epochs_along_training_are_drawn_in_order(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, n=60)
+    folder = write_study(tmp_path, n=60, epochs=30)
     before = read_study(folder)
     trained = [network for network in before.networks if network.eps > 0]
     assert figure(before, "along-training").views == ()
     checkpoints = ((2, Checkpoint("epoch", 2)), (30, LAST), (10, Checkpoint("epoch", 10)))
     for run in (run for network in trained for run in network.runs):
-        run.source.update(epochs_done=30)
         assert run.evaluation is not None
         assert run.explanation is not None
         for epoch, checkpoint in checkpoints:
             gaps = {"robust": Interval(epoch / 100)}
             rise = {"landscape": made({"rise": {"0.5": 2.0 * epoch}})}
-            run.source.write("evaluation", replace(run.evaluation, splits={}, gaps=gaps), checkpoint)
-            run.source.write("explanation", replace(run.explanation, measures=rise), checkpoint)
+            evaluated, explained = replace(run.evaluation, splits={}, gaps=gaps), run.explanation
+            write_beside(run.source, "evaluation", evaluated, checkpoint)
+            write_beside(run.source, "explanation", replace(explained, measures=rise), checkpoint)
     data = read_study(folder)
     (view,) = figure(data, "along-training").views
     gap, rise_panel = view.panels

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.measured_more import write_beside
 from helpers.report_figures import figure, series
 from helpers.study_files import QUICKSTART, write_study
 from robustlens.config import LAST
@@ -45,7 +46,7 @@ def test_best_and_last_stand_side_by_side_where_both_were_evaluated(tmp_path: Pa
     for run in network.runs:
         assert run.evaluation is not None
         gaps = {**run.evaluation.gaps, "robust": Interval(0.3, 0.2, 0.4)}
-        run.source.write("evaluation", replace(run.evaluation, gaps=gaps), LAST)
+        write_beside(run.source, "evaluation", replace(run.evaluation, gaps=gaps), LAST)
     drawn = figure(read_study(folder), "checkpoints")
     assert drawn.views[1] == logged
     assert {line.label for panel in drawn.views[0].panels for line in panel.series} == {network.label}
@@ -78,3 +79,14 @@ def test_what_was_not_logged_is_not_drawn(study: ReportData) -> None:
     """The made epochs have no loss on fixed images and no ramp risk."""
     names = [view.name for view in figure(study, "training").views]
     assert names == ["Robust accuracy", "Clean accuracy", "Objective"]
+
+
+def test_accuracy_at_each_networks_own_eps_says_so_in_the_figure(study: ReportData) -> None:
+    robust, clean = figure(study, "training").views[:2]
+    assert all("own training eps" in panel.y.title for panel in robust.panels)
+    assert not any("own training eps" in panel.y.title for panel in clean.panels)
+    logged = {panel.title: panel.y.title for panel in figure(study, "checkpoints").views[-1].panels}
+    assert [title for title, axis in logged.items() if "own training eps" in axis] == [
+        "Robust accuracy",
+        "Robust gap",
+    ]

@@ -1,6 +1,6 @@
 """The landscapes of a subject, and how far they rise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -67,6 +67,7 @@ def measure_landscape(
             **{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()},
             **why_missing(float(arrays[f"{first}_temperature"][0])),
             **(why_missing(float(arrays[f"{first}_plane_matched"][0, 0]), "plane_") if plane else {}),
+            **_why_missing_elsewhere(arrays, splits[1:], plane > 0),
             **conditions,
         },
         unit="nats (error_rise: share of images)",
@@ -111,3 +112,15 @@ def _means(values: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Means over images of each kind of value that is there."""
     kinds = [kind for kind in KINDS if kind in values]
     return {f"{name}_{kind}": values[kind].mean(axis=2, dtype=np.float64) for kind in kinds}
+
+
+def _why_missing_elsewhere(
+    arrays: Mapping[str, np.ndarray], splits: Sequence[str], plane: bool
+) -> dict[str, str]:
+    """Reasons for matched values that are missing on the splits after the first one."""
+    reasons: dict[str, str] = {}
+    for split in splits:
+        reasons |= why_missing(float(arrays[f"{split}_temperature"][0]), f"{split}_")
+        if plane:
+            reasons |= why_missing(float(arrays[f"{split}_plane_matched"][0, 0]), f"{split}_plane_")
+    return reasons

@@ -46,7 +46,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Untested:
+class UntestedClaim:
     """Claims that a study has nothing to test on, by the reason; `yaml` would measure what it can."""
 
     reasons: Mapping[str, tuple[str, ...]]
@@ -67,7 +67,7 @@ def by_paper(data: ReportData) -> dict[str, list[ClaimResult]]:
     return papers
 
 
-def untested(claims: Iterable[ClaimResult]) -> Untested:
+def untested(claims: Iterable[ClaimResult]) -> UntestedClaim:
     """Claims that were not tested, and what would test them."""
     lacking = [claim for claim in claims if claim.verdict == "untested"]
     reasons: dict[str, list[str]] = {}
@@ -78,7 +78,7 @@ def untested(claims: Iterable[ClaimResult]) -> Untested:
     for remedy in dict.fromkeys(claim.remedy for claim in lacking if claim.remedy):
         lines = _merged(lines, yaml.safe_load(remedy))
     text = yaml.safe_dump(lines, sort_keys=False, default_flow_style=None, width=100).strip() if lines else ""
-    return Untested({why: tuple(own) for why, own in reasons.items()}, text)
+    return UntestedClaim({why: tuple(own) for why, own in reasons.items()}, text)
 
 
 def verdict_counts(claims: Sequence[ClaimResult]) -> str:

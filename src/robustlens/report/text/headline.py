@@ -11,6 +11,7 @@ from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.report.text.flags import unexplained
 from robustlens.report.text.wording import attack_name, minus, names, points, sentence, suite_name
 from robustlens.results import EpochRecord
+from robustlens.results.locks import owner
 from robustlens.stats.intervals import Interval
 
 
@@ -134,9 +135,17 @@ def quantity(network: Network, key: str) -> Interval | None:
 
 
 def state(run: RunReport) -> str:
-    """State of a run without an evaluation, in words."""
+    """State of a run without an evaluation, in words; one that nobody works on is incomplete."""
     status = run.record.status
-    return f"{status}: {run.error}" if run.error else STATES.get(status, status)
+    if run.error:
+        return f"{status}: {run.error}"
+    if status in ("training", "trained") and owner(run.source.folder) is None:
+        done, wanted = run.record.epochs_done, run.recipe.optimizer.epochs if run.recipe else 0
+        stopped = (
+            f"training stopped after {done} of {wanted} epochs" if status == "training" else STATES[status]
+        )
+        return f"incomplete: {stopped}; the command that made it goes on"
+    return STATES.get(status, status)
 
 
 def notices(data: ReportData) -> list[tuple[str, str]]:
@@ -145,6 +154,8 @@ def notices(data: ReportData) -> list[tuple[str, str]]:
     for who, run in data.labelled_runs():
         if run.error or run.evaluation is None:
             every.append((who, state(run)))
+        if run.explanation is not None and not run.explanation.is_complete:
+            every.append((who, "incomplete: not all measures of its explanation are there"))
         every += [(who, what) for what in (*unexplained(run), *run.problems)]
     return list(dict.fromkeys(every))
 
