@@ -613,7 +613,7 @@ def command(
     """Run a verb on a model and 20 images; returns the exit code and what was said of errors."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(cli, "keep_memory", lambda: None)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.get(number))
     (tmp_path / "cli_code.py").write_text(CLI_CODE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "cli_code", raising=False)
@@ -687,7 +687,7 @@ def test_the_command_line_takes_a_checkpoint_by_itself_and_with_what_it_does_not
         ("mean", "expected NAME=VALUE"),
         ("mean=0.5", "found mean=0.5, expected one number a channel"),
         ("mean=[a]", "found mean=['a'], expected one number a channel"),
-        ("mean=[0.5", "expected a YAML value"),
+        ("mean=[0.5", "not valid YAML"),
         ("checkpoint=last", "found 'checkpoint', expected an option of the network"),
     ],
 )
@@ -696,7 +696,7 @@ def test_model_options_are_checked_first(
 ) -> None:
     code, said = command("evaluate", "nowhere.pt", "--model-option", option)
     assert code == 2
-    assert "--model-option: found" in said
+    assert "--model-option" in said
     assert words in said
 
 

@@ -149,3 +149,19 @@ def test_weights_of_format_1_load(format_1):
 def test_upgrading_changes_no_present_document():
     content = {"status": "done", "epochs_done": 3}
     assert upgraded("run", content, 2) == content
+
+
+def test_a_folder_of_the_present_format_opens_and_is_sealed(tmp_path):
+    """`format-2.tar.xz`: AT with and without AWP, every epoch measured, as version 0.1.0 wrote them."""
+    folder = unpack("format-2", tmp_path) / "study"
+    study = StudyFolder(folder)
+    assert [run.entry.perturbation for run in study.runs() if run.entry] == [None, "awp"]
+    for run in study.runs():
+        assert list(run.checkpoints_beside("explanation")) == [1, 2, 3, 4]
+        evaluation = run.evaluation()
+        assert evaluation is not None
+        assert len(evaluation.splits["test"].arrays["robust"]) == 64
+    assert len(study.claims) > 20
+    checks = rl.results.verify(folder)
+    assert len(checks) > 40
+    assert all(check.sealed and check.problem is None for check in checks)
