@@ -45,5 +45,5 @@ def test_the_evaluation_says_so():
     given = splits([0, 1, 2, 3] * 5, [0, 1, 1], copies=2)
     result, _ = evaluate_splits(image_network(), given, plan(attacks=["fgsm"]))
     assert result.splits["test"].notes[:2] == doubts(given)
-    assert "4 outputs, and the labels show 2 classes" in result.splits["test"].notes[2]
+    assert "4 outputs, and the labels show 2 of these classes" in result.splits["test"].notes[2]
     assert result.splits["train"].notes == ()

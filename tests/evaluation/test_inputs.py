@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_one_line(x, y, said):
 
 def test_more_outputs_than_labels_show_are_noted():
     assert run(X, EVERY_CLASS).notes == ()
-    assert run(X, Y).notes == ("the model has 4 outputs, and the labels show 2 classes",)
+    assert run(X, Y).notes == ("the model has 4 outputs, and the labels show 2 of these classes",)
 
 
 def test_an_absent_float64_judge_is_noted():

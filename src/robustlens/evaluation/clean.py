@@ -47,4 +47,4 @@ def notes_on(verifier: Verifier | RandomVerifier, y: Int64[Tensor, " n"], classe
         )
     seen = len(y.unique())
     if classes > seen:
-        yield f"the model has {classes} outputs, and the labels show {seen} classes"
+        yield f"the model has {classes} outputs, and the labels show {seen} of these classes"

@@ -7,6 +7,7 @@ it. On a CPU, several processes with one thread each finish more runs than one p
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -75,7 +76,8 @@ def _start(job: Job, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _interrupts_blocked():
-        process = context.Process(target=_work, args=(job, there), name=job.name, daemon=True)
+        arguments = (pickle.dumps(job), job.name, there)
+        process = context.Process(target=_work, args=arguments, name=job.name, daemon=True)
         process.start()
     there.close()
     return _Worker(job, process, here)
@@ -120,24 +122,28 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(job: Job, pipe: Connection) -> None:
-    """What a worker process does: the job, with its events and its error sent home."""
+def _work(pickled: bytes, name: str, pipe: Connection) -> None:
+    """The life of a worker process: the job, with its events and its error sent home.
+
+    The job comes as bytes, since it imports torch, and a worker without its parent should end before that.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError):
         try:
+            job: Job = pickle.loads(pickled)
             job.work(_Sender(pipe), *job.arguments)
             pipe.send(_DONE)
         except RobustlensError as error:
             pipe.send((str(error).splitlines()[0], error.exit_code))
         except SystemExit as error:
-            pipe.send((f"{job.name}: code outside robustlens called sys.exit({error.code!r})", 3))
+            pipe.send((f"{name}: code outside robustlens called sys.exit({error.code!r})", 3))
         except BrokenPipeError:
             raise
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            pipe.send((f"{job.name}: out of memory; lower the batch size or the number of workers", 5))
+            pipe.send((f"{name}: out of memory; lower the batch size or the number of workers", 5))
         finally:
             pipe.close()
 
