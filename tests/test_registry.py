@@ -94,7 +94,7 @@ def test_a_factory_stands_for_an_entry(tmp_path: Path, monkeypatch: pytest.Monke
         "def broken():\n    raise ValueError('first\\nsecond')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry = shapes(factories=True, gives=float, besides=("dot",))
+    registry = shapes(factories=True, result_type=float, other_names=("dot",))
     assert registry.build("my_shapes:line", options={"length": 3}) == 3.0
     for name, options, said in (
         (
@@ -124,7 +124,7 @@ def test_a_factory_stands_for_an_entry(tmp_path: Path, monkeypatch: pytest.Monke
             registry.build(name, options=options)
         assert str(caught.value).startswith(said)
     with pytest.raises(ConfigError, match="gives a str, expected a float"):
-        registry.made("mine", str)
+        registry.call("mine", str)
 
 
 def test_prefixes_are_no_factories() -> None:

@@ -18,7 +18,7 @@ from robustlens.report.data import CheckpointReport, Network, Quantity, ReportDa
 from robustlens.report.reading import read_study
 from robustlens.report.text.claims import by_chance, untested, verdict_counts
 from robustlens.report.text.wording import sentence
-from robustlens.stats.intervals import Interval, without_dust
+from robustlens.stats.intervals import Interval, flushed
 
 Read = Callable[[RunReport, CheckpointReport], float | None]
 """Takes a number out of a run, at one of its checkpoints."""
@@ -249,7 +249,7 @@ def claims(data: ReportData) -> None:
 
 def number(value: float | None) -> str:
     """Three digits, or a dash."""
-    return "-" if value is None else f"{without_dust(value):.3g}"
+    return "-" if value is None else f"{flushed(value):.3g}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: it calls a listener with events, and never prints."""
+"""Events by which long work says how far it is: it calls a listener, and never prints."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

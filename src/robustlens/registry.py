@@ -1,4 +1,4 @@
-"""Registries: what a user may name, with its options, near names, and factories of the user's own.
+"""Registries of what a user may name: its options, near names, and factories of the user's own.
 
 Every kind of thing that people name in a recipe, a study or on the command line is an entry of one
 `Registry`: its name, what it builds, and the options that the signature of that takes, with their types.
@@ -33,8 +33,8 @@ class Registry(Mapping[str, Entry]):
         error: what an unknown name raises.
         hidden: parameters of an entry that are no options: the caller gives them.
         factories: whether "package.module:factory" may stand for an entry.
-        besides: other names that the caller takes, for messages.
-        gives: type of the objects that a factory has to return; None leaves its result and errors alone.
+        other_names: names that the caller takes beside the entries, for messages.
+        result_type: of the object that a factory has to return; None leaves its result and errors alone.
 
     >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "disc": lambda r=1: 3 * r * r})
     >>> shapes.find("squaer")
@@ -51,11 +51,11 @@ class Registry(Mapping[str, Entry]):
         error: type[RobustlensError] = ConfigError,
         hidden: tuple[str, ...] = (),
         factories: bool = False,
-        besides: Iterable[str] = (),
-        gives: type | None = None,
+        other_names: Iterable[str] = (),
+        result_type: type | None = None,
     ) -> None:
         self.what, self.error, self.hidden, self.factories = what, error, hidden, factories
-        self._entries, self._besides, self._gives = dict(entries), besides, gives
+        self._entries, self._other_names, self._result_type = dict(entries), other_names, result_type
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -83,10 +83,10 @@ class Registry(Mapping[str, Entry]):
                 kind = type(factory).__name__
                 raise self.error(f"{where} {name!r}: found {kind}, expected a function or a class")
             return factory
-        names = [*self._entries, *self._besides, *(["package.module:factory"] if self.factories else [])]
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise self.error(f"{where}: found {name!r}, expected one of {', '.join(names)}{hint}")
+        names = [*self._entries, *self._other_names, *(["package.module:factory"] if self.factories else [])]
+        raise self.error(
+            f"{where}: found {name!r}, expected one of {', '.join(names)}{near_name(name, names)}"
+        )
 
     def options(self, name: str) -> tuple[str, ...]:
         """Names of the options that a registered entry takes."""
@@ -106,14 +106,14 @@ class Registry(Mapping[str, Entry]):
     def build(
         self, name: str, *arguments: Any, options: Mapping[str, Any] | None = None, where: str = ""
     ) -> Any:
-        """The entry `name`, called with `arguments` and its checked options; raises as `checked`, `made`."""
+        """The entry `name`, called with `arguments` and its checked options; raises as `checked`, `call`."""
         entry, checked = self.find(name), self.checked(name, options or {}, where)
-        if name in self._entries or self._gives is None:
+        if name in self._entries or self._result_type is None:
             return entry(*arguments, **checked)
-        return self.made(name, entry, *arguments, **checked)
+        return self.call(name, entry, *arguments, **checked)
 
-    def made(self, name: str, factory: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """The object that a factory of the user's returns.
+    def call(self, name: str, factory: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The object that a factory of the user's returns, which may fail in any way.
 
         Raises:
             ConfigError (or the registry's error): it fails, or returns something else; `name` is in the line.
@@ -124,10 +124,16 @@ class Registry(Mapping[str, Entry]):
             raise
         except (Exception, SystemExit) as problem:  # code of the user's can raise anything
             raise self.error(f"{self.what} {name!r}: failed ({one_line(problem)}); mend it") from problem
-        if self._gives is not None and not isinstance(made, self._gives):
-            expected = f"expected a {self._gives.__name__}"
+        if self._result_type is not None and not isinstance(made, self._result_type):
+            expected = f"expected a {self._result_type.__name__}"
             raise self.error(f"{self.what} {name!r}: gives a {type(made).__name__}, {expected}")
         return made
+
+
+def near_name(name: object, names: Iterable[str]) -> str:
+    """The end of a message that proposes the nearest of `names`; empty where none is near."""
+    near = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def is_factory(name: object) -> bool:
@@ -207,10 +213,8 @@ def checked_options(
     checked = {}
     for option, value in options.items():
         if option not in known and not takes_any(entry):
-            near = difflib.get_close_matches(str(option), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             expected = f"expected one of {', '.join(known)}" if known else "it has none"
-            raise error(f"{where}.{option}: unknown option of {name!r}; {expected}{hint}")
+            raise error(f"{where}.{option}: unknown option of {name!r}; {expected}{near_name(option, known)}")
         checked[option] = _validated(types.get(option, _UNKNOWN), value, f"{where}.{option}", error)
     return checked
 
@@ -229,11 +233,9 @@ def _annotations(entry: Any) -> dict[str, Any]:
 def _validated(kind: Any, value: Any, where: str, error: type[RobustlensError]) -> Any:
     if kind is _UNKNOWN or kind is Any:
         return value
-    adapter = (
-        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
-        if _plain(kind)
-        else TypeAdapter(kind)
-    )
+    # A type with a configuration of its own takes no other.
+    has_own = isinstance(kind, type) and hasattr(kind, "__pydantic_config__")
+    adapter = TypeAdapter(kind, config=None if has_own else ConfigDict(arbitrary_types_allowed=True))
     try:
         if isinstance(value, bool) and not _takes_bool(kind):
             adapter.validate_python("a truth value")  # pydantic would make it 0 or 1: refuse it in its words
@@ -241,11 +243,6 @@ def _validated(kind: Any, value: Any, where: str, error: type[RobustlensError]) 
     except ValidationError as problem:
         message = problem.errors()[0]["msg"]
         raise error(f"{where}: found {value!r}; {message[:1].lower()}{message[1:]}") from problem
-
-
-def _plain(kind: Any) -> bool:
-    """Whether pydantic lets the caller configure this type (it has no configuration of its own)."""
-    return not (isinstance(kind, type) and hasattr(kind, "__pydantic_config__"))
 
 
 def _takes_bool(kind: Any) -> bool:

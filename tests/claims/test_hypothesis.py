@@ -22,7 +22,7 @@ def by_setting(folder, name) -> dict[str, ClaimResult]:
 def test_a_new_claim_is_one_function_and_one_entry(tmp_path):
     def half_of_accuracy(run):
         quantity = quantities.accuracy(run)
-        return replace(quantity, of=lambda weights: quantities.accuracy(run).of(weights) / 2)
+        return replace(quantity, function=lambda weights: quantities.accuracy(run).function(weights) / 2)
 
     toy = Hypothesis("toy", "nobody", "It falls.", "half", "half", half_of_accuracy, -1, STRENGTH_SWEEP)
     folder = write(tmp_path, story("accuracy-falls", "holds"))

@@ -12,12 +12,12 @@ from robustlens.config import (
     StudySpec,
     ThreatSpec,
     checked,
-    code_in,
     parsed_yaml,
     read_yaml,
     refuse_code,
     values,
 )
+from robustlens.config.names import code_in
 from robustlens.errors import ConfigError
 
 BAD_NAMES = [

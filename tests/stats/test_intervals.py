@@ -8,11 +8,11 @@ import pytest
 from robustlens.stats.intervals import (
     Interval,
     difference,
+    flushed,
     mean_of,
     over_seeds,
     rounded,
     wilson,
-    without_dust,
 )
 from robustlens.stats.ranks import interval_of_mean_correlation, spearman_interval
 
@@ -88,6 +88,6 @@ def test_p_values_are_005_at_the_ends_of_their_intervals():
     ("number", "shown"), [(-1.11e-16, 0.0), (1.11e-16, 1.11e-16), (-1e-3, -1e-3), (0.0, 0.0)]
 )
 def test_differences_of_equal_numbers_are_zero(number, shown):
-    assert without_dust(number) == shown
-    assert math.copysign(1, without_dust(number)) == math.copysign(1, shown)
+    assert flushed(number) == shown
+    assert math.copysign(1, flushed(number)) == math.copysign(1, shown)
     assert rounded(number * 1e9, 1e9 * 0.5) == (0.0 if abs(number) < 1e-9 else number * 1e9)

@@ -57,8 +57,8 @@ ATTACKS: Registry[Entry] = Registry(
         "min-norm": Entry(MinimumNorm),
     },
     factories=True,
-    besides=(*SUITES, "NAME-STEPS"),
-    gives=Attack,
+    other_names=(*SUITES, "NAME-STEPS"),
+    result_type=Attack,
 )
 """Attacks by name. "pgd-50" is `pgd` with 50 steps; "cw" is PGD on the margin; "square" counts queries."""
 
@@ -149,5 +149,5 @@ def _build(name: str, threat: ThreatModel, **options: Any) -> Attack:
         if entry.count is None:
             raise ConfigError(f"attacks: found {name!r}, but {base!r} has no steps; expected {base!r}")
         options[entry.count] = int(ending[2])
-    attack: Attack = ATTACKS.made(base, entry, threat, **options)
+    attack: Attack = ATTACKS.call(base, entry, threat, **options)
     return attack

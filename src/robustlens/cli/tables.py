@@ -8,7 +8,7 @@ from rich.table import Table
 from robustlens.cli.display import console, output
 from robustlens.config import eps_text
 from robustlens.results import EvaluationResult, Measurement, Run, StudyFolder
-from robustlens.stats.intervals import Interval, without_dust
+from robustlens.stats.intervals import Interval, flushed
 
 if TYPE_CHECKING:
     from robustlens.study import PlannedRun
@@ -101,7 +101,7 @@ def measurements(measures: Mapping[str, Measurement]) -> None:
     for name, measurement in measures.items():
         output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
         for key, value in _leaves(measurement.value):
-            text = f"{without_dust(value):.4g}" if isinstance(value, float) else str(value)
+            text = f"{flushed(value):.4g}" if isinstance(value, float) else str(value)
             text = "; ".join(value) if key == "favourable" else text
             output.print(f"  {key}  {text}", markup=False)
 

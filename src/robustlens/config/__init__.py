@@ -1,7 +1,7 @@
-"""What people write: recipes, plans and studies, frozen, checked and hashed. No torch."""
+"""Recipes, plans and studies as people write them: frozen, checked and hashed. No torch."""
 
 from robustlens.config.checkpoint import BEST, LAST, Checkpoint
-from robustlens.config.names import Name, code_in, name_problem, refuse_code
+from robustlens.config.names import name_problem, refuse_code
 from robustlens.config.plans import EvaluationPlan, ExplanationPlan, Plan
 from robustlens.config.recipe import (
     AttackSpec,
@@ -23,7 +23,6 @@ from robustlens.config.recipe import (
 from robustlens.config.study import StudySpec
 from robustlens.config.values import (
     Number,
-    Values,
     checked,
     eps_text,
     norm_name,
@@ -46,7 +45,6 @@ __all__ = [
     "InitSpec",
     "ModelSpec",
     "MonitorSpec",
-    "Name",
     "Number",
     "OptimizerSpec",
     "PerturbationSpec",
@@ -57,9 +55,7 @@ __all__ = [
     "SAMSpec",
     "StudySpec",
     "ThreatSpec",
-    "Values",
     "checked",
-    "code_in",
     "eps_text",
     "name_problem",
     "norm_name",

@@ -1,4 +1,4 @@
-"""Which weights of a run: the best, the last, or those of a kept epoch."""
+"""Checkpoints of a run: the best weights, the last, or those of a kept epoch."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 from robustlens.errors import ConfigError
 
 SELECTIONS = ("both", "every")
-"""What a plan may ask for beside one checkpoint: best and last, or these and every kept epoch."""
+"""Sets of checkpoints that a plan may ask for: best and last, or these and every kept epoch."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is done to the checkpoints of a run: how they are attacked, and what is measured of them."""
+"""Plans for the checkpoints of a run: how they are attacked, and what is measured of them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,7 +13,7 @@ SomePlan = TypeVar("SomePlan", bound="Plan")
 
 
 class Plan(Values):
-    """Base of what is done to the checkpoints of a run.
+    """Base of the plans for the checkpoints of a run.
 
     `checkpoint` is "best", "last" or one that `keep_every` kept, "epoch-0010"; "both" means the best, and
     the last beside it; "every" the kept ones as well.
@@ -37,7 +37,7 @@ class Plan(Values):
 
 
 class EvaluationPlan(Plan):
-    """How models are attacked: the same on training and test images."""
+    """Attacks on a trained network: the same on training and test images."""
 
     threat: ThreatSpec = ThreatSpec()
     attacks: tuple[str, ...] = ("fgsm", "pgd-20", "cw-20")
@@ -48,13 +48,13 @@ class EvaluationPlan(Plan):
     """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
     batch_size: int = Field(default=256, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """What attacks search in; what counts is decided in float32 and float64."""
+    """Precision of the attacks' search; verdicts are of float32 and float64."""
     save_adversarial: bool = False
     seed: int = 0
 
 
 class ExplanationPlan(Plan):
-    """What is measured of a trained network, under which threat, and on how many images."""
+    """Measures of a trained network, their threat, and the number of images."""
 
     threat: ThreatSpec = ThreatSpec()
     measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "landscape")

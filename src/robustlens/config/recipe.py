@@ -16,11 +16,11 @@ from robustlens.config.values import Number, Values, canonical, flat, norm_name,
 
 
 class DataSpec(Values):
-    """Which images. `augment: auto` is the field's choice for the data set (crop and flip on CIFAR)."""
+    """Images. `augment: auto` is the field's choice for the data set (crop and flip on CIFAR)."""
 
     name: str = "fashion-mnist-10k"
     data_dir: str | None = Field(default=None, exclude=True)
-    """Where the files lie; not part of the hash, since the same data may lie elsewhere."""
+    """Folder of the files; not part of the hash, since the same data may lie elsewhere."""
     train_limit: int | None = Field(default=None, gt=0)
     test_limit: int | None = Field(default=None, gt=0)
     validation: Number = Field(default=0.1, ge=0, lt=1)
@@ -32,7 +32,7 @@ class DataSpec(Values):
 
 
 class ModelSpec(Values):
-    """Which architecture: a registered name or "package.module:factory", with its options."""
+    """Architecture: a registered name or "package.module:factory", with its options."""
 
     name: str = "small-cnn"
     options: dict[str, Any] = {}
@@ -117,7 +117,7 @@ class FactoryPerturbationSpec(PerturbationSpec):
 
 
 class InitSpec(Values):
-    """Where the weights start: those of another network, of this architecture."""
+    """Start from the weights of another network, of this architecture."""
 
     model: str
     """A run folder or a file of weights. Its content is no part of the hash, but bound to the run's state."""
@@ -128,7 +128,7 @@ class InitSpec(Values):
 
 
 class CapacitySpec(Values):
-    """What the singular values of the weights are held to, so that strengths compare at one capacity.
+    """Range that the singular values of the weights are held to: strengths then compare at one capacity.
 
     `low` 0 caps the spectral norm alone; `low` 1/(1 + xi) and `high` 1 + xi are singular value bounding
     (Jia et al. 2017).
@@ -182,11 +182,11 @@ class PseudoLabelSpec(Values):
     share: Number = Field(default=0.5, gt=0, lt=1)
     """Of every batch."""
     teacher: OptimizerSpec = OptimizerSpec()
-    """How the standard network is trained, on the labelled images."""
+    """Training of the standard network, on the labelled images."""
 
 
 class MonitorSpec(Values):
-    """What is measured after every epoch, on fixed images, at w, in eval mode, without augmentation."""
+    """Measurements after every epoch, on fixed images, at w, in eval mode, without augmentation."""
 
     examples: int = Field(default=512, ge=1)
     steps: int = Field(default=10, ge=1)

@@ -1,6 +1,5 @@
 """Base of everything that people write in YAML: frozen values, fractions, one-line errors."""
 
-import difflib
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robustlens.errors import ConfigError
+from robustlens.registry import near_name
 
 
 def norm_name(text: str) -> str:
@@ -123,7 +123,7 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(one_line(error, where, kind)) from error
+        raise ConfigError(_first_problem(error, where, kind)) from error
 
 
 LARGEST_YAML, MOST_VALUES = 1 << 18, 20_000
@@ -177,17 +177,15 @@ def _written_out(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def one_line(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+def _first_problem(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     """The first problem that pydantic found, as field, value found and value expected."""
     # A misspelt key explains what is missing beside it, so it goes first.
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join([where, *(str(part) for part in problem["loc"])]).strip(".")
     if problem["type"] == "extra_forbidden":
         names = _fields(kind, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         shown = f"found {repr(problem['input'])[:80]}; expected one of {', '.join(names)}"
-        return f"{place}: unknown key, {shown}{hint}"
+        return f"{place}: unknown key, {shown}{near_name(problem['loc'][-1], names)}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "value_error":  # one of our own checks, which says what it found
         text = str(problem["ctx"]["error"])

@@ -79,7 +79,7 @@ AUGMENTATIONS: Registry[Callable[[], Augment]] = Registry(
     "data.augment",
     {name: partial(Augmentation, **options) for name, options in (_WHOLE | _CUT).items()},
     factories=True,
-    gives=Augment,
+    result_type=Augment,
 )
 """Augmentations by name; the hole has the size of the CIFAR-10 experiments of DeVries and Taylor 2017."""
 

@@ -40,7 +40,7 @@ DATASETS: Registry[Dataset] = Registry(
     "data.name",
     {"fashion-mnist-10k": embedded.EmbeddedDataset(), **hub.HUB_DATASETS},
     factories=True,
-    besides=READERS,
+    other_names=READERS,
 )
 """Data sets by name. "package.module:factory" is a function of yours (see `read`)."""
 
@@ -84,7 +84,7 @@ def _reader_of(name: str) -> Reader | None:
 def _made(name: str, factory: Any, data_dir: Path | None) -> Sources:
     """The data that a function of the user's returns."""
     options = {"data_dir": data_dir} if "data_dir" in parameters_of(factory) else {}
-    made = DATASETS.made(name, factory, **options)
+    made = DATASETS.call(name, factory, **options)
     if isinstance(made, Sources):
         return made
     if not isinstance(made, tuple | list) or len(made) != 4:

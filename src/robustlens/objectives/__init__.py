@@ -53,7 +53,7 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     },
     hidden=("inner_attack",),
     factories=True,
-    gives=Objective,
+    result_type=Objective,
 )
 """Objectives by name; their parameters are the options of a recipe, of the types that they declare."""
 

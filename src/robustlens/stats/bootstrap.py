@@ -39,8 +39,8 @@ class Quantity:
     """A measured quantity of one run: a number, or a number per layer.
 
     Args:
-        of: `of(*weights) -> (b,)`, or `(b, layers)`. It gets one `(b, n)` array of weights per entry of
-            `examples`; rows sum to one.
+        function: `function(*weights) -> (b,)`, or `(b, layers)`. It gets one `(b, n)` array of weights, whose
+            rows sum to one, per entry of `examples`.
         examples: the sets of images it rests on; they are resampled apart from one another. Empty where there
             is nothing to resample, such as the spectrum of a weight matrix.
         layers: names, where there is a number per layer.
@@ -50,7 +50,7 @@ class Quantity:
             which are never negative.
     """
 
-    of: Callable[..., Array]
+    function: Callable[..., Array]
     examples: tuple[Examples, ...] = ()
     layers: tuple[str, ...] = ()
     conditions: str = ""
@@ -59,7 +59,7 @@ class Quantity:
 
     def value(self) -> Array:
         """The value as measured: shape (), or (layers,)."""
-        return np.asarray(self.of(*(np.full((1, part.n), 1 / part.n) for part in self.examples))[0])
+        return np.asarray(self.function(*(np.full((1, part.n), 1 / part.n) for part in self.examples))[0])
 
 
 class Bootstrap:
@@ -76,7 +76,7 @@ class Bootstrap:
         return np.random.default_rng([self.seed, *np.frombuffer(digest, dtype=np.uint32).tolist()])
 
     def counts(self, examples: Examples) -> NDArray[np.uint8]:
-        """How often each image appears in each resample, (resamples, n)."""
+        """Number of times that each image appears in each resample, (resamples, n)."""
         if examples not in self._counts:
             rng, n = self.generator(examples.key), examples.n
             rows = []
@@ -94,7 +94,9 @@ class Bootstrap:
         counts = [self.counts(part) for part in quantity.examples]
         parts, start = [], 0
         for size in self._sizes():
-            parts.append(quantity.of(*(count[start : start + size] / count.shape[1] for count in counts)))
+            parts.append(
+                quantity.function(*(count[start : start + size] / count.shape[1] for count in counts))
+            )
             start += size
         return np.concatenate(parts)
 

@@ -10,7 +10,7 @@ from robustlens.errors import DataError
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
-"""What lies beyond either end of an interval."""
+"""Share that lies beyond either end of an interval."""
 ROUNDING = 1e-9
 """Differences below this share of what is compared are rounding."""
 _Z = NormalDist().inv_cdf(0.975)
@@ -78,12 +78,12 @@ def rounded(difference: float, scale: float) -> float:
     return 0.0 if abs(difference) <= ROUNDING * scale else difference
 
 
-def without_dust(number: float) -> float:
+def flushed(number: float) -> float:
     """The number, or zero where it lies in -1e-12 .. 0: a difference of equal numbers, whatever their size.
 
     Tiny positive numbers (singular values, p-values) mean what they say.
 
-    >>> without_dust(-1.11e-16), without_dust(1.11e-16), without_dust(-0.25)
+    >>> flushed(-1.11e-16), flushed(1.11e-16), flushed(-0.25)
     (0.0, 1.11e-16, -0.25)
     """
     return 0.0 if -1e-12 <= number <= 0 else number

@@ -10,10 +10,8 @@ from scipy import stats
 from robustlens.stats.bootstrap import Array, divide
 from robustlens.stats.intervals import TAIL, Inference
 
-MIN_POINTS = 4
-"""Fewest points of which a rank correlation is reported: the interval of fewer is not defined."""
 LEAST_POINTS = 4
-"""Below so many points (methods, epochs), ranks say next to nothing."""
+"""Fewest points (methods, epochs) of which a rank correlation is reported: fewer have no interval."""
 _ENUMERATED = 200_000
 """Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
 
@@ -65,7 +63,7 @@ def spearman_interval(rho: float, n: int) -> Inference:
     that n ranks can have. The interval then excludes zero exactly where the permutation test has p <= 0.05
     for n from 4 to 6, and is slightly more careful beyond.
     """
-    if n < MIN_POINTS:
+    if n < LEAST_POINTS:
         return Inference(rho)
     largest = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -largest), largest))

@@ -10,7 +10,7 @@ from robustlens.report.drawing.spec import Axis, Figure, Panel, floats, view
 from robustlens.report.figures.panels import interval_series, views
 from robustlens.report.text.wording import minus
 from robustlens.stats.intervals import Interval
-from robustlens.stats.ranks import MIN_POINTS, spearman
+from robustlens.stats.ranks import LEAST_POINTS, spearman
 
 NUMBERS = (
     ("Landscape rise", "rise of the adversarial loss at |alpha| = 0.5 (nats)", "landscape", "rise", "0.5"),
@@ -116,7 +116,7 @@ def scatter(title: str, unit: str, points: Iterable[LabelledPoint]) -> Panel:
 
 def _correlation(points: Sequence[LabelledPoint]) -> str:
     """Spearman's correlation of flatness and gap, for a title; nothing of too few networks."""
-    if len(points) < MIN_POINTS:
+    if len(points) < LEAST_POINTS:
         return ""
     rho = spearman(np.array([flat for _, flat, _ in points]), np.array([gap.value for *_, gap in points]))
     return "" if rho is None else f", rank correlation {minus(f'{rho:.2f}')}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustlens.config import Recipe
 from robustlens.config.recipe import FactoryPerturbationSpec
-from robustlens.stats.intervals import rounded, without_dust
+from robustlens.stats.intervals import flushed, rounded
 
 OBJECTIVES = {
     "standard": "Standard",
@@ -47,7 +47,7 @@ def number(value: float, digits: int = 3, scale: float = 0.0) -> str:
     >>> number(-0.01234), number(1234567.0), number(0.5), number(-1.11e-16), number(1.11e-16, scale=0.5)
     ('\N{MINUS SIGN}0.0123', '1.23e+06', '0.5', '0', '0')
     """
-    return minus(f"{without_dust(rounded(value, scale)):.{digits}g}")
+    return minus(f"{flushed(rounded(value, scale)):.{digits}g}")
 
 
 def p_value(p: float) -> str:
