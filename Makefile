@@ -30,7 +30,7 @@ imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.installed-dev browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m 'not slow' $(FAST)

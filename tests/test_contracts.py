@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import robustlens as rl
-from helpers.small_models import Snapshot, everything, images
+from helpers.small_models import NonEmpty, Snapshot, everything, images
 from robustlens.config import AttackSpec
 from robustlens.data import from_tensors
 from robustlens.explain import MEASURES, Subject
@@ -165,7 +165,7 @@ class TestAttack:
         before.assert_unchanged()
 
     def test_works_on_any_shape_and_on_no_images(self, attack_name, norm):
-        model = nn.Sequential(nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 4))
+        model = nn.Sequential(NonEmpty(), nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 4))
         attack = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm]))
         assert attack(model, torch.rand(3, 7), torch.tensor([0, 1, 3])).shape == (3, 7)
         assert attack(model, torch.rand(0, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 7)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import robustlens as rl
+from helpers.small_models import NonEmpty
 from robustlens.config import ExplanationPlan
 from robustlens.data import Splits, from_tensors
 from robustlens.explain import MEASURES
@@ -35,14 +36,15 @@ PLAN = ExplanationPlan.model_validate(
 
 def network() -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    layers = nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    return nn.Sequential(NonEmpty(), *layers).eval()
 
 
 def constant() -> nn.Module:
     linear = nn.Linear(16, 3)
     nn.init.zeros_(linear.weight)
     linear.bias.data = torch.tensor([1.0, 0.0, 0.0])
-    return nn.Sequential(nn.Flatten(), linear)
+    return nn.Sequential(NonEmpty(), nn.Flatten(), linear)
 
 
 def splits(labels: Callable[[Tensor], Tensor], model: nn.Module) -> Splits:

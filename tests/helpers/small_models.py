@@ -6,6 +6,14 @@ import torch
 from torch import Tensor, nn
 
 
+class NonEmpty(nn.Module):
+    """The images themselves, of which there must be some: as InstanceNorm, which refuses an empty batch."""
+
+    def forward(self, x):
+        assert len(x), "a network is not called on no images"
+        return x
+
+
 class Everything(nn.Module):
     """A network with all that an attack must leave alone: BatchNorm, dropout, submodules in mixed modes."""
 

@@ -81,6 +81,8 @@ class APGD(TargetedRestarts):
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
         with admitted(model, x, y, self.threat) as (x, y):
+            if len(x) == 0:
+                return x.clone()
             logits = self._mean_logits(model, x)
             if (self.target_rank or 0) >= logits.shape[1] - 1:
                 return x.clone()  # there are fewer classes

@@ -50,5 +50,7 @@ class Ensemble:
             generator = noise.generator_for(noise.seed_from(generator))
         threat = next((attack.threat for attack in self.attacks if hasattr(attack, "threat")), None)
         with admitted(model, x, y, threat) as (x, y):
+            if len(x) == 0:
+                return x.clone()
             goal = Goal.of(model, x, y, "margin", targeted=False)
             return in_turn(self.tries(), model, x, y, goal, generator=generator)

@@ -88,6 +88,8 @@ class PGD(Restarts):
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
         with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
+            if len(x) == 0:
+                return x.clone()
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
@@ -123,6 +125,8 @@ class PGD(Restarts):
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
         seed = noise.seed_from(generator, self.seed)
         with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
+            if len(x) == 0:
+                return x.clone()
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             return self._ascend(model, x, goal, self.keys(x, seed), weights=weights)
 

@@ -94,6 +94,8 @@ class Square(Restarts):
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
         with admitted(model, x, y, self.threat) as (x, y), torch.no_grad():
+            if len(x) == 0:
+                return x.clone()
             goal = Goal.of(model, x, y, "margin", targeted=False)
             if self.restarts > 1:
                 return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)

@@ -38,6 +38,8 @@ def margin_paths(
     """
     if points < 1:
         raise ConfigError(f"geometry.points: found {points}, expected at least 1")
+    if len(x) == 0:
+        return np.empty((0, points + 1), np.float32)
     labels, start, end = y.cpu(), x.detach().cpu(), nearest.cpu()
     shares = torch.linspace(0, 1, points + 1).tolist()
     margins = [
@@ -85,6 +87,8 @@ def stretch(
     Raises:
         ModelError: the last layer called is not linear, or is called more than once.
     """
+    if len(x) == 0:
+        return {"at_x": np.empty(0, np.float32), "on_the_way": np.empty(0, np.float32)}
     at_x, on_the_way = [], []
     with inference(model):
         features, device = features_of(model, x[:1]), device_of(model)
@@ -134,4 +138,4 @@ def _norm(values: Tensor) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:
-    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)
+    return torch.cat(parts).cpu().numpy()
