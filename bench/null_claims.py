@@ -85,7 +85,7 @@ class MadeUpRun(Run):
         """Done."""
         return RunRecord(status="done")
 
-    def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
+    def other_checkpoints(self, stage: Stage) -> dict[int, Checkpoint]:
         """The last checkpoint and three before it, of adversarial training."""
         assert self.entry is not None
         return dict(KEPT) if self.entry.eps > 0 else {40: LAST}

@@ -107,7 +107,7 @@ def along_training(networks: Iterable[Network], columns: "Columns") -> None:
     """The best checkpoint, and every epoch that was evaluated, a row each: means over seeds, and ranges."""
     rows = []
     for network in networks:
-        every = [(run, checkpoints(run)) for run in network.runs if run.beside]
+        every = [(run, checkpoints(run)) for run in network.runs if run.other_checkpoints]
         for name in dict.fromkeys(name for _, by_name in every for name in by_name):
             there = [(run, by_name[name]) for run, by_name in every if name in by_name]
             cells = [spread([read(run, at) for run, at in there]) for _, read in columns]
@@ -124,7 +124,7 @@ def along_training(networks: Iterable[Network], columns: "Columns") -> None:
 
 def checkpoints(run: RunReport) -> dict[str, CheckpointReport]:
     """The chosen checkpoint, and those beside it, by name."""
-    return {"best": run} | {str(at.checkpoint): at for at in run.beside}
+    return {"best": run} | {str(at.checkpoint): at for at in run.other_checkpoints}
 
 
 def pace(run: RunReport, at: CheckpointReport) -> float | None:

@@ -236,7 +236,7 @@ def test_every_kept_epoch_is_explained_once(run: Run, splits: Splits, calls: Cal
         assert result.provenance.checkpoint == BEST
     assert calls == ["mean"] * 4  # the best, two kept epochs, and the last, which was kept too
     first, second = (Checkpoint("epoch", epoch) for epoch in (1, 2))
-    assert run.checkpoints_beside("explanation") == {1: first, 2: second, 3: LAST}
+    assert run.other_checkpoints("explanation") == {1: first, 2: second, 3: LAST}
     for beside, seed in ((None, 0), (first, 2), (second, 3), (LAST, 1)):
         assert read(run, beside).measures["mean"].value["mean"] == pytest.approx(mean_of(seed))
 
@@ -252,7 +252,7 @@ def test_the_primary_checkpoint_comes_last_so_that_its_result_stands_for_all(
     with pytest.raises(KeyboardInterrupt):
         explain_run(run, wanted, splits=splits, progress=stop)
     assert run.explanation() is None
-    assert len(run.checkpoints_beside("explanation")) == 3
+    assert len(run.other_checkpoints("explanation")) == 3
     assert not run.is_current("explanation", wanted)
 
 
@@ -269,9 +269,9 @@ def test_results_of_another_plan_do_not_stay_beside_the_new_one(
 ) -> None:
     explain_run(run, plan("mean", checkpoint="both"), splits=splits)
     explain_run(run, plan("mean"), splits=splits)  # the same but for the checkpoint: the last one's holds
-    assert run.checkpoints_beside("explanation") == {3: LAST}
+    assert run.other_checkpoints("explanation") == {3: LAST}
     explain_run(run, plan("count"), splits=splits)
-    assert run.checkpoints_beside("explanation") == {}
+    assert run.other_checkpoints("explanation") == {}
     assert not (run.folder / "explanation-last.safetensors").exists()
 
 

@@ -159,7 +159,7 @@ def test_a_file_of_others_is_no_weights_of_a_run(tmp_path: Path) -> None:
 
 def test_the_seal_names_the_weights(tmp_path: Path) -> None:
     path = run_with_weights(tmp_path)
-    seal = files.found_seal(path.read_bytes())
+    seal = files.seal_of(path.read_bytes())
     assert seal is not None
     run_with_weights(tmp_path)
-    assert files.found_seal(path.read_bytes()) != seal, "other weights have another seal"
+    assert files.seal_of(path.read_bytes()) != seal, "other weights have another seal"

@@ -95,7 +95,10 @@ def test_every_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_checkpoints_beside_the_chosen_one_are_in_order(tmp_path: Path) -> None:
     folder = measure_more(write_study(tmp_path, members=QUICKSTART[:2], n=60))
     run = read_study(folder).runs[0]
-    assert [(str(at.checkpoint), at.epoch) for at in run.beside] == [("epoch-0001", 1), ("last", 8)]
-    assert run.last is run.beside[1]
+    assert [(str(at.checkpoint), at.epoch) for at in run.other_checkpoints] == [
+        ("epoch-0001", 1),
+        ("last", 8),
+    ]
+    assert run.last is run.other_checkpoints[1]
     assert run.last.checkpoint == LAST
     assert run.checkpoint is None

@@ -151,7 +151,7 @@ def test_sealing_keeps_the_tensors_and_the_header(tmp_path):
     assert load_file(tmp_path / "a.safetensors")["b"].tolist() == [0, 1, 2, 3]
     sealed = (tmp_path / "a.safetensors").read_bytes()
     header = array_files.check_tensors(sealed, "a", array_files.metadata_of(tmp_path / "a.safetensors"))
-    assert (header.values["recipe"], header.seal) == ("abc", files.found_seal(sealed))
+    assert (header.values["recipe"], header.seal) == ("abc", files.seal_of(sealed))
 
 
 def test_the_file_before_is_kept_where_it_is_asked_for(tmp_path):

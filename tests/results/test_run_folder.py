@@ -227,7 +227,7 @@ def test_a_result_is_current_where_nothing_that_it_came_from_has_changed(trained
             "evaluation", EvaluationResult(expected, one.threat, one.attacks, one.splits, one.gaps), beside
         )
     assert trained.is_current("evaluation", plan)
-    assert list(trained.checkpoints_beside("evaluation").items()) == [(1, Checkpoint("epoch", 1)), (2, LAST)]
+    assert list(trained.other_checkpoints("evaluation").items()) == [(1, Checkpoint("epoch", 1)), (2, LAST)]
     assert not trained.is_current("evaluation", EvaluationPlan(checkpoint="every", restarts=2))
     array_files.write_arrays(trained.folder / "last.safetensors", {"w": np.zeros(3)})
     assert not trained.is_current("evaluation", plan), "other weights"
@@ -251,7 +251,7 @@ def test_stale_results_beside_the_primary_one_are_removed(trained):
         plan, own = EvaluationPlan(restarts=restarts), trained.recipe.hash()
         trained.write("evaluation", evaluation(plan, checkpoint=beside or BEST, recipe=own), beside)
     trained.remove_stale("evaluation")
-    assert list(trained.checkpoints_beside("evaluation").values()) == [Checkpoint("epoch", 1)]
+    assert list(trained.other_checkpoints("evaluation").values()) == [Checkpoint("epoch", 1)]
     assert not (trained.folder / "evaluation-last.safetensors").exists()
 
 

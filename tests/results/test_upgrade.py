@@ -30,8 +30,8 @@ def test_every_document_opens(format_1):
     for run in study.runs():
         assert run.record.status == "done"
         assert [epoch.epoch for epoch in run.metrics()] == [1, 2, 3, 4]
-        assert list(run.checkpoints_beside("evaluation")) == [1, 2, 3, 4]
-        for beside in (None, *run.checkpoints_beside("evaluation").values()):
+        assert list(run.other_checkpoints("evaluation")) == [1, 2, 3, 4]
+        for beside in (None, *run.other_checkpoints("evaluation").values()):
             evaluation, explanation = run.evaluation(beside), run.explanation(beside)
             assert evaluation is not None
             assert explanation is not None
@@ -157,7 +157,7 @@ def test_a_folder_of_the_present_format_opens_and_is_sealed(tmp_path):
     study = StudyFolder(folder)
     assert [run.entry.perturbation for run in study.runs() if run.entry] == [None, "awp"]
     for run in study.runs():
-        assert list(run.checkpoints_beside("explanation")) == [1, 2, 3, 4]
+        assert list(run.other_checkpoints("explanation")) == [1, 2, 3, 4]
         evaluation = run.evaluation()
         assert evaluation is not None
         assert len(evaluation.splits["test"].arrays["robust"]) == 64

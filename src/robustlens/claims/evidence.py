@@ -106,7 +106,7 @@ class RunData:
     def along_training(self) -> "list[RunData]":
         """This run at every checkpoint that was evaluated beside its primary one; `Missing` if at none."""
         with _missing_if_damaged():
-            checkpoints = self.run.checkpoints_beside("evaluation")
+            checkpoints = self.run.other_checkpoints("evaluation")
         if not checkpoints:
             reason = f"{self.name} {self._state()} and has no evaluation along its training"
             raise Missing(reason, remedies.along_training(self.study.record))

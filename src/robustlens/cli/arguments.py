@@ -125,12 +125,10 @@ def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
     """Refuse to replace a result of another plan, which a study may stand on."""
     primary, *others = plan.checkpoints(run.kept_checkpoints())
     wanted: dict[Checkpoint | None, Checkpoint] = {None: primary, **{one: one for one in others}}
-    for beside, checkpoint in wanted.items():
-        result = run.result(stage, beside)
+    for other, checkpoint in wanted.items():
+        result = run.result(stage, other)
         if result is not None and result.provenance.plan != plan.at(checkpoint).model_dump(mode="json"):
-            raise ConfigError(
-                f"{run.files(stage, beside).path}: holds the result of another plan; give --out"
-            )
+            raise ConfigError(f"{run.files(stage, other).path}: holds the result of another plan; give --out")
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtyping import Bool, Float, Int64
-from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -41,10 +40,9 @@ class AdversarialImages:
             x_adv[row] = image
         for path in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
             try:
-                array_files.read_header(path)
+                _, saved = array_files.read_tensors(path)
             except StateError as error:
                 raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
-            saved = load_file(path)
             used = broken[saved["rows"]]
             x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x.dtype)
         return x_adv

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from robustlens import data, models
 from robustlens.config import Checkpoint, EvaluationPlan
 from robustlens.data import Splits
-from robustlens.errors import StateError
 from robustlens.evaluation.evaluation import Evaluation, gaps
 from robustlens.evaluation.images import evaluate
 from robustlens.progress import Listener, silent
-from robustlens.results import EvaluationResult, Provenance, Run, ThreatRecord
+from robustlens.results import EvaluationResult, Provenance, Run
 from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
-from robustlens.version import __version__
 
 
 def evaluate_run(
@@ -50,9 +48,9 @@ def evaluate_run(
     """
     splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
     run.check_data(splits.fingerprint)
-    for beside, one in run.missing("evaluation", plan):
+    for other, one in run.missing("evaluation", plan):
         model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-        _evaluate_into(run, model, splits, one, run.expected(one), progress, beside)
+        _evaluate_into(run, model, splits, one, run.expected(one), progress, other)
     run.remove_stale("evaluation")
     result = run.evaluation()
     assert result is not None
@@ -73,15 +71,12 @@ def evaluate_model(
         StateError: the folder holds the evaluation of another model, data or plan.
     """
     run = Run(folder)
-    expected = _provenance(model, splits, plan)
+    expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
     saved = run.evaluation()
     if saved is None:
         return _evaluate_into(run, model, splits, plan, expected, progress)
-    difference = saved.provenance.difference(expected)
-    if difference is None:
-        return saved
-    other = "model" if difference == "weights" else difference
-    raise StateError(f"{folder}/evaluation.json: belongs to another {other}; choose another --out")
+    run.check_source("evaluation", saved.provenance, expected)
+    return saved
 
 
 def evaluate_splits(
@@ -98,7 +93,7 @@ def evaluate_splits(
     asks for them. `state` is a folder for progress, as for `evaluate`.
     """
     began = perf_counter()
-    threat = ThreatModel(plan.threat.norm, plan.threat.eps)
+    threat = ThreatModel.of(plan.threat)
     parts = {"test": (splits.test, plan.test_examples), "train": (splits.train, plan.train_examples)}
     evaluations: dict[str, Evaluation] = {}
     results = {}
@@ -125,8 +120,8 @@ def evaluate_splits(
         adversarial |= _adversarial(name, evaluations[name], part.index)
     results["test"] = replace(results["test"], notes=(*data.doubts(splits), *results["test"].notes))
     result = EvaluationResult(
-        provenance=_provenance(model, splits, plan),
-        threat=ThreatRecord(threat.norm, threat.eps, threat.bounds),
+        provenance=Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan),
+        threat=threat.record(),
         attacks=tuple(results["test"].by_attack),
         splits=results,
         gaps=gaps(results["train"], results["test"]),
@@ -136,18 +131,6 @@ def evaluate_splits(
     return result, adversarial
 
 
-def _provenance(model: nn.Module, splits: Splits, plan: EvaluationPlan) -> Provenance:
-    """Provenance of a result of a model that has no recipe: its weights are known by their fingerprint."""
-    return Provenance(
-        recipe=None,
-        weights=models.fingerprint(model),
-        data=splits.fingerprint,
-        checkpoint=None,
-        plan=plan.model_dump(mode="json"),
-        version=__version__,
-    )
-
-
 def _evaluate_into(
     run: Run,
     model: nn.Module,
@@ -155,16 +138,16 @@ def _evaluate_into(
     plan: EvaluationPlan,
     provenance: Provenance,
     progress: Listener,
-    beside: Checkpoint | None = None,
+    other: Checkpoint | None = None,
 ) -> EvaluationResult:
     """Evaluate, and write the files. Progress is kept beside them until they are there."""
-    state = run.state_folder(beside)
+    state = run.state_folder(other)
     with locked(run.folder):
         result, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
         result = replace(result, provenance=provenance)
         if adversarial:
-            run.write_arrays(run.adversarial_name(beside), adversarial)
-        run.write("evaluation", result, beside)
+            run.write_arrays(run.adversarial_name(other), adversarial)
+        run.write("evaluation", result, other)
         shutil.rmtree(state, ignore_errors=True)
     return result
 

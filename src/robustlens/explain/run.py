@@ -11,15 +11,13 @@ from torch import nn
 from robustlens import data, models
 from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
-from robustlens.errors import StateError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import get
 from robustlens.machine import float32_products
 from robustlens.progress import Event, Listener, silent
-from robustlens.results import ExplanationResult, Provenance, Run, ThreatRecord
+from robustlens.results import ExplanationResult, Provenance, Run
 from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
-from robustlens.version import __version__
 
 _SAME_IMAGES = ("examples", "seed", "threat")  # fields of two plans that must agree for a measure to be kept
 
@@ -70,9 +68,9 @@ def explain_run(
     with locked(run.folder):
         splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
         run.check_data(splits.fingerprint)
-        for beside, one in run.missing("explanation", plan):
+        for other, one in run.missing("explanation", plan):
             network = partial(models.load, run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-            _explain_into(run, beside, run.expected(one), one, network, splits, progress)
+            _explain_into(run, other, run.expected(one), one, network, splits, progress)
         run.remove_stale("explanation")
     result = run.explanation()
     assert result is not None
@@ -89,26 +87,17 @@ def explain_model(
         StateError: the folder holds the explanation of another network or of other images.
     """
     run = Run(folder)
-    expected = Provenance(
-        recipe=None,
-        weights=models.fingerprint(model),
-        data=splits.fingerprint,
-        checkpoint=None,
-        plan=plan.model_dump(mode="json"),
-        version=__version__,
-    )
+    expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
     with locked(folder):
         saved = run.explanation()
-        difference = None if saved is None else saved.provenance.difference(_at_plan(expected, saved))
-        if difference is not None:
-            other = "model" if difference == "weights" else difference
-            raise StateError(f"{folder}/explanation.json: belongs to another {other}; choose another --out")
+        if saved is not None:
+            run.check_source("explanation", saved.provenance, _at_plan(expected, saved))
         return _explain_into(run, None, expected, plan, lambda: model, splits, progress)
 
 
 def _explain_into(
     run: Run,
-    beside: Checkpoint | None,
+    other: Checkpoint | None,
     expected: Provenance,
     plan: ExplanationPlan,
     network: Callable[[], nn.Module],
@@ -116,16 +105,15 @@ def _explain_into(
     progress: Listener,
 ) -> ExplanationResult:
     """Measure what one explanation still lacks, and write it after every measure."""
-    saved = run.explanation(beside)
+    saved = run.explanation(other)
     measures = {} if saved is None else _kept(saved, expected)
     missing = [name for name in plan.measures if name not in measures]
-    threat = _threat(plan)
-    record = ThreatRecord(threat.norm, threat.eps, threat.bounds)
+    threat = ThreatModel.of(plan.threat).record()
 
     def write() -> ExplanationResult:
         ordered = {name: measures[name] for name in plan.measures if name in measures}
-        result = ExplanationResult(expected, record, ordered)
-        run.write("explanation", result, beside)
+        result = ExplanationResult(expected, threat, ordered)
+        run.write("explanation", result, other)
         return result
 
     if not missing:  # of another plan, which had more measures
@@ -155,11 +143,6 @@ def _at_plan(expected: Provenance, saved: ExplanationResult) -> Provenance:
     return replace(expected, plan=saved.provenance.plan)
 
 
-def _threat(plan: ExplanationPlan) -> ThreatModel:
-    """The threat model of a plan."""
-    return ThreatModel(plan.threat.norm, plan.threat.eps)
-
-
 def _measured(
     model: nn.Module,
     splits: Splits,
@@ -172,7 +155,7 @@ def _measured(
     train, test = (
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
     )
-    threat, seen = _threat(plan), len(splits.train)
+    threat, seen = ThreatModel.of(plan.threat), len(splits.train)
     subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen)
     highest = max(int(part.labels.max()) for part in (train, test) if len(part))
     models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))

@@ -101,7 +101,7 @@ class RunReport(CheckpointReport):
     Attributes:
         source: its folder. name, label, method, eps, seed: as the study has them, else from the recipe.
         record: where it stands. recipe: None where it cannot be read.
-        beside: the checkpoints beside the chosen one, the earliest first.
+        other_checkpoints: those beside the chosen one, the earliest first.
         metrics: its epochs. problems: files that could not be read, one line each.
     """
 
@@ -113,14 +113,14 @@ class RunReport(CheckpointReport):
     seed: int
     record: RunRecord = field(default_factory=RunRecord)
     recipe: Recipe | None = None
-    beside: tuple[CheckpointReport, ...] = ()
+    other_checkpoints: tuple[CheckpointReport, ...] = ()
     metrics: tuple[EpochRecord, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def last(self) -> CheckpointReport | None:
         """The last checkpoint, where it is not the only one."""
-        return next((one for one in self.beside if one.checkpoint == LAST), None)
+        return next((one for one in self.other_checkpoints if one.checkpoint == LAST), None)
 
     @property
     def error(self) -> str:
@@ -157,12 +157,16 @@ class Network:
         """A quantity of the last checkpoint, over the seeds of which it is known."""
         return over_seeds(quantity(run.last) for run in self.runs if run.last)
 
-    def along(self, quantity: Quantity) -> dict[int, Interval]:
+    def over_epochs(self, quantity: Quantity) -> dict[int, Interval]:
         """A quantity at every epoch along training at which it is known of all seeds, over the seeds."""
         seeds = [
-            {checkpoint.epoch: value for checkpoint in run.beside if (value := quantity(checkpoint))}
+            {
+                checkpoint.epoch: value
+                for checkpoint in run.other_checkpoints
+                if (value := quantity(checkpoint))
+            }
             for run in self.runs
-            if run.beside
+            if run.other_checkpoints
         ]
         shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
         combined = {epoch: over_seeds(values[epoch] for values in seeds) for epoch in shared}

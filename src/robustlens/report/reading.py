@@ -99,7 +99,7 @@ class _RunReader:
             recipe=recipe,
             evaluation=evaluation,
             explanation=explanation,
-            beside=self._beside(),
+            other_checkpoints=self._other_checkpoints(),
             metrics=self._read(lambda: tuple(run.metrics()), ()),
             problems=tuple(self.problems),
         )
@@ -110,9 +110,9 @@ class _RunReader:
             if isinstance(part.arrays, ArrayFile):
                 self._read(part.arrays.verify, None)
 
-    def _beside(self) -> tuple[CheckpointReport, ...]:
+    def _other_checkpoints(self) -> tuple[CheckpointReport, ...]:
         none: dict[int, Checkpoint] = {}
-        checkpoints = self._read(lambda: self.run.checkpoints_beside("evaluation"), none)
+        checkpoints = self._read(lambda: self.run.other_checkpoints("evaluation"), none)
         return tuple(
             CheckpointReport(
                 evaluation=self._read(partial(self.run.evaluation, checkpoint), None),

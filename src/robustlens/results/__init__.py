@@ -1,4 +1,4 @@
-"""What the stages leave behind: typed, sealed documents in run and study folders. No torch.
+"""Results of the stages: typed, sealed documents in run and study folders. No torch.
 
 `values` and the documents (`evaluation`, `explanation`, `run`, `study`) say what there is, `files` how it is
 written, sealed and read, `upgrade` what older formats become, `run_folder` and `study_folder` where it lies.
@@ -8,7 +8,7 @@ from robustlens.results.evaluation import CurvePoint, EvaluationResult, SplitRes
 from robustlens.results.explanation import ExplanationResult, Measurement
 from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, PseudoLabelRecord, RunRecord
 from robustlens.results.run_folder import Run
-from robustlens.results.stage_files import STAGES, Stage, StageResult
+from robustlens.results.stage_files import Stage, StageResult
 from robustlens.results.study import (
     DECIDING_SEEDS,
     DESCRIBED,
@@ -28,7 +28,6 @@ from robustlens.results.verify import FileCheck, verify
 __all__ = [
     "DECIDING_SEEDS",
     "DESCRIBED",
-    "STAGES",
     "ClaimResult",
     "ClaimValue",
     "CurvePoint",

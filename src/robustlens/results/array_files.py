@@ -22,9 +22,9 @@ from robustlens.results.files import (
     ZEROS,
     check_format,
     damaged,
-    found_seal,
     is_intact,
     read_bytes,
+    seal_of,
     sealed,
     write_atomic,
 )
@@ -57,12 +57,12 @@ def write_arrays(
     contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     content = sealed_tensors(save_tensors(contiguous), header or {})
     write_atomic(path, content)
-    return found_seal(content) or ""
+    return seal_of(content) or ""
 
 
 @dataclass(frozen=True)
 class TensorsHeader:
-    """What a safetensors file of ours says of itself; `seal` is None in a file of format 1."""
+    """Header of a safetensors file of ours; `seal` is None in a file of format 1."""
 
     values: Mapping[str, Any]
     seal: str | None
@@ -79,7 +79,7 @@ def check_tensors(content: bytes, where: str, metadata: Mapping[str, str]) -> Te
     Raises:
         StateError: the content does not have its seal, or the file is of a newer format.
     """
-    seal = found_seal(content)
+    seal = seal_of(content)
     try:
         values = json.loads(metadata.get(_HEADER) or "{}")
         format_ = values.get("format", 1)
@@ -94,6 +94,13 @@ def check_tensors(content: bytes, where: str, metadata: Mapping[str, str]) -> Te
 def read_header(path: Path) -> TensorsHeader:
     """The header of a safetensors file of ours, read and checked as by `check_tensors`."""
     return check_tensors(read_bytes(path), str(path), metadata_of(path))
+
+
+def read_tensors(path: Path) -> tuple[TensorsHeader, dict[str, Any]]:
+    """The header of a file of ours, checked, and its tensors, as torch has them."""
+    header = read_header(path)
+    with opened(path, "pt") as file:
+        return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:

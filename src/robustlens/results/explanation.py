@@ -28,7 +28,7 @@ class Measurement:
     arrays: Arrays = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, *path: str) -> Any:
-        """What lies at `path` of the value, or None where there is nothing."""
+        """The content at `path` of the value, or None where there is nothing."""
         inner: Any = self.value
         for key in path:
             inner = inner.get(key) if isinstance(inner, Mapping) else None

@@ -106,21 +106,25 @@ def sealed(content: bytes, pattern: re.Pattern[bytes]) -> bytes:
 # -- reading -------------------------------------------------------------------------------------------
 
 
-def found_seal(content: bytes) -> str | None:
+def seal_of(content: bytes) -> str | None:
     """The seal that a file of ours carries, or None; it is not checked."""
-    place = _SEALED_JSON.search(content) or SEALED_TENSORS.search(content[:_HEAD])
+    place = _place_of_seal(content)
     return None if place is None else place[1].decode()
 
 
 def is_intact(content: bytes) -> bool:
     """Whether the seal that a file carries is that of its bytes."""
-    place = _SEALED_JSON.search(content) or SEALED_TENSORS.search(content[:_HEAD])
+    place = _place_of_seal(content)
     if place is None:
         return False
     digest = hashlib.sha256(content[: place.start(1)])
     digest.update(ZEROS.encode())
     digest.update(memoryview(content)[place.end(1) :])
     return digest.hexdigest().encode() == place[1]
+
+
+def _place_of_seal(content: bytes) -> re.Match[bytes] | None:
+    return _SEALED_JSON.search(content) or SEALED_TENSORS.search(content[:_HEAD])
 
 
 def read_bytes(path: Path) -> bytes:

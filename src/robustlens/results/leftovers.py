@@ -14,7 +14,7 @@ _HOUR = 3600.0
 
 
 def report_folder(folder: Path, out: Path | str | None) -> Path:
-    """Where the report on a study or run goes, without what killed reports left there.
+    """Folder of the report on a study or run, without what killed reports left there.
 
     Raises:
         StateError: a link leads out of it.

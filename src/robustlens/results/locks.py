@@ -222,7 +222,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str | None:
-    """When a process of this system started, as the system counts; "" if unknown, None if there is none."""
+    """Start of a process of this system, as the system counts; "" if unknown, None if there is none."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -9,7 +9,7 @@ from robustlens.results.values import Number
 
 @dataclass(frozen=True)
 class ErrorRecord:
-    """Why a run failed."""
+    """Reason for which a run failed."""
 
     type: str
     message: str
@@ -32,7 +32,7 @@ class PseudoLabelRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Where a run stands.
+    """State of a run.
 
     Attributes:
         status: "new" before the first epoch; "done" once it is evaluated and explained as well.

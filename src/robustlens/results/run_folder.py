@@ -59,7 +59,7 @@ class Run:
 
     @property
     def record(self) -> RunRecord:
-        """Where the run stands; a new record where nothing has started."""
+        """State of the run; a new record where nothing has started."""
         path = self._json("run")
         return decode(RunRecord, files.read_json(path, "run"), str(path)) if path.exists() else RunRecord()
 
@@ -114,37 +114,37 @@ class Run:
         )
 
     def weights_seal(self, checkpoint: Checkpoint) -> str:
-        """What names the weights of a checkpoint: their seal, or the start of their digest in format 1."""
+        """Name of the weights of a checkpoint: their seal, or the start of their digest in format 1."""
         content = files.read_bytes(self.weights_path(checkpoint))
-        return files.found_seal(content) or hashlib.sha256(content).hexdigest()[:16]
+        return files.seal_of(content) or hashlib.sha256(content).hexdigest()[:16]
 
     # -- results ---------------------------------------------------------------------------------
 
-    def evaluation(self, beside: Checkpoint | None = None) -> EvaluationResult | None:
-        """The evaluation of the primary checkpoint, or of one beside it; None where there is none."""
-        return cast("EvaluationResult | None", self.result("evaluation", beside))
+    def evaluation(self, other: Checkpoint | None = None) -> EvaluationResult | None:
+        """The evaluation of the primary checkpoint, or of another one; None where there is none."""
+        return cast("EvaluationResult | None", self.result("evaluation", other))
 
-    def explanation(self, beside: Checkpoint | None = None) -> ExplanationResult | None:
-        """The explanation of the primary checkpoint, or of one beside it; None where there is none."""
-        return cast("ExplanationResult | None", self.result("explanation", beside))
+    def explanation(self, other: Checkpoint | None = None) -> ExplanationResult | None:
+        """The explanation of the primary checkpoint, or of another one; None where there is none."""
+        return cast("ExplanationResult | None", self.result("explanation", other))
 
-    def result(self, stage: Stage, beside: Checkpoint | None = None) -> StageResult | None:
-        """The result of a stage by its name; `beside` as in `evaluation`.
+    def result(self, stage: Stage, other: Checkpoint | None = None) -> StageResult | None:
+        """The result of a stage by its name; `other` as in `evaluation`.
 
         Raises:
             StateError: its files are damaged, or those of another run or checkpoint.
         """
-        result = self.files(stage, beside).read()
+        result = self.files(stage, other).read()
         if result is not None:
-            self._check_place(result.provenance, stage, beside)
+            self._check_place(result.provenance, stage, other)
         return result
 
-    def files(self, stage: Stage, beside: Checkpoint | None = None) -> ResultFiles:
-        """Where the result of a stage lies."""
-        return ResultFiles(self.folder, stage, beside)
+    def files(self, stage: Stage, other: Checkpoint | None = None) -> ResultFiles:
+        """The two files of the result of a stage."""
+        return ResultFiles(self.folder, stage, other)
 
-    def checkpoints_beside(self, stage: Stage) -> dict[int, Checkpoint]:
-        """The checkpoints beside the primary one that have a result: epoch -> checkpoint, in order."""
+    def other_checkpoints(self, stage: Stage) -> dict[int, Checkpoint]:
+        """Checkpoints other than the primary one that have a result: epoch -> checkpoint, in order."""
         names = [path.stem.removeprefix(f"{stage}-") for path in self.folder.glob(f"{stage}-*.json")]
         checkpoints = [
             Checkpoint.parse(name) for name in names if re.fullmatch(r"last|epoch-[0-9]{1,9}", name)
@@ -154,7 +154,7 @@ class Run:
         return dict(sorted(epochs, key=lambda item: (item[0], item[1] == LAST)))  # last goes over its epoch
 
     def expected(self, plan: Plan) -> Provenance:
-        """What a result of `plan`, for one checkpoint, would be computed from."""
+        """Provenance that a result of `plan`, for one checkpoint, would have."""
         checkpoint = Checkpoint.parse(plan.checkpoint)
         return Provenance(
             recipe=self.recipe.hash(),
@@ -169,11 +169,11 @@ class Run:
         """Results of `plan` that are not there, or not current; the primary checkpoint's comes last.
 
         Returns:
-            For each the checkpoint that it lies beside (`beside`, as in `evaluation`), and its own plan.
+            For each its checkpoint (`other`, as in `evaluation`), and its own plan.
         """
         primary, *others = plan.checkpoints(self.kept_checkpoints())
         wanted = [(None, plan.at(primary)), *((one, plan.at(one)) for one in others)]
-        return [(beside, one) for beside, one in reversed(wanted) if not self._matches(stage, beside, one)]
+        return [(other, one) for other, one in reversed(wanted) if not self._matches(stage, other, one)]
 
     def is_current(self, stage: Stage, plan: Plan) -> bool:
         """Whether the results of `plan` are there, for every checkpoint that it asks for."""
@@ -188,15 +188,22 @@ class Run:
                 f"expected {known}; give the data of its training, or train it again in another folder"
             )
 
-    def _check_place(self, provenance: Provenance, stage: Stage, beside: Checkpoint | None) -> None:
-        pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, beside)]
+    def check_source(self, stage: Stage, saved: Provenance, expected: Provenance) -> None:
+        """Raise `StateError` naming the first thing in which a saved result was computed from another."""
+        difference = saved.difference(expected)
+        if difference is not None:
+            thing = "model" if difference == "weights" else difference
+            raise StateError(f"{self.files(stage).path}: belongs to another {thing}; choose another --out")
+
+    def _check_place(self, provenance: Provenance, stage: Stage, other: Checkpoint | None) -> None:
+        pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, other)]
         for own, expected in pairs:
             if own and expected and own != expected:
-                path = self.files(stage, beside).path
+                path = self.files(stage, other).path
                 raise StateError(f"{path}: found a result of {own}, expected one of {expected}; restore it")
 
-    def _matches(self, stage: Stage, beside: Checkpoint | None, plan: Plan) -> bool:
-        result = self.result(stage, beside)
+    def _matches(self, stage: Stage, other: Checkpoint | None, plan: Plan) -> bool:
+        result = self.result(stage, other)
         if isinstance(result, ExplanationResult) and not result.is_complete:
             return False
         return result is not None and result.provenance.matches(self.expected(plan))
@@ -262,27 +269,27 @@ class Run:
         """Write `<name>.safetensors`, sealed and atomically; returns the seal."""
         return "" if self.read_only else array_files.write_arrays(self.path(f"{name}.safetensors"), arrays)
 
-    def write(self, stage: Stage, result: StageResult, beside: Checkpoint | None = None) -> None:
-        """Write the result of a stage and its arrays; `beside` as in `evaluation`."""
+    def write(self, stage: Stage, result: StageResult, other: Checkpoint | None = None) -> None:
+        """Write the result of a stage and its arrays; `other` as in `evaluation`."""
         if not self.read_only:
-            self.files(stage, beside).write(result)
+            self.files(stage, other).write(result)
 
     def remove_stale(self, stage: Stage) -> None:
         """Remove the results of other checkpoints that another plan than the primary one's made."""
         if self.read_only:
             return
         wanted = _but_checkpoint(self.result(stage))
-        for checkpoint in self.checkpoints_beside(stage).values():
+        for checkpoint in self.other_checkpoints(stage).values():
             if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
                 self.files(stage, checkpoint).remove()
 
-    def state_folder(self, beside: Checkpoint | None = None) -> Path:
-        """Where an unfinished evaluation keeps its progress."""
-        return self.path(f"evaluation.state{suffix(beside)}")
+    def state_folder(self, other: Checkpoint | None = None) -> Path:
+        """Folder in which an unfinished evaluation keeps its progress."""
+        return self.path(f"evaluation.state{suffix(other)}")
 
-    def adversarial_name(self, beside: Checkpoint | None = None) -> str:
+    def adversarial_name(self, other: Checkpoint | None = None) -> str:
         """Name of the arrays that hold the adversarial images of an evaluation."""
-        return f"adversarial{suffix(beside)}"
+        return f"adversarial{suffix(other)}"
 
     # -- pieces ----------------------------------------------------------------------------------
 

@@ -29,27 +29,27 @@ _PROVENANCE = {"recipe": "recipe_hash"}  # of the fields of a provenance, those 
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Where one result lies, read and written as a document with its arrays.
+    """One result, read and written as a document with its arrays.
 
     Args:
         folder: of the run.
         stage: that made it.
-        beside: its checkpoint, where it lies beside the primary one's; None for the primary one.
+        other: its checkpoint, where that is not the primary one; None for the primary one.
     """
 
     folder: Path
     stage: Stage
-    beside: Checkpoint | None = None
+    other: Checkpoint | None = None
 
     @property
     def path(self) -> Path:
         """The JSON file: it says that there is a result."""
-        return inside(self.folder, f"{self.stage}{suffix(self.beside)}.json")
+        return inside(self.folder, f"{self.stage}{suffix(self.other)}.json")
 
     @property
     def arrays_path(self) -> Path:
         """The file of the arrays."""
-        return inside(self.folder, f"{self.stage}{suffix(self.beside)}.safetensors")
+        return inside(self.folder, f"{self.stage}{suffix(self.other)}.safetensors")
 
     def read(self) -> StageResult | None:
         """The result, its arrays read when they are asked for; None where there is none."""
@@ -98,9 +98,9 @@ class ResultFiles:
         self.arrays_path.unlink(missing_ok=True)
 
 
-def suffix(beside: Checkpoint | None) -> str:
-    """End of the names of what belongs to a checkpoint beside the primary one."""
-    return "" if beside is None else f"-{beside}"
+def suffix(other: Checkpoint | None) -> str:
+    """End of the names of what belongs to another checkpoint than the primary one."""
+    return "" if other is None else f"-{other}"
 
 
 def _completed(kind: type[Plan], plan: Any) -> Any:

@@ -21,7 +21,7 @@ SCOPES: dict[Verdict, Scope | None] = {
     "unclear": "described",
     "untested": None,
 }
-"""What each verdict speaks of: training anew (decided), or these networks (described)."""
+"""Scope of each verdict: training anew (decided), or these networks (described)."""
 DESCRIBED: dict[str, Description] = {
     "supported": "as claimed",
     "not supported": "opposite",
@@ -76,7 +76,7 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class Statistic:
-    """How consistently a quantity goes one way. `p` is exact or by permutation, two-sided."""
+    """Consistency with which a quantity goes one way. `p` is exact or by permutation, two-sided."""
 
     name: str
     value: float | None = None
@@ -87,7 +87,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Effect:
-    """How far a quantity goes, with its 95 % interval.
+    """Size of the change of a quantity, with its 95 % interval.
 
     `p` is two-sided, of the test that the interval inverts: above 0.05 exactly where the interval holds zero.
     None where the interval is over examples alone.

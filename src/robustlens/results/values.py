@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic_core.core_schema import any_schema
 
-from robustlens.config import Checkpoint
+from robustlens.config import Checkpoint, Plan
 from robustlens.errors import StateError
 from robustlens.stats.intervals import Interval
+from robustlens.version import __version__
 
 __all__ = ["Arrays", "Estimate95", "Flag", "Number", "Provenance", "ThreatRecord", "decode", "plain"]
 
@@ -74,7 +75,7 @@ class Flag:
 
     @property
     def message(self) -> str:
-        """What was seen, what it means and what to do, in one line."""
+        """Observation, meaning and remedy, in one line."""
         return "; ".join(part for part in (self.observed, self.meaning, self.remedy) if part)
 
 
@@ -97,6 +98,11 @@ class Provenance:
     checkpoint: CheckpointName | None
     plan: Mapping[str, Any]
     version: str = ""
+
+    @classmethod
+    def of_model(cls, weights: str, data: str, plan: Plan) -> "Provenance":
+        """Of a result of a model that has no recipe: its weights are known by their fingerprint."""
+        return cls(None, weights, data, None, plan.model_dump(mode="json"), __version__)
 
     def matches(self, other: "Provenance") -> bool:
         """Whether both results were computed from the same things, by whatever version."""

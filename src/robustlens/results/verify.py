@@ -15,7 +15,7 @@ from robustlens.results.study_folder import StudyFolder
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What the check of one file found: `problem` is None where all is well."""
+    """Outcome of the check of one file: `problem` is None where all is well."""
 
     path: Path
     sealed: bool
@@ -57,9 +57,9 @@ def _file(path: Path) -> FileCheck:
             )
         if path.suffix == ".jsonl":
             Run(path.parent).metrics()
-            return FileCheck(path, all(files.found_seal(line) for line in content.splitlines()))
+            return FileCheck(path, all(files.seal_of(line) for line in content.splitlines()))
         files.parsed_json(content, "", str(path))
-        return FileCheck(path, files.found_seal(content) is not None)
+        return FileCheck(path, files.seal_of(content) is not None)
     except RobustlensError as error:
         return FileCheck(path, False, str(error))
 
@@ -74,14 +74,14 @@ def _links(folder: Path) -> Iterator[FileCheck]:
     for run in map(Run, sorted(folders)):
         yield _linked(run.folder / "run.json", partial(_check_record, run))
         for stage in STAGES:
-            for beside in _beside(run, stage):
-                path = run.folder / f"{stage}{suffix(beside)}.json"
-                yield _linked(path, partial(_check_result, run, stage, beside))
+            for other in _checkpoints(run, stage):
+                path = run.folder / f"{stage}{suffix(other)}.json"
+                yield _linked(path, partial(_check_result, run, stage, other))
 
 
-def _beside(run: Run, stage: Stage) -> list[Checkpoint | None]:
+def _checkpoints(run: Run, stage: Stage) -> list[Checkpoint | None]:
     try:
-        return [None, *run.checkpoints_beside(stage).values()]
+        return [None, *run.other_checkpoints(stage).values()]
     except RobustlensError:  # a damaged run.json, which is found by itself
         return [None]
 
@@ -106,6 +106,6 @@ def _check_record(run: Run) -> None:
         )
 
 
-def _check_result(run: Run, stage: Stage, beside: Checkpoint | None) -> None:
-    if run.result(stage, beside) is not None:
-        run.files(stage, beside).verify()
+def _check_result(run: Run, stage: Stage, other: Checkpoint | None) -> None:
+    if run.result(stage, other) is not None:
+        run.files(stage, other).verify()

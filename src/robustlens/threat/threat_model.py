@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustlens import noise
-from robustlens.config import norm_name, radius_problem
+from robustlens.config import ThreatSpec, norm_name, radius_problem
 from robustlens.errors import ConfigError
+from robustlens.results import ThreatRecord
 from robustlens.threat.norms import NORMS
 
 
@@ -41,6 +42,15 @@ class ThreatModel:
         problem = None if self.eps == math.inf else radius_problem(self.norm, self.eps, self.bounds)
         if problem:
             raise ConfigError(f"threat.eps: {problem}")
+
+    @classmethod
+    def of(cls, spec: ThreatSpec) -> "ThreatModel":
+        """The threat model that a recipe or a plan asks for."""
+        return cls(spec.norm, spec.eps)
+
+    def record(self) -> ThreatRecord:
+        """This threat model as results keep it."""
+        return ThreatRecord(self.norm, self.eps, self.bounds)
 
     def require_box(self) -> None:
         """Raise `ConfigError` for infinite bounds: an attack needs to know where images end."""

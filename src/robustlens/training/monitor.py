@@ -32,7 +32,7 @@ class Monitor:
         """Accuracies and losses of `network`, the same on all ranks; None where the split is empty."""
         if len(self.x) == 0:
             return None
-        threat = ThreatModel(self.recipe.threat.norm, self.recipe.threat.eps)
+        threat = ThreatModel.of(self.recipe.threat)
         batch_size = 2 * self.recipe.optimizer.batch_size
         record = accuracy(network, self.x, self.y, threat, self.recipe.monitor.steps, batch_size)
         # Running statistics may differ from rank to rank: those of the first, which are saved, count.

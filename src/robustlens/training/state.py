@@ -12,7 +12,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustlens.errors import StateError
-from robustlens.results import array_files, files
+from robustlens.results import array_files
 from robustlens.results.values import decode, plain
 from robustlens.weights import ExponentialMovingAverage
 
@@ -157,8 +157,5 @@ def _intact(
 
 
 def _read(path: Path) -> tuple[StateRecord, dict[str, Tensor]]:
-    content = files.read_bytes(path)
-    with array_files.opened(path, "pt") as file:
-        header = array_files.check_tensors(content, str(path), file.metadata() or {})
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    header, tensors = array_files.read_tensors(path)
     return decode(StateRecord, header.values, str(path)), tensors

@@ -73,7 +73,7 @@ class TrainingStep:
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
         self.shared = self.model if fabric.world_size == 1 else fabric.setup_module(self.model)
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
-        self.threat = ThreatModel(recipe.threat.norm, recipe.threat.eps)
+        self.threat = ThreatModel.of(recipe.threat)
         self.attack = self._inner_attack()
         self.augment = augment.get(augmentation(recipe))
         self.perturbation = perturbation_of(recipe, model)

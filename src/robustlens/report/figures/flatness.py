@@ -129,14 +129,14 @@ def _points(rows: Iterable[tuple[Network, Interval | None, Interval | None]]) ->
 
 def _path(network: Network, flat: Quantity) -> list[LabelledPoint]:
     """Flatness and gap of a network at every epoch at which both were measured, if there are several."""
-    x, y = network.along(flat), network.along(_GAP)
+    x, y = network.over_epochs(flat), network.over_epochs(_GAP)
     points = [(network.label, x[epoch].value, y[epoch]) for epoch in x if epoch in y]
     return points if len(points) > 1 else []
 
 
 def _over_epochs(networks: Iterable[Network], title: str, axis: Axis, quantity: Quantity) -> Panel:
     """A line for each network that was measured at several epochs."""
-    by_label = {network.label: network.along(quantity) for network in networks}
+    by_label = {network.label: network.over_epochs(quantity) for network in networks}
     series = (
         interval_series(label, floats(list(values)), list(values.values()), "both")
         for label, values in by_label.items()
