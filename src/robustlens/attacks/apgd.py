@@ -71,12 +71,7 @@ class APGD(TargetedRestarts):
         return f"{kind} climbs the margin: {self.loss!r} is not defined for {classes} classes"
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)

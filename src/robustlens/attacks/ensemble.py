@@ -38,12 +38,7 @@ class Ensemble:
         return tuple(each for attack in self.attacks for each in tries_of(attack))
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         if generator is not None:  # which may be torch's own: that is put back inside

@@ -33,11 +33,7 @@ def trusted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def admitted(
-    model: nn.Module,
-    x: GivenImages,
-    y: GivenLabels,
-    threat: ThreatModel | None,
-    mode: str = "eval",
+    model: nn.Module, x: GivenImages, y: GivenLabels, threat: ThreatModel | None, mode: str = "eval"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and labels of a call, on the model's device; `model` is frozen in `mode` inside.
 

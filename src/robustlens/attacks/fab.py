@@ -79,12 +79,7 @@ class FAB(TargetedRestarts):
             raise ConfigError("attack.restarts: random starts need a finite eps, found inf; use 1")
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)

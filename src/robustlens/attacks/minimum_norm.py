@@ -78,23 +78,13 @@ class MinimumNorm(Restarts):
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """The nearest misclassified images found, feasible, same shape as `x`; see `Attack`."""
         return self._nearest(model, x, y, generator)[0]
 
     def distance(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, " n"]:
         """Distances of the points of a call: 0 where x is misclassified, inf where nothing is within eps.
 

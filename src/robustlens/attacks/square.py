@@ -84,12 +84,7 @@ class Square(Restarts):
             raise ConfigError(f"attack.share: found {self.share}, expected a share in (0, 1]")
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: GivenImages,
-        y: GivenLabels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)

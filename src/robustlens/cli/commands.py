@@ -233,9 +233,7 @@ def report(
 
 
 @app.command(name="verify")
-def verify_folder(
-    folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")],
-) -> None:
+def verify_folder(folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")]) -> None:
     """Read every file of a study or a run and check its seal; quiet where all is well.
 
     Exit 7 names each file that is damaged. Files of format 1, which have no seal, are counted.

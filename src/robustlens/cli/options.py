@@ -15,8 +15,7 @@ DataDir = Annotated[
     typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),
 ]
 Eps = Annotated[
-    str | None,
-    typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's."),
+    str | None, typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's.")
 ]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run the package.module:factory that a file names.")

@@ -58,12 +58,7 @@ def evaluate_run(
 
 
 def evaluate_model(
-    model: nn.Module,
-    splits: Splits,
-    plan: EvaluationPlan,
-    folder: Path,
-    *,
-    progress: Listener = silent,
+    model: nn.Module, splits: Splits, plan: EvaluationPlan, folder: Path, *, progress: Listener = silent
 ) -> EvaluationResult:
     """Evaluate any model, and save the result in `folder` as `evaluate_run` does in a run's.
 

@@ -16,13 +16,7 @@ from robustlens import losses, noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.landscape.directions import Direction
-from robustlens.explain.landscape.points import (
-    KINDS,
-    AdversarialLoss,
-    Values,
-    asking_for_gradients,
-    stacked,
-)
+from robustlens.explain.landscape.points import KINDS, AdversarialLoss, Values, asking_for_gradients, stacked
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.explain.temperature import why_missing
 from robustlens.models import frozen
@@ -31,12 +25,7 @@ from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 from robustlens.weights import offset_weights
 
-_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _TINY = 1e-20
 
 

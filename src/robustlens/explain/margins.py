@@ -152,10 +152,7 @@ def _compared(margins: Mapping[SplitName, Mapping[str, np.ndarray]]) -> dict[str
         kind: float(wasserstein_distance(margins["train"][kind], margins["test"][kind]))
         for kind in ("logit", "probability")
     }
-    return {
-        **{split: summarize(margins[split]) for split in SPLITS},
-        "wasserstein_train_test": distances,
-    }
+    return {**{split: summarize(margins[split]) for split in SPLITS}, "wasserstein_train_test": distances}
 
 
 def _iqr(values: np.ndarray) -> float:

@@ -144,11 +144,7 @@ def _at_plan(expected: Provenance, saved: ExplanationResult) -> Provenance:
 
 
 def _measured(
-    model: nn.Module,
-    splits: Splits,
-    plan: ExplanationPlan,
-    measures: Sequence[str],
-    progress: Listener,
+    model: nn.Module, splits: Splits, plan: ExplanationPlan, measures: Sequence[str], progress: Listener
 ) -> Iterator[tuple[str, Measurement]]:
     """These measures of the plan, one after the other; raises as `explain` does."""
     chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}

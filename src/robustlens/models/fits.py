@@ -147,10 +147,7 @@ def _taken_statistics(rest: dict[str, Tensor]) -> Iterator[Statistics]:
         for mean, std in NORMALISATIONS:
             partner = f"{stem}{dot}{std}"
             if last == mean and key in rest and partner in rest:
-                yield (
-                    rest.pop(key).float().flatten().tolist(),
-                    rest.pop(partner).float().flatten().tolist(),
-                )
+                yield (rest.pop(key).float().flatten().tolist(), rest.pop(partner).float().flatten().tolist())
 
 
 def _without_counters(model: nn.Module) -> dict[str, Tensor]:

@@ -49,11 +49,7 @@ LAYOUTS = {
     "PreActResNet": Layout(
         ("preactresnet18",),
         r"linear\.weight",
-        (
-            (r"\.shortcut\.0\.", ".shortcut."),
-            (r"^bn_out\.", "bn."),
-            (r"^model_preact_hl1\.", None),
-        ),
+        ((r"\.shortcut\.0\.", ".shortcut."), (r"^bn_out\.", "bn."), (r"^model_preact_hl1\.", None)),
     ),
     # TRADES, and from there TRADES-AWP, MART, RST, RobustBench. The stage sub_block1 is made and never run.
     "WideResNet": Layout(

@@ -84,10 +84,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def to_bytes(
-    model: nn.Module | Mapping[str, Tensor],
-    description: Mapping[str, Any],
-    recipe: str = "",
-    epoch: int = 0,
+    model: nn.Module | Mapping[str, Tensor], description: Mapping[str, Any], recipe: str = "", epoch: int = 0
 ) -> bytes:
     """A sealed weights file, to be written as a whole: all parameters and buffers, and the description.
 

@@ -13,11 +13,7 @@ from robustlens.training import train
 
 
 def run_stages(
-    listen: Listener,
-    folder: Path,
-    recipe: Recipe,
-    evaluation: EvaluationPlan,
-    explanation: ExplanationPlan,
+    listen: Listener, folder: Path, recipe: Recipe, evaluation: EvaluationPlan, explanation: ExplanationPlan
 ) -> None:
     """Train, evaluate and explain one network.
 

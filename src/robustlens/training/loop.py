@@ -22,9 +22,7 @@ from robustlens.training.checks import check_fit
 from robustlens.training.distributed import fabric_for, mean_over_ranks
 from robustlens.training.monitor import Monitor
 from robustlens.training.network import describe_model, starting_network
-from robustlens.training.pseudo_labels import (
-    batch_order,
-)
+from robustlens.training.pseudo_labels import batch_order
 from robustlens.training.schedules import learning_rate
 from robustlens.training.step import step_for
 from robustlens.weights import ExponentialMovingAverage, bound_singular_values

@@ -30,13 +30,7 @@ def bound(data: ReportData) -> Figure:
         for title, _, key in TERMS
     ]
     gaps = [
-        against_strength(
-            data,
-            f"gamma {gamma:g}",
-            "test - train ramp risk",
-            False,
-            partial(_ramp_gap, gamma),
-        )
+        against_strength(data, f"gamma {gamma:g}", "test - train ramp risk", False, partial(_ramp_gap, gamma))
         for gamma in sorted({row["gamma"] for network in data.networks for row in _at_gammas(network)})
     ]
     return Figure(

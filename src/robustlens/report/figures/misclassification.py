@@ -27,10 +27,7 @@ def became(data: ReportData) -> Figure:
         "What became of the standard model's right answers",
         "Wen et al. expect the answers that robustness costs to be lost by little: more of them indecisive "
         "errors (p_max - p_y < tau) than decisive ones.",
-        views(
-            *(_became(data, tau) for tau in taus),
-            *(_errors_came(data, tau) for tau in taus),
-        ),
+        views(*(_became(data, tau) for tau in taus), *(_errors_came(data, tau) for tau in taus)),
         note="The same test images under the standard network of the same seed and setting.",
         tables=_transition_tables(data),
     )

@@ -32,9 +32,7 @@ HERE = Path(__file__).parent
 
 
 def write(
-    study_folder: Path | str,
-    out: Path | str | None = None,
-    claims: tuple[ClaimResult, ...] | None = None,
+    study_folder: Path | str, out: Path | str | None = None, claims: tuple[ClaimResult, ...] | None = None
 ) -> Path:
     """Write the report of a study and return the path of its page.
 
