@@ -151,3 +151,9 @@ def test_variation_is_the_standard_deviation_over_the_mean() -> None:
     assert summarize(np.array([1.0, 3.0])) == {"mean": 2.0, "std": 1.0, "std_over_mean": 0.5}
     with pytest.raises(ConfigError, match="found no values"):
         coefficient_of_variation(np.zeros(0))
+
+
+def test_a_network_in_double_precision_has_the_norms_of_its_single_precision() -> None:
+    found = activations(by_hand(nn.ReLU()).double(), X.double())
+    for key, norms in EXPECTED.items():
+        np.testing.assert_allclose(found[key], norms, rtol=1e-6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import DataError, ModelError
-from robustlens.models.inputs import ANYWHERE, checked, checked_images, checked_labels
+from robustlens.models.inputs import ANYWHERE, check_network, checked, checked_images, checked_labels
 
 BOX = (0.0, 1.0)
 
@@ -149,3 +149,36 @@ def test_as_many_labels_as_images() -> None:
     x, y = images(4)
     with pytest.raises(DataError, match="f: found 4 images and 3 labels"):
         checked(everything(), x, y[:3], BOX, where="f")
+
+
+class Writing(nn.Module):
+    """A network that normalises the images that it is given in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5).flatten(1)
+
+
+def test_a_network_that_writes_to_its_images_is_refused_and_leaves_the_callers_alone() -> None:
+    x, y = images(4)
+    before = x.clone()
+    with pytest.raises(ModelError, match=r"writes to the images that it is given; .*x\.clone\(\)"):
+        checked(Writing(), x, y, BOX, where="f")
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: x, "found function, expected an nn.Module"),
+        (Writing, "found the class Writing, expected an nn.Module"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "1.weight has no shape yet; call the network once"),
+    ],
+)
+def test_what_is_no_built_network_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_network(model)
+
+
+def test_images_are_refused_where_their_network_is_not_built() -> None:
+    with pytest.raises(ModelError, match="no shape yet"):
+        checked_images(torch.rand(2, 3), model=nn.LazyLinear(3), where="f")

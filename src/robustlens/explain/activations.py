@@ -74,7 +74,7 @@ def over_layers(model: nn.Module, batches: Iterable[Tensor], reduce: Reduction) 
 
 def l2_norm(values: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """L2 norm over all dimensions but the first, float32."""
-    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), dtype=torch.float32)
+    return torch.linalg.vector_norm(values.float(), dim=tuple(range(1, values.ndim)))
 
 
 def summarize(norms: np.ndarray) -> dict[str, float]:

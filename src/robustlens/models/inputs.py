@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from robustlens.errors import DataError
+from robustlens.errors import DataError, ModelError
 from robustlens.models.inference import inference
 from robustlens.models.probe import as_logits, device_of, forward
 
@@ -47,13 +48,16 @@ def checked(
 
     Raises:
         DataError: as `checked_images` and `checked_labels`; another number of labels than of images.
-        ModelError: the model fails on these images, or returns something other than logits (n, classes)
-            with a class for every label.
+        ModelError: the model fails on these images, writes to them, or returns something other than logits
+            (n, classes) with a class for every label.
     """
     images, labels = checked_pair(x, y, bounds, model, where=where)
-    few = images[:2].to(device_of(model))
+    few = images[:2].detach().to(device_of(model))
+    given = few.clone()
     with inference(model):
-        as_logits(forward(model, few), len(few), at_least=max(2, int(labels.max()) + 1))
+        as_logits(forward(model, given), len(few), at_least=max(2, int(labels.max()) + 1))
+    if not torch.equal(given, few):
+        raise ModelError("model: writes to the images that it is given; begin its forward with x = x.clone()")
     return images, labels
 
 
@@ -84,7 +88,10 @@ def checked_images(
 
     Raises:
         DataError: no images, another shape or type, a pixel that is NaN, infinite or outside.
+        ModelError: the model is no network, or not built yet.
     """
+    if model is not None:
+        check_network(model)
     images = _tensor(x, f"{where}: found images", "floats (n, ...)")
     shape = tuple(images.shape)
     if images.ndim < 2 or 0 in shape[1:]:
@@ -114,6 +121,17 @@ def checked_images(
     wanted = _dtype(images.dtype, model)
     is_inside = low <= least and largest <= high and wanted == images.dtype  # rounding may lead outside
     return images if is_inside else images.to(wanted).clamp(low, high)
+
+
+def check_network(model: object) -> None:
+    """Raise `ModelError` for what is no `nn.Module`, and for one whose lazy layers have no shape yet."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ModelError(f"model: found {kind}, expected an nn.Module that gives logits")
+    weights = model.named_parameters()
+    name = next((name for name, weight in weights if isinstance(weight, UninitializedParameter)), None)
+    if name is not None:
+        raise ModelError(f"model: {name} has no shape yet; call the network once on images first")
 
 
 def checked_labels(y: Labels, *, where: str) -> Int64[Tensor, " n"]:

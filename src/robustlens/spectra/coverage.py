@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from robustlens.errors import ConfigError
 from robustlens.models import Normalize, forward, inference
 from robustlens.models.hooks import Convolutional, hooked, input_of
+from robustlens.models.inputs import check_network
 from robustlens.spectra.layers import Layer, Size, blank, is_covered, parts_of
 
 _NORMS = (
@@ -62,6 +63,7 @@ class Survey:
             ConfigError: a convolution sees feature maps of several sizes.
             ModelError: the model does not take images of that shape.
         """
+        check_network(model)
         modules = _modules(model)
         calls = _Calls()
         hookable = [module for module in modules.values() if not isinstance(module, torch.jit.ScriptModule)]
