@@ -203,7 +203,7 @@ def test_a_known_gradient_gives_the_perturbation_of_its_loss_or_is_refused(name)
 
     if not perturbation.follows_gradient:
         with pytest.raises(ConfigError, match=f"{name}.from_attack: .* follows no gradient"):
-            perturbation.along([])
+            perturbation.offsets_along([])
         return
     gradients = torch.autograd.grad(loss_fn(), perturbation.weights())
     with perturbation.perturbed(loss_fn):

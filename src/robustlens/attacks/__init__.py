@@ -6,8 +6,8 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack, Crafted, craft, gives_weight_gradients, tries_of
 from robustlens.attacks.ensemble import Ensemble
-from robustlens.attacks.entrance import trusted
 from robustlens.attacks.fab import FAB
+from robustlens.attacks.inputs import trusted
 from robustlens.attacks.minimum_norm import MinimumNorm
 from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.attacks.registry import ATTACKS, Entry, chosen, get, names, note, suites_in

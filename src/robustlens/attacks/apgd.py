@@ -11,7 +11,7 @@ from robustlens import losses, noise
 from robustlens.attacks.ascents import ASCENTS, Ascent
 from robustlens.attacks.base import Goal, input_gradient, likely_classes, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
@@ -71,11 +71,11 @@ class APGD(TargetedRestarts):
         return f"{kind} climbs the margin: {self.loss!r} is not defined for {classes} classes"
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat) as (x, y):
+        with checked_inputs(model, x, y, self.threat) as (x, y):
             if len(x) == 0:
                 return x.clone()
             logits = self._mean_logits(model, x)

@@ -177,7 +177,7 @@ class _Sparse(Ascent):
         return dict.fromkeys(range(window, steps, window), window)
 
     def check(self, threat: ThreatModel, few: float) -> None:
-        """Where the best point is sparser than at the last check go back to it, with long steps again."""
+        """Go back to the best point, with long steps again, where it is sparser than at the last check."""
         support = _support(threat, self.x, self.x_best)
         sparser = support < 0.95 * self.support
         shorter = (self.step_size / 1.5).clamp_min(threat.eps / 10)

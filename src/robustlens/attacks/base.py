@@ -1,8 +1,7 @@
 """Parts that attacks share: their signature, their surrogate and its gradient, rows of a batch."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -11,9 +10,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses
-from robustlens.attacks.entrance import trusted
+from robustlens.attacks.inputs import trusted
 from robustlens.errors import ConfigError, ModelError
 from robustlens.losses import Labels
+from robustlens.models.inference import tracking
 from robustlens.threat import ThreatModel
 
 NO_INPUT_GRADIENT = (
@@ -149,7 +149,13 @@ def require_radius(threat: ThreatModel) -> None:
 def likely_classes(
     logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], count: int
 ) -> Int64[Tensor, "n count"]:
-    """The `count` classes with the largest logits other than `y`, most likely first."""
+    """The `count` classes with the largest logits other than `y`, most likely first.
+
+    Raises:
+        ConfigError: the labels are soft, so that no class is the right one.
+    """
+    if y.ndim != 1:
+        raise ConfigError("attack: found soft labels (mixup), expected one class an image")
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.topk(count, dim=1).indices
 
@@ -232,7 +238,7 @@ def input_and_weight_gradients(
     are frozen are so again afterwards.
     """
     leaf = x_adv.detach().requires_grad_()
-    with _tracked(weights), torch.enable_grad():
+    with tracking(weights), torch.enable_grad():
         logits = model(leaf)
         value = goal.value(logits)
         gradient, weight_gradients = _gradients(leaf, value, weights)
@@ -253,16 +259,3 @@ def _gradients(
     pairs = zip(weights, of_weights, strict=True)
     weight_gradients = [torch.zeros_like(weight) if each is None else each for weight, each in pairs]
     return gradient.nan_to_num(0.0, 0.0, 0.0), weight_gradients
-
-
-@contextlib.contextmanager
-def _tracked(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let gradients of `weights` be taken, also of those that are frozen."""
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    try:
-        for weight in frozen:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks.base import Attack, Goal, tries_of
 from robustlens.attacks.best import in_turn
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.errors import ConfigError
 
 
@@ -38,13 +38,13 @@ class Ensemble:
         return tuple(each for attack in self.attacks for each in tries_of(attack))
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         if generator is not None:  # which may be torch's own: that is put back inside
             generator = noise.generator_for(noise.seed_from(generator))
         threat = next((attack.threat for attack in self.attacks if hasattr(attack, "threat")), None)
-        with admitted(model, x, y, threat) as (x, y):
+        with checked_inputs(model, x, y, threat) as (x, y):
             if len(x) == 0:
                 return x.clone()
             goal = Goal.of(model, x, y, "margin", targeted=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks.base import Goal, Rows, gradient_at, likely_classes
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
@@ -79,11 +79,11 @@ class FAB(TargetedRestarts):
             raise ConfigError("attack.restarts: random starts need a finite eps, found inf; use 1")
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat) as (x, y):
+        with checked_inputs(model, x, y, self.threat) as (x, y):
             if len(x) == 0:
                 return x.clone()
             if not (self.targets or self.restarts > 1):
@@ -112,7 +112,7 @@ class FAB(TargetedRestarts):
             logits: Tensor = model(points.view(len(points), *x.shape[1:]))
             return logits
 
-        leaf, logits = _tracked(predict, x.flatten(1), gradient=not self.restart)
+        leaf, logits = _leaf_and_logits(predict, x.flatten(1), gradient=not self.restart)
         rivals = self._rivals(logits.detach(), y)
         if rivals.shape[1] == 0:
             return x.clone()  # there are fewer classes
@@ -120,7 +120,7 @@ class FAB(TargetedRestarts):
         rows = torch.arange(len(x), device=x.device)
         if self.restart:
             start = self.threat.at(self.threat.eps / 2).start_from(key, x)
-            leaf, logits = _tracked(predict, start.flatten(1))
+            leaf, logits = _leaf_and_logits(predict, start.flatten(1))
         for step in range(1, self.steps + 1):
             nearest.offer(rows, leaf.detach(), logits.detach())
             left = ~self._done(nearest.distance[rows])
@@ -129,7 +129,7 @@ class FAB(TargetedRestarts):
             tangents = _Tangents.of(leaf, logits, y[rows], rivals[rows])[left]
             rows = rows[left]
             points, nearest.on_plane[rows] = self._step(nearest.x[rows], tangents)
-            leaf, logits = _tracked(predict, points, gradient=step < self.steps)
+            leaf, logits = _leaf_and_logits(predict, points, gradient=step < self.steps)
         else:
             nearest.offer(rows, leaf, logits)
         self._close_in(predict, nearest)
@@ -251,7 +251,7 @@ class _Tangents(Rows):
         return replace(self, height=height, slope=slope)
 
 
-def _tracked(predict: Predict, points: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
+def _leaf_and_logits(predict: Predict, points: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
     """A leaf at `points` and its logits; with `gradient`, so that they can be differentiated."""
     leaf = points.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlens import noise
 from robustlens.attacks.base import Goal, gradient_at, input_gradient, likely_classes, per_image
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.walks import Images, Walk, best_of, bisect, nearest_on_boundary, project_within
 from robustlens.errors import ConfigError
@@ -22,7 +22,7 @@ WALKS = 4
 """Walks that begin; the better two of them go on, then the better one."""
 
 LAST_STEP, LAST_CHANGE = 0.01, 0.001
-"""Where the schedules of the step and of the radius end."""
+"""Ends of the schedules of the step and of the radius."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class MinimumNorm(Restarts):
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """The nearest misclassified images found, feasible, same shape as `x`; see `Attack`."""
         return self._nearest(model, x, y, generator)[0]
 
     def distance(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, " n"]:
         """Distances of the points of a call: 0 where x is misclassified, inf where nothing is within eps.
 
@@ -94,11 +94,11 @@ class MinimumNorm(Restarts):
         return self._nearest(model, x, y, generator)[1]
 
     def _nearest(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, generator: torch.Generator | None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The nearest points of all tries, and their distances."""
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat) as (x, y):
+        with checked_inputs(model, x, y, self.threat) as (x, y):
             nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
             rows = torch.arange(len(x), device=x.device)
             for attack in replace(self, seed=seed).tries():

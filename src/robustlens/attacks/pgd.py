@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks.base import Crafted, Goal, input_and_weight_gradients, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
@@ -78,11 +78,11 @@ class PGD(Restarts):
         return self.keep == "last"
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
+        with checked_inputs(model, x, y, self.threat, self.model_mode) as (x, y):
             if len(x) == 0:
                 return x.clone()
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
@@ -119,9 +119,9 @@ class PGD(Restarts):
         if not self.gives_weight_gradients:
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat, self.model_mode) as (x, y):
+        with checked_inputs(model, x, y, self.threat, self.model_mode) as (x, y):
             if len(x) == 0:
-                return x.clone()
+                return Crafted(x.clone(), [torch.zeros_like(weight) for weight in weights])
             goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
             return self._ascend(model, x, goal, self.keys(x, seed), weights=weights)
 
@@ -177,7 +177,7 @@ class FGSM:
         self._one_step()  # which refuses wrong arguments
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         return self._one_step()(model, x, y, generator=generator)

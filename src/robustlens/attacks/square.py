@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks.base import Goal, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.entrance import GivenImages, GivenLabels, admitted
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.moves import SearchState, moves_of
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.windows import Grid
@@ -20,7 +20,7 @@ from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Where, on a scale of 10,000 queries, the share of pixels is halved."""
+"""Moves, on a scale of 10,000 queries, at which the share of pixels is halved."""
 
 
 def share_at(move: int, queries: int, share: float = 0.8) -> float:
@@ -84,11 +84,11 @@ class Square(Restarts):
             raise ConfigError(f"attack.share: found {self.share}, expected a share in (0, 1]")
 
     def __call__(
-        self, model: nn.Module, x: GivenImages, y: GivenLabels, *, generator: torch.Generator | None = None
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         seed = noise.seed_from(generator, self.seed)
-        with admitted(model, x, y, self.threat) as (x, y), torch.no_grad():
+        with checked_inputs(model, x, y, self.threat) as (x, y), torch.no_grad():
             if len(x) == 0:
                 return x.clone()
             goal = Goal.of(model, x, y, "margin", targeted=False)

@@ -88,7 +88,7 @@ def diagonal(module: nn.Module) -> Float64[Tensor, " c"] | None:
     return None
 
 
-def bends(module: nn.Module) -> bool:
+def is_nonlinear(module: nn.Module) -> bool:
     """Whether a module is not affine in eval mode, as BatchNorm on the statistics of the batch is not."""
     on_batch = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None
     return type(module) not in AFFINE or on_batch
@@ -208,7 +208,7 @@ AFFINE: dict[type[nn.Module], Constant] = {
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     FlattenMap: _adaptive_pool,
 }
-"""Modules that are affine in eval mode, but for what `bends` says."""
+"""Modules that are affine in eval mode, but for what `is_nonlinear` says."""
 
 CONSTANTS: dict[type[nn.Module], Constant] = {
     **AFFINE,

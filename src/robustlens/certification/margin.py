@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from robustlens.certification.lipschitz import Shape, bends, flattened, log_constant, shapes_in
+from robustlens.certification.lipschitz import Shape, flattened, is_nonlinear, log_constant, shapes_in
 from robustlens.models import inference
 
 _ROUNDING = 16  # errors of a logit, in units of the last place of the largest one; as in `MinimumNorm`
@@ -60,7 +60,7 @@ def certificate(model: nn.Module, input_shape: Sequence[int]) -> Certificate:
     chain = list(flattened(model))
     with inference(model):
         shapes = shapes_in(chain, tuple(input_shape))
-        cut = max((place + 1 for place, (_, module) in enumerate(chain) if bends(module)), default=0)
+        cut = max((place + 1 for place, (_, module) in enumerate(chain) if is_nonlinear(module)), default=0)
         log_lipschitz = log_constant(chain[:cut], shapes)
         matrix = _matrix([module for _, module in chain[cut:]], shapes[cut])
         distances = torch.linalg.vector_norm(matrix[:, None] - matrix, dim=2)

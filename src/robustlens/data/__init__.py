@@ -16,8 +16,8 @@ from torch import Tensor
 from robustlens.config import DataSpec
 from robustlens.data import augment, hub
 from robustlens.data.arrays import from_tensors
-from robustlens.data.doubts import doubts
 from robustlens.data.registry import DATASETS, READERS, names, read, runs_code
+from robustlens.data.sanity import sanity_warnings
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import DataError
 
@@ -31,11 +31,11 @@ __all__ = [
     "augment",
     "channel_statistics",
     "data_folder",
-    "doubts",
     "from_tensors",
     "load",
     "names",
     "of_spec",
+    "sanity_warnings",
 ]
 
 

@@ -143,16 +143,9 @@ def assemble(
     test_limit: int | None = None,
     unlabeled: int = 0,
 ) -> Splits:
-    """Check the sources, choose rows, read them.
+    """Check the sources, choose rows, read them; arguments as those of `data.load`.
 
-    Args:
-        sources: as a reader returns them.
-        name: of the data set.
-        validation: share of the training images held out; at least one image, unless it is 0.
-        seed: of the subsets and of the validation split.
-        train_limit: use that many training images, counted before the validation split is taken out.
-        test_limit: use that many test images.
-        unlabeled: take that many training images more, as `Splits.unlabeled`.
+    The validation split has at least one image, unless its share is 0.
 
     Raises:
         ConfigError: a limit or a share that cannot be met.

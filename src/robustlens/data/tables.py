@@ -209,7 +209,7 @@ def _place(files: list[Path], row: int) -> str:
 
 @contextlib.contextmanager
 def _naming_the_bad_file(files: dict[str, list[Path]]) -> Iterator[None]:
-    """Where reading fails, find the file that is to blame: the library's own error does not name it."""
+    """Name the file that is to blame where reading fails: the library's own error does not."""
     try:
         yield
     except DataError:

@@ -113,7 +113,7 @@ def evaluate_splits(
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
         adversarial |= _adversarial(name, evaluations[name], part.index)
-    results["test"] = replace(results["test"], notes=(*data.doubts(splits), *results["test"].notes))
+    results["test"] = replace(results["test"], notes=(*data.sanity_warnings(splits), *results["test"].notes))
     result = EvaluationResult(
         provenance=Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan),
         threat=threat.record(),

@@ -16,10 +16,11 @@ from robustlens import losses, noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.landscape.directions import Direction
-from robustlens.explain.landscape.points import KINDS, AdversarialLoss, Values, asking_for_gradients, stacked
+from robustlens.explain.landscape.points import KINDS, AdversarialLoss, Values, stacked
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.explain.temperature import why_missing
 from robustlens.models import frozen
+from robustlens.models.inference import tracking
 from robustlens.models.inputs import Images, Labels, checked
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
@@ -212,7 +213,7 @@ def _slopes(
     """Gradients of the summed cross entropy by every tensor, and by every image."""
     total = [torch.zeros_like(weight) for weight in weights]
     by_image = []
-    with frozen(attacked.model), asking_for_gradients(weights), torch.enable_grad():
+    with frozen(attacked.model), tracking(weights), torch.enable_grad():
         for images, labels in zip(
             x_adv.split(attacked.batch_size), attacked.y.split(attacked.batch_size), strict=True
         ):

@@ -1,6 +1,6 @@
 """The Hessian of the loss of a network by its weights, known by its products with vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from robustlens.errors import ConfigError
 from robustlens.explain.derivatives import unfused_attention
-from robustlens.explain.landscape.points import asking_for_gradients
 from robustlens.models import frozen
+from robustlens.models.inference import tracking
 
 
 class Hessian:
@@ -57,14 +57,10 @@ class Hessian:
 
     def matvec(self, vector: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """D H D times `vector`."""
-        scaled = vector if self.units is None else vector * self.units
-        parts = scaled.split([weight.numel() for weight in self.weights])
-        along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+        along = self._steps(vector)
         product = torch.zeros_like(vector)
-        with frozen(self.model), unfused_attention(), asking_for_gradients(self.weights):
-            for images, labels in zip(
-                self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True
-            ):
+        with frozen(self.model), unfused_attention(), tracking(self.weights):
+            for images, labels in self._batches(self.batch_size):
                 product += self._of_batch(images, labels, along)
         product = product / len(self.x)
         return product if self.units is None else product * self.units
@@ -75,18 +71,20 @@ class Hessian:
         Second derivatives along a line, by forward differentiation twice, all images at a time; image by
         image with `matvec`'s products where an operation of the network has no forward derivative.
         """
-        scaled = vector if self.units is None else vector * self.units
-        parts = scaled.split([weight.numel() for weight in self.weights])
-        along = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
-        batches = list(zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True))
+        along = self._steps(vector)
+        batches = list(self._batches(self.batch_size))
         with frozen(self.model), unfused_attention():
             try:
-                return torch.cat([self._bends(images, labels, along) for images, labels in batches])
+                return torch.cat(
+                    [self._second_derivatives(images, labels, along) for images, labels in batches]
+                )
             except (NotImplementedError, RuntimeError):
-                with asking_for_gradients(self.weights):
+                with tracking(self.weights):
                     return self._products_by_image(along)
 
-    def _bends(self, images: Tensor, labels: Tensor, along: Sequence[Tensor]) -> Float[Tensor, " n"]:
+    def _second_derivatives(
+        self, images: Tensor, labels: Tensor, along: Sequence[Tensor]
+    ) -> Float[Tensor, " n"]:
         """Second derivative of each image's loss at w + t along, by t, at 0."""
 
         def losses_at(t: Tensor) -> Tensor:
@@ -105,8 +103,17 @@ class Hessian:
 
     def _products_by_image(self, along: Sequence[Tensor]) -> Float[Tensor, " n"]:
         flat = torch.cat([step.flatten() for step in along])
-        pairs = zip(self.x.split(1), self.y.split(1), strict=True)
+        pairs = self._batches(1)
         return torch.stack([flat @ self._of_batch(image, label, along) for image, label in pairs])
+
+    def _steps(self, vector: Float[Tensor, " p"]) -> list[Tensor]:
+        """`D vector`, in the shapes of the weights."""
+        scaled = vector if self.units is None else vector * self.units
+        parts = scaled.split([weight.numel() for weight in self.weights])
+        return [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+
+    def _batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.x.split(size), self.y.split(size), strict=True)
 
     def _of_batch(self, images: Tensor, labels: Tensor, along: Sequence[Tensor]) -> Tensor:
         """The Hessian of the summed loss of a batch, times the vector `along`."""

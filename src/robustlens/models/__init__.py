@@ -9,8 +9,8 @@ from robustlens.models.fingerprint import fingerprint
 from robustlens.models.inference import frozen, inference, preserved_state
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
-from robustlens.models.probe import as_logits, check_logits, device_of, forward
-from robustlens.models.registry import MODELS, build_from, check, check_name, describe, get
+from robustlens.models.probe import as_logits, check_logits, device_of, failure_on, forward
+from robustlens.models.registry import MODELS, build_from, check, describe, get
 from robustlens.models.start import start_from
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "build_from",
     "check",
     "check_logits",
-    "check_name",
     "describe",
     "device_of",
+    "failure_on",
     "fast_copy",
     "fingerprint",
     "float64_copy",

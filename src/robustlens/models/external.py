@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, RobustlensError
 from robustlens.models.normalize import Normalize
-from robustlens.registry import imported, is_factory, one_line, parameters_of, takes_any
-
-__all__ = ["Adapter", "build", "call", "hugging_face", "is_factory", "one_line", "timm"]
+from robustlens.registry import imported, one_line, parameters_of, takes_any
 
 
 class Adapter(nn.Module):

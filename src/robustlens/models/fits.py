@@ -178,7 +178,7 @@ def _equal(fit: Fit, other: Fit) -> bool:
 
 
 def _reason(fits: list[Fit], content: object, looked_for: str) -> str:
-    """Why nothing in a file fits."""
+    """Reason why nothing in a file fits."""
     names = [name for _, tensors in state_dicts(content) for name in tensors]
     if not names:
         return f"holds {type(content).__name__} without tensors by name, expected a state dict"

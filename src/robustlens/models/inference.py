@@ -1,7 +1,7 @@
 """Using a network without leaving a trace: what every attack, measure and extra pass goes through."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -46,6 +46,19 @@ def frozen(model: nn.Module, mode: str = "eval") -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, flag in flags:
             module.training = flag
+
+
+@contextlib.contextmanager
+def tracking(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let gradients of `weights` be taken; those that are frozen are so again at the end."""
+    frozen_weights = [weight for weight in weights if not weight.requires_grad]
+    try:
+        for weight in frozen_weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen_weights:
+            weight.requires_grad_(False)
 
 
 @contextlib.contextmanager

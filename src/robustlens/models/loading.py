@@ -17,6 +17,7 @@ from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import ConfigError, ModelError, StateError, out_of_memory
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
+from robustlens.registry import is_factory, one_line
 from robustlens.results import Run, array_files, files
 
 _ACCEPTED = "a run folder, a file of weights, package.module:factory, hf:NAME or timm:NAME"
@@ -55,7 +56,7 @@ def load(
             not have its seal, or a newer robustlens wrote it.
     """
     text, path = str(spec), Path(spec)
-    if text.startswith(("hf:", "timm:")) or external.is_factory(text):
+    if text.startswith(("hf:", "timm:")) or is_factory(text):
         _refuse(text, {"architecture": architecture, "entry": entry})
         return _from_library(text, options).eval()
     if path.suffix in checkpoints.SUFFIXES and not path.is_dir():
@@ -160,7 +161,7 @@ def _described(
             f"{path}: found metadata 'robustlens' without a model, expected weights that robustlens wrote; "
             "take another copy"
         ) from error
-    if external.is_factory(str(name)) and not trust_code:
+    if is_factory(str(name)) and not trust_code:
         raise ModelError(
             f"{path}: its network is made by {name!r}, code from outside this file; "
             "load it with trust_code=True if you trust both"
@@ -172,7 +173,7 @@ def _described(
     except Exception as error:  # values of any type may stand in a file
         if out_of_memory(error):
             raise
-        raise ModelError(f"{path}: describes no network ({external.one_line(error)})") from error
+        raise ModelError(f"{path}: describes no network ({one_line(error)})") from error
     tensors.fill(model, state, path)
     return model
 
@@ -187,7 +188,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"{path}: truncated or damaged, cannot be read as safetensors ({external.one_line(error)}); "
+            f"{path}: truncated or damaged, cannot be read as safetensors ({one_line(error)}); "
             "take another copy, or train again"
         ) from error
     if not array_files.is_ours(metadata):

@@ -18,8 +18,7 @@ from robustlens import attacks, noise, objectives, weights
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, augment
-from robustlens.errors import ConfigError, RobustlensError
-from robustlens.registry import one_line
+from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
@@ -277,16 +276,8 @@ def perturbation_of(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbat
     for field, spec in recipe.perturbations.items():
         name, options = spec.entry(field)
         where = field if name == field else f"{field}.options"
-        try:
-            perturbation = weights.PERTURBATIONS.build(name, model, options=options, where=where)
-        except RobustlensError:
-            raise
-        except Exception as error:  # a factory of the user's own can raise anything
-            raise ConfigError(f"{field}.factory: {name!r} failed ({one_line(error)}); mend it") from error
-        if isinstance(perturbation, weights.WeightPerturbation):
-            return perturbation
-        raise ConfigError(
-            f"{field}.factory: found {name!r}, which gives a {type(perturbation).__name__}; expected a "
-            "subclass of robustlens.weights.WeightPerturbation"
+        perturbation: weights.WeightPerturbation = weights.PERTURBATIONS.build(
+            name, model, options=options, where=where
         )
+        return perturbation
     return None

@@ -61,8 +61,8 @@ def train(
         return run
     # Data and network first: a wrong recipe leaves no file behind.
     loop = TrainingLoop(recipe, run, splits, progress)
-    for doubt in () if run.read_only else data.doubts(splits):
-        _log.warning("data: %s", doubt)
+    for warning in () if run.read_only else data.sanity_warnings(splits):
+        _log.warning("data: %s", warning)
     with writer_lock(run):
         run.bind(recipe)
         try:

@@ -6,7 +6,7 @@ To add a perturbation: a subclass of `WeightPerturbation` in a file of its own, 
 from robustlens.registry import Registry
 from robustlens.weights.averaging import ExponentialMovingAverage
 from robustlens.weights.awp import AdversarialWeightPerturbation
-from robustlens.weights.perturbation import LossFn, WeightPerturbation, matrix_parameters, offset_weights
+from robustlens.weights.perturbation import WeightPerturbation, matrix_parameters, offset_weights
 from robustlens.weights.rwp import RandomWeightPerturbation
 from robustlens.weights.sam import SharpnessAwareMinimization
 from robustlens.weights.singular_values import bound_singular_values
@@ -15,7 +15,6 @@ __all__ = [
     "PERTURBATIONS",
     "AdversarialWeightPerturbation",
     "ExponentialMovingAverage",
-    "LossFn",
     "RandomWeightPerturbation",
     "SharpnessAwareMinimization",
     "WeightPerturbation",
@@ -33,5 +32,6 @@ PERTURBATIONS: Registry[type[WeightPerturbation]] = Registry(
     },
     hidden=("model",),
     factories=True,
+    result_type=WeightPerturbation,
 )
 """Perturbations of the weights, by the recipe's field that asks for them."""

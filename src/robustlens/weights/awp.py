@@ -1,6 +1,6 @@
 """Adversarial weight perturbation (Wu, Xia and Wang 2020)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustlens.errors import ConfigError
 from robustlens.weights.perturbation import (
     TINY,
+    Craft,
     LossFn,
     WeightPerturbation,
     check_size,
@@ -56,10 +57,7 @@ class AdversarialWeightPerturbation(WeightPerturbation):
         super().__init__(model)
 
     def offsets(
-        self,
-        losses: Sequence[LossFn],
-        craft: Callable[[], None] | None = None,
-        generator: torch.Generator | None = None,
+        self, losses: Sequence[LossFn], craft: Craft | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """The perturbation v, one tensor for each weight; the images are those at w at first."""
         if self.alternations > 1 and craft is None:
@@ -77,7 +75,7 @@ class AdversarialWeightPerturbation(WeightPerturbation):
                 v = [self._shortened(weight, offset) for weight, offset in zip(weights, v, strict=True)]
         return v
 
-    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def offsets_along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """One step from w along known gradients, each tensor by `gamma` of its norm."""
         return relative(self.weights(), gradients, self.gamma)
 

@@ -48,6 +48,10 @@ LossFn = Callable[[], Tensor]
 """Scalar that a perturbation increases: the mean loss of a batch, at the weights as they are."""
 
 
+Craft = Callable[[], None]
+"""Makes the adversarial images of a batch anew, at the weights as they are."""
+
+
 class WeightPerturbation(abc.ABC):
     """Perturbation of the weights, so that the training gradient is taken at w + v instead of at w.
 
@@ -60,7 +64,7 @@ class WeightPerturbation(abc.ABC):
     passes that look for v, and dropout draws the same mask in them as in the body.
 
     To add one: a subclass that says which tensors move (`weights`) and by how much (`offsets`); one that
-    follows a gradient says so and can take it from elsewhere (`along`).
+    follows a gradient says so and can take it from elsewhere (`offsets_along`).
 
     Args:
         model: the network being trained, in the mode in which it is trained; a `DistributedDataParallel` too.
@@ -72,7 +76,7 @@ class WeightPerturbation(abc.ABC):
     name: str = "weight_perturbation"
     """In messages: the recipe's field that asks for it."""
     follows_gradient: bool = False
-    """Whether `along` is there, so that the gradient may come from elsewhere."""
+    """Whether `offsets_along` is there, so that the gradient may come from elsewhere."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -85,11 +89,11 @@ class WeightPerturbation(abc.ABC):
 
     @abc.abstractmethod
     def offsets(
-        self, losses: Sequence[LossFn], craft: Callable[[], None] | None, generator: torch.Generator | None
+        self, losses: Sequence[LossFn], craft: Craft | None, generator: torch.Generator | None
     ) -> list[Tensor]:
         """The perturbation v, one tensor for each weight; arguments as those of `perturbed`."""
 
-    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def offsets_along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """The perturbation v that follows `gradients`, one tensor for each weight."""
         raise ConfigError(f"{self.name}.from_attack: found true, but it follows no gradient; leave it out")
 
@@ -98,7 +102,7 @@ class WeightPerturbation(abc.ABC):
         self,
         loss_fn: LossFn | Sequence[LossFn],
         *,
-        craft: Callable[[], None] | None = None,
+        craft: Craft | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[None]:
         """Hold the weights at w + v.
@@ -132,7 +136,7 @@ class WeightPerturbation(abc.ABC):
             ConfigError: this perturbation follows no gradient.
             NumericsError: a gradient is not finite; the weights are untouched.
         """
-        with offset_weights(self.weights(), self.along(self._mean_gradients(gradients))):
+        with offset_weights(self.weights(), self.offsets_along(self._mean_gradients(gradients))):
             yield
 
     def gradient(self, losses: Sequence[LossFn]) -> list[Tensor]:

@@ -1,11 +1,18 @@
 """Random weight perturbation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from robustlens.weights.perturbation import LossFn, WeightPerturbation, check_size, in_parallel, relative
+from robustlens.weights.perturbation import (
+    Craft,
+    LossFn,
+    WeightPerturbation,
+    check_size,
+    in_parallel,
+    relative,
+)
 
 
 class RandomWeightPerturbation(WeightPerturbation):
@@ -29,10 +36,7 @@ class RandomWeightPerturbation(WeightPerturbation):
         super().__init__(model)
 
     def offsets(
-        self,
-        losses: Sequence[LossFn],
-        craft: Callable[[], None] | None = None,
-        generator: torch.Generator | None = None,
+        self, losses: Sequence[LossFn], craft: Craft | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """A random perturbation, whatever the loss."""
         weights = self.weights()

@@ -1,11 +1,11 @@
 """Sharpness-aware minimization (Foret et al. 2021)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from robustlens.weights.perturbation import TINY, LossFn, WeightPerturbation, check_size
+from robustlens.weights.perturbation import TINY, Craft, LossFn, WeightPerturbation, check_size
 
 
 class SharpnessAwareMinimization(WeightPerturbation):
@@ -32,15 +32,12 @@ class SharpnessAwareMinimization(WeightPerturbation):
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def offsets(
-        self,
-        losses: Sequence[LossFn],
-        craft: Callable[[], None] | None = None,
-        generator: torch.Generator | None = None,
+        self, losses: Sequence[LossFn], craft: Craft | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """One step of length rho along the gradient."""
-        return self.along(self.gradient(losses))
+        return self.offsets_along(self.gradient(losses))
 
-    def along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def offsets_along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """One step of length rho from w along known gradients."""
         length = torch.stack([gradient.norm() for gradient in gradients]).norm()
         return [gradient * (self.rho / (length + TINY)) for gradient in gradients]

@@ -1,7 +1,5 @@
 """The adversarial loss at the weights as they are, of which every landscape and flatness number is made."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,15 +84,3 @@ def values_of(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], temperature:
 def stacked(values: list[Values], shape: tuple[int, ...]) -> Values:
     """Values of many points as one array of each kind, (*shape, n)."""
     return {kind: np.stack([each[kind] for each in values]).reshape(*shape, -1) for kind in values[0]}
-
-
-@contextlib.contextmanager
-def asking_for_gradients(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let these ask for gradients inside `frozen`, which puts their own flags back at its end."""
-    for weight in weights:
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(False)

@@ -1,21 +1,22 @@
-"""The door of every attack: images, labels and logits are checked once a call, in the words of `evaluate`."""
+"""Images, labels and logits of an attack, checked once a call, in the words of `evaluate`."""
 
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from robustlens.errors import DataError
-from robustlens.models import as_logits, device_of, frozen, inputs
+from robustlens.errors import DataError, RobustlensError, out_of_memory
+from robustlens.models import as_logits, device_of, failure_on, forward, frozen, inputs
 from robustlens.models.hooks import hooked
 from robustlens.models.inputs import Batches, Bounds, Images, Labels
 from robustlens.threat import ThreatModel
 
-GivenImages = Images | Batches
+ImagesLike = Images | Batches
 """Images (n, ...), a tensor or an array; or batches (images, labels), as a DataLoader gives them."""
-GivenLabels = Labels | None
+LabelsLike = Labels | None
 """Classes (n,) of any integer type, or soft labels (n, classes); None with batches."""
 
 _IS_TRUSTED: ContextVar[bool] = ContextVar("is_trusted", default=False)
@@ -32,8 +33,8 @@ def trusted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def admitted(
-    model: nn.Module, x: GivenImages, y: GivenLabels, threat: ThreatModel | None, mode: str = "eval"
+def checked_inputs(
+    model: nn.Module, x: ImagesLike, y: LabelsLike, threat: ThreatModel | None, mode: str = "eval"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and labels of a call, on the model's device; `model` is frozen in `mode` inside.
 
@@ -49,9 +50,11 @@ def admitted(
 
     Raises:
         ConfigError: infinite bounds. DataError: shapes, types, labels or pixels that do not fit.
-        ModelError: the model returns something else than logits (n, classes) with a class for every label.
+        ModelError: the model fails on these images, or returns something else than logits (n, classes) with a
+            class for every label.
     """
-    if _IS_TRUSTED.get() or (isinstance(x, Tensor) and len(x) == 0):
+    is_empty = isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim > 0 and len(x) == 0
+    if _IS_TRUSTED.get() or is_empty:
         assert isinstance(x, Tensor)
         assert isinstance(y, Tensor)
         with frozen(model, mode):
@@ -60,13 +63,11 @@ def admitted(
     if threat is not None:
         threat.require_box()
     images, labels = _checked(model, x, y, None if threat is None else threat.bounds)
-    with trusted(), frozen(model, mode), _looked_at(model, labels):
+    with trusted(), frozen(model, mode), _first_output_checked(model, images, labels):
         yield images, labels
 
 
-def _checked(
-    model: nn.Module, x: GivenImages, y: GivenLabels, bounds: Bounds | None
-) -> tuple[Tensor, Tensor]:
+def _checked(model: nn.Module, x: ImagesLike, y: LabelsLike, bounds: Bounds | None) -> tuple[Tensor, Tensor]:
     """Images and labels that fit each other and the bounds."""
     if isinstance(y, Tensor) and y.is_floating_point() and y.ndim == 2:
         images, _ = inputs.checked_pair(x, y.argmax(1), bounds, model, where="attack")
@@ -80,17 +81,31 @@ def _checked(
 
 
 @contextlib.contextmanager
-def _looked_at(model: nn.Module, y: Tensor) -> Iterator[None]:
-    """Inside, the output of the model's first pass is checked; an error of the model itself passes."""
+def _first_output_checked(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Inside, the model's first pass is checked: `ModelError` where it fails or returns no logits."""
     least = y.shape[1] if y.ndim == 2 else max(2, int(y.max()) + 1)
+    if isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
+        as_logits(forward(model, x[:2]), len(x[:2]), at_least=least)
+        yield
+        return
+    running: list[Tensor] = []
     passed = False
+
+    def begin(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        running[:] = (*args, *named.values())[:1]
 
     def look(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         nonlocal passed
         if not passed:
-            (images,) = (*args, *named.values())[:1]
-            as_logits(output, len(images), at_least=least)
+            as_logits(output, len(running.pop()), at_least=least)
             passed = True
 
-    with hooked([model], after=look):
-        yield
+    try:
+        with hooked([model], before=begin, after=look):
+            yield
+    except RobustlensError:
+        raise
+    except Exception as error:
+        if passed or not running or out_of_memory(error):
+            raise
+        raise failure_on(running[0], error) from error

@@ -1,4 +1,4 @@
-"""Doubts about a data set that are no errors: classes that its test images lack, images that training saw."""
+"""Warnings about a data set that is in order: classes without test images, test images that training saw."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from robustlens.data.splits import Split, Splits
 
 
-def doubts(splits: Splits) -> tuple[str, ...]:
+def sanity_warnings(splits: Splits) -> tuple[str, ...]:
     """Reasons to doubt numbers on the test images, as sentences with counts; none for a sound data set."""
     present = set(splits.test.labels.tolist())
     absent = [name for label, name in enumerate(splits.classes) if label not in present]

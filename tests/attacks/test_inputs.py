@@ -57,6 +57,9 @@ REFUSED = {
     "a class too many": ({"y": Y + 100}, ModelError, "expected at least 1"),
     "dictionary": ({"model": Wrapped(lambda out: {"logits": out})}, ModelError, "returned dict"),
     "tuple": ({"model": Wrapped(lambda out: (out, out))}, ModelError, "a tuple of 2"),
+    "another size": ({"x": torch.rand(4, 3, 3, 3)}, ModelError, r"fails on images of shape \(\d, 3, 3, 3\)"),
+    "no images": ({"x": torch.tensor(0.5)}, DataError, r"found images of shape \(\)"),
+    "sparse": ({"x": X.to_sparse()}, DataError, "found sparse, quantised or meta images"),
     "one logit": ({"model": Wrapped(lambda out: out[:, :1]), "y": Y * 0}, ModelError, "1 logits an image"),
 }
 
@@ -140,6 +143,32 @@ def test_bounds_without_an_end_are_refused_by_attacks_and_evaluations():
     ):
         with pytest.raises(ConfigError, match=r"threat\.bounds: found .*expected finite"):
             call()
+
+
+@every_attack
+def test_tensors_of_inference_mode_and_scripts_are_taken(attack):
+    with torch.inference_mode():
+        x, y = X.clone(), Y.clone()
+    assert torch.equal(attack(everything(), x, y), attack(everything(), X, Y))
+    script = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 10)))
+    assert attack(script, X, Y).shape == X.shape
+
+
+def test_an_error_after_the_first_pass_is_the_models_own():
+    passes = []
+
+    def fail_later(logits):
+        passes.append(logits)
+        return logits if len(passes) < 2 else 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        rl.attacks.PGD(THREAT, steps=3)(Wrapped(fail_later), X, Y)
+
+
+@pytest.mark.parametrize("name", ["fab", "square", "min-norm"])
+def test_attacks_of_one_class_refuse_soft_labels(name):
+    with pytest.raises(ConfigError, match=r"found soft labels \(mixup\), expected one class an image"):
+        ATTACKS[name](everything(), X, torch.full((4, 10), 0.1))
 
 
 def test_soft_labels_are_probabilities():
