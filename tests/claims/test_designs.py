@@ -130,7 +130,7 @@ def test_a_study_without_awp_says_so(tmp_path):
 def test_awp_without_its_partner_says_so(tmp_path):
     claim = check_one(tmp_path, "awp-flatter", [Net(0.2), Net(0.1, awp=True), Net(0.1, "trades")])
     assert claim.verdict == "untested"
-    assert "AT+AWP 0.1 (seed 0) has no twin without AWP" in claim.why
+    assert "AT+AWP 0.1 (seed 0) has no matching run without AWP" in claim.why
 
 
 def test_a_pair_is_of_one_objective_one_strength_and_one_seed(tmp_path):
@@ -168,7 +168,7 @@ def test_a_partner_is_the_run_of_the_same_recipe_without_awp(tmp_path):
     ]
     claim = check_one(tmp_path, "awp-smaller-robust-gap", nets)
     assert claim.effect.value == pytest.approx(-0.1)
-    assert "AWP, other 0.1 (seed 0) has no twin without AWP" in claim.note
+    assert "AWP, other 0.1 (seed 0) has no matching run without AWP" in claim.note
 
 
 def test_awp_from_the_attack_is_no_part_of_the_papers_claim(tmp_path):

@@ -97,3 +97,12 @@ def test_a_result_that_cannot_be_used_at_the_last_checkpoint_is_reported_there(t
     run.write("evaluation", replace(result, attacks=("fgsm",)), LAST)
     gaps = by_setting(folder, "awp-smaller-robust-gap")
     assert "under different conditions" in gaps["at the last checkpoint"].why
+
+
+def test_what_was_never_measured_is_untested_whatever_else_cannot_be_used(tmp_path):
+    """Forty images are too few for a robust gap; but without a landscape there is no claim about one."""
+    nets = [Net(eps, index=range(40), drop=("landscape",)) for eps in (0.05, 0.1, 0.15, 0.2)]
+    claim = by_setting(write(tmp_path, nets), "flatter-smaller-gap")[""]
+    assert claim.verdict == "untested"
+    assert "landscape" in claim.why
+    assert "landscape" in claim.remedy

@@ -102,7 +102,7 @@ def _with_and_without_awp(hypothesis: Hypothesis, study: StudyData) -> Findings:
     if not planned:
         raise Untested("the study has no adversarially trained run with AWP", remedies.awp_pair())
     missing = [
-        Missing(f"{run.name} has no twin without AWP", remedies.awp_pair())
+        Missing(f"{run.name} has no matching run without AWP", remedies.awp_pair())
         for run, partner in planned
         if partner is None
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustlens.claims.estimates import Estimator
-from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
+from robustlens.claims.evidence import Damaged, Missing, RunData, StudyData, Untested
 from robustlens.claims.verdict import Findings, decide
 from robustlens.config import BEST, LAST
 from robustlens.results import DECIDING_SEEDS, DESCRIBED, ClaimResult
@@ -78,9 +78,7 @@ class Hypothesis:
         A part beyond the first is passed over where nothing of it was measured; the first one says so.
         """
         first, *others = self.design.parts(study)
-        needed = (self.estimator, *self.design.reads)
-        measured = [part for part in others if all(_is_measured(one, part.runs) for one in needed)]
-        return [self.check(part) for part in (first, *measured)]
+        return [self.check(part) for part in (first, *others) if part is first or not self._unmeasured(part)]
 
     def check(self, study: StudyData) -> ClaimResult:
         """The claim by itself on this part: decided, described, or untested; `why` names what is lacking."""
@@ -90,6 +88,8 @@ class Hypothesis:
         except Untested as reason:
             return replace(claim, why=_sentence(str(reason)), remedy=reason.remedy)
         except Unusable as reason:
+            if lacking := self._unmeasured(study):
+                return replace(claim, why=_sentence(str(lacking)), remedy=lacking.remedy)
             decides = len({run.entry.seed for run in study.runs}) >= DECIDING_SEEDS
             return replace(
                 claim, verdict="inconclusive" if decides else "unclear", why=_sentence(str(reason))
@@ -106,6 +106,12 @@ class Hypothesis:
             seeds=findings.seeds,
             note=findings.note,
         )
+
+    def _unmeasured(self, study: StudyData) -> Missing | None:
+        """Why none of the runs has one of the quantities; None where some run has each."""
+        needed = (self.estimator, *self.design.reads)
+        reasons = (_why_unmeasured(estimator, study.runs) for estimator in needed)
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 def settings(study: StudyData) -> list[StudyData]:
@@ -145,17 +151,18 @@ def _is_evaluated(run: RunData) -> bool:
         return False
 
 
-def _is_measured(estimator: Estimator, runs: Sequence[RunData]) -> bool:
-    """Whether any run has the quantity, be it one that cannot be used."""
+def _why_unmeasured(estimator: Estimator, runs: Sequence[RunData]) -> Missing | None:
+    """The first run's reason where no run has the quantity, not even one that cannot be used."""
+    reasons = []
     for run in runs:
         try:
             estimator(run)
-        except Missing:
-            continue
+        except Missing as reason:
+            if not isinstance(reason, Damaged):
+                reasons.append(reason)
         except Unusable:
             pass
-        return True
-    return False
+    return reasons[0] if reasons and len(reasons) == len(runs) else None
 
 
 def _sentence(text: str) -> str:

@@ -112,7 +112,7 @@ def test_the_interval_of_the_curvature_resamples_images(tmp_path):
         assert quantity.value() == pytest.approx(expected)
         weights = np.zeros((1, 60))
         weights[0, 7] = 1.0
-        assert quantity.of(weights) == pytest.approx(per_image[7])
+        assert quantity.function(weights) == pytest.approx(per_image[7])
         assert "not resampled" in quantity.caveat
     without = with_curvature(tmp_path / "b", value, {})
     assert quantities.trace(without).value() == 3.0
