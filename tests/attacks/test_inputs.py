@@ -168,7 +168,7 @@ def test_an_error_after_the_first_pass_is_the_models_own():
 @pytest.mark.parametrize("name", ["fab", "square", "min-norm"])
 def test_attacks_of_one_class_refuse_soft_labels(name):
     with pytest.raises(ConfigError, match=r"found soft labels \(mixup\), expected one class an image"):
-        ATTACKS[name](everything(), X, torch.full((4, 10), 0.1))
+        ATTACKS[name](everything(), X, torch.full((4, 5), 0.2))
 
 
 def test_soft_labels_are_probabilities():

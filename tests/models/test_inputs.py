@@ -182,3 +182,10 @@ def test_what_is_no_built_network_is_refused(model: Any, message: str) -> None:
 def test_images_are_refused_where_their_network_is_not_built() -> None:
     with pytest.raises(ModelError, match="no shape yet"):
         checked_images(torch.rand(2, 3), model=nn.LazyLinear(3), where="f")
+
+
+def test_batches_give_their_images_where_no_labels_are_asked_for() -> None:
+    x, y = images(4)
+    assert torch.equal(checked_images([(x[:3], y[:3]), (x[3:], y[3:])], BOX, where="f"), x)
+    nested = [[row.numpy() for row in image] for image in x[:, :2]]  # numbers, two channels an image
+    assert torch.equal(checked_images(nested, BOX, where="f"), x[:, :2])

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from robustlens.errors import ModelError, NumericsError
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, frozen
-from robustlens.models.inputs import Images, checked_images
+from robustlens.models.inputs import Batches, Images, checked_images
 
 
-def jacobian(model: nn.Module, x: Images, *, batch_size: int = 64) -> dict[str, np.ndarray]:
+def jacobian(model: nn.Module, x: Images | Batches, *, batch_size: int = 64) -> dict[str, np.ndarray]:
     """Singular values of the Jacobian of the logits with respect to each image.
 
     The largest is the local Lipschitz constant in L2: to first order no change of the image of length 1 moves

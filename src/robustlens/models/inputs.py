@@ -74,12 +74,13 @@ def checked_pair(
 
 
 def checked_images(
-    x: Images, bounds: Bounds | None = None, model: nn.Module | None = None, *, where: str
+    x: Images | Batches, bounds: Bounds | None = None, model: nn.Module | None = None, *, where: str
 ) -> Float[Tensor, "n ..."]:
     """Images inside the bounds: the same tensor, unless its type or its dust has to change.
 
     Args:
-        x: at least one image, a tensor or a NumPy array of floats. Half and bfloat16 become what the model
+        x: at least one image, a tensor or a NumPy array of floats, or batches with labels, which are left
+            out. Half and bfloat16 become what the model
             computes in; so does float64, which a model in lower precision gets as float32. Pixels that are
             outside by no more than 1e-6 of the bounds' width are clamped.
         bounds: of the pixels; either may be infinite. None refuses bytes only: pixels outside [-20, 20].
@@ -92,7 +93,11 @@ def checked_images(
     """
     if model is not None:
         check_network(model)
+    if not isinstance(x, Tensor | np.ndarray) and isinstance(x, Iterable):
+        x = _images_of(list(x), where)
     images = _tensor(x, f"{where}: found images", "floats (n, ...)")
+    if images.layout != torch.strided or images.is_meta or images.is_quantized:
+        raise DataError(f"{where}: found sparse, quantised or meta images, expected floats of their own")
     shape = tuple(images.shape)
     if images.ndim < 2 or 0 in shape[1:]:
         raise DataError(f"{where}: found images of shape {shape}, expected (n, ...)")
@@ -121,6 +126,14 @@ def checked_images(
     wanted = _dtype(images.dtype, model)
     is_inside = low <= least and largest <= high and wanted == images.dtype  # rounding may lead outside
     return images if is_inside else images.to(wanted).clamp(low, high)
+
+
+def _images_of(values: list[Any], where: str) -> Any:
+    """The images of batches (images, labels), joined; or the values themselves, which are numbers then."""
+    is_pair = (isinstance(value, tuple | list) and len(value) == 2 for value in values)
+    if not values or not all(is_pair) or getattr(values[0][1], "ndim", 0) != 1:
+        return values
+    return _joined(values, None, where)[0]
 
 
 def check_network(model: object) -> None:
@@ -187,7 +200,7 @@ def _joined(x: Images | Batches, y: Labels | None, where: str) -> tuple[Images, 
 def _tensor(values: object, found: str, expected: str) -> Tensor:
     """A tensor as it is, an array as a tensor of its own memory where it can be."""
     if isinstance(values, Tensor):
-        return values
+        return values.clone() if values.is_inference() else values  # no gradient flows through those
     try:
         array = np.asarray(values)
     except ValueError:

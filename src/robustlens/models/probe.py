@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens.errors import ModelError, NumericsError, RobustlensError
+from robustlens.errors import ModelError, NumericsError, RobustlensError, out_of_memory
 from robustlens.models.inference import inference
 from robustlens.registry import one_line
 
@@ -24,7 +24,14 @@ def forward(model: nn.Module, x: Float[Tensor, "n ..."]) -> object:
     except RobustlensError:
         raise
     except Exception as error:
-        raise ModelError(f"model: fails on images of shape {tuple(x.shape)}: {one_line(error)}") from error
+        if out_of_memory(error):
+            raise
+        raise failure_on(x, error) from error
+
+
+def failure_on(x: Tensor, error: Exception) -> ModelError:
+    """One line for an error inside a model that was called on `x`."""
+    return ModelError(f"model: fails on images of shape {tuple(x.shape)}: {one_line(error)}")
 
 
 def check_logits(
