@@ -47,7 +47,6 @@ from robustlens.training import train
 
 ACCEPTED = (2, 3, 4, 7)
 """Exit codes that a damaged file may end with."""
-_JSON = (".json", ".jsonl")
 _VALUES: list[Any] = [
     None,
     True,
@@ -70,7 +69,7 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         self.work, self.whole, self.copy = work, work / "whole", work / "copy"
-        self.source = tiny_study.write(work)
+        self.source, self.study_file = tiny_study.write(work), work / "damaged.yaml"
         self.spec = study.read(self.source)
         study.run(self.spec, self.whole, executor=InProcess())
         self.plans = evaluation_plan(self.spec), explanation_plan(self.spec)
@@ -98,6 +97,7 @@ class Bench:
         """A copy of the study in which the command has something to read; its run called `name`."""
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.copytree(self.whole, self.copy)
+        self.study_file.write_bytes(self.source.read_bytes())
         run = Run(self.copy / "runs" / name)
         if command == "train":
             run.update(status="training")
@@ -145,7 +145,7 @@ class Bench:
 
     def study(self, run: Run) -> None:
         """Plan the study and look which of its runs are done."""
-        study.plan(study.read(self.work / "damaged.yaml"))
+        study.plan(study.read(self.study_file))
         for one in StudyFolder(self.copy).runs():
             is_done(one, *self.plans, Fingerprints())
 
@@ -279,9 +279,8 @@ def one_case(bench: Bench, seed: int) -> dict[str, Any]:
     own = [path for path in known if path.startswith(f"runs/{name}/") or "/" not in path]
     if command in ("report", "verify", "study"):
         own = known
-    (bench.work / "damaged.yaml").write_bytes(bench.source.read_bytes())
     file = draw.choice([*own, *(["the study file"] if command == "study" else [])])
-    path = bench.work / "damaged.yaml" if file == "the study file" else bench.copy / file
+    path = bench.study_file if file == "the study file" else bench.copy / file
     same = [bench.copy / one for one in known if Path(one).suffix == path.suffix and one != file]
     content = path.read_bytes()
     changed = DAMAGES[damage](content, draw, [one.read_bytes() for one in same])
@@ -300,7 +299,9 @@ def one_case(bench: Bench, seed: int) -> dict[str, Any]:
     if shown == expected:
         return case | {"end": "same page"}
     names = {Path(file).name, *(one.name for one in same)}
-    if any(re.search(rf"{re.escape(one)}[^<]*(damaged|expected|found|changed)", shown) for one in names):
+    if any(
+        re.search(rf"{re.escape(one)}[^<]*(damaged|expected|found|changed|belong)", shown) for one in names
+    ):
         return case | {"end": "named on the page"}
     return case | {"end": "forged" if is_forged else "silent difference"}
 
