@@ -505,7 +505,7 @@ def test_a_radius_at_which_images_of_other_classes_are_within_reach():
 
     def radius(y, norm="L1"):
         threat = rl.ThreatModel(norm, 0.1)
-        return _certain_eps(Diagnostics(Between(), x, y, None, threat, None, None, {}, ModelState(model)))
+        return _certain_eps(Diagnostics(Between(), x, y, threat, ModelState(model)))
 
     assert radius(y) == pytest.approx(0.4)  # nearest others: 0.4, 0.3, 0.3, 0.4
     assert radius(1 - y) == pytest.approx(0.4)  # the last alone is right; its nearest other is 0.6

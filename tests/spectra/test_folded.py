@@ -12,7 +12,7 @@ from helpers.small_models import Snapshot, trained
 from robustlens import models
 from robustlens.errors import NumericsError
 from robustlens.spectra import dense_operator, spectrum, trace
-from robustlens.spectra.folded import Folding, folded
+from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import blank
 
 
@@ -27,9 +27,9 @@ def values_of(matrix: Tensor) -> np.ndarray:
 
 
 def weights(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    return {
-        name: layer.weight for name, layer in folded(model, trace(model, shape), blank(model, shape)).items()
-    }
+    layers = trace(model, shape)
+    scaled = Folding.of(model, layers, blank(model, shape)).applied(layers)
+    return {name: layer.weight for name, layer in scaled.items()}
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"stride": 2}], ids=str)

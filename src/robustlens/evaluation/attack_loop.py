@@ -45,6 +45,7 @@ class AttackLoop:
         search: the network that attacks search on: the model itself or a faster copy.
         x: images. y: labels. Handed out in full batches on the model's device.
         threat: of the evaluation.
+        tries: of all attacks, in order.
         adversarial: where adversarial images go, or None to drop them.
     """
 
@@ -53,6 +54,7 @@ class AttackLoop:
     x: Float[Tensor, "n ..."]
     y: Int64[Tensor, " n"]
     threat: ThreatModel
+    tries: Sequence[Try]
     state: EvaluationState
     batch_size: int
     listen: Listener
@@ -63,10 +65,10 @@ class AttackLoop:
         device = models.device_of(self.verifier.model)
         return self.x[rows].to(device), self.y[rows].to(device)
 
-    def run(self, tries: Sequence[Try]) -> None:
+    def run(self) -> None:
         """Run every try on the images that it attacks, less those that it was run on before a stop."""
-        for number, each in enumerate(tries):
-            rows = self.state.rows(number, include_broken=each.include_broken)
+        for number, each in enumerate(self.tries):
+            rows = self._rows(number)
             done = 0
             for part in rows.split(self.batch_size):
                 untried = self.state.untried(number, part)
@@ -76,6 +78,26 @@ class AttackLoop:
                 self._run_batch(number, each, untried)
                 robust = int(self.state.robust_after(number).sum())
                 self.listen(Event(each.label, done, len(rows), f"{robust} of {len(self.x)} robust"))
+
+    def by_attack(self) -> dict[str, Bool[Tensor, " n"]]:
+        """Masks of the images that survive each attack and all before it."""
+        last = {each.name: number for number, each in enumerate(self.tries)}
+        return {name: self.state.robust_after(number) for name, number in last.items()}
+
+    def attacked(self) -> dict[str, int]:
+        """Number of images that each attack was run on: those of its first try."""
+        first = {each.name: number for number, each in reversed(list(enumerate(self.tries)))}
+        return {name: len(self._rows(first[name])) for name in self.seconds()}
+
+    def seconds(self) -> dict[str, float]:
+        """Time spent on each attack, over all its tries."""
+        seconds = {each.name: 0.0 for each in self.tries}
+        for each, spent in zip(self.tries, self.state.seconds.tolist(), strict=True):
+            seconds[each.name] += spent
+        return seconds
+
+    def _rows(self, number: int) -> Int64[Tensor, " rows"]:
+        return self.state.rows(number, include_broken=self.tries[number].include_broken)
 
     def _run_batch(self, number: int, each: Try, rows: Tensor) -> None:
         began = perf_counter()

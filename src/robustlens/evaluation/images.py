@@ -89,44 +89,38 @@ def evaluate(
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
     x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
-    y, folder = y.cpu(), None if state is None else Path(state)
+    y = y.cpu()
     with models.frozen(model), float32_products(), attack_room.trusted():
         logits = clean_logits(model, x, batch_size)
         verifier, search = _networks(model, x, precision, seed)
         clean = clean_verdict(verifier, x, y, logits, batch_size)
+        folder = None if state is None else Path(state)
         attacked = [(each.label, each.attack) for each in tries]
         bound_to = identity(model, x, y, threat, attacked, precision) if folder else {}
+        progress_state = EvaluationState.open(folder, bound_to, clean.right, len(tries))
+        adversarial = AdversarialImages(folder) if save_adversarial else None
         loop = AttackLoop(
-            verifier=verifier,
-            search=search,
-            x=x,
-            y=y,
-            threat=threat,
-            state=EvaluationState.open(folder, bound_to, clean.right, len(tries)),
-            batch_size=batch_size,
-            listen=progress,
-            adversarial=AdversarialImages(folder) if save_adversarial else None,
+            verifier, search, x, y, threat, tries, progress_state, batch_size, progress, adversarial
         )
-        loop.run(tries)
-        by_attack = _by_attack(loop.state, tries)
-        x_adv, doubts = _checked_images(loop)
-        raised = _flags(loop, logits, by_attack, chosen) if flags else ()
+        loop.run()
+        x_adv, failures = _checked_images(loop)
+        raised = _flags(loop, logits, chosen) if flags else ()
     of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
-    notes = (*notes_on(verifier, y, logits.shape[1]), *of_attacks, *doubts)
+    notes = (*notes_on(verifier, y, logits.shape[1]), *of_attacks, *failures)
     return Evaluation(
         threat=threat,
         labels=y,
         predictions=clean.predictions,
         loss=clean.loss,
         clean=loop.state.broken_by != WRONG,
-        by_attack=by_attack,
-        attacked=_attacked(loop.state, tries),
+        by_attack=loop.by_attack(),
+        attacked=loop.attacked(),
         distance=loop.state.distance,
         curve=_curve(loop.state.distance, threat, curve),
         flags=raised,
         notes=tuple(dict.fromkeys(note for note in notes if note)),
         suites=attack_room.suites_in(attacks),
-        seconds=_seconds(loop.state, tries),
+        seconds=loop.seconds(),
         x_adv=x_adv,
     )
 
@@ -180,28 +174,6 @@ def _curve(distance: Tensor, threat: ThreatModel, multiples: Sequence[float]) ->
     return {eps: clean & ~within(distance, threat, eps) if eps else clean for eps in radii}
 
 
-def _by_attack(state: EvaluationState, tries: Sequence[Try]) -> dict[str, Tensor]:
-    """Masks of the images that survive each attack and all before it."""
-    last = {each.name: number for number, each in enumerate(tries)}
-    return {name: state.robust_after(number) for name, number in last.items()}
-
-
-def _attacked(state: EvaluationState, tries: Sequence[Try]) -> dict[str, int]:
-    """Number of images that each attack was run on: those of its first try."""
-    attacked: dict[str, int] = {}
-    for number, each in enumerate(tries):
-        attacked.setdefault(each.name, len(state.rows(number, include_broken=each.include_broken)))
-    return attacked
-
-
-def _seconds(state: EvaluationState, tries: Sequence[Try]) -> dict[str, float]:
-    """Time spent on each attack, over all its tries."""
-    seconds = {each.name: 0.0 for each in tries}
-    for each, spent in zip(tries, state.seconds.tolist(), strict=True):
-        seconds[each.name] += spent
-    return seconds
-
-
 def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
     """The adversarial images, read back and verified again, and a note on those that fail now.
 
@@ -235,10 +207,9 @@ def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
     return x_adv, [f"{count} do not break the model when it is asked again: its answers change ({reason})"]
 
 
-def _flags(
-    loop: AttackLoop, logits: Tensor, by_attack: Mapping[str, Tensor], chosen: Mapping[str, Attack]
-) -> tuple[Flag, ...]:
+def _flags(loop: AttackLoop, logits: Tensor, chosen: Mapping[str, Attack]) -> tuple[Flag, ...]:
     """The reliability flags, looked for on a few images, survivors among them."""
+    by_attack = loop.by_attack()
     robust = list(by_attack.values())[-1]
     images = torch.arange(len(robust))
     rows = torch.cat([images[:_SAMPLE], images[robust][:_SAMPLE]]).unique()

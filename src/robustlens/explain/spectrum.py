@@ -6,9 +6,10 @@ from typing import Any, Literal
 import numpy as np
 
 from robustlens.explain.measure import Count, Measurement, Subject
+from robustlens.results.values import plain
 from robustlens.spectra.convolution import MAX_BYTES, OPERATORS, OperatorName
-from robustlens.spectra.coverage import Survey, named, plain
-from robustlens.spectra.folded import folded
+from robustlens.spectra.coverage import Survey, in_words
+from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import Layer, blank
 from robustlens.spectra.summary import summarize
 from robustlens.spectra.values import finite, over_each, singular_values
@@ -44,7 +45,7 @@ def measure_spectrum(
     every = finite(survey.layers)
     layers = {name: layer for name, layer in every.items() if not layer.is_scale}
     scales = {name: layer for name, layer in every.items() if layer.is_scale}
-    with_norm = finite(folded(model, layers, blank(model, shape))) if fold else {}
+    with_norm = finite(Folding.of(model, layers, blank(model, shape)).applied(layers)) if fold else {}
     values = over_each(
         every | {FOLDED + name: layer for name, layer in with_norm.items()},
         lambda layer: singular_values(layer, operator, max_bytes=max_bytes),
@@ -59,7 +60,7 @@ def measure_spectrum(
         unit="singular value",
         what=f"Singular values of each layer, {OPERATORS[operator]} at its borders, "
         f"BatchNorm {'folded too' if fold else 'not folded'}."
-        + (f" Not covered: {named(survey.uncovered)}." if survey.uncovered else ""),
+        + (f" Not covered: {in_words(survey.uncovered)}." if survey.uncovered else ""),
         source="Wen, Li and Jia 2020 (variance of singular values); Sedghi, Gupta and Long 2019 (circular)",
         conditions=conditions,
         arrays=values,

@@ -33,7 +33,6 @@ __all__ = [
     "get",
     "inner_fgsm",
     "inner_pgd",
-    "options_of",
     "takes_soft_labels",
 ]
 
@@ -66,8 +65,3 @@ def get(name: str, **options: Any) -> Objective:
     """
     objective: Objective = OBJECTIVES.build(name, options=options, where="objective_options")
     return objective
-
-
-def options_of(name: str) -> tuple[str, ...]:
-    """Names of the options of a registered objective."""
-    return OBJECTIVES.options(name)

@@ -75,17 +75,8 @@ def is_randomised(model: nn.Module, x: Float[Tensor, "n ..."]) -> bool:
         x: some images on the model's device, at least one.
     """
     with frozen(model), float32_products():
-        diagnostics = Diagnostics(
-            model=model,
-            x=x,
-            y=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            given_logits=None,
-            threat=ThreatModel("Linf", 0.0, _bounds(x)),
-            robust=None,
-            accuracy=None,
-            broken_by={},
-            state=ModelState(model),
-        )
+        y = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        diagnostics = Diagnostics(model, x, y, ThreatModel("Linf", 0.0, _bounds(x)), ModelState(model))
         return outputs.randomised(diagnostics) is not None
 
 
@@ -95,7 +86,7 @@ def _flags(diagnostics: Diagnostics, *, attacked: bool) -> Iterator[Flag]:
         if each.attacks and not (attacked and diagnostics.takes_single_images):
             continue
         try:
-            observed = each.look(diagnostics)
+            observed = each.observe(diagnostics)
         finally:
             diagnostics.state.restore()
         if observed is not None:

@@ -13,12 +13,12 @@ class Check:
     """One way in which an evaluation goes wrong.
 
     Attributes:
-        look: returns what was observed, in words, or None where all is well.
+        observe: returns what was observed, in words, or None where all is well.
         raised_if, meaning, remedy: as of its `Flag`.
         attacks: whether the check attacks, and so needs to know the threat model.
     """
 
-    look: Callable[[Diagnostics], str | None]
+    observe: Callable[[Diagnostics], str | None]
     raised_if: str
     meaning: str
     remedy: str

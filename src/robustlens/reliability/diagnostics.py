@@ -1,7 +1,7 @@
 """Diagnostics that checks look at: a model, a sample of images, and passes and attacks over them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,24 +28,24 @@ class Diagnostics:
     Attributes:
         model: put back to `state` after every pass and attack.
         x, y: the sample, and its labels.
-        given_logits: clean logits of all images of the evaluation; None: those of the sample.
         threat: what the attacks of the evaluation may do.
+        state: the model as it was.
+        given_logits: clean logits of all images of the evaluation; None: those of the sample.
         robust: which images of the sample survived the evaluation; None: those that PGD-20 on the margin
             does not break.
         accuracy: share of all images that survived the evaluation; None: as in the sample.
         broken_by: for each attack, in order, how many images it broke first, and whether it uses gradients.
-        state: the model as it was.
     """
 
     model: nn.Module
     x: Float[Tensor, "n ..."]
     y: Int64[Tensor, " n"]
-    given_logits: Float[Tensor, "all c"] | None
     threat: ThreatModel
-    robust: Bool[Tensor, " n"] | None
-    accuracy: float | None
-    broken_by: Mapping[str, tuple[int, bool]]
     state: ModelState
+    given_logits: Float[Tensor, "all c"] | None = None
+    robust: Bool[Tensor, " n"] | None = None
+    accuracy: float | None = None
+    broken_by: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
 
     def run(self, x: Float[Tensor, "m ..."]) -> Float[Tensor, "m c"]:
         """Logits of `x`, from the state that the model was in at first."""

@@ -78,7 +78,7 @@ def factorised(convolution: Convolution, *, max_bytes: int) -> Triangle:
             f"at most max_bytes = {max_bytes}; raise it, or take `spectral_norms`"
         )
     band = _band(convolution)
-    return _triangle(_transposed(band, height) if wide else band, height, width)
+    return _triangle(_transposed(band) if wide else band, height, width)
 
 
 def _band(convolution: Convolution) -> list[BlockRow]:
@@ -105,7 +105,7 @@ def _band(convolution: Convolution) -> list[BlockRow]:
     return [{row: line for row, line in blocks.items() if 0 <= row < convolution.size[0]} for blocks in read]
 
 
-def _transposed(band: list[BlockRow], height: int) -> list[BlockRow]:
+def _transposed(band: list[BlockRow]) -> list[BlockRow]:
     flipped: dict[int, BlockRow] = {}
     for row, blocks in enumerate(band):
         for column, block in blocks.items():
@@ -121,7 +121,8 @@ def _triangle(band: list[BlockRow], height: int, width: int) -> Triangle:
         # Earlier rows are in `rest` already: a row enters with its first column.
         entering = [blocks for blocks in band if blocks and min(blocks) == column]
         reach = max([width, rest.shape[1], *((max(blocks) + 1 - column) * width for blocks in entering)])
-        window = [_padded(rest, reach), *(_laid(blocks, column, reach) for blocks in entering)]
+        padded = torch.nn.functional.pad(rest, (0, reach - rest.shape[1]))
+        window = [padded, *(_laid(blocks, column, reach) for blocks in entering)]
         stacked = torch.cat(window)
         if len(stacked) < width:  # these columns are linearly dependent
             stacked = torch.cat([stacked, stacked.new_zeros(width - len(stacked), reach)])
@@ -138,10 +139,6 @@ def _laid(blocks: BlockRow, column: int, reach: int) -> Float64[Tensor, "height 
     for place, block in blocks.items():
         laid[:, (place - column) * width : (place - column + 1) * width] = block
     return laid
-
-
-def _padded(rest: Float64[Tensor, "rows columns"], reach: int) -> Float64[Tensor, "rows reach"]:
-    return torch.nn.functional.pad(rest, (0, reach - rest.shape[1]))
 
 
 def _solve(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class Survey:
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: Sequence[int]) -> "Survey":
-        """Of one forward pass in eval mode; the model is left as it was.
+        """Survey of one forward pass in eval mode; the model is left as it was.
 
         Raises:
             ConfigError: a convolution sees feature maps of several sizes.
@@ -105,14 +105,9 @@ def uncovered(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Uncover
     return dict(Survey.of(model, input_shape).uncovered)
 
 
-def named(uncovered: Mapping[str, Uncovered]) -> str:
-    """For people: names with their kinds."""
+def in_words(uncovered: Mapping[str, Uncovered]) -> str:
+    """Names of uncovered parts with their kinds, for people."""
     return ", ".join(f"{name} ({part.kind})" for name, part in uncovered.items())
-
-
-def plain(uncovered: Mapping[str, Uncovered]) -> dict[str, dict[str, Any]]:
-    """As a measurement keeps them."""
-    return {name: asdict(part) for name, part in uncovered.items()}
 
 
 class _Calls(TorchFunctionMode):

@@ -36,7 +36,7 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Folding:
-    """Which layers a BatchNorm scales: `after` are those that it follows, `before` those that read it."""
+    """Layers that BatchNorms scale: `after` are those that one follows, `before` those that read one."""
 
     after: Mapping[nn.Module, Norm]
     before: Mapping[nn.Module, Norm]
@@ -74,17 +74,6 @@ class Folding:
             for name, layer in {**layers, **self.applied(layers)}.items()
             if layer.module not in gone
         }
-
-
-def folded(model: nn.Module, layers: Mapping[str, Layer], x: Float[Tensor, "n ..."]) -> dict[str, Layer]:
-    """Those of `layers` that a BatchNorm scales, with their weights so scaled.
-
-    Args:
-        model: run on `x` twice, and left as it was.
-        layers: by name.
-        x: an image on the model's device.
-    """
-    return Folding.of(model, layers, x).applied(layers)
 
 
 def _columns(scale: Float64[Tensor, " channels"], module: nn.Module) -> Float64[Tensor, "..."]:

@@ -45,7 +45,7 @@ def spectrum(
         input_shape: of one image, (c, h, w): it decides the size of every feature map.
         operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
         layers: names of the layers wanted, as `trace` gives them; None for all.
-        fold: with BatchNorm in the layer that it belongs to, where there is one, and not apart; see `folded`.
+        fold: with BatchNorm in the layer that it belongs to, where there is one, and not apart (`Folding`).
         dtype: "float64", or "float32", which is faster: values are then off by some 1e-7 of the largest, so
             that those below that are noise.
         method: "svd", or "gram": square roots of the eigenvalues of A A^T, a little faster. In float64 values
@@ -92,17 +92,9 @@ def extremes(
     """The `count` largest and the `count` smallest singular values of every layer, to float64 accuracy.
 
     As in `spectrum`, whose arguments these are, but for large maps with zero borders too: see `extreme`. All
-    values have converged, within 1e-12 of the largest one of the layer, or there is an error.
-
-    Args:
-        model: takes images (n, *input_shape).
-        input_shape: of one image, (c, h, w).
-        operator: "circular" or "zero".
-        layers: names of the layers wanted; None for all.
-        fold: with BatchNorm, where one belongs to a layer.
-        count: of values at either end; fewer where a layer has fewer.
-        max_bytes: largest matrix to hold; for "zero" the triangular factor of one group.
-        progress: hears an event before every layer, and at the end.
+    values have converged, within 1e-12 of the largest one of the layer, or there is an error. A layer that
+    has fewer than `count` values gives those; for "zero", `max_bytes` bounds the triangular factor of one
+    group.
 
     Returns:
         (largest, smallest) for each layer, both descending.
@@ -119,9 +111,8 @@ def extremes(
     def of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
         if layer.is_convolution and operator == "zero":
             convolution = Convolution.of(layer, operator)
-            return largest_values(convolution, count), smallest_values(
-                convolution, count, max_bytes=max_bytes
-            )
+            smallest = smallest_values(convolution, count, max_bytes=max_bytes)
+            return largest_values(convolution, count), smallest
         values = singular_values(layer, operator, max_bytes=max_bytes)
         return values[:count], values[-count:]
 

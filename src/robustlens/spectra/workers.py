@@ -12,7 +12,7 @@ from robustlens.errors import ConfigError
 
 
 def workers() -> ThreadPoolExecutor:
-    """As many threads as torch has.
+    """Pool of as many threads as torch has.
 
     LAPACK with several threads gains little on small matrices, and loses a hundredfold where other
     processes want the cores. The setting holds in these threads only.
@@ -43,5 +43,5 @@ def gram_values(matrices: Tensor) -> Tensor:
 
 
 def descending(values: Float[Tensor, " n"]) -> np.ndarray:
-    """As the spectra are given: from large to small, float64."""
+    """Values in the order of all spectra, from large to small, float64."""
     return values.double().sort(descending=True).values.numpy()

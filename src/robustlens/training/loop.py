@@ -16,7 +16,7 @@ from robustlens.data import Splits
 from robustlens.errors import NumericsError, StoppedError
 from robustlens.machine import environment
 from robustlens.progress import Event, Listener
-from robustlens.results import EpochRecord, MonitorRecord, Run
+from robustlens.results import EpochRecord, Run
 from robustlens.training import state
 from robustlens.training.checks import check_fit
 from robustlens.training.distributed import fabric_for, mean_over_ranks
@@ -136,12 +136,12 @@ class TrainingLoop:
         batches = self.order(noise.generator_for(self.recipe.seed, epoch))
         self.model.train()
         with self._layers_draw_for(epoch):
-            self._take_up_steps()
+            self._restore_partial_epoch()
             self._set_rate(epoch, max(0, done.step - 1), len(batches))
             for step in range(done.step, len(batches)):
                 self._take_step(epoch, step, batches)
                 if stopping.requested() and self.fabric.world_size == 1:
-                    self._keep_steps(step + 1, *spent.read())
+                    self._save_partial_epoch(step + 1, *spent.read())
                     stopping.check()
             loss = mean_over_ranks(self.fabric, self.loss) / len(batches)
             seconds, cpu_seconds = spent.read()
@@ -149,9 +149,22 @@ class TrainingLoop:
                 with stopping.interruptible():
                     train, validation = (monitor(self.network) for monitor in self.monitors)
             except StoppedError:
-                self._keep_steps(len(batches), seconds, cpu_seconds)
+                self._save_partial_epoch(len(batches), seconds, cpu_seconds)
                 raise
-        self._finish_epoch(epoch, loss, (seconds, cpu_seconds), train, validation)
+        perturbed, on_cpu = self.step.perturbs(epoch), self.fabric.device.type == "cpu"
+        self._finish_epoch(
+            EpochRecord(
+                epoch=epoch + 1,
+                lr=self.optimizer.param_groups[0]["lr"],
+                seconds=seconds,
+                cpu_seconds=cpu_seconds if on_cpu else math.nan,
+                loss=loss,
+                loss_measured=f"while training, at w{' + v' * perturbed}",
+                perturbed=perturbed,
+                train=train,
+                validation=validation,
+            )
+        )
 
     def _take_step(self, epoch: int, step: int, batches: list[Tensor]) -> None:
         recipe, is_last = self.recipe, step + 1 == len(batches)
@@ -173,27 +186,27 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.optimizer, done)
 
-    def _keep_steps(self, steps: int, seconds: float, cpu_seconds: float) -> None:
+    def _save_partial_epoch(self, steps: int, seconds: float, cpu_seconds: float) -> None:
         """Write the state inside an epoch, of which so many steps are done."""
         device, record = self.fabric.device, self.state.record
         inside = {"loss": self.loss, "random": torch.get_rng_state()}
         if device.type == "cuda":
             inside["random.cuda"] = torch.cuda.get_rng_state(device)
-        self.state.inside = inside | {f"step.{key}": value for key, value in self.step.memory.items()}
+        self.state.partial_epoch = inside | {f"step.{key}": value for key, value in self.step.memory.items()}
         self.state.record = replace(record, step=steps, step_seconds=seconds, step_cpu_seconds=cpu_seconds)
         self.run.write_bytes(state.STEP, self.state.to_bytes())
 
-    def _take_up_steps(self) -> None:
+    def _restore_partial_epoch(self) -> None:
         """Take up the state inside an epoch that was stopped, if it was."""
-        inside, device = self.state.inside, self.fabric.device
+        inside, device = self.state.partial_epoch, self.fabric.device
         self.loss = torch.zeros((), device=device)
         if self.state.record.step:
             self.loss += inside["loss"].to(device)
             torch.set_rng_state(inside["random"])
             if "random.cuda" in inside:
                 torch.cuda.set_rng_state(inside["random.cuda"], device)
-            kept = {key: value for key, value in inside.items() if key.startswith("step.")}
-            self.step.memory = {key.removeprefix("step."): value.to(device) for key, value in kept.items()}
+            kept = state.under("step.", inside)
+            self.step.memory = {key: value.to(device) for key, value in kept.items()}
 
     def _check_loss(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
@@ -205,59 +218,34 @@ class TrainingLoop:
 
     # -- ends of epochs --------------------------------------------------------------------------
 
-    def _finish_epoch(
-        self,
-        epoch: int,
-        loss: float,
-        spent: tuple[float, float],
-        train: MonitorRecord | None,
-        validation: MonitorRecord | None,
-    ) -> None:
+    def _finish_epoch(self, epoch: EpochRecord) -> None:
         """Write the epoch's weights, its metrics and, last, the state."""
-        self._check_weights(epoch)
-        before, score = self.state.record, _score(epoch, validation)
-        (seconds, cpu_seconds), on_cpu = spent, self.fabric.device.type == "cpu"
-        is_best = score > before.best_score
-        self._write_weights(epoch, is_best)
-        self.run.append_metrics(
-            EpochRecord(
-                epoch=epoch + 1,
-                lr=self.optimizer.param_groups[0]["lr"],
-                seconds=seconds,
-                cpu_seconds=cpu_seconds if on_cpu else math.nan,
-                loss=loss,
-                loss_measured=f"while training, at w{' + v' * self.step.perturbs(epoch)}",
-                perturbed=self.step.perturbs(epoch),
-                train=train,
-                validation=validation,
-                best=is_best,
-            )
-        )
-        total = before.seconds + seconds
-        done = replace(
-            before, epochs_done=epoch + 1, seconds=total, step=0, step_seconds=0.0, step_cpu_seconds=0.0
-        )
-        self.state.record = replace(done, best_score=score, best_epoch=epoch + 1) if is_best else done
-        self.state.inside = {}
-        self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
-        self.run.remove(state.STEP)
-        self.run.update(epochs_done=epoch + 1, train_seconds=done.seconds)
-
-    def _check_weights(self, epoch: int) -> None:
         if not all(torch.isfinite(parameter).all() for parameter in self.network.parameters()):
             raise NumericsError(
-                f"{self.run.folder}: a weight is not finite after epoch {epoch + 1}; lower optimizer.lr"
+                f"{self.run.folder}: a weight is not finite after epoch {epoch.epoch}; lower optimizer.lr"
             )
+        before, score = self.state.record, _score(epoch)
+        is_best, seconds = score > before.best_score, before.seconds + epoch.seconds
+        self._write_weights(epoch.epoch, is_best)
+        self.run.append_metrics(replace(epoch, best=is_best))
+        done = replace(
+            before, epochs_done=epoch.epoch, seconds=seconds, step=0, step_seconds=0.0, step_cpu_seconds=0.0
+        )
+        self.state.record = replace(done, best_score=score, best_epoch=epoch.epoch) if is_best else done
+        self.state.partial_epoch = {}
+        self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
+        self.run.remove(state.STEP)
+        self.run.update(epochs_done=epoch.epoch, train_seconds=seconds)
 
     def _write_weights(self, epoch: int, is_best: bool) -> None:
-        """Write the checkpoints that this epoch is."""
-        content = models.to_bytes(self.network, self.description, recipe=self.recipe.hash(), epoch=epoch + 1)
+        """Write the checkpoints that this epoch, counted from 1, is."""
+        content = models.to_bytes(self.network, self.description, recipe=self.recipe.hash(), epoch=epoch)
         keep_every = self.recipe.keep_every
         if is_best:
             self.run.write_weights(BEST, content)
         self.run.write_weights(LAST, content)
-        if keep_every is not None and (epoch + 1) % keep_every == 0:
-            self.run.write_weights(Checkpoint("epoch", epoch + 1), content)
+        if keep_every is not None and epoch % keep_every == 0:
+            self.run.write_weights(Checkpoint("epoch", epoch), content)
 
 
 def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -271,6 +259,7 @@ def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _score(epoch: int, validation: MonitorRecord | None) -> tuple[float, float]:
+def _score(epoch: EpochRecord) -> tuple[float, float]:
     """Validation accuracies, robust before clean; without validation images a later epoch is better."""
-    return (float(epoch), 0.0) if validation is None else (validation.robust, validation.clean)
+    measured = epoch.validation
+    return (float(epoch.epoch - 1), 0.0) if measured is None else (measured.robust, measured.clean)

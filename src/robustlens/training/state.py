@@ -72,7 +72,8 @@ class TrainingState:
         average: the running average of the weights, if any.
 
     Attributes:
-        inside: what an unfinished epoch adds: its loss so far, the random state of layers, what a step keeps.
+        partial_epoch: tensors of an unfinished epoch: its loss so far, the random state of layers, and what
+            a step keeps.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class TrainingState:
         average: ExponentialMovingAverage | None,
     ) -> None:
         self.record, self.model, self.optimizer, self.average = record, model, optimizer, average
-        self.inside: dict[str, Tensor] = {}
+        self.partial_epoch: dict[str, Tensor] = {}
 
     def to_bytes(self) -> bytes:
         """The state as a sealed safetensors file."""
@@ -96,7 +97,7 @@ class TrainingState:
             averages = self.average.average.state_dict()
             tensors |= {f"average.{key}": value for key, value in averages.items()}
             record = replace(record, average_steps=self.average.steps)
-        tensors |= {f"inside.{key}": value for key, value in self.inside.items()}
+        tensors |= {f"inside.{key}": value for key, value in self.partial_epoch.items()}
         dense = {key: value.contiguous() for key, value in tensors.items()}
         return array_files.sealed_tensors(save_tensors(dense), plain(record))
 
@@ -127,18 +128,18 @@ class TrainingState:
         return list(damages)
 
     def _take(self, record: StateRecord, tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(_under("model.", tensors))
+        self.model.load_state_dict(under("model.", tensors))
         optimizer = self.optimizer.state_dict()
-        momenta = _under("momentum.", tensors)
+        momenta = under("momentum.", tensors)
         optimizer["state"] = {int(key): {"momentum_buffer": value} for key, value in momenta.items()}
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None:
-            self.average.average.load_state_dict(_under("average.", tensors))
+            self.average.average.load_state_dict(under("average.", tensors))
             self.average.steps = record.average_steps
-        self.record, self.inside = record, _under("inside.", tensors)
+        self.record, self.partial_epoch = record, under("inside.", tensors)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

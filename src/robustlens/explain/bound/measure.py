@@ -17,7 +17,7 @@ from robustlens.explain.bound.theorem import Bound, finite
 from robustlens.explain.margins import SPLITS
 from robustlens.explain.measure import Count, Measurement, Positive, SplitName, Subject
 from robustlens.spectra.convolution import OperatorName
-from robustlens.spectra.coverage import named
+from robustlens.spectra.coverage import in_words
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NO_BOUND = "It is not a bound on this network: it"
@@ -82,7 +82,7 @@ def measure_bound(
         },
         unit="ramp loss in [0, 1]; distances in L2 of pixels in [0, 1]; margins in logits",
         what="The generalization bound, each of its terms, and how often what it assumes holds."
-        + (f" {NO_BOUND} leaves out {named(terms.uncovered)}." if terms.uncovered else ""),
+        + (f" {NO_BOUND} leaves out {in_words(terms.uncovered)}." if terms.uncovered else ""),
         source="Wen, Li and Jia 2020, theorem 3.1 and assumption 3.1; u_min in its favour, see `bound`",
         conditions={"eps": eps, "eta": eta, "examples": examples, "steps": steps, "operator": operator},
         arrays=arrays,

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float64
 
 from robustlens.errors import ConfigError
 from robustlens.explain.bound.covering import Covering
-from robustlens.spectra.coverage import Uncovered, plain
+from robustlens.results.values import plain
+from robustlens.spectra.coverage import Uncovered
 
 _LEAST_SHARE = 0.5
 """A sum of two terms exceeds 1 only if one of them exceeds this: the terms that make a bound vacuous."""
