@@ -72,12 +72,19 @@ def test_the_worst_case_of_two_classes_under_attack_is_found_on_one_image():
     np.testing.assert_allclose(found["worst_loss"], worst.numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(5), nn.RMSNorm(5), nn.GroupNorm(1, 5), nn.BatchNorm1d(5)], ids=str
+)
+def test_no_kind_of_normalisation_layer_is_perturbed(norm):
+    assert list(perturbed_tensors(nn.Sequential(nn.Linear(3, 5), norm))) == ["0.weight", "0.bias"]
+
+
 def test_perturbations_have_the_size_of_every_tensor_and_leave_normalisation_layers():
     model = everything()
     assert set(perturbed_tensors(model)) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
     threat = rl.ThreatModel("Linf", 0.05)
     x, y = images()
-    attacked = AdversarialLoss.of(model, x, y, rl.attacks.PGD(threat, steps=2))
+    attacked = AdversarialLoss.under_pgd(model, x, y, threat, steps=2, where="flatness")
     drawn = random_perturbation(model, 0.5, torch.Generator().manual_seed(0))
     worst = adversarial_perturbation(attacked, threat, 0.02, ascents=8)
     for xi, nu in ((0.5, drawn), (0.02, worst)):

@@ -37,6 +37,15 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def slug(text: str) -> str:
+    """A part of the name of a file.
+
+    >>> slug("Logit margin, cumulative")
+    'logit-margin-cumulative'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def _name(value: Any) -> Any:
     problem = name_problem(value) if isinstance(value, str) else None
     if problem:

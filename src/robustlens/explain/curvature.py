@@ -19,13 +19,12 @@ import torch
 from torch import nn
 
 from robustlens import noise
-from robustlens.attacks import PGD
 from robustlens.explain.hessian import Hessian, filter_units
 from robustlens.explain.lanczos import hutchinson, lanczos, probes, spectral_density
 from robustlens.explain.landscape.points import AdversarialLoss
 from robustlens.explain.measure import Count, Measurement, SplitName, Subject
 from robustlens.explain.temperature import why_missing
-from robustlens.models.inputs import Images, Labels, checked
+from robustlens.models.inputs import Images, Labels
 from robustlens.threat import ThreatModel
 
 RELATIVE = "relative_"
@@ -73,8 +72,9 @@ def curvature(
         DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
         NumericsError: a product with the Hessian is not finite.
     """
-    x, y = checked(model, x, y, threat.bounds, where="curvature")
-    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.under_pgd(
+        model, x, y, threat, steps=steps, seed=seed, batch_size=batch_size, where="curvature"
+    )
     x_adv, y = attacked.images(), attacked.y
     units, temperature = filter_units(model), attacked.temperature
     numbers = partial(_numbers, eigenvalues=eigenvalues, lanczos_steps=lanczos_steps, draws=draws, seed=seed)
@@ -136,7 +136,8 @@ def _summary(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, float]:
         f"{prefix}top_eigenvalue": float(arrays[f"{prefix}eigenvalues"][0]),
         f"{prefix}top_residual": float(arrays[f"{prefix}residuals"][0]),
         f"{prefix}trace": float(traces.mean()),
-        f"{prefix}trace_error": _error_of_mean(traces),
+        # A single draw has no standard error.
+        f"{prefix}trace_error": float(traces.std(ddof=1) / len(traces) ** 0.5) if len(traces) > 1 else 0.0,
     }
 
 
@@ -158,8 +159,3 @@ def _numbers(
         "top_images": hessian.by_image(ritz.top).double().cpu().numpy(),
         "trace_images": torch.stack(by_probe).double().cpu().numpy(),
     }
-
-
-def _error_of_mean(draws: np.ndarray) -> float:
-    """Standard error of the mean; 0 for a single draw, which has none."""
-    return float(draws.std(ddof=1) / math.sqrt(len(draws))) if len(draws) > 1 else 0.0

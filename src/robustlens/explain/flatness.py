@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from robustlens import losses, noise
-from robustlens.attacks import PGD
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.explain.landscape.directions import Direction
 from robustlens.explain.landscape.points import KINDS, AdversarialLoss, Values, stacked
@@ -21,12 +20,12 @@ from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, S
 from robustlens.explain.temperature import why_missing
 from robustlens.models import frozen
 from robustlens.models.inference import tracking
-from robustlens.models.inputs import Images, Labels, checked
+from robustlens.models.inputs import Images, Labels
 from robustlens.progress import Event, Listener, silent
+from robustlens.spectra.coverage import NORM_LAYERS
 from robustlens.threat import ThreatModel
 from robustlens.weights import offset_weights
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _TINY = 1e-20
 
 
@@ -35,7 +34,7 @@ def perturbed_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     fixed = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, NORM_LAYERS)
         for parameter in module.parameters()
     }
     return {name: p for name, p in model.named_parameters() if id(p) not in fixed}
@@ -118,11 +117,12 @@ def flatness(
         ConfigError: no draw, no ascent, or a negative size. DataError: images or labels do not fit.
         ModelError: the model does not return logits (n, classes).
     """
-    x, y = checked(model, x, y, threat.bounds, where="flatness")
     if draws < 1 or ascents < 1 or not (xi_average >= 0 and xi_worst >= 0):
         options = f"{draws} draws, {ascents} ascents, sizes {xi_average:g} and {xi_worst:g}"
         raise ConfigError(f"flatness: found {options}; expected at least 1 of each, and sizes >= 0")
-    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.under_pgd(
+        model, x, y, threat, steps=steps, seed=seed, batch_size=batch_size, where="flatness"
+    )
     reference = attacked()
     around = []
     for draw in range(draws):

@@ -56,22 +56,22 @@ def lanczos(operator: Operator, start: Float[Tensor, " p"], steps: int) -> Ritz:
     basis = torch.zeros(count, operator.size, dtype=operator.dtype, device=operator.device)
     basis[0] = start / start.norm()
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     for step in range(count):
         product = operator.matvec(basis[step])
         diagonal.append(float(basis[step] @ product))
         for _ in range(2):
             product = product - basis[: step + 1].T @ (basis[: step + 1] @ product)
-        beside.append(float(product.norm()))
-        if not math.isfinite(beside[-1]) or not math.isfinite(diagonal[-1]):
+        off_diagonal.append(float(product.norm()))
+        if not math.isfinite(off_diagonal[-1]) or not math.isfinite(diagonal[-1]):
             raise NumericsError("curvature: a product with the Hessian is NaN or infinite; check the weights")
-        if beside[-1] <= 10 * torch.finfo(operator.dtype).eps * max(map(abs, diagonal + beside)):
+        if off_diagonal[-1] <= 10 * torch.finfo(operator.dtype).eps * max(map(abs, diagonal + off_diagonal)):
             break
         if step + 1 < count:
-            basis[step + 1] = product / beside[-1]
-    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+            basis[step + 1] = product / off_diagonal[-1]
+    values, vectors = eigh_tridiagonal(diagonal, off_diagonal[:-1])
     order = values.argsort()[::-1]
-    residuals = np.abs(beside[-1] * vectors[-1])
+    residuals = np.abs(off_diagonal[-1] * vectors[-1])
     top = torch.from_numpy(vectors[:, order[0]].copy()).to(basis) @ basis[: len(diagonal)]
     return Ritz(values[order], np.square(vectors[0])[order], residuals[order], top)
 

@@ -16,6 +16,7 @@ from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models import device_of, inference
 from robustlens.models.inputs import Images, Labels, checked
 from robustlens.stats import misclassification
+from robustlens.stats.intervals import interquartile_range
 from robustlens.stats.misclassification import TAUS
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -37,13 +38,6 @@ def attacked_images(
     device = device_of(model)
     pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
     return torch.cat([attack(model, images.to(device), labels.to(device)) for images, labels in pairs])
-
-
-def attacked_logits(
-    model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"], attack: Attack, batch_size: int = 256
-) -> Float[Tensor, "n c"]:
-    """As `logits_of`, of the adversarial images of `x`."""
-    return logits_of(model, attacked_images(model, x, y, attack, batch_size), batch_size)
 
 
 def margins(model: nn.Module, x: Images, y: Labels, *, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -102,10 +96,10 @@ def summarize(margins: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS)
     return {
         "mean_logit": float(logit.mean()),
         "std_logit": float(logit.std()),
-        "iqr_logit": _iqr(logit),
+        "iqr_logit": interquartile_range(logit),
         "mean_probability": float(probability.mean()),
         "std_probability": float(probability.std()),
-        "iqr_probability": _iqr(probability),
+        "iqr_probability": interquartile_range(probability),
         "within": {str(tau): float((np.abs(probability) < tau).mean()) for tau in taus},
         "confidence": float(margins["confidence"].mean()),
         "ramp_risk": ramp_risk(probability),
@@ -153,8 +147,3 @@ def _compared(margins: Mapping[SplitName, Mapping[str, np.ndarray]]) -> dict[str
         for kind in ("logit", "probability")
     }
     return {**{split: summarize(margins[split]) for split in SPLITS}, "wasserstein_train_test": distances}
-
-
-def _iqr(values: np.ndarray) -> float:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(high - low)

@@ -12,7 +12,7 @@ from robustlens import noise
 from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
 from robustlens.explain.activations import l2_norm, over_layers
-from robustlens.explain.margins import MATCHED, attacked_images, attacked_logits, logits_of, margins_of
+from robustlens.explain.margins import MATCHED, attacked_images, logits_of, margins_of
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models.inputs import Images, Labels, checked, checked_images
@@ -42,8 +42,9 @@ def smoothness(
     """
     x, y = checked(model, x, y, threat.bounds, where="smoothness")
     attack = PGD(threat, steps=steps, seed=seed)
-    attacked = attacked_logits(model, x, y, attack, batch_size)
-    return changes_of(logits_of(model, x, batch_size), attacked, y.cpu())
+    x_adv = attacked_images(model, x, y, attack, batch_size)
+    clean, attacked = (logits_of(model, images, batch_size) for images in (x, x_adv))
+    return changes_of(clean, attacked, y.cpu())
 
 
 def changes_of(

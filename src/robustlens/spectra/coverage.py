@@ -15,7 +15,7 @@ from robustlens.models.hooks import Convolutional, hooked, input_of
 from robustlens.models.inputs import check_network
 from robustlens.spectra.layers import Layer, Size, blank, is_covered, parts_of
 
-_NORMS = (
+NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
     nn.GroupNorm,
@@ -161,7 +161,7 @@ def _uncovered_in(name: str, module: nn.Module, calls: _Calls) -> dict[str, Unco
     if any(module.children()) and not scripted:
         return _tensors_in(name, module, calls)
     tensors = [tensor for _, _, tensor in _used(module, calls, recurse=scripted)]
-    rescales = isinstance(module, _NORMS) and module in calls.sizes
+    rescales = isinstance(module, NORM_LAYERS) and module in calls.sizes
     return {name or kind: _described(kind, tensors)} if tensors or rescales else {}
 
 

@@ -59,6 +59,12 @@ def mean_of(values: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def interquartile_range(values: np.ndarray) -> float:
+    """Distance from the first to the third quartile."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(high - low)
+
+
 def difference(a: Interval, b: Interval) -> Interval:
     """The difference a - b of independent estimates (Newcombe 1998, method 10: arms squared and added)."""
     value = a.value - b.value

@@ -1,7 +1,6 @@
 """From a study file to the runs that it asks for, with everything refused that a later step would refuse."""
 
 import importlib.resources
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from robustlens.config import (
     read_yaml,
     refuse_code,
 )
+from robustlens.config.names import slug
 from robustlens.data import augment
 from robustlens.errors import ConfigError
 from robustlens.results import RunEntry, StudyRecord
@@ -182,12 +182,13 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     objectives.get(recipe.objective, **recipe.objective_options)
     strength = eps_text(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    problem = name_problem(name) or (None if slug else f"found {name!r}, expected a letter or digit in it")
+    problem = name_problem(name) or (
+        None if slug(name) else f"found {name!r}, expected a letter or digit in it"
+    )
     if problem:
         raise ConfigError(f"{spec.name}: label: {problem}")
     return PlannedRun(
-        id=f"{slug}-{strength.replace('/', '_')}-s{seed}",
+        id=f"{slug(name)}-{strength.replace('/', '_')}-s{seed}",
         recipe=recipe,
         label=f"{name} {strength}" if several else name,
         method=name,

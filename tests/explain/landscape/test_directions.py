@@ -1,4 +1,4 @@
-"""Directions in weight space, and a quadratic along and across them."""
+"""Directions in weight space, and a quadratic values_on_line and values_on_plane them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from helpers.small_models import Snapshot, everything
-from robustlens.explain.landscape import across, along, filter_normalised
+from robustlens.explain.landscape import filter_normalised, values_on_line, values_on_plane
 
 
 def test_the_landscape_of_a_quadratic_equals_its_formula():
@@ -23,7 +23,7 @@ def test_the_landscape_of_a_quadratic_equals_its_formula():
     d, w = direction["weight"].flatten(), model.weight.detach().flatten()
     alphas = [-1.0, -0.3, 0.5, 2.0]
     before = Snapshot(model)
-    found = list(along(model, direction, alphas, quadratic))
+    found = list(values_on_line(model, direction, alphas, quadratic))
     before.assert_unchanged()
     slope, curvature = (gradient + hessian @ w) @ d, d @ hessian @ d
     expected = [quadratic() + float(alpha * slope + 0.5 * alpha**2 * curvature) for alpha in alphas]
@@ -44,7 +44,7 @@ def test_a_quadratic_on_the_plane_equals_its_formula():
     d, e = (direction["weight"].flatten() for direction in directions)
     w, alphas = model.weight.detach().flatten(), [-1.0, 0.0, 0.7]
     before = Snapshot(model)
-    found = list(across(model, directions, alphas, quadratic))
+    found = list(values_on_plane(model, directions, alphas, quadratic))
     before.assert_unchanged()
     moved = [w + a * d + b * e for a in alphas for b in alphas]
     np.testing.assert_allclose(
@@ -72,5 +72,5 @@ def test_weights_come_back_when_a_point_fails():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        next(along(model, direction, [0.5], fail))
+        next(values_on_line(model, direction, [0.5], fail))
     before.assert_unchanged()

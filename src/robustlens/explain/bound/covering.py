@@ -1,4 +1,4 @@
-"""How large the space of images is: covering numbers, and the dimension of the data's manifold."""
+"""Size of the space of images: covering numbers, and the dimension of the data's manifold."""
 
 import math
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError, ModelError
-from robustlens.explain.derivatives import along
+from robustlens.explain.derivatives import jvp
 from robustlens.explain.margins import logits_of
 from robustlens.models import device_of, forward, inference
 from robustlens.models.hooks import matrix_layers, reading
@@ -50,7 +50,7 @@ def margin_paths(
 
 
 def violations(paths: Float[np.ndarray, "n places"]) -> dict[str, float | None]:
-    """How often assumption 3.1 fails: shares of paths and of steps on which the margin rises.
+    """Frequency with which assumption 3.1 fails: shares of paths and of steps on which the margin rises.
 
     `largest` is the largest rise of a single step, as a share of the largest absolute margin on its path; a
     rise below 1e-5 of that counts as rounding. None where there are no paths.
@@ -94,7 +94,7 @@ def stretch(
         features, device = features_of(model, x[:1]), device_of(model)
         for start, end in zip(x.split(batch_size), nearest.split(batch_size), strict=True):
             start, delta = start.to(device), (end.to(start) - start).to(device)
-            before, moved = along(features, start, delta)
+            before, moved = jvp(features, start, delta)
             size = _norm(delta)
             at_x.append(_norm(moved) / size)
             on_the_way.append(_norm(features(start + delta) - before) / size)

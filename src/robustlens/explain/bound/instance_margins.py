@@ -37,7 +37,7 @@ class InstanceMargins:
 
     @property
     def crossed(self) -> Bool[np.ndarray, " n"]:
-        """Which images are right and have a boundary point."""
+        """Mask of the images that are right and have a boundary point."""
         return self.correct & np.isfinite(self.upper)
 
 

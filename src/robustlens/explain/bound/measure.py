@@ -103,7 +103,7 @@ class Crossings:
 
     @classmethod
     def of(cls, subject: Subject, split: SplitName, examples: int, steps: int, points: int) -> "Crossings":
-        """Of the first `examples` images of a split."""
+        """Instance margins and paths of the first `examples` images of a split."""
         model, batch_size = subject.model, subject.batch_size
         x, y = subject.images(split, examples)
         margins = instance_margins(
@@ -144,7 +144,7 @@ class Crossings:
 
 
 def _step(stretch: np.ndarray, terms: Bound) -> dict[str, Any]:
-    """How often the way is stretched less than by the product of the smallest singular values."""
+    """Frequency with which the way is stretched less than by the product of the smallest singular values."""
     if len(stretch) == 0:
         return {"fails": None, "quantiles": None, "log10_over_product": None}
     with np.errstate(divide="ignore"):

@@ -122,7 +122,7 @@ class Bound:
 
     @property
     def vacuous(self) -> Bool[np.ndarray, " gammas"]:
-        """Where the bound says nothing, since the ramp loss is at most 1."""
+        """Mask of the gammas at which the bound says nothing, since the ramp loss is at most 1."""
         return self.log_total > 0
 
     def because(self) -> list[list[str]]:

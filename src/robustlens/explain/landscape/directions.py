@@ -30,7 +30,7 @@ def filter_normalised(model: nn.Module, generator: torch.Generator) -> Direction
     return direction
 
 
-def along(
+def values_on_line(
     model: nn.Module, direction: Direction, alphas: Sequence[float], value: Callable[[], Value]
 ) -> Iterator[Value]:
     """Anything, evaluated at w + alpha d for each alpha in turn; between two values the weights are w."""
@@ -41,19 +41,19 @@ def along(
         yield here
 
 
-def across(
+def values_on_plane(
     model: nn.Module,
     directions: tuple[Direction, Direction],
     alphas: Sequence[float],
     value: Callable[[], Value],
 ) -> Iterator[Value]:
-    """As `along`, at w + a d + b e for each a in turn and, for each of these, each b.
+    """As `values_on_line`, at w + a d + b e for each a in turn and, for each of these, each b.
 
-    Where b is 0 the weights are those of `along` d, bit for bit.
+    Where b is 0 the weights are those of `values_on_line` d, bit for bit.
     """
     first, second = directions
     weights = [model.get_parameter(name) for name in first]
     for alpha in alphas:
         with offset_weights(weights, list(first.values()), alpha):
-            line = list(along(model, second, alphas, value))
+            line = list(values_on_line(model, second, alphas, value))
         yield from line

@@ -7,10 +7,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses
-from robustlens.attacks import Attack
+from robustlens.attacks import PGD, Attack
 from robustlens.explain.margins import attacked_images, logits_of
 from robustlens.explain.temperature import best_temperature
 from robustlens.models import device_of, fast_copy
+from robustlens.models.inputs import Images, Labels, checked
+from robustlens.threat import ThreatModel
 
 _COMPARED = 4
 """Images on which a copy of the network shows its logits before it is attacked in the network's place."""
@@ -44,22 +46,26 @@ class AdversarialLoss:
     batch_size: int = 256
 
     @classmethod
-    def of(
+    def under_pgd(
         cls,
         model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Int64[Tensor, " n"],
-        attack: Attack,
+        x: Images,
+        y: Labels,
+        threat: ThreatModel,
+        *,
+        steps: int = 10,
+        seed: int = 0,
         batch_size: int = 256,
+        where: str,
     ) -> "AdversarialLoss":
-        """With the temperature that fits the clean logits at the weights as they are now.
+        """PGD, and the temperature that fits the clean logits at the weights as they are now.
 
         Of clean logits: attacked ones may be worse than chance, and then no temperature but infinity fits.
-        Images and labels go to the model's device.
+        Images and labels are checked, in messages of `where`, and go to the model's device.
         """
-        x, y = x.to(device_of(model)), y.to(device_of(model))
+        x, y = (part.to(device_of(model)) for part in checked(model, x, y, threat.bounds, where=where))
         temperature = best_temperature(logits_of(model, x, batch_size), y.cpu())
-        return cls(model, x, y, attack, temperature, batch_size)
+        return cls(model, x, y, PGD(threat, steps=steps, seed=seed), temperature, batch_size)
 
     def images(self) -> Float[Tensor, "n ..."]:
         """The adversarial images at these weights."""

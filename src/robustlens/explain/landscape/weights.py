@@ -6,11 +6,15 @@ import numpy as np
 from torch import nn
 
 from robustlens import noise
-from robustlens.attacks import PGD
 from robustlens.errors import ConfigError
-from robustlens.explain.landscape.directions import Direction, across, along, filter_normalised
+from robustlens.explain.landscape.directions import (
+    Direction,
+    filter_normalised,
+    values_on_line,
+    values_on_plane,
+)
 from robustlens.explain.landscape.points import AdversarialLoss, Values, stacked
-from robustlens.models.inputs import Images, Labels, checked
+from robustlens.models.inputs import Images, Labels
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -57,15 +61,16 @@ def landscape(
         ConfigError: no draw. DataError: images or labels do not fit.
         ModelError: the model does not return logits (n, classes).
     """
-    x, y = checked(model, x, y, threat.bounds, where="landscape")
     if directions is None:
         directions = _drawn(model, draws, seed)
-    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.under_pgd(
+        model, x, y, threat, steps=steps, seed=seed, batch_size=batch_size, where="landscape"
+    )
     points = sorted({0.0, *(float(alpha) for alpha in alphas)})
     here = attacked()  # alpha = 0 is the same point on every line
     lines = []
     for column, direction in enumerate(directions):
-        moved = along(model, direction, [alpha for alpha in points if alpha != 0], attacked)
+        moved = values_on_line(model, direction, [alpha for alpha in points if alpha != 0], attacked)
         for row, alpha in enumerate(points):
             lines.append(here if alpha == 0 else next(moved))
             done = column * len(points) + row + 1
@@ -103,14 +108,15 @@ def plane(
     Raises:
         DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
     """
-    x, y = checked(model, x, y, threat.bounds, where="plane")
     if directions is None:
         first, second = _drawn(model, 2, seed)
         directions = (first, second)
-    attacked = AdversarialLoss.of(model, x, y, PGD(threat, steps=steps, seed=seed), batch_size)
+    attacked = AdversarialLoss.under_pgd(
+        model, x, y, threat, steps=steps, seed=seed, batch_size=batch_size, where="plane"
+    )
     points = sorted({0.0, *(float(alpha) for alpha in alphas)})
     everywhere: list[Values] = []
-    for values in across(model, directions, points, attacked):
+    for values in values_on_plane(model, directions, points, attacked):
         everywhere.append(values)
         progress(Event("landscape", len(everywhere), len(points) ** 2, "plane"))
     return {

@@ -104,10 +104,7 @@ def _draw_panel(ax: Axes, panel: Panel, networks: Sequence[Network]) -> None:
 
 def _draw_series(ax: Axes, series: Series, networks: Sequence[Network]) -> None:
     thread = series.mark == "thread"
-    labels = [network.method if thread else network.label for network in networks]
-    style = [network.style for network, label in zip(networks, labels, strict=True) if label == series.label][
-        -1
-    ]
+    style = networks[series.places(networks)[-1]].style
     x: Any = series.drawn_x()
     colour, marker = style.light, MARKERS[style.symbol]
     if thread:

@@ -12,6 +12,8 @@ from robustlens.report.data import Network
 from robustlens.report.drawing.palette import Style
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface
 
+_DRAWING_ORDER = ("thread", "steps", "line", "both", "points")  # of marks: the last lies on top
+
 
 def figure_json(figure: Figure, networks: Sequence[Network]) -> list[dict[str, Any]]:
     """The views of a figure: name, name of the drawing, and its panels for plotly."""
@@ -33,7 +35,7 @@ def panel_json(panel: Panel, networks: Sequence[Network]) -> dict[str, Any]:
     """
     if panel.surface:
         return _surface(panel, panel.surface, networks)
-    ordered = sorted(panel.series, key=_drawing_order)
+    ordered = sorted(panel.series, key=lambda series: _DRAWING_ORDER.index(series.mark))
     layout: dict[str, Any] = {
         "xaxis": _axis(panel.x),
         "yaxis": _axis(panel.y),
@@ -52,8 +54,7 @@ def panel_json(panel: Panel, networks: Sequence[Network]) -> dict[str, Any]:
 
 def _traces(series: Series, panel: Panel, networks: Sequence[Network]) -> list[dict[str, Any]]:
     thread = series.mark == "thread"
-    labels = [network.method if thread else network.label for network in networks]
-    places = [place for place, label in enumerate(labels) if label == series.label]
+    places = series.places(networks)
     style = networks[places[-1]].style
     trace: dict[str, Any] = {
         "x": _numbers(series.drawn_x()),
@@ -160,10 +161,6 @@ def _shares_x(panel: Panel) -> bool:
     """Whether all lines have the same x, so that one pointer can read all of them."""
     lines = [series.x for series in panel.series if series.mark not in ("points", "thread")]
     return bool(lines) and all(x == lines[0] for x in lines) and len(lines[0]) <= 60
-
-
-def _drawing_order(series: Series) -> int:
-    return ("thread", "steps", "line", "both", "points").index(series.mark)
 
 
 def _text(text: str) -> str:

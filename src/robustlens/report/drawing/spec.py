@@ -3,12 +3,14 @@
 The page's plots, the PDF and SVG files and the CSV are renderings of one `Figure`: they cannot disagree.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+
+from robustlens.config.names import slug
+from robustlens.report.data import Network
 
 Values = tuple[float | str, ...]
 Point = dict[str, float | str | None]
@@ -49,6 +51,11 @@ class Series:
     high: tuple[float, ...] = ()
     mark: Literal["line", "steps", "points", "both", "thread"] = "line"
     shift: tuple[float, ...] = ()
+
+    def places(self, networks: Sequence[Network]) -> list[int]:
+        """Positions of the networks that it belongs to: one, or all of its method for a thread."""
+        labels = [network.method if self.mark == "thread" else network.label for network in networks]
+        return [place for place, label in enumerate(labels) if label == self.label]
 
     def drawn_x(self) -> Values:
         """The x at which the points are drawn."""
@@ -188,15 +195,6 @@ def _same_range(which: str, axis: Axis, panels: Sequence[Panel]) -> Axis:
     parts = ("x",) if which == "x" else ("y", "low", "high")
     every = [series for panel in like for series in panel.series]
     return fitted(axis, (value for series in every for part in parts for value in getattr(series, part)))
-
-
-def slug(text: str) -> str:
-    """A part of a file name.
-
-    >>> slug("Logit margin, cumulative")
-    'logit-margin-cumulative'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def view(name: str, panels: Iterable[Panel]) -> View | None:

@@ -12,10 +12,8 @@ from robustlens.report.figures.comparison import distance
 from robustlens.report.figures.margins import LOGIT, MATCHED, PROBABILITY, MarginKind
 from robustlens.report.figures.panels import SHARE, SPLITS, against_strength, views
 from robustlens.report.text.wording import number
-from robustlens.stats.intervals import Interval, over_seeds
-
-NEAR = 0.2
-"""A probability margin below this is near the boundary."""
+from robustlens.stats.intervals import Interval, interquartile_range, over_seeds
+from robustlens.stats.misclassification import TAU
 
 
 def concentration(data: ReportData) -> Figure:
@@ -47,13 +45,14 @@ def concentration(data: ReportData) -> Figure:
 def _concentrations(data: ReportData, kind: MarginKind) -> list[Panel]:
     """Share near the boundary, spread, and distance between training and test margins, against strength."""
     key = f"test_{kind.key}"
+    spread = partial(_statistic, key, interquartile_range)
     quantities: list[tuple[str, str, Callable[[Network], Interval | None]]] = [
         ("Standard deviation", f"std of the margin ({kind.unit})", partial(_statistic, key, np.std)),
-        ("Interquartile range", f"interquartile range ({kind.unit})", partial(_statistic, key, _iqr)),
+        ("Interquartile range", f"interquartile range ({kind.unit})", spread),
         ("Training to test", f"Wasserstein-1 ({kind.unit})", partial(_train_to_test, kind)),
     ]
-    near = partial(_statistic, key, lambda margin: np.mean(np.abs(margin) < NEAR))
-    title = f"Within {NEAR:g} of the boundary"
+    near = partial(_statistic, key, lambda margin: np.mean(np.abs(margin) < TAU))
+    title = f"Within {TAU:g} of the boundary"
     shares = [against_strength(data, title, SHARE.title, True, near)] if kind.is_probability else []
     return shares + [against_strength(data, title, unit, False, read) for title, unit, read in quantities]
 
@@ -65,11 +64,6 @@ def _statistic(key: str, statistic: Callable[[np.ndarray], float], network: Netw
         for array in network.arrays("margins", key)
         if (finite := array[np.isfinite(array)]).size
     )
-
-
-def _iqr(values: np.ndarray) -> float:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(high - low)
 
 
 def _train_to_test(kind: MarginKind, network: Network) -> Interval | None:

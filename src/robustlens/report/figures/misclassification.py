@@ -10,10 +10,8 @@ from robustlens.report.figures.comparison import share, transitions
 from robustlens.report.figures.panels import SPLITS, against_strength, views
 from robustlens.report.text.wording import points
 from robustlens.stats.intervals import Interval
-from robustlens.stats.misclassification import OUTCOMES, TAUS, cross_table, outcomes
+from robustlens.stats.misclassification import OUTCOMES, TAU, TAUS, cross_table, outcomes
 
-TAU = 0.2
-"""Of the tables and of the claims: mistakes with p_max - p_y below it are indecisive."""
 RIGHT, INDECISIVE, WRONG, ANY = 0, slice(1, 2), slice(1, None), slice(None)
 """Sets of `misclassification.OUTCOMES`."""
 
