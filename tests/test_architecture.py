@@ -131,3 +131,19 @@ def test_public_names_are_the_functions_whatever_is_imported_first():
         "assert callable(rl.explain.bound) and callable(rl.explain.margins) and callable(rl.explain.landscape)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+STATE = {"AdversarialImages", "EvaluationState", "MicroBatch", "_Worker", "ArrayFile", "Rows", "Ascent"}
+"""Dataclasses that change while something is computed; so do those that are made from them."""
+
+
+def test_dataclasses_are_frozen_unless_they_are_state():
+    changing = {
+        node.name
+        for _, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and not STATE & {ast.unparse(base) for base in node.bases}
+        and any(re.match("dataclass(?!.*frozen=True)", ast.unparse(each)) for each in node.decorator_list)
+    }
+    assert changing == STATE - {"Ascent"}

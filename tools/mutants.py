@@ -3,9 +3,14 @@
 make mutants ROOM=threat, or: python tools/mutants.py ROOM [--minutes 10] [--out FILE]
 
 A room is a folder or a file of the package (`threat`, `report/text`, `stats/ranks.py`); its own tests alone
-are run, up to the first that fails. Survivors are printed as a table and written to
+are run, up to the first that fails. Tests that are marked slow or take more than LONGEST seconds are left
+out, so that the shares are lower bounds. Survivors are printed as a table and written to
 bench/results/mutants.json. An `explanation` that is written beside one there (why no result depends on that
-place) stays when the room is run again, and takes the mutant out of the share that counts.
+place) stays when the room is run again, and takes the mutant out of the share that counts. With --again, only
+the survivors without an explanation are run: after new tests, what was noticed is noticed still.
+
+What no result depends on by its kind is not changed: annotations, docstrings, kinds of parameters, and the
+keywords of HARMLESS.
 
 The changes are cosmic-ray's. mutmut, which is faster, leaves properties, constants, defaults of dataclasses
 and functions with a decorator as they are, where much of what a threat model or a claim means is written. It
@@ -48,6 +53,16 @@ OPERATORS = (
 )
 """cosmic-ray's, with one or two replacements of an operator in place of all eleven."""
 
+HARMLESS = {
+    "frozen": "an immutable class computes what a mutable one does; tests/test_architecture.py asks for it",
+    "repr": "what a debugger shows",
+    "strict": "of zip: a check of lengths that are equal by construction",
+    "stable": "of sort: the order of equal values, in which torch sorts on CPU anyway",
+}
+"""Keywords of a call that are left as they are, and why."""
+LONGEST = 4.0
+"""Seconds above which a test is left out; tests above a second come last."""
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -58,6 +73,11 @@ class Mutant:
     was: str
     now: str
     code: str
+
+    @property
+    def change(self) -> tuple[str, str, str]:
+        """What it is known by in another run, whose lines may have moved."""
+        return self.file, self.was, self.now
 
 
 @dataclass(frozen=True)
@@ -85,10 +105,10 @@ class Outcome:
 
 
 class QuickestFirst:
-    """Plugin of pytest: the test files that take least come first, by the times of an earlier run.
+    """Plugin of pytest: the quick tests come first, the longest are left out, by the times of an earlier run.
 
     Args:
-        path: where the times are kept; written by the first run.
+        path: where the times of tests and of files are kept; written by the first run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,13 +116,15 @@ class QuickestFirst:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Order the tests, those of a file together."""
+        """Order the tests, those of a file together as far as they are quick."""
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        items.sort(key=lambda item: known.get(item.location[0], 0.0))
+        items[:] = [item for item in items if known.get(item.nodeid, 0.0) <= LONGEST]
+        items.sort(key=lambda item: (known.get(item.nodeid, 0.0) > 1, known.get(item.location[0], 0.0)))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up a file's time."""
+        """Add up the time of a test without its fixtures, and of a file with them."""
         self.seconds[report.location[0]] += report.duration
+        self.seconds[report.nodeid] += report.duration if report.when == "call" else 0
 
     def pytest_sessionfinish(self) -> None:
         """Keep the times of the first run."""
@@ -115,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("room", help="folder or file of src/robustlens")
     parser.add_argument("--minutes", type=float, default=10, help="of processor time, for a random sample")
+    parser.add_argument("--again", action="store_true", help="run the survivors of an earlier run alone")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -123,9 +146,12 @@ def main() -> None:
         importlib.import_module(name)
     mutants = list(mutants_of(asked.room))
     random.Random(0).shuffle(mutants)
+    before = recorded(asked.out).get(asked.room, {}) if asked.again else {}
+    chosen = [one for one in mutants if one.change in unexplained(before)] if asked.again else mutants
     with tempfile.TemporaryDirectory() as folder:
-        result = run(mutants, asked.room, Path(folder), 60 * asked.minutes)
-    written = write(asked.out, asked.room, result | {"mutants": len(mutants)})
+        result = run(chosen, asked.room, Path(folder), 60 * asked.minutes)
+    result = joined(before, result) if asked.again else result | {"mutants": len(mutants)}
+    written = write(asked.out, asked.room, result)
     print(table(asked.room, written["rooms"][asked.room]))
 
 
@@ -159,6 +185,26 @@ def run(mutants: Sequence[Mutant], room: str, tree: Path, seconds: float) -> dic
         "cpu_seconds": round(spent),
         "survivors": survivors,
     }
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """The rooms of a file of results."""
+    return dict(json.loads(out.read_text())["rooms"]) if out.exists() else {}
+
+
+def unexplained(room: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """The changes that survived an earlier run and have no explanation."""
+    survivors = [Survivor(**each) for each in room.get("survivors", ())]
+    return {one.change for one in survivors if not one.explanation}
+
+
+def joined(before: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
+    """An earlier run in which only those unexplained survivors remain that survived again."""
+    survivors = [Survivor(**each) for each in before["survivors"]]
+    kept = {one.change for one in again["survivors"]} | {one.change for one in survivors if one.explanation}
+    left = [one for one in survivors if one.change in kept]
+    spent = before["cpu_seconds"] + again["cpu_seconds"]
+    return before | {"noticed": before["run"] - len(left), "cpu_seconds": spent, "survivors": left}
 
 
 def files_of(room: str) -> list[Path]:
@@ -198,7 +244,7 @@ def mutants_of(room: str) -> Iterator[Mutant]:
 
 
 def meaning_of(code: str) -> str | None:
-    """The syntax tree without annotations, docstrings and kinds of parameters; None where it is no Python."""
+    """The syntax tree without what no result depends on by its kind; None where it is no Python."""
     try:
         tree = ast.parse(code)
     except SyntaxError:
@@ -214,6 +260,8 @@ def meaning_of(code: str) -> str | None:
             node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
             node.defaults = [*node.defaults, *(each for each in node.kw_defaults if each)]
             node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+        elif isinstance(node, ast.Call):
+            node.keywords = [each for each in node.keywords if each.arg not in HARMLESS]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value = ast.Constant(None)
     return ast.dump(tree)
@@ -233,6 +281,7 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
         os.dup2(silent, 2)
         os.chdir(tree)
         sys.path.insert(0, str(tree / "src"))
+        os.environ["PYTHONPATH"] = str(tree / "src")  # of the programs that tests start
         sys.dont_write_bytecode = not keep_bytecode
         os.environ |= {} if keep_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # a fork's clock starts at 0
@@ -241,7 +290,8 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
 
         warmed = ("-W", "ignore:Module already imported")
         order = QuickestFirst(tree / "seconds.json")
-        os._exit(int(pytest.main(["-x", "-q", *warmed, *tests_of(room)], plugins=[order])))
+        quick = ("-m", "not slow")
+        os._exit(int(pytest.main(["-x", "-q", *quick, *warmed, *tests_of(room)], plugins=[order])))
     try:
         _, status, usage = os.wait4(child, 0)
     finally:
@@ -252,8 +302,7 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
 
 def write(out: Path, room: str, result: dict[str, Any]) -> dict[str, Any]:
     """Write a room's results beside those of the others; explanations of its survivors stay."""
-    content = json.loads(out.read_text()) if out.exists() else {"rooms": {}}
-    rooms = content["rooms"]
+    rooms = recorded(out)
     before = [Survivor(**each) for each in rooms.get(room, {}).get("survivors", ())]
     explanations = {one.change: one.explanation for one in before}
     survivors = [
@@ -265,7 +314,8 @@ def write(out: Path, room: str, result: dict[str, Any]) -> dict[str, Any]:
     modules = [path for path in (ROOT / SOURCE).iterdir() if path.suffix == ".py" or path.is_dir()]
     parts = {path.stem for path in modules if not path.stem.startswith("__")} - {"version"}
     not_run = sorted(parts - {Path(name).parts[0] for name in rooms})
-    content = {"rooms": rooms, "not_run": not_run}
+    left_out = f"tests that are marked slow or take more than {LONGEST:g} s"
+    content = {"rooms": rooms, "left_out": left_out, "not_run": not_run}
     out.write_text(json.dumps(content, indent=1) + "\n")
     return content
 

@@ -21,6 +21,7 @@ from robustlens.evaluation.identity import _settings
 from robustlens.results import Run
 
 
+@pytest.mark.slow
 def test_a_stop_after_any_batch_changes_nothing(tmp_path):
     events = []
     whole = evaluated(progress=events.append)
@@ -132,6 +133,7 @@ def _command(folder, *more):
     return [sys.executable, "-m", "robustlens", "evaluate", *names, *how, *more]
 
 
+@pytest.mark.slow
 def test_kills_leave_the_same_masks(tmp_path):
     (tmp_path / "made_here.py").write_text(FACTORY)
 

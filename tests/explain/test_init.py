@@ -6,6 +6,8 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pytest
+
 import robustlens as rl
 
 FILES = [found.name for found in pkgutil.walk_packages(rl.explain.__path__, "robustlens.explain.")]
@@ -18,6 +20,7 @@ def test_public_names_are_no_files() -> None:
     assert not [name for name in rl.explain.__all__ if isinstance(getattr(rl.explain, name), ModuleType)]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_imported_first_does_not_take_the_name_of_its_function() -> None:
     code = (
         "import robustlens.explain.bound.covering, robustlens.explain.spectrum, robustlens as rl;"

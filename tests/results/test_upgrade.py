@@ -90,6 +90,7 @@ def test_saved_claims_open_with_their_scope(format_1):
         assert claim.verdict == (DESCRIBED[old["verdict"]] if old["values"] else "untested")
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_the_same_to_the_last_digit(format_1, tmp_path, monkeypatch):
     monkeypatch.setattr(rendering, "drawings", lambda *_: {})
     report.write(format_1 / "study", tmp_path)
@@ -114,6 +115,7 @@ def _is_no_narrower(row: dict[str, str], than: dict[str, str]) -> bool:
     return low <= 1e-12 and high >= -1e-12
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on(format_1):
     run = Run(format_1 / "training")
     assert run.record.epochs_done == 2
