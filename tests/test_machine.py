@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 import robustlens as rl
 from helpers.evaluated_models import problem
 from helpers.watching import Watching, switches
-from robustlens import models, reliability
+from robustlens import machine, models, reliability
 from robustlens.config import Recipe, checked
 from robustlens.data import from_tensors
+from robustlens.errors import ConfigError, ResourceError
 from robustlens.machine import environment, float32_products
 from robustlens.training.distributed import fabric_for, products
 
@@ -108,3 +110,62 @@ def test_tf32_trains_in_tf32_is_monitored_in_ieee_and_says_so(tmp_path):
     assert all(each in (trained, monitored, before) for each in Watching.seen)
     assert switches() == before
     assert rl.Recipe().hash() != checked(Recipe, {"precision": "tf32"}, "recipe").hash()
+
+
+# -- devices -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_devices_go_by_torchs_names(monkeypatch):
+    names = ("auto", "cuda", "cuda:3", "cpu")
+    assert [str(machine.device(name)) for name in names] == ["cuda:0", "cuda:0", "cuda:3", "cpu"]
+    assert [machine.devices(name) for name in names] == [("0", "1", "2", "3")] * 2 + [("3",), ()]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, 5,GPU-a,2")
+    assert [machine.devices(name) for name in names] == [("7", "5", "GPU-a", "2")] * 2 + [("2",), ()]
+
+
+def test_a_machine_without_devices_works_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.device() == machine.device("cpu") == torch.device("cpu")
+    assert machine.devices() == ()
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ResourceError, match=f"device: found '{name}', but torch sees none here"):
+            machine.device(name)
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(
+        ResourceError, match="found 'cuda:4', but torch sees cuda:0, cuda:1, cuda:2, cuda:3 here"
+    ):
+        machine.device("cuda:4")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CUDA", "cuda:1:2", "auto:0"]
+)
+def test_what_is_no_device_is_refused(name):
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda or one of several as cuda:1"):
+        machine.device(name)
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_training_asks_for_the_device_by_its_number(monkeypatch):
+    asked = []
+
+    class Watched(Fabric):
+        def __init__(self, **options: Any) -> None:
+            asked.append((options["accelerator"], options["devices"]))
+            super().__init__(accelerator="cpu")
+
+    monkeypatch.setattr("robustlens.training.distributed.Fabric", Watched)
+    for name in ("auto", "cuda:2", "cpu"):
+        fabric_for("32-true", name)
+    assert asked == [("cuda", [0]), ("cuda", [2]), ("cpu", 1)]

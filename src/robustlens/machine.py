@@ -1,4 +1,4 @@
-"""The machine that work runs on: what it is, how it multiplies float32 numbers, and how its memory is kept.
+"""The machine that work runs on: its devices, how it multiplies float32 numbers, and how its memory is kept.
 
 Freed memory stays in the process, so that a CPU training step does not fault its pages in again: glibc hands
 large blocks back to the system when they are freed; a training step frees and takes the same blocks over and
@@ -12,9 +12,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from robustlens.errors import ConfigError, ResourceError
 from robustlens.version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 30
@@ -42,6 +46,45 @@ def memory() -> int:
     with contextlib.suppress(ValueError, OSError):  # of a container
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return min(limits, default=8 << 30)
+
+
+def device(name: str = "auto") -> "torch.device":
+    """The device of a name: "cpu", "cuda", "cuda:1", or "auto", the first CUDA device or else the CPU.
+
+    Raises:
+        ConfigError: no such name.
+        ResourceError: torch sees no such device on this machine.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, colon, number = name.partition(":")
+    if name == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or bool(colon) != number.isdecimal():
+        raise ConfigError(f"device: found {name!r}, expected auto, cpu, cuda or one of several as cuda:1")
+    if int(number or 0) >= count:
+        seen = ", ".join(f"cuda:{place}" for place in range(count)) or "none"
+        raise ResourceError(f"device: found {name!r}, but torch sees {seen} here; give --device auto or cpu")
+    return torch.device("cuda", int(number or 0))
+
+
+def devices(name: str = "auto") -> tuple[str, ...]:
+    """CUDA devices that runs share, as `CUDA_VISIBLE_DEVICES` calls them; empty where they run on the CPU.
+
+    "auto" and "cuda" are all that there are. Raises as `device`.
+    """
+    import torch
+
+    chosen = device(name)
+    if chosen.type == "cpu":
+        return ()
+    count = torch.cuda.device_count()
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    names = visible if len(visible) >= count else [str(place) for place in range(count)]
+    return tuple(names[:count]) if name in ("auto", "cuda") else (names[chosen.index],)
 
 
 @contextlib.contextmanager
@@ -95,16 +138,16 @@ def _read(setting: Any) -> Any:
         return None
 
 
-def environment(device: Any = None) -> dict[str, str]:
-    """Versions, device, threads and kind of products of a result; `device` is a `torch.device`."""
+def environment(on: "torch.device | None" = None) -> dict[str, str]:
+    """Versions, device, threads and kind of products of a result that is computed on a device."""
     import torch  # rooms that only keep memory do not pay for it
 
-    on_cuda = device is not None and device.type == "cuda"
+    on_cuda = on is not None and on.type == "cuda"
     return {
         "robustlens": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(on) if on_cuda else f"cpu ({platform.machine()})",
         "threads": str(torch.get_num_threads()),
         "tf32": "allowed" if _read(_convolves_in_tf32) else "off",
     }

@@ -24,6 +24,13 @@ def _fine(listen, folder):
     (folder / "fine").write_text(str(os.getpid()))
 
 
+def _seen(listen, folder, number):
+    began = time.monotonic()
+    time.sleep(0.3)
+    seen = os.environ["CUDA_VISIBLE_DEVICES"]
+    (folder / f"{number}").write_text(f"{seen} {began} {time.monotonic()} {os.environ['OMP_NUM_THREADS']}")
+
+
 def _wrong(listen):
     raise ConfigError("a field is wrong")
 
@@ -178,3 +185,44 @@ def test_in_process_runs_the_same_jobs(tmp_path, monkeypatch):
 
     with pytest.raises(StoppedError):
         list(InProcess().run([Job("stopped", stopped)], lambda name, event: None))
+
+
+@pytest.mark.slow
+def test_runs_share_the_devices_and_no_device_takes_more_than_its_share(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,5")
+    executor = LocalProcesses(devices=("3", "5"), runs_per_device=2)
+    executor.cores = 8
+    jobs = [Job(f"run-{number}", _seen, (tmp_path, number)) for number in range(9)]
+    assert not [outcome for outcome in executor.run(jobs, _deaf) if outcome.error]
+    rows = [(tmp_path / f"{number}").read_text().split() for number in range(9)]
+    spans = [(device, float(began), float(ended)) for device, began, ended, _ in rows]
+    for device in ("3", "5"):
+        own = [(began, ended) for one, began, ended in spans if one == device]
+        assert len(own) >= 3
+        assert max(sum(began <= moment < ended for began, ended in own) for moment, _ in own) <= 2
+    assert {threads for *_, threads in rows} == {"2"}, "the cores are shared among the four"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,3,5"
+
+
+@pytest.mark.parametrize(
+    ("workers", "devices", "each", "expected"),
+    [
+        (None, None, 1, 6),
+        (None, (), 1, 6),
+        (3, (), 2, 3),
+        (None, ("0",), 1, 1),
+        (None, ("0", "1"), 2, 4),
+        (3, ("0", "1"), 2, 3),
+        (8, ("0", "1"), 1, 2),
+    ],
+)
+def test_as_many_runs_as_there_are_places_or_else_cores(workers, devices, each, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    assert LocalProcesses(workers, devices, each).workers == expected
+
+
+def test_runs_on_the_cpu_see_no_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    (outcome,) = LocalProcesses(1, ()).run([Job("run", _seen, (tmp_path, 0))], _deaf)
+    assert outcome.error is None
+    assert (tmp_path / "0").read_text().startswith(" ")

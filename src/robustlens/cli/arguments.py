@@ -44,9 +44,10 @@ def use_data_dir(data_dir: Path | None) -> None:
 
 def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) -> ResolvedModel:
     """The data, the threat, the run folder (if the model is one) and the network that the arguments name."""
-    from robustlens import data
+    from robustlens import data, machine
 
     use_data_dir(subject.data_dir)
+    machine.device(network.device)
     run = Run(model) if Run(model).has_recipe else None
     if run is None and (subject.data is None or subject.eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
@@ -76,14 +77,15 @@ def _network(
     model: str, run: Run | None, options: NetworkOptions, of_model: Mapping[str, Any]
 ) -> "nn.Module":
     """The network that the argument names; a checkpoint is a run folder's alone."""
-    from robustlens import models
+    from robustlens import machine, models
 
     if run is not None and options.checkpoint in SELECTIONS:
         raise ConfigError(
             f"--checkpoint: found {options.checkpoint}, expected one of them beside --out or --data"
         )
     checkpoint = options.checkpoint if run else None
-    return models.load(model, checkpoint=checkpoint, trust_code=options.trust_code, **of_model)
+    network = models.load(model, checkpoint=checkpoint, trust_code=options.trust_code, **of_model)
+    return network.to(machine.device(options.device))
 
 
 def model_options(run: Run | None, architecture: str | None, given: list[str] | None) -> dict[str, Any]:

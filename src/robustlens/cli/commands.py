@@ -15,6 +15,7 @@ from robustlens.cli.options import (
     RECIPE_FIELDS,
     AttackOptions,
     DataDir,
+    Device,
     ModelArgument,
     NetworkOptions,
     Quiet,
@@ -38,6 +39,10 @@ def study(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time. Default: one per core; they share the cores.")
     ] = None,
+    device: Device = "auto",
+    runs_per_device: Annotated[
+        int, typer.Option(min=1, help="Runs that share a CUDA device. Without one, see --workers.")
+    ] = 1,
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
@@ -49,10 +54,11 @@ def study(
 
     Example: robustlens study examples/cifar10.yaml --data-dir ~/data
     """
-    from robustlens import report, study
+    from robustlens import machine, report, study
     from robustlens.executors import LocalProcesses
 
     arguments.use_data_dir(data_dir)
+    executor = LocalProcesses(workers, machine.devices(device), runs_per_device)
     spec = study.read(source, trust_code=trust_code)
     planned = study.plan(spec)
     if plan_only:
@@ -62,7 +68,7 @@ def study(
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with shown(quiet) as listen:
-        result = study.run(spec, folder, executor=LocalProcesses(workers), listen=listen)
+        result = study.run(spec, folder, executor=executor, listen=listen)
     page = report.write(folder)
     tables.headline(result.folder)
     tables.claims(result.folder)
@@ -82,6 +88,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: robustlens-out/<recipe hash>.")
     ] = None,
+    device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
     quiet: Quiet = False,
@@ -104,7 +111,8 @@ def train(
             raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
         arguments.put(values, key, arguments.value(text))
     with shown(quiet or not distributed.is_main()) as listen:
-        run = train(checked(Recipe, values, "recipe"), out, progress=partial(listen, "train"))
+        recipe_ = checked(Recipe, values, "recipe")
+        run = train(recipe_, out, device=device, progress=partial(listen, "train"))
     distributed.shutdown()
     if distributed.is_main():
         tables.training(run)
@@ -150,7 +158,12 @@ def evaluate(
         if chosen.run is not None and out is None and subject.data is None:
             arguments.refuse_other_plan(chosen.run, "evaluation", plan)
             result = evaluate_run(
-                chosen.run, plan, splits=chosen.splits, trust_code=network.trust_code, progress=progress
+                chosen.run,
+                plan,
+                splits=chosen.splits,
+                trust_code=network.trust_code,
+                device=network.device,
+                progress=progress,
             )
         elif out is not None:
             result = evaluate_model(chosen.network(), chosen.splits, plan, out, progress=progress)
@@ -194,7 +207,12 @@ def explain(
         if chosen.run is not None and out is None and subject.data is None:
             arguments.refuse_other_plan(chosen.run, "explanation", plan)
             result = room.explain_run(
-                chosen.run, plan, splits=chosen.splits, trust_code=network.trust_code, progress=progress
+                chosen.run,
+                plan,
+                splits=chosen.splits,
+                trust_code=network.trust_code,
+                device=network.device,
+                progress=progress,
             )
         elif out is not None:
             result = room.explain_model(chosen.network(), chosen.splits, plan, out, progress=progress)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from robustlens import machine
 from robustlens.attacks import PGD
-from robustlens.machine import environment
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation
@@ -31,13 +31,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding: versions, devices, disk, extras, and small computations with known answers."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    versions = environment(device)
+    versions, others = machine.environment(machine.device()), len(machine.devices()) - 1
+    device = versions["device"] + (f" and {others} more" if others > 0 else "")
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     folder = os.environ.get("ROBUSTLENS_DATA")
     return [
         Finding("robustlens", f"{__version__}, torch {versions['torch']}, Python {versions['python']}"),
-        Finding("device", f"{versions['device']}, {torch.get_num_threads()} threads"),
+        Finding("device", f"{device}, {torch.get_num_threads()} threads"),
         Finding("disk", f"{free:.1f} GB free here", fine=free > 1),
         Finding("ROBUSTLENS_DATA", folder or "not set", fine=folder is None or Path(folder).is_dir()),
         *(_extra(name, package) for name, package in EXTRAS.items()),

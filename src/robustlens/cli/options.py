@@ -17,6 +17,9 @@ DataDir = Annotated[
 Eps = Annotated[
     str | None, typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's.")
 ]
+Device = Annotated[
+    str, typer.Option(help="auto (a CUDA device where there is one), cpu, cuda, or one of several: cuda:1.")
+]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run the package.module:factory that a file names.")
 ]
@@ -53,6 +56,7 @@ class NetworkOptions:
         typer.Option(help="What a model's file or factory needs to be told: NAME=VALUE. Repeatable."),
     ] = None
     trust_code: TrustCode = False
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 from torch import Tensor, nn
 
-from robustlens import data, models
+from robustlens import data, machine, models
 from robustlens.config import Checkpoint, EvaluationPlan
 from robustlens.data import Splits
 from robustlens.evaluation.evaluation import Evaluation, gaps
@@ -25,6 +25,7 @@ def evaluate_run(
     *,
     splits: Splits | None = None,
     trust_code: bool = False,
+    device: str = "auto",
     progress: Listener = silent,
 ) -> EvaluationResult:
     """Evaluate a run's checkpoints on training and test images with the same attacks, and save the results.
@@ -40,17 +41,20 @@ def evaluate_run(
         plan: how its checkpoints are attacked.
         splits: the data of its recipe where the caller has loaded it already.
         trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
+        device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1".
         progress: hears an event after every batch.
 
     Raises:
+        ResourceError: there is no such device.
         StateError: the images are not those of the run, or a file of the run is damaged.
         LockedError: another process trains, evaluates or explains this run.
     """
+    on = machine.device(device)
     splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
     run.check_data(splits.fingerprint)
     for other, one in run.missing("evaluation", plan):
         model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-        _evaluate_into(run, model, splits, one, run.expected(one), progress, other)
+        _evaluate_into(run, model.to(on), splits, one, run.expected(one), progress, other)
     run.remove_stale("evaluation")
     result = run.evaluation()
     assert result is not None

@@ -1,4 +1,4 @@
-"""Processes on this machine, one for each run of a study.
+"""Processes on this machine, one for each run of a study, and the CUDA devices that they share.
 
 Every run gets a process of its own, so that one that fails, or is killed for its memory, takes nothing with
 it. On a CPU, several processes with one thread each finish more runs than one process with all threads.
@@ -11,8 +11,8 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -31,19 +31,27 @@ class _Worker:
     job: Job
     process: SpawnProcess
     pipe: Connection
-    error: tuple[str, int] | None = field(default=None)  # its last message: _DONE, or a line and an exit code
+    device: str | None  # the CUDA device that it sees; "" for none, None for all
+    error: tuple[str, int] | None = None  # its last message: _DONE, or a line and an exit code
 
 
 class LocalProcesses:
     """Runs jobs in at most `workers` processes at once, sharing the cores among them.
 
     Args:
-        workers: None for one per core. With a GPU, ask for as many as should share it, usually 1.
+        workers: runs at a time; None for as many as there are places on the devices, or else cores.
+        devices: CUDA devices as `CUDA_VISIBLE_DEVICES` calls them (`machine.devices`), each of which is the
+            only one that its runs see. Empty: the runs see none, and work on the CPU. None: they see all.
+        runs_per_device: how many runs share a device.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, devices: Sequence[str] | None = None, runs_per_device: int = 1
+    ) -> None:
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = workers or self.cores
+        shared = list(devices or ()) * runs_per_device
+        self.workers = min(workers or len(shared), len(shared)) if shared else workers or self.cores
+        self.devices: list[str | None] = [*shared] or [None if devices is None else ""] * self.workers
 
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
         """Carry out the jobs in order; yields each outcome as it comes, and passes their events to `listen`.
@@ -51,19 +59,20 @@ class LocalProcesses:
         On any exception here, a signal or Ctrl-C for instance, the workers are asked to stop, and ended
         where they have not saved their work after `stopping.PATIENCE` seconds.
         """
-        waiting, busy = list(jobs), list[_Worker]()
+        waiting, busy, free = list(jobs), list[_Worker](), list(self.devices)
         most = max((len(waiting), *(job.of for job in waiting)))
         threads = max(1, self.cores // max(1, min(self.workers, most)))
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:
                     with stopping.deferred():  # a worker that nobody knows of could not be ended
-                        busy.append(_start(waiting.pop(0), threads))
+                        busy.append(_start(waiting.pop(0), threads, free.pop(0)))
                 wait([worker.pipe for worker in busy], timeout=1.0)
                 for worker in list(busy):
                     ended = _received(worker, listen)
                     if ended:
                         busy.remove(worker)
+                        free.append(worker.device)
                         outcome = _outcome(worker)
                         listen(outcome.name, _last_event(outcome))
                         yield outcome
@@ -71,16 +80,18 @@ class LocalProcesses:
             _end(busy)
 
 
-def _start(job: Job, threads: int) -> _Worker:
-    """A worker for `job`. Thread counts are set before torch loads: they cannot be lowered later."""
+def _start(job: Job, threads: int, device: str | None) -> _Worker:
+    """A worker for `job`. Threads and devices are set before torch loads, which reads them once."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _interrupts_blocked():
+    settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    settings |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+    with _environment(settings), _interrupts_blocked():
         arguments = (pickle.dumps(job), job.name, there)
         process = context.Process(target=_work, args=arguments, name=job.name, daemon=True)
         process.start()
     there.close()
-    return _Worker(job, process, here)
+    return _Worker(job, process, here, device)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -96,7 +107,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

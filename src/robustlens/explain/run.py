@@ -8,7 +8,7 @@ from time import perf_counter
 
 from torch import nn
 
-from robustlens import data, models
+from robustlens import data, machine, models
 from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
 from robustlens.explain.measure import Measurement, Subject
@@ -42,6 +42,7 @@ def explain_run(
     *,
     splits: Splits | None = None,
     trust_code: bool = False,
+    device: str = "auto",
     progress: Listener = silent,
 ) -> ExplanationResult:
     """Explain the checkpoints of a run that the plan asks for, and save the results.
@@ -56,21 +57,29 @@ def explain_run(
         plan: what is measured, and of which checkpoints.
         splits: the run's images, if they are loaded already.
         trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
+        device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1".
         progress: hears which measure is next, and how far it is.
 
     Returns:
         The explanation of the primary checkpoint.
 
     Raises:
+        ResourceError: there is no such device.
         LockedError: another process trains, evaluates or explains this run.
         StateError: the images are not those that the run was trained on; a file of the run is damaged.
     """
+    on = machine.device(device)
+
+    def network(checkpoint: str) -> nn.Module:
+        return models.load(run.folder, checkpoint=checkpoint, trust_code=trust_code).to(on)
+
     with locked(run.folder):
         splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
         run.check_data(splits.fingerprint)
         for other, one in run.missing("explanation", plan):
-            network = partial(models.load, run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-            _explain_into(run, other, run.expected(one), one, network, splits, progress)
+            _explain_into(
+                run, other, run.expected(one), one, partial(network, one.checkpoint), splits, progress
+            )
         run.remove_stale("explanation")
     result = run.explanation()
     assert result is not None

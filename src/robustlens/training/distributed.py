@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from robustlens import machine
 from robustlens.results import Run
 from robustlens.results.locks import locked
 
@@ -19,17 +20,23 @@ def products(precision: str) -> Literal["ieee", "tf32"]:
     return "tf32" if precision == "tf32" else "ieee"
 
 
-def fabric_for(precision: Any) -> Fabric:
+def fabric_for(precision: Any, device: str = "auto") -> Fabric:
     """Fabric of one device or, where torchrun has started several processes, of this one's share of them.
 
     Its numbers of "tf32" are float32: how they are multiplied is torch's setting (`products`).
     """
     precision = "32-true" if precision == "tf32" else precision
     processes, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    chosen = machine.device(device)
     if processes == 1:
-        return Fabric(accelerator="auto", devices=1, precision=precision)
+        place: Any = 1 if chosen.index is None else [chosen.index]
+        return Fabric(accelerator=chosen.type, devices=place, precision=precision)
     fabric = Fabric(
-        accelerator="auto", devices=local, num_nodes=processes // local, strategy="ddp", precision=precision
+        accelerator=chosen.type,
+        devices=local,
+        num_nodes=processes // local,
+        strategy="ddp",
+        precision=precision,
     )
     fabric.launch()
     return fabric

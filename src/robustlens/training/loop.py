@@ -50,12 +50,15 @@ class TrainingLoop:
 
     Args:
         recipe: says how. run: its folder. splits: its data. listener: hears an event at every step.
+        device: by its name, for `machine.device`.
     """
 
-    def __init__(self, recipe: Recipe, run: Run, splits: Splits, listener: Listener) -> None:
+    def __init__(
+        self, recipe: Recipe, run: Run, splits: Splits, listener: Listener, device: str = "auto"
+    ) -> None:
         check_fit(recipe, splits)
         self.recipe, self.run, self.splits, self.listener = recipe, run, splits, listener
-        self.fabric = fabric_for(recipe.precision)
+        self.fabric = fabric_for(recipe.precision, device)
         self.description = describe_model(recipe, splits)
         model = starting_network(recipe, self.description)
         start = None if recipe.init is None else models.fingerprint(model)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustlens import data, models
+from robustlens import data, machine, models
 from robustlens.config import Recipe, checked
 from robustlens.data import Split, Splits
 from robustlens.errors import LockedError, RobustlensError, StateError, StoppedError
@@ -30,6 +30,7 @@ def train(
     out: Path | str | None = None,
     *,
     splits: Splits | None = None,
+    device: str = "auto",
     progress: Listener = silent,
 ) -> Run:
     """Train one network, or go on with it, and return its run folder.
@@ -42,15 +43,18 @@ def train(
         out: the run folder; None for `robustlens-out/<hash of the recipe>`. A finished run is returned
             as it is; an unfinished one goes on after its last saved epoch.
         splits: the data of the recipe where the caller has loaded it already.
+        device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1"; no part of the recipe.
         progress: hears an event at every step.
 
     Raises:
         ConfigError: the recipe is wrong. DataError: the data cannot be read.
+        ResourceError: there is no such device.
         NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
         LockedError: another process trains in `out`.
         StateError: `out` belongs to another recipe or to other images, or a file in it is damaged.
     """
     recipe = checked(Recipe, recipe, "recipe")
+    machine.device(device)
     run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
     run.check(recipe)
     if splits is None:
@@ -60,7 +64,7 @@ def train(
     if run.record.status in ("trained", "done"):
         return run
     # Data and network first: a wrong recipe leaves no file behind.
-    loop = TrainingLoop(recipe, run, splits, progress)
+    loop = TrainingLoop(recipe, run, splits, progress, device)
     for warning in () if run.read_only else data.sanity_warnings(splits):
         _log.warning("data: %s", warning)
     with writer_lock(run):
@@ -88,6 +92,7 @@ def _with_pseudo_labels(loop: TrainingLoop) -> Split:
         teacher_recipe(recipe),
         loop.run.path("teacher"),
         splits=replace(splits, unlabeled=None),
+        device=loop.fabric.device.type,
         progress=lambda event: loop.listener(replace(event, phase=f"teacher {event.phase}")),
     )
     network = models.load(teacher.folder, checkpoint="best", trust_code=recipe.names_code)
