@@ -62,7 +62,8 @@ def margin(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor
     zero, so that an attack keeps a gradient after it has succeeded. The *margin of an example* in
     `explain.margins` is minus this.
     """
-    return _best_other(logits, y) - _at(logits, y)
+    others = logits.scatter(1, y[:, None], -torch.inf)  # no other class: minus infinity
+    return others.amax(1) - _at(logits, y)
 
 
 def dlr(logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -150,12 +151,6 @@ def is_broken(logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
 
 def _at(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1)
-
-
-def _best_other(logits: Tensor, y: Tensor) -> Tensor:
-    """The largest logit of a class other than `y`; minus infinity where there is no other class."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.amax(1)
 
 
 LOSSES: Registry[Loss] = Registry(

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import ClassVar
 
@@ -109,7 +110,9 @@ class Square(Restarts):
         moves.start(state)
         state.value, won = state.judged(model)
         state = state.without(won, best)
-        for share, numbers in groupby(range(self.queries - 1), self._share):
+        for share, numbers in groupby(
+            range(self.queries - 1), partial(share_at, queries=self.queries, share=self.share)
+        ):
             move = moves.covering(share, x.device)
             for number in numbers:
                 if len(state.rows) == 0:
@@ -119,6 +122,3 @@ class Square(Restarts):
                 state.settle(trial, value, won | (value > state.value))
                 state = state.without(won, best)
         best.offer(state.rows, state.x_adv, state.value, torch.zeros_like(state.rows).bool())
-
-    def _share(self, move: int) -> float:
-        return share_at(move, self.queries, self.share)

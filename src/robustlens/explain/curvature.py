@@ -100,17 +100,16 @@ def measure_curvature(
 ) -> Measurement:
     """Largest eigenvalues, trace and density of the Hessian, as it is and free of scale."""
     x, y = subject.images(split, examples)
+    krylov = {"lanczos_steps": lanczos_steps, "draws": draws}
     arrays = curvature(
         subject.model,
         x,
         y,
         subject.threat,
         eigenvalues=eigenvalues,
-        lanczos_steps=lanczos_steps,
-        draws=draws,
+        **krylov,
         steps=steps,
-        batch_size=subject.batch_size,
-        seed=subject.seed,
+        **subject.settings,
     )
     conditions = {"split": split, "examples": len(x), "eps": subject.threat.eps, "steps": steps}
     return Measurement(
@@ -121,11 +120,8 @@ def measure_curvature(
         unit="nats per squared weight (relative: per squared root mean square of a filter)",
         what="How the adversarial loss curves in weight space, at the adversarial images of w.",
         source="Ghorbani, Krishnan and Xiao 2019; Yao et al. 2018; the relative units are ours",
-        conditions={**conditions, "lanczos_steps": lanczos_steps, "draws": draws},
-        arrays={
-            f"{split}_index": subject.index(split, examples),
-            **{f"{split}_{name}": array for name, array in arrays.items()},
-        },
+        conditions={**conditions, **krylov},
+        arrays=subject.arrays(split, examples, arrays),
     )
 
 

@@ -8,6 +8,8 @@ bias are tensors of their own; parameters of normalisation layers stay. As in a 
 anew at w + nu, and the error and the loss at matched temperature stand beside the loss.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -151,33 +153,17 @@ def measure_flatness(
     splits: SplitNames = ("test",),
 ) -> Measurement:
     """Mean rise of the adversarial loss, the matched loss and the error, on average and at worst."""
+    options: dict[str, Any] = {"xi_average": xi_average, "xi_worst": xi_worst}
+    options |= {"draws": draws, "ascents": ascents, "steps": steps}
     arrays: dict[str, np.ndarray] = {}
     for split in splits:
+        x, y = subject.images(split, examples)
         values = flatness(
-            subject.model,
-            *subject.images(split, examples),
-            subject.threat,
-            xi_average=xi_average,
-            draws=draws,
-            xi_worst=xi_worst,
-            ascents=ascents,
-            steps=steps,
-            batch_size=subject.batch_size,
-            seed=subject.seed,
-            progress=subject.progress,
+            subject.model, x, y, subject.threat, **options, **subject.settings, progress=subject.progress
         )
-        arrays |= {f"{split}_{name}": array for name, array in values.items()}
-        arrays[f"{split}_index"] = subject.index(split, examples)
+        arrays |= subject.arrays(split, examples, values)
     first = splits[0]
-    conditions = {
-        "split": first,
-        "xi_average": xi_average,
-        "xi_worst": xi_worst,
-        "draws": draws,
-        "ascents": ascents,
-        "steps": steps,
-        "eps": subject.threat.eps,
-    }
+    conditions = {"split": first, **options, "eps": subject.threat.eps}
     return Measurement(
         {
             **{case: _rises(arrays, first, case) for case in ("average", "worst")},

@@ -1,8 +1,8 @@
 """Measures and their subject: a measure is a function of a subject that returns a measurement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -52,6 +52,11 @@ class Subject:
     progress: Listener = silent
     training_examples: int | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Batch size and seed, as the functions behind measures take them."""
+        return {"batch_size": self.batch_size, "seed": self.seed}
+
     def split(self, name: SplitName) -> Split:
         """The images of "train" or "test"."""
         return self.train if name == "train" else self.test
@@ -64,3 +69,10 @@ class Subject:
     def index(self, split: SplitName, examples: int | None = None) -> np.ndarray:
         """Positions of these images in their source."""
         return self.split(split).index[:examples].numpy()
+
+    def arrays(
+        self, split: SplitName, examples: int | None, values: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Values of these images by the names that a measurement gives them, and the images' positions."""
+        named = {f"{split}_{name}": array for name, array in values.items()}
+        return {**named, f"{split}_index": self.index(split, examples)}

@@ -48,13 +48,11 @@ def measure_landscape(
             alphas=alphas,
             draws=draws,
             steps=steps,
-            batch_size=subject.batch_size,
-            seed=subject.seed,
+            **subject.settings,
             progress=subject.progress,
         )
         arrays["alpha"] = values.pop("alpha")
-        arrays[f"{split}_index"] = subject.index(split, examples)
-        arrays |= {f"{split}_{name}": array for name, array in values.items()}
+        arrays |= subject.arrays(split, examples, values)
         if plane:
             arrays |= _plane(subject, split, plane, plane_examples, steps)
         if input:
@@ -65,9 +63,7 @@ def measure_landscape(
     return Measurement(
         {
             **{name: rises(alpha, arrays[f"{first}_{kind}"]) for kind, name in names.items()},
-            **why_missing(float(arrays[f"{first}_temperature"][0])),
-            **(why_missing(float(arrays[f"{first}_plane_matched"][0, 0]), "plane_") if plane else {}),
-            **_why_missing_elsewhere(arrays, splits[1:], plane > 0),
+            **_why_missing(arrays, splits, plane > 0),
             **conditions,
         },
         unit="nats (error_rise: share of images)",
@@ -88,8 +84,7 @@ def _plane(
         subject.threat,
         alphas=np.linspace(-1, 1, points).tolist(),
         steps=steps,
-        batch_size=subject.batch_size,
-        seed=subject.seed,
+        **subject.settings,
         progress=subject.progress,
     )
     return {"plane_alpha": values["alpha"], **_means(values, f"{split}_plane")}
@@ -98,12 +93,7 @@ def _plane(
 def _input(subject: Subject, split: SplitName, examples: int, steps: int) -> dict[str, np.ndarray]:
     """Means over images around x, along the gradient and at random: loss and error, (k, k) each."""
     values = input_landscape(
-        subject.model,
-        *subject.images(split, examples),
-        subject.threat,
-        steps=steps,
-        batch_size=subject.batch_size,
-        seed=subject.seed,
+        subject.model, *subject.images(split, examples), subject.threat, steps=steps, **subject.settings
     )
     return {"input_radius": values["radius"], **_means(values, f"{split}_input")}
 
@@ -114,13 +104,12 @@ def _means(values: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {f"{name}_{kind}": values[kind].mean(axis=2, dtype=np.float64) for kind in kinds}
 
 
-def _why_missing_elsewhere(
-    arrays: Mapping[str, np.ndarray], splits: Sequence[str], plane: bool
-) -> dict[str, str]:
-    """Reasons for matched values that are missing on the splits after the first one."""
+def _why_missing(arrays: Mapping[str, np.ndarray], splits: Sequence[str], plane: bool) -> dict[str, str]:
+    """Reasons for matched values that are missing; the first split's have no prefix."""
     reasons: dict[str, str] = {}
     for split in splits:
-        reasons |= why_missing(float(arrays[f"{split}_temperature"][0]), f"{split}_")
+        prefix = "" if split == splits[0] else f"{split}_"
+        reasons |= why_missing(float(arrays[f"{split}_temperature"][0]), prefix)
         if plane:
-            reasons |= why_missing(float(arrays[f"{split}_plane_matched"][0, 0]), f"{split}_plane_")
+            reasons |= why_missing(float(arrays[f"{split}_plane_matched"][0, 0]), f"{prefix}plane_")
     return reasons
