@@ -7,7 +7,7 @@ from robustlens import stopping
 from robustlens.__main__ import main
 from robustlens.cli import commands  # noqa: F401 - it fills the application
 from robustlens.cli.application import app
-from robustlens.cli.display import console
+from robustlens.cli.display import console, print_titled
 from robustlens.errors import ResourceError, RobustlensError, StoppedError, out_of_memory
 from robustlens.machine import keep_memory
 
@@ -62,6 +62,5 @@ def _stopped(error: BaseException) -> int:
 def _fail(error: RobustlensError) -> int:
     if os.environ.get("ROBUSTLENS_DEBUG"):
         traceback.print_exception(error)
-    console.print("[bold red]error:[/] ", end="")
-    console.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
+    print_titled(console, "[bold red]error:[/] ", " ".join(str(error).split()))
     return error.exit_code

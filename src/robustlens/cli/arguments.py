@@ -1,4 +1,4 @@
-"""What the commands are given, made into what the rooms take."""
+"""Arguments of the commands, made into what the rooms take."""
 
 import json
 import os
@@ -8,8 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlens.cli.options import NetworkOptions, SubjectOptions
-from robustlens.config import Checkpoint, Plan, ThreatSpec, checked, norm_name, parsed_yaml
+from robustlens.cli.options import RECIPE_FIELDS, NetworkOptions, RecipeOptions, SubjectOptions
+from robustlens.config import (
+    Checkpoint,
+    Plan,
+    ThreatSpec,
+    checked,
+    norm_name,
+    parsed_yaml,
+    read_yaml,
+    refuse_code,
+)
 from robustlens.config.checkpoint import SELECTIONS
 from robustlens.errors import ConfigError
 from robustlens.results import Run, Stage
@@ -22,13 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model with its images and its threat, as the arguments name them; `run` is None outside runs."""
+    """A model with its images and its threat, as the arguments name them.
+
+    `run` is the run whose result is asked for; None where the model is none, or --out or --data is given.
+    """
 
     splits: "Splits"
     threat: ThreatSpec
     checkpoint: str
     run: Run | None
     network: "Callable[[], nn.Module]"
+    run_options: Mapping[str, Any]
 
 
 def use_data_dir(data_dir: Path | None) -> None:
@@ -42,7 +55,9 @@ def use_data_dir(data_dir: Path | None) -> None:
     os.environ["ROBUSTLENS_DATA"] = str(data_dir.resolve())
 
 
-def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) -> ResolvedModel:
+def resolve_model(
+    model: str, subject: SubjectOptions, network: NetworkOptions, out: Path | None
+) -> ResolvedModel:
     """The data, the threat, the run folder (if the model is one) and the network that the arguments name."""
     from robustlens import data, machine
 
@@ -58,7 +73,9 @@ def resolve_model(model: str, subject: SubjectOptions, network: NetworkOptions) 
     else:
         splits = data.load(str(subject.data))
     build = partial(_network, model, run, network, options)
-    return ResolvedModel(splits, threat, network.checkpoint, run, build)
+    own = run if out is None and subject.data is None else None
+    run_options = {"splits": splits, "trust_code": network.trust_code, "device": network.device}
+    return ResolvedModel(splits, threat, network.checkpoint, own, build, run_options)
 
 
 def _threat(model: str, run: Run | None, subject: SubjectOptions) -> ThreatSpec:
@@ -90,7 +107,8 @@ def _network(
 
 def model_options(run: Run | None, architecture: str | None, given: list[str] | None) -> dict[str, Any]:
     """The options of a model in --architecture and --model-option; a run folder knows its own."""
-    options = dict(pair("--model-option", item) for item in given or [])
+    expected = "NAME=VALUE, e.g. mean=[0.49,0.48,0.45]"
+    options = dict(pair("--model-option", item, expected) for item in given or [])
     for name in ("spec", "checkpoint", "trust_code"):
         if name in options:
             raise ConfigError(
@@ -110,17 +128,24 @@ def model_options(run: Run | None, architecture: str | None, given: list[str] | 
     return options
 
 
-def pair(option: str, item: str) -> tuple[str, Any]:
+def recipe_values(options: RecipeOptions, recipe: Path | None, *, trust_code: bool) -> dict[str, Any]:
+    """The fields of a recipe in a file, changed by the options."""
+    values = read_yaml(recipe) if recipe else {}
+    refuse_code(values, str(recipe), trust_code=trust_code)
+    for option, field in RECIPE_FIELDS.items():
+        if getattr(options, option) is not None:
+            _put(values, field, getattr(options, option))
+    for item in options.set_ or []:
+        _put(values, *pair("--set", item, "FIELD=VALUE, e.g. optimizer.lr=0.05"))
+    return values
+
+
+def pair(option: str, item: str, expected: str) -> tuple[str, Any]:
     """Name and value of NAME=VALUE, the value read as YAML."""
     name, equals, text = item.partition("=")
     if not equals:
-        raise ConfigError(f"{option}: found {item!r}, expected NAME=VALUE, e.g. mean=[0.49,0.48,0.45]")
-    return name, value(text, option)
-
-
-def value(text: str, option: str = "--set") -> Any:
-    """The value of an option, read as YAML."""
-    return parsed_yaml(text, f"{option} {text[:80]!r}")
+        raise ConfigError(f"{option}: found {item!r}, expected {expected}")
+    return name, parsed_yaml(text, f"{option} {text[:80]!r}")
 
 
 def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
@@ -133,7 +158,7 @@ def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
             raise ConfigError(f"{run.files(stage, other).path}: holds the result of another plan; give --out")
 
 
-def put(values: dict[str, Any], key: str, value: Any) -> None:
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set `a.b.c` in nested mappings."""
     *path, last = key.split(".")
     for part in path:

@@ -10,9 +10,8 @@ from rich.table import Table
 
 from robustlens.cli import arguments, tables
 from robustlens.cli.application import app
-from robustlens.cli.display import console, output, shown
+from robustlens.cli.display import console, output, print_titled, shown
 from robustlens.cli.options import (
-    RECIPE_FIELDS,
     AttackOptions,
     DataDir,
     Device,
@@ -24,8 +23,8 @@ from robustlens.cli.options import (
     TrustCode,
     grouped,
 )
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked, read_yaml, refuse_code
-from robustlens.errors import ConfigError, NumericsError, StateError
+from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked
+from robustlens.errors import NumericsError, StateError
 from robustlens.results import StudyFolder, verify
 from robustlens.results.files import write_atomic
 
@@ -73,8 +72,7 @@ def study(
     tables.headline(result.folder)
     tables.claims(result.folder)
     for failure in result.failures:
-        console.print(f"[bold red]failed[/] {failure.name}: ", end="")
-        console.print(failure.error, markup=False, soft_wrap=True)
+        print_titled(console, f"[bold red]failed[/] {failure.name}: ", str(failure.error))
     output.print(f"report: {page}", soft_wrap=True)
     if result.failures:
         raise typer.Exit(result.failures[0].exit_code)
@@ -100,16 +98,7 @@ def train(
     from robustlens.training import distributed, train
 
     arguments.use_data_dir(data_dir)
-    values = read_yaml(recipe) if recipe else {}
-    refuse_code(values, str(recipe), trust_code=trust_code)
-    for option, field in RECIPE_FIELDS.items():
-        if getattr(options, option) is not None:
-            arguments.put(values, field, getattr(options, option))
-    for item in options.set_ or []:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set: found {item!r}, expected FIELD=VALUE, e.g. optimizer.lr=0.05")
-        arguments.put(values, key, arguments.value(text))
+    values = arguments.recipe_values(options, recipe, trust_code=trust_code)
     with shown(quiet or not distributed.is_main()) as listen:
         recipe_ = checked(Recipe, values, "recipe")
         run = train(recipe_, out, device=device, progress=partial(listen, "train"))
@@ -151,20 +140,13 @@ def evaluate(
 
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
-    chosen = arguments.resolve_model(model, subject, network)
+    chosen = arguments.resolve_model(model, subject, network, out)
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
     with shown(quiet) as listen:
         progress = partial(listen, "evaluate")
-        if chosen.run is not None and out is None and subject.data is None:
+        if chosen.run is not None:
             arguments.refuse_other_plan(chosen.run, "evaluation", plan)
-            result = evaluate_run(
-                chosen.run,
-                plan,
-                splits=chosen.splits,
-                trust_code=network.trust_code,
-                device=network.device,
-                progress=progress,
-            )
+            result = evaluate_run(chosen.run, plan, **chosen.run_options, progress=progress)
         elif out is not None:
             result = evaluate_model(chosen.network(), chosen.splits, plan, out, progress=progress)
         else:
@@ -197,23 +179,16 @@ def explain(
     """
     from robustlens import explain as room
 
-    chosen = arguments.resolve_model(model, subject, network)
+    chosen = arguments.resolve_model(model, subject, network, out)
     values: dict[str, Any] = {"examples": examples}
     if measures is not None:
         values["measures"] = list(room.MEASURES) if measures == "all" else measures.split(",")
     plan = _plan(ExplanationPlan, "explain", chosen, **values)
     with shown(quiet) as listen:
         progress = partial(listen, "explain")
-        if chosen.run is not None and out is None and subject.data is None:
+        if chosen.run is not None:
             arguments.refuse_other_plan(chosen.run, "explanation", plan)
-            result = room.explain_run(
-                chosen.run,
-                plan,
-                splits=chosen.splits,
-                trust_code=network.trust_code,
-                device=network.device,
-                progress=progress,
-            )
+            result = room.explain_run(chosen.run, plan, **chosen.run_options, progress=progress)
         elif out is not None:
             result = room.explain_model(chosen.network(), chosen.splits, plan, out, progress=progress)
         else:
@@ -301,7 +276,6 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = "[green]ok[/]  " if finding.fine else "[red]bad[/] "
-        output.print(f"{mark} {finding.name}: ", end="")
-        output.print(finding.text, markup=False, soft_wrap=True)
+        print_titled(output, f"{mark} {finding.name}: ", finding.text)
     if not all(finding.fine for finding in findings):
         raise typer.Exit(4)

@@ -16,6 +16,12 @@ console = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
 
 
+def print_titled(where: Console, title: str, text: str) -> None:
+    """Print one line: a title with markup, and a text that may hold anything."""
+    where.print(title, end="")
+    where.print(text, markup=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def shown(quiet: bool = False) -> Iterator[NamedListener]:
     """A listener for (name, event) that shows progress while the context is open."""
@@ -54,13 +60,13 @@ def _bars() -> Iterator[NamedListener]:
 
 
 def _lines() -> NamedListener:
-    told: dict[str, tuple[str, float]] = {}
+    last_shown: dict[str, tuple[str, float]] = {}
 
     def listen(name: str, event: Event) -> None:
-        phase, when = told.get(name, ("", 0.0))
+        phase, when = last_shown.get(name, ("", 0.0))
         now = time.monotonic()
         if event.phase != phase or now - when >= _LINE_EVERY:
-            told[name] = (event.phase, now)
+            last_shown[name] = (event.phase, now)
             note = f" ({event.note})" if event.note else ""
             console.print(f"{name}: {event.phase} {event.done}/{event.total}{note}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""What this machine offers, and whether the installation computes right."""
+"""Offers of this machine, and whether the installation computes right."""
 
 import importlib.util
 import os

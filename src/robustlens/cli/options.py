@@ -42,7 +42,7 @@ class SubjectOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which weights of which network."""
+    """Network, and the checkpoint of its weights."""
 
     checkpoint: Annotated[str, typer.Option(help="Of a run folder: best, last, both, epoch-NNNN, every.")] = (
         "best"
@@ -61,7 +61,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class AttackOptions:
-    """How images are attacked."""
+    """Attacks on the images."""
 
     attacks: Annotated[
         str, typer.Option(help="Suites (fast, standard, plus, rand) or names: fgsm,pgd-50,standard.")

@@ -1,11 +1,11 @@
-"""What the commands print: results as tables on standard output."""
+"""Results as tables on standard output: the output of the commands."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from robustlens.cli.display import console, output
+from robustlens.cli.display import console, output, print_titled
 from robustlens.config import eps_text
 from robustlens.results import EvaluationResult, Measurement, Run, StudyFolder
 from robustlens.stats.intervals import Interval, flushed
@@ -92,8 +92,7 @@ def evaluation(result: EvaluationResult) -> None:
     for note in test.notes:
         output.print(f"note: {note}", markup=False, soft_wrap=True)
     for flag in test.flags:
-        console.print(f"[bold yellow]flag {flag.name}[/]: ", end="")
-        console.print(flag.message, markup=False, soft_wrap=True)
+        print_titled(console, f"[bold yellow]flag {flag.name}[/]: ", flag.message)
 
 
 def measurements(measures: Mapping[str, Measurement]) -> None:
