@@ -73,7 +73,7 @@ def test_each_images_own_hessian_along_a_vector(forward, monkeypatch):
     units = filter_units(model)
     operator = Hessian(model, x, y, units=units, temperature=0.7, batch_size=5)
     if not forward:
-        monkeypatch.setattr(operator, "_bends", _no_forward_derivative)
+        monkeypatch.setattr(operator, "_second_derivatives", _no_forward_derivative)
     vector = torch.randn(operator.size, dtype=torch.float64)
     d = torch.cat([units["0.weight"].flatten(), units["2.weight"].flatten()]) * vector
     wanted = torch.stack(

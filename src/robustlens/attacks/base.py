@@ -146,9 +146,7 @@ def require_radius(threat: ThreatModel) -> None:
         raise ConfigError("threat.eps: found inf, expected a finite radius; only MinimumNorm takes inf")
 
 
-def likely_classes(
-    logits: Float[Tensor, "n c"], y: Int64[Tensor, " n"], count: int
-) -> Int64[Tensor, "n count"]:
+def likely_classes(logits: Float[Tensor, "n c"], y: Labels, count: int) -> Int64[Tensor, "n count"]:
     """The `count` classes with the largest logits other than `y`, most likely first.
 
     Raises:

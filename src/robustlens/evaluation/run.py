@@ -74,7 +74,7 @@ def evaluate_model(
     saved = run.evaluation()
     if saved is None:
         return _evaluate_into(run, model, splits, plan, expected, progress)
-    run.check_source("evaluation", saved.provenance, expected)
+    run.files("evaluation").check_source(saved.provenance, expected)
     return saved
 
 

@@ -100,7 +100,7 @@ def explain_model(
     with locked(folder):
         saved = run.explanation()
         if saved is not None:
-            run.check_source("explanation", saved.provenance, _at_plan(expected, saved))
+            run.files("explanation").check_source(saved.provenance, _at_plan(expected, saved))
         return _explain_into(run, None, expected, plan, lambda: model, splits, progress)
 
 

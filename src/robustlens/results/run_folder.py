@@ -188,13 +188,6 @@ class Run:
                 f"expected {known}; give the data of its training, or train it again in another folder"
             )
 
-    def check_source(self, stage: Stage, saved: Provenance, expected: Provenance) -> None:
-        """Raise `StateError` naming the first thing in which a saved result was computed from another."""
-        difference = saved.difference(expected)
-        if difference is not None:
-            thing = "model" if difference == "weights" else difference
-            raise StateError(f"{self.files(stage).path}: belongs to another {thing}; choose another --out")
-
     def _check_place(self, provenance: Provenance, stage: Stage, other: Checkpoint | None) -> None:
         pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, other)]
         for own, expected in pairs:

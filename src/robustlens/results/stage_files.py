@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from robustlens.config import Checkpoint, EvaluationPlan, ExplanationPlan, Plan, checked
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, StateError
 from robustlens.results import array_files, files
 from robustlens.results.array_files import ArrayFile
 from robustlens.results.evaluation import EvaluationResult
@@ -75,6 +75,13 @@ class ResultFiles:
     def verify(self) -> None:
         """Read the arrays once; raises `StateError` where they are missing, damaged or of another result."""
         ArrayFile(self.arrays_path, files.read_json(self.path, self.stage).get("arrays")).verify()
+
+    def check_source(self, saved: Provenance, expected: Provenance) -> None:
+        """Raise `StateError` naming the first thing in which a saved result was computed from another."""
+        difference = saved.difference(expected)
+        if difference is not None:
+            thing = "model" if difference == "weights" else difference
+            raise StateError(f"{self.path}: belongs to another {thing}; choose another --out")
 
     def write(self, result: StageResult) -> None:
         """Write the result so that a kill in between leaves no mismatched pair.
