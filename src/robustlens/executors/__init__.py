@@ -1,4 +1,4 @@
-"""Where the runs of a study are carried out."""
+"""Processes that carry out the runs of a study."""
 
 from robustlens.executors.jobs import Executor, Job, Outcome
 from robustlens.executors.local import InProcess, LocalProcesses

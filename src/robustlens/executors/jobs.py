@@ -12,19 +12,19 @@ class Job:
     """`work(listener, *arguments)` in a process of its own; everything must pickle between processes.
 
     Attributes:
-        of: jobs that there were at first. The cores are shared among so many also when few are left: another
-            number of threads may round otherwise.
+        planned: jobs that there were at first. The cores are shared among so many also when few are left:
+            another number of threads may round otherwise.
     """
 
     name: str
     work: Callable[..., None]
     arguments: tuple[Any, ...] = ()
-    of: int = 0
+    planned: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `error` is None, or one line."""
+    """End of a job: `error` is None, or one line."""
 
     name: str
     error: str | None = None

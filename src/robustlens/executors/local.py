@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -20,7 +21,7 @@ from robustlens import stopping
 from robustlens.errors import RobustlensError, StoppedError, out_of_memory
 from robustlens.executors.jobs import Job, Outcome
 from robustlens.machine import keep_memory
-from robustlens.progress import Event, Listener
+from robustlens.progress import Event
 
 _EVENT_EVERY = 0.2  # seconds between events of one worker
 _DONE = ("", 0)  # last message of a worker whose job came to its end
@@ -60,7 +61,7 @@ class LocalProcesses:
         where they have not saved their work after `stopping.PATIENCE` seconds.
         """
         waiting, busy, free = list(jobs), list[_Worker](), list(self.devices)
-        most = max((len(waiting), *(job.of for job in waiting)))
+        most = max((len(waiting), *(job.planned for job in waiting)))
         threads = max(1, self.cores // max(1, min(self.workers, most)))
         try:
             while waiting or busy:
@@ -74,7 +75,8 @@ class LocalProcesses:
                         busy.remove(worker)
                         free.append(worker.device)
                         outcome = _outcome(worker)
-                        listen(outcome.name, _last_event(outcome))
+                        phase = "ended" if outcome.error else "done"
+                        listen(outcome.name, Event(phase, 1, 1, outcome.error or ""))
                         yield outcome
         finally:
             _end(busy)
@@ -210,11 +212,6 @@ def _outcome(worker: _Worker) -> Outcome:
     return Outcome(name, f"{name}: the process ended with an unexpected error (see above)", 1)
 
 
-def _last_event(outcome: Outcome) -> Event:
-    """The event that shows a job as over, however it ended."""
-    return Event("ended", 1, 1, outcome.error) if outcome.error else Event("done", 1, 1)
-
-
 class InProcess:
     """Runs jobs one after another in this process: for debugging, and where processes cannot be made."""
 
@@ -222,14 +219,10 @@ class InProcess:
         """As `LocalProcesses.run`."""
         for job in jobs:
             try:
-                job.work(_named(listen, job.name), *job.arguments)
+                job.work(partial(listen, job.name), *job.arguments)
             except StoppedError:
                 raise
             except RobustlensError as error:
                 yield Outcome(job.name, str(error).splitlines()[0], error.exit_code)
             else:
                 yield Outcome(job.name)
-
-
-def _named(listen: Callable[[str, Event], None], name: str) -> Listener:
-    return lambda event: listen(name, event)

@@ -19,7 +19,7 @@ from robustlens.reliability.state import ModelState
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
 
-__all__ = ["CHECKS", "Check", "Flag", "check", "is_randomised", "table"]
+__all__ = ["CHECKS", "Check", "check", "is_randomised", "table"]
 
 
 def check(

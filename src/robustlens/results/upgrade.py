@@ -29,10 +29,8 @@ CONDITIONS = (
 
 def upgraded(kind: str, content: Mapping[str, Any], format_: int) -> Content:
     """The content of a document of `kind` in the present format."""
-    changed = dict(content)
-    if format_ == 1 and kind in _FROM_1:
-        changed = _FROM_1[kind](changed)
-    return changed
+    upgrade = _FROM_1.get(kind, dict) if format_ == 1 else dict
+    return upgrade(dict(content))
 
 
 def _run_1(content: Content) -> Content:

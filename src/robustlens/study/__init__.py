@@ -71,7 +71,7 @@ def run(
                 one.id,
                 run_stages,
                 (folder.run(one.id).folder, one.recipe, evaluation, explanation),
-                of=len(planned),
+                planned=len(planned),
             )
             for one in left
         ]

@@ -7,20 +7,13 @@ filter by filter (Li et al. 2018). A network that is less confident looks flatte
 alone, so the error rate and a temperature-matched loss are drawn beside the loss.
 """
 
-from robustlens.explain.landscape.directions import (
-    Direction,
-    filter_normalised,
-    values_on_line,
-    values_on_plane,
-)
+from robustlens.explain.landscape.directions import filter_normalised, values_on_line, values_on_plane
 from robustlens.explain.landscape.inputs import input_landscape
 from robustlens.explain.landscape.points import AdversarialLoss
-from robustlens.explain.landscape.weights import ALPHAS, landscape, plane
+from robustlens.explain.landscape.weights import landscape, plane
 
 __all__ = [
-    "ALPHAS",
     "AdversarialLoss",
-    "Direction",
     "filter_normalised",
     "input_landscape",
     "landscape",

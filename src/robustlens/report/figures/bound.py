@@ -5,8 +5,6 @@ from functools import partial
 from operator import methodcaller
 from typing import Any
 
-import numpy as np
-
 from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Table, points_for, view
 from robustlens.report.figures.layers import uncovered
@@ -104,13 +102,13 @@ def _bound_tables(data: ReportData) -> tuple[Table, ...]:
 
 def _cells(network: Network) -> tuple[str, ...]:
     terms = [network.number("bound", "log10", key) for _, _, key in TERMS]
-    nets, two_nn = (_mean(network.measured("bound", "covering", key)) for key in ("dimension", "two_nn"))
+    dimensions = (network.number("bound", "covering", key) for key in ("dimension", "two_nn"))
     rows = _at_gammas(network)
     vacuous = sum(bool(row["vacuous"]) for row in rows)
     because = dict.fromkeys(reason for row in rows for reason in row["because"])
     return (
         *("-" if term is None else f"{term.value:.1f}" for term in terms),
-        f"{nets}, {two_nn}",
+        ", ".join(f"{dimension.value:.1f}" if dimension else "-" for dimension in dimensions),
         _vacuous(network, vacuous, len(rows)),
         ", ".join(because) or "-",
     )
@@ -121,7 +119,3 @@ def _vacuous(network: Network, vacuous: int, gammas: int) -> str:
     if not all(network.measured("bound", "is_bound")):
         return "no bound: it leaves layers out"
     return f"{vacuous} of {gammas} gammas" if gammas else "-"
-
-
-def _mean(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" if values else "-"
