@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlens.spectra import dense_operator
+from robustlens.models.hooks import Convolutional, Transposed
 from robustlens.spectra.convolution import Convolution
-from robustlens.spectra.layers import Layer
+from robustlens.spectra.layers import Layer, Size
 
 
 def conv(
@@ -19,6 +19,12 @@ def conv(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Conv2d(inputs, outputs, kernel, dtype=torch.float64, **options)
+
+
+def dense_operator(layer: Convolutional, size: Size, operator: str = "circular") -> Tensor:
+    """The matrix of a convolution on a map of that size: rows are outputs, columns inputs, both flattened."""
+    matrix = Convolution.of(Layer(layer, size), operator).matrix()
+    return matrix.T if isinstance(layer, Transposed) else matrix
 
 
 def dense_values(matrix: Tensor) -> np.ndarray:

@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers.convolutions import conv, dense_values
+from helpers.convolutions import conv, dense_operator, dense_values
 from robustlens.errors import ConfigError
-from robustlens.spectra import circular_singular_values, dense_operator
+from robustlens.spectra import circular_singular_values
 
 
 def fft_values(layer: nn.Conv2d, size: tuple[int, int]) -> np.ndarray:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.convolutions import CONVOLUTIONS, zero_padded
-from robustlens.spectra import dense_operator
+from helpers.convolutions import CONVOLUTIONS, dense_operator, zero_padded
 
 layers = pytest.mark.parametrize(("layer", "size"), CONVOLUTIONS, ids=str)
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
-from helpers.convolutions import dense_values
+from helpers.convolutions import dense_operator, dense_values
 from helpers.layer_kinds import COVERED, UNCOVERED, around
 from helpers.small_models import Snapshot
 from robustlens.errors import ConfigError
-from robustlens.spectra import dense_operator, extremes, spectral_norms, spectrum, trace, uncovered
+from robustlens.spectra import extremes, spectral_norms, spectrum, trace, uncovered
 
 Shape = tuple[int, ...]
 

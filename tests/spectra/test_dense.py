@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.convolutions import conv, dense_values
+from helpers.convolutions import conv, dense_operator, dense_values
 from robustlens.errors import ConfigError
-from robustlens.spectra import dense_operator, spectrum
+from robustlens.spectra import spectrum
+from robustlens.spectra.dense import dense_singular_values
+from robustlens.spectra.layers import Layer
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_large_dense_matrices_are_refused_before_they_are_built() -> None:
         ConfigError,
         match=r"conv 3 -> 4, 3x3, on 8x8 is 256 x 192, 393216 bytes, expected at most max_bytes = 1000",
     ):
-        dense_operator(conv(3, 4, 3, padding=1), (8, 8), "zero", max_bytes=1000)
+        dense_singular_values(Layer(conv(3, 4, 3, padding=1), (8, 8)), "zero", max_bytes=1000)
 
 
 def test_a_layer_that_reflects_has_no_zero_padded_matrix() -> None:

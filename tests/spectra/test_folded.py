@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
+from helpers.convolutions import dense_operator
 from helpers.small_models import Snapshot, trained
 from robustlens import models
 from robustlens.errors import NumericsError
-from robustlens.spectra import dense_operator, spectrum, trace
+from robustlens.spectra import spectrum, trace
 from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import blank
 

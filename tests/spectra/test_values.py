@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.convolutions import dense_values
+from helpers.convolutions import dense_operator, dense_values
 from robustlens.errors import ConfigError, ModelError, NumericsError
 from robustlens.progress import Event
-from robustlens.spectra import dense_operator, spectrum
+from robustlens.spectra import spectrum
 
 
 def network() -> Any:

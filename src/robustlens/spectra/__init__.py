@@ -20,7 +20,6 @@ arbitrary, and so is the raw spread of its singular values: read `std_over_mean`
 
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.coverage import Survey, trace, uncovered
-from robustlens.spectra.dense import dense_operator
 from robustlens.spectra.layers import Layer
 from robustlens.spectra.summary import summarize
 from robustlens.spectra.values import extremes, spectral_norms, spectrum
@@ -29,7 +28,6 @@ __all__ = [
     "Layer",
     "Survey",
     "circular_singular_values",
-    "dense_operator",
     "extremes",
     "spectral_norms",
     "spectrum",

@@ -72,16 +72,6 @@ def styles(networks: Sequence[tuple[str, float]]) -> list[Style]:
     return made
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio of two colours.
-
-    >>> round(contrast("#ffffff", "#000000"))
-    21
-    """
-    bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (bright + 0.05) / (dark + 0.05)
-
-
 def oklab(colour: str) -> tuple[float, float, float]:
     """OKLab lightness, a and b of a "#rrggbb" colour."""
     r, g, b = _linear(colour)
@@ -129,8 +119,3 @@ def _linear(colour: str) -> tuple[float, ...]:
 def _encoded(part: float) -> float:
     part = min(1.0, max(0.0, part))
     return 12.92 * part if part <= 0.0031308 else 1.055 * part ** (1 / 2.4) - 0.055
-
-
-def _luminance(colour: str) -> float:
-    r, g, b = _linear(colour)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
