@@ -181,8 +181,7 @@ def get(name: str, *, targeted: bool = False) -> Loss:
     Raises:
         ConfigError: unknown name, or a loss that has no targeted form; with the known names.
     """
-    loss: Loss = (TARGETED if targeted else LOSSES).find(name)
-    return loss
+    return (TARGETED if targeted else LOSSES).find(name)
 
 
 def fitting(name: str, classes: int, *, targeted: bool = False) -> str:

@@ -109,8 +109,7 @@ class FAB(TargetedRestarts):
         """One try."""
 
         def predict(points: Tensor) -> Tensor:
-            logits: Tensor = model(points.view(len(points), *x.shape[1:]))
-            return logits
+            return model(points.view(len(points), *x.shape[1:]))
 
         leaf, logits = _leaf_and_logits(predict, x.flatten(1), gradient=not self.restart)
         rivals = self._rivals(logits.detach(), y)

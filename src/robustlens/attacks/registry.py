@@ -149,5 +149,4 @@ def _build(name: str, threat: ThreatModel, **options: Any) -> Attack:
         if entry.count is None:
             raise ConfigError(f"attacks: found {name!r}, but {base!r} has no steps; expected {base!r}")
         options[entry.count] = int(ending[2])
-    attack: Attack = ATTACKS.call(base, entry, threat, **options)
-    return attack
+    return ATTACKS.call(base, entry, threat, **options)

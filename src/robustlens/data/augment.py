@@ -90,8 +90,7 @@ def get(name: str) -> Augment:
     Raises:
         ConfigError: unknown name; with the known ones.
     """
-    augmentation: Augment = AUGMENTATIONS.build(name)
-    return augmentation
+    return AUGMENTATIONS.build(name)
 
 
 def default_for(name: str) -> str:

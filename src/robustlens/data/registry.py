@@ -69,8 +69,7 @@ def read(name: str, data_dir: Path | None) -> Sources:
         return reader(name.partition(":")[2], data_dir)
     dataset = DATASETS.find(name)
     if name in DATASETS:
-        sources: Sources = dataset.load(name, data_dir)
-        return sources
+        return dataset.load(name, data_dir)
     return _made(name, dataset, data_dir)
 
 

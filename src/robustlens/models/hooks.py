@@ -50,8 +50,7 @@ def reading(modules: Iterable[nn.Module], read: Callable[[Any, Tensor], None]) -
 
 def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
     """The tensor that torch's own layers read, among the arguments of their call."""
-    tensor: Tensor = args[0] if args else named["input"]
-    return tensor
+    return args[0] if args else named["input"]
 
 
 def matrix_layers(model: nn.Module) -> dict[str, MatrixLayer]:

@@ -165,5 +165,4 @@ def layers_of(name: str, **options: Any) -> dict[str, nn.Module]:
     where = f"model {name!r}"
     arguments = {key: options.pop(key) for key in MODELS.hidden if key in options}
     arguments |= MODELS.checked(name, options, "model.options")
-    layers: dict[str, nn.Module] = external.call(where, MODELS[name], arguments)
-    return layers
+    return external.call(where, MODELS[name], arguments)

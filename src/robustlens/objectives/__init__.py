@@ -63,5 +63,4 @@ def get(name: str, **options: Any) -> Objective:
     Raises:
         ConfigError: unknown name or option, or an option of another type or out of range.
     """
-    objective: Objective = OBJECTIVES.build(name, options=options, where="objective_options")
-    return objective
+    return OBJECTIVES.build(name, options=options, where="objective_options")

@@ -61,12 +61,7 @@ class LinearityAttack:
         require_radius(self.threat)
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Labels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: Tensor, y: Labels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Feasible images, same shape as `x`; see `Attack`."""
         x = x.detach()

@@ -74,12 +74,7 @@ class VirtualAdversary:
         require_radius(self.threat)
 
     def __call__(
-        self,
-        model: nn.Module,
-        x: Float[Tensor, "n ..."],
-        y: Labels,
-        *,
-        generator: torch.Generator | None = None,
+        self, model: nn.Module, x: Tensor, y: Labels, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n ..."]:
         """Feasible images, same shape as `x`; `y` is not looked at."""
         x = x.detach()

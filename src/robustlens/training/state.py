@@ -151,12 +151,8 @@ def _intact(
     if not path.exists():
         return None
     try:
-        return path, *_read(path)
+        header, tensors = array_files.read_tensors(path)
+        return path, decode(StateRecord, header.values, str(path)), tensors
     except StateError as damage:
         damages[path] = damage
         return None
-
-
-def _read(path: Path) -> tuple[StateRecord, dict[str, Tensor]]:
-    header, tensors = array_files.read_tensors(path)
-    return decode(StateRecord, header.values, str(path)), tensors

@@ -276,8 +276,5 @@ def perturbation_of(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbat
     for field, spec in recipe.perturbations.items():
         name, options = spec.entry(field)
         where = field if name == field else f"{field}.options"
-        perturbation: weights.WeightPerturbation = weights.PERTURBATIONS.build(
-            name, model, options=options, where=where
-        )
-        return perturbation
+        return weights.PERTURBATIONS.build(name, model, options=options, where=where)
     return None
