@@ -78,6 +78,12 @@ CODE = {
     "explanation.options.os:system": {"explanation": {"options": {"os:system": {}}}},
     "methods.0.objective": {"methods": [{"objective": "os:system"}]},
 }
+READERS = {
+    "model.name": {"model": {"name": "npz:main"}},
+    "weight_perturbation.factory": {"weight_perturbation": {"factory": "folder:system"}},
+    "evaluation.attacks.0": {"evaluation": {"attacks": ["idx:a.b"]}},
+    "data.augment": {"data": {"name": "npz:main", "augment": "npz:main"}},
+}
 
 
 @pytest.mark.parametrize("field", CODE)
@@ -85,6 +91,12 @@ def test_code_that_a_file_names_is_refused_by_name(field):
     with pytest.raises(ConfigError, match=f"mine.yaml: {field}: found 'os:system'.*--trust-code"):
         refuse_code(CODE[field], "mine.yaml")
     refuse_code(CODE[field], "mine.yaml", trust_code=True)
+
+
+@pytest.mark.parametrize("field", READERS)
+def test_a_module_may_be_called_as_a_reader_of_data(field):
+    with pytest.raises(ConfigError, match=f"mine.yaml: {field}: found .*--trust-code"):
+        refuse_code(READERS[field], "mine.yaml")
 
 
 def test_texts_and_paths_are_no_code():

@@ -106,6 +106,13 @@ def test_nan_beyond_the_first_images_is_flagged():
     assert not evaluation.clean[x[:, 0] > 0.5].any()
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_curve_may_reach_beyond_any_image(norm):
+    model, x, y, _ = linear(n=20)
+    evaluation = rl.evaluate(model, x, y, rl.ThreatModel(norm, 0.7), "fgsm", curve=(1e9,), flags=False)
+    assert not list(evaluation.curve.values())[-1].any()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
@@ -118,6 +125,8 @@ def test_nan_beyond_the_first_images_is_flagged():
         ({"x": torch.rand(0, 40), "y": torch.zeros(0, dtype=torch.int64)}, DataError, "at least 1"),
         ({"y": torch.tensor([0, 1, 2, 7])}, ModelError, "8"),
         ({"curve": (-1.0,)}, ConfigError, "multiples of eps"),
+        ({"curve": (float("nan"),)}, ConfigError, "finite multiples of eps"),
+        ({"curve": (float("inf"),)}, ConfigError, "finite multiples of eps"),
         ({"y": torch.tensor([0, 1, -1, 0])}, DataError, "label -1"),
         ({"batch_size": 0}, ConfigError, "batch_size"),
     ],

@@ -31,6 +31,26 @@ def study(**changes):
         ({"defaults": {"optimizer": {"milestones": [-0.5]}}}, r"milestones\.0: found -0.5"),
         ({"defaults": {"optimizer": {"milestones": [100, 150]}}}, r"milestones\.0: found 100"),
         ({"defaults": {"attack": {"step_size": float("inf")}}}, r"step_size.*inf"),
+        ({"evaluation": {"checkpoint": "epoch-2"}}, "evaluation.checkpoint: found epoch-0002, .*not given"),
+        (
+            {
+                "explanation": {"checkpoint": "epoch-3"},
+                "defaults": {"keep_every": 2, "optimizer": {"epochs": 4}},
+            },
+            "explanation.checkpoint: found epoch-0003, which no run keeps: keep_every is 2 of 4 epochs",
+        ),
+        ({"data": {"name": "cifar-10"}}, "data.name: found 'cifar-10'.*did you mean 'cifar10'"),
+        ({"methods": [{"objective": ["at"]}]}, r"objective: found \['at'\], expected the name of one"),
+        ({"methods": [{"label": "AT", "eps": []}]}, "eps: found none, expected at least one strength"),
+        ({"explanation": {"options": {"landscape": {"alphas": []}}}}, r"landscape\.alphas: found \[\]"),
+        (
+            {"explanation": {"options": {"landscape": {"alphas": [float("nan")]}}}},
+            r"landscape\.alphas: found \[nan\]; input should be a finite number",
+        ),
+        ({"explanation": {"options": {"bound": {"gammas": []}}}}, r"bound\.gammas: found \[\]"),
+        ({"explanation": {"measures": ["bound"], "examples": 7}}, "examples: found 7, expected at least 8"),
+        ({"explanation": {"measures": ["bound"], "threat": {"eps": 0}}}, "bound.eps: found none"),
+        ({"threat": {"eps": 0.1}, "methods": [{"eps": True}]}, "eps: found True, expected a number"),
         ({"methods": [{"objective_options": {"label_smothing": 0.1}}]}, "did you mean 'label_smoothing'"),
     ],
 )
@@ -40,7 +60,10 @@ def test_what_only_a_later_step_would_refuse_is_refused_by_the_plan(changes, sai
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"wdith": 4}, {"width": 0}, {"width": -1}, {"width": "wide"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"wdith": 4}, {"width": 0}, {"width": -1}, {"width": "wide"}, {"num_classes": 3}, {"mean": [0.5]}],
+)
 def test_a_network_that_cannot_be_built_is_refused_by_the_plan(options):
     with pytest.raises(ModelError, match=r"small-cnn|model\.options\.width"):
         planning.plan(study(model={"name": "small-cnn", "options": options}))
@@ -48,6 +71,11 @@ def test_a_network_that_cannot_be_built_is_refused_by_the_plan(options):
 
 def test_networks_are_built_without_memory(monkeypatch):
     planning.plan(study(model={"name": "wrn-34-10"}))  # 46 million weights, which would take 185 MB
+
+
+def test_a_kept_epoch_may_be_asked_for():
+    kept = {"keep_every": 2, "optimizer": {"epochs": 4}}
+    planning.plan(study(evaluation={"checkpoint": "epoch-4"}, defaults=kept))
 
 
 def test_a_misspelt_key_names_itself_before_what_is_missing_beside_it():

@@ -117,6 +117,13 @@ def test_wrong_studies_are_refused_before_anything_starts(npz, tmp_path, changes
     assert not (tmp_path / "out").exists()
 
 
+def test_a_radius_that_reaches_any_image_of_the_data_is_refused_before_the_first_epoch(npz, tmp_path):
+    wide = spec(npz, evaluation={"threat": {"norm": "L2", "eps": 100}}, methods=[{"objective": "standard"}])
+    result = study.run(wide, tmp_path / "out", executor=InProcess())
+    assert "evaluation.threat.eps: found 100, which reaches any image" in str(result.failures[0].error)
+    assert not list(tmp_path.glob("out/runs/*/*.safetensors"))
+
+
 def test_an_unknown_network_is_refused_before_anything_starts(npz, tmp_path):
     with pytest.raises(ModelError, match="resnet21"):
         study.run(spec(npz, model={"name": "resnet21"}), tmp_path / "out", executor=InProcess())

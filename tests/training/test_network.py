@@ -18,6 +18,12 @@ def test_normalisation_is_that_of_the_training_images(splits):
     assert description["std"] == pytest.approx([x.std(unbiased=False).item()], abs=1e-5)
 
 
+@pytest.mark.parametrize("option", ["num_classes", "in_channels", "mean"])
+def test_what_follows_from_the_data_is_no_option(splits, option):
+    with pytest.raises(ModelError, match=f"found '{option}' among the options, .* follows from the data"):
+        describe_model(recipe(model={"name": "small-cnn", "options": {option: 3}}), splits)
+
+
 def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
     before = rl.train(recipe(objective="standard"), tmp_path / "before", splits=splits)
     x, y = blobs(classes=2)

@@ -29,6 +29,7 @@ from robustlens.config.values import (
     parsed_yaml,
     radius_problem,
     read_yaml,
+    widest_radius,
 )
 
 __all__ = [
@@ -63,4 +64,5 @@ __all__ = [
     "radius_problem",
     "read_yaml",
     "refuse_code",
+    "widest_radius",
 ]

@@ -72,8 +72,10 @@ def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(values, list | tuple):
         for number, value in enumerate(values):
             yield from code_in(value, f"{field}.{number}")
-    elif isinstance(values, str) and is_factory(values) and not values.startswith(_READERS):
-        yield field, values
+    elif isinstance(values, str) and is_factory(values):
+        is_path = values.startswith(_READERS) and field.endswith("data.name")
+        if not is_path:
+            yield field, values
 
 
 def refuse_code(values: Any, where: str, *, trust_code: bool = False) -> None:

@@ -40,6 +40,8 @@ def number(text: Any) -> Any:
     >>> number("8/255") == 8 / 255
     True
     """
+    if isinstance(text, bool):
+        raise ValueError(f": found {text}, expected a number")
     if not isinstance(text, str):
         return text
     if len(text) > _LONGEST_NUMBER:
@@ -75,6 +77,11 @@ DIMENSIONS = 3 * 224 * 224
 """Pixels of an image where nobody says how many there are: as many as the field's large images have."""
 
 
+def widest_radius(norm: str, bounds: tuple[float, float], dimensions: int = DIMENSIONS) -> float:
+    """The radius that reaches any image of so many dimensions from any other."""
+    return {"Linf": 1.0, "L2": dimensions**0.5, "L1": float(dimensions)}[norm] * (bounds[1] - bounds[0])
+
+
 def radius_problem(
     norm: str, eps: float, bounds: tuple[float, float] = (0.0, 1.0), dimensions: int = DIMENSIONS
 ) -> str | None:
@@ -82,12 +89,10 @@ def radius_problem(
 
     A ball wider than the pixel box almost always is a radius written in 0..255 units.
     """
-    width = bounds[1] - bounds[0]
     if not 0 <= eps < float("inf"):
         return f"found {eps}, expected a finite number >= 0"
-    widest = {"Linf": 1.0, "L2": dimensions**0.5, "L1": float(dimensions)}[norm] * width
-    if eps > widest:
-        likely = f"{eps:g}/255 = {eps / 255 * width:.4g}"
+    if eps > widest_radius(norm, bounds, dimensions):
+        likely = f"{eps:g}/255 = {eps / 255 * (bounds[1] - bounds[0]):.4g}"
         return f"found {eps:g}, which reaches any image on pixels in {list(bounds)}; did you mean {likely}?"
     return None
 

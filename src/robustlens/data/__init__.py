@@ -16,7 +16,7 @@ from torch import Tensor
 from robustlens.config import DataSpec
 from robustlens.data import augment, hub
 from robustlens.data.arrays import from_tensors
-from robustlens.data.registry import DATASETS, READERS, names, read, runs_code
+from robustlens.data.registry import DATASETS, READERS, check_name, names, read, runs_code
 from robustlens.data.sanity import sanity_warnings
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import DataError
@@ -30,6 +30,7 @@ __all__ = [
     "Splits",
     "augment",
     "channel_statistics",
+    "check_name",
     "data_folder",
     "from_tensors",
     "load",

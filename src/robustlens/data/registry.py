@@ -50,6 +50,12 @@ def names() -> tuple[str, ...]:
     return (*DATASETS, *READERS, "package.module:factory")
 
 
+def check_name(name: str) -> None:
+    """Raise `ConfigError` for a name that `read` does not know; no file is looked at, and no code run."""
+    if _reader_of(name) is None and not is_factory(name):
+        DATASETS.find(name)
+
+
 def runs_code(name: str) -> bool:
     """Whether the name of a data set is a function of the user's."""
     return _reader_of(name) is None and is_factory(name)

@@ -1,5 +1,6 @@
 """The evaluation of a model on images that the caller gives."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from robustlens import attacks as attack_room
 from robustlens import models, reliability
 from robustlens.attacks import Attack
+from robustlens.config import widest_radius
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.attack_loop import AttackLoop, Try
@@ -153,16 +155,15 @@ def _curve_tries(
     """The search behind a curve: every image, as far as its largest radius."""
     if not multiples:
         return []
-    if any(multiple < 0 for multiple in multiples):
-        raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected multiples of eps >= 0")
+    if not all(isinstance(multiple, int | float) and 0 <= multiple < math.inf for multiple in multiples):
+        raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected finite multiples of eps >= 0")
     wide = threat.at(_radius(threat, max(1.0, *multiples)))
     return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
 
 
 def _radius(threat: ThreatModel, multiple: float) -> float:
-    """The radius, but for Linf no more than the whole box, the largest ball there is."""
-    eps = multiple * threat.eps
-    return min(eps, threat.bounds[1] - threat.bounds[0]) if threat.norm == "Linf" else eps
+    """The radius, but no more than reaches any image."""
+    return min(multiple * threat.eps, widest_radius(threat.norm, threat.bounds))
 
 
 def _curve(distance: Tensor, threat: ThreatModel, multiples: Sequence[float]) -> dict[float, Tensor]:

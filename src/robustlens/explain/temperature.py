@@ -28,7 +28,8 @@ COLDEST, HOTTEST = -5.0, 5.0
 """Range of log T in which the best is looked for."""
 MISSING = (
     "no temperature between e^-5 and e^5 fits these logits best: every image is right (the colder the "
-    "better), or they say nothing of the labels (the hotter the better); nothing is measured at one"
+    "better), they say nothing of the labels (the hotter the better), or their scale is far from 1; nothing "
+    "is measured at one"
 )
 
 

@@ -125,10 +125,18 @@ def build_from(description: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"model description: {shown}, expected the fields {', '.join(_FIELDS)}")
     values = dict(description)
     name, options = values.pop("name"), values.pop("options", {})
+    refuse_fields(name, options)
+    return get(name, **values, **options)
+
+
+def refuse_fields(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `ModelError` where the options of an architecture hold what its description has outside them."""
     twice = sorted(set(options) & set(_FIELDS))
     if twice:
-        raise ModelError(f"model {name!r}: found {twice[0]!r} among the options, expected it outside them")
-    return get(name, **values, **options)
+        raise ModelError(
+            f"model {name!r}: found {twice[0]!r} among the options, expected it outside them: in a recipe it "
+            "follows from the data"
+        )
 
 
 def check(name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_channels: int = 3) -> None:
@@ -139,6 +147,7 @@ def check(name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_ch
             looked at: it would have to run.
     """
     check_name(name)
+    refuse_fields(name, options)
     if name not in MODELS:
         return
     with torch.device("meta"), warnings.catch_warnings():

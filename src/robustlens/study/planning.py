@@ -1,12 +1,13 @@
 """From a study file to the runs that it asks for, with everything refused that a later step would refuse."""
 
 import importlib.resources
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustlens import attacks, explain, models, objectives
+from robustlens import attacks, data, explain, models, objectives
 from robustlens.config import (
     EvaluationPlan,
     ExplanationPlan,
@@ -22,6 +23,7 @@ from robustlens.config import (
 from robustlens.config.names import slug
 from robustlens.data import augment
 from robustlens.errors import ConfigError
+from robustlens.explain.bound.covering import FEWEST_POINTS
 from robustlens.results import RunEntry, StudyRecord
 
 _BUILT_IN = importlib.resources.files("robustlens") / "study" / "built_in"
@@ -110,7 +112,7 @@ def plan(spec: StudySpec) -> list[PlannedRun]:
         for seed in spec.seeds
     ]
     names = [run.id for run in planned]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ConfigError(f"{spec.name}: two runs are called {twice[0]!r}; give the methods different labels")
     _check_names(spec, planned)
@@ -145,10 +147,42 @@ def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:
     for name in {*spec.explanation.measures, *spec.explanation.options}:
         where = f"explanation.options.{name}"
         explain.MEASURES.checked(name, spec.explanation.options.get(name, {}), where)
-    for run in planned:
-        models.check(run.recipe.model.name, run.recipe.model.options)
-        if run.recipe.data.augment != "auto":
-            augment.get(run.recipe.data.augment)
+    if "bound" in spec.explanation.measures:
+        _check_bound(explanation_plan(spec))
+    recipes = {run.recipe.model_copy(update={"seed": 0}).hash(): run.recipe for run in planned}
+    for recipe in recipes.values():
+        models.check(recipe.model.name, recipe.model.options)
+        data.check_name(recipe.data.name)
+        if recipe.data.augment != "auto":
+            augment.get(recipe.data.augment)
+        _check_checkpoints(spec, recipe)
+
+
+def _check_bound(explanation: ExplanationPlan) -> None:
+    """Refuse a bound without balls to cover the images with, or of too few images to count them."""
+    if explanation.threat.eps == 0 and explanation.options.get("bound", {}).get("eps") is None:
+        raise ConfigError(
+            "explanation.options.bound.eps: found none and a threat of eps 0, expected a radius > 0"
+        )
+    if explanation.examples < FEWEST_POINTS:
+        raise ConfigError(
+            f"explanation.examples: found {explanation.examples}, expected at least {FEWEST_POINTS} "
+            "for the measure bound"
+        )
+
+
+def _check_checkpoints(spec: StudySpec, recipe: Recipe) -> None:
+    """Refuse a plan for the weights of an epoch that a run will not have kept."""
+    for where, one in (("evaluation", evaluation_plan(spec)), ("explanation", spec.explanation)):
+        for checkpoint in one.checkpoints():
+            epoch, every, last = checkpoint.epoch, recipe.keep_every, recipe.optimizer.epochs
+            if epoch is not None and (every is None or epoch < 1 or epoch % every or epoch > last):
+                kept = (
+                    "keep_every is not given" if every is None else f"keep_every is {every} of {last} epochs"
+                )
+                raise ConfigError(
+                    f"{spec.name}: {where}.checkpoint: found {checkpoint}, which no run keeps: {kept}"
+                )
 
 
 def _fields(spec: StudySpec, method: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,9 +201,14 @@ def _fields(spec: StudySpec, method: Mapping[str, Any]) -> dict[str, Any]:
 
 def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
     fields = _fields(spec, method)
-    if objectives.get(fields["objective"]).inner_attack is None:
+    objective = fields["objective"]
+    if not isinstance(objective, str):
+        raise ConfigError(f"{spec.name}: objective: found {objective!r}, expected the name of one")
+    if objectives.get(objective).inner_attack is None:
         return [0.0]
     eps = fields.get("eps", spec.threat.eps)
+    if isinstance(eps, list | tuple) and not eps:
+        raise ConfigError(f"{spec.name}: eps: found none, expected at least one strength")
     return eps if isinstance(eps, list | tuple) else [eps]
 
 

@@ -1,10 +1,12 @@
 """The stages of one run, from data to explanation; each is skipped where its result is there already."""
 
+import math
 from pathlib import Path
 
 from robustlens import data
-from robustlens.config import DataSpec, EvaluationPlan, ExplanationPlan, Recipe
-from robustlens.errors import StateError
+from robustlens.config import DataSpec, EvaluationPlan, ExplanationPlan, Recipe, radius_problem
+from robustlens.data import Splits
+from robustlens.errors import ConfigError, StateError
 from robustlens.evaluation import evaluate_run
 from robustlens.explain import explain_run
 from robustlens.progress import Listener
@@ -21,10 +23,19 @@ def run_stages(
     """
     trusted = recipe.names_code
     splits = data.of_spec(recipe.data, trust_code=trusted)
+    _check_radii(splits, evaluation, explanation)
     run = train(recipe, folder, splits=splits, progress=listen)
     evaluate_run(run, evaluation, splits=splits, trust_code=trusted, progress=listen)
     explain_run(run, explanation, splits=splits, trust_code=trusted, progress=listen)
     run.update(status="done", error=None)
+
+
+def _check_radii(splits: Splits, evaluation: EvaluationPlan, explanation: ExplanationPlan) -> None:
+    """Refuse, before the first epoch, a radius that reaches any image of this size."""
+    for where, threat in (("evaluation", evaluation.threat), ("explanation", explanation.threat)):
+        problem = radius_problem(threat.norm, threat.eps, dimensions=math.prod(splits.shape))
+        if problem:
+            raise ConfigError(f"{where}.threat.eps: {problem}")
 
 
 class Fingerprints:

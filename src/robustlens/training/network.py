@@ -13,10 +13,11 @@ from robustlens.data import Splits
 def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     """Arguments of `models.build_from`; the normalisation is that of the training images."""
     mean, std = data.channel_statistics(splits.train.images)
+    sizes = {"num_classes": splits.num_classes, "in_channels": splits.train.images.shape[1]}
+    models.check(recipe.model.name, recipe.model.options, **sizes)
     return models.describe(
         recipe.model.name,
-        num_classes=splits.num_classes,
-        in_channels=splits.train.images.shape[1],
+        **sizes,
         mean=mean,
         std=std,
         **recipe.model.options,

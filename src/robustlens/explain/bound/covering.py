@@ -16,7 +16,7 @@ from robustlens.models.inputs import ANYWHERE, Images, checked_images
 RADII = 30
 """Radii at which covering numbers are fitted."""
 
-_LEAST = 8  # distinct points with which a slope can be fitted at all
+FEWEST_POINTS = 8  # distinct points with which a slope can be fitted at all
 _KEPT = 0.9  # share of the ratios that TwoNN keeps; the largest are the most disturbed
 _ROWS = 1024  # of a distance matrix at a time
 
@@ -115,8 +115,8 @@ def _distinct(points: Images) -> Float64[Tensor, "m d"]:
     """The points without duplicates, as rows, about their mean."""
     checked = checked_images(points, ANYWHERE, where="covering")
     rows = torch.unique(checked.detach().cpu().double().flatten(1), dim=0)
-    if len(rows) < _LEAST:
-        raise DataError(f"covering: found {len(rows)} distinct points, expected at least {_LEAST}")
+    if len(rows) < FEWEST_POINTS:
+        raise DataError(f"covering: found {len(rows)} distinct points, expected at least {FEWEST_POINTS}")
     return rows - rows.mean(0)
 
 

@@ -26,7 +26,7 @@ NO_BOUND = "It is not a bound on this network: it"
 def measure_bound(
     subject: Subject,
     *,
-    gammas: Sequence[Positive] = GAMMAS,
+    gammas: Annotated[Sequence[Positive], Field(min_length=1)] = GAMMAS,
     eta: Annotated[Positive, Field(lt=1)] = 0.05,
     eps: Positive | None = None,
     examples: Count = EXAMPLES,

@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from robustlens.config import Number
 from robustlens.explain.landscape import weights
 from robustlens.explain.landscape.inputs import input_landscape
 from robustlens.explain.landscape.points import KINDS
@@ -25,7 +26,7 @@ def rises(alpha: np.ndarray, values: np.ndarray) -> dict[str, float]:
 def measure_landscape(
     subject: Subject,
     *,
-    alphas: Sequence[float] = ALPHAS,
+    alphas: Annotated[Sequence[Number], Field(min_length=1)] = ALPHAS,
     draws: Count = 1,
     steps: Count = 10,
     examples: Count = 256,
