@@ -8,7 +8,7 @@ import pytest
 from helpers.golden import unpack
 from robustlens import cli
 from robustlens.errors import StateError
-from robustlens.results import verify
+from robustlens.results import Run, verify
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,18 @@ def test_files_that_do_not_belong_together_are_found(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "copy")
     (run,) = (folder / "runs").iterdir()
     shutil.copy(run / "evaluation-last.safetensors", run / "evaluation.safetensors")
-    (problem,) = [check.problem for check in verify(folder) if check.problem]
-    assert "evaluation.safetensors: does not belong to the result beside it" in problem
+    problems = [check.problem for check in verify(folder) if check.problem]
+    assert problems
+    for problem in problems:
+        assert "evaluation.safetensors: does not belong to the result beside it" in problem
+
+
+def test_the_numbers_of_a_result_in_anothers_place_are_not_read(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    (run,) = (folder / "runs").iterdir()
+    shutil.copy(run / "evaluation-last.json", run / "evaluation.json")
+    with pytest.raises(StateError, match=r"evaluation\.safetensors: does not belong to the result beside it"):
+        Run(run).evaluation()
 
 
 def test_format_1_is_counted_and_left_as_it_is(tmp_path, capsys):

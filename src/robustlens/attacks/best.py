@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from robustlens.attacks.base import Attack, Goal
+from robustlens.attacks.base import Attack, Goal, per_image
 
 
 class Best:
@@ -24,12 +24,16 @@ class Best:
         self.offer(rows, x_adv, goal.value(logits), goal.won(logits))
 
     def offer(self, rows: Tensor, x_adv: Tensor, value: Tensor, won: Tensor) -> None:
-        """Keep of the points `x_adv` of images `rows` those that are better than the best so far."""
-        won_before = self.won[rows]
+        """Keep of the points `x_adv` of images `rows` those that are better than the best so far.
+
+        All rows are written, the worse ones as they were: to pick the better ones would wait for the device.
+        """
+        before, value_before, won_before = self.x_adv[rows], self.value[rows], self.won[rows]
         value = value.to(self.value.dtype)
-        better = torch.where(won_before == won, value > self.value[rows], won)
-        chosen = rows[better]
-        self.x_adv[chosen], self.value[chosen], self.won[chosen] = x_adv[better], value[better], won[better]
+        better = torch.where(won_before == won, value > value_before, won)
+        self.x_adv[rows] = torch.where(per_image(better, x_adv), x_adv, before)
+        self.value[rows] = torch.where(better, value, value_before)
+        self.won[rows] = won_before | won
 
 
 def in_turn(

@@ -142,14 +142,30 @@ class ArrayFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def check_owner(self) -> None:
+        """Raise `StateError` where the file is intact at first sight, and of another result.
+
+        Then it or the document lies in the wrong place, and the numbers of neither can be believed. Only the
+        header is read; what is missing or damaged is found by who asks for an array.
+        """
+        try:
+            seal = metadata_of(self.path).get("seal")
+        except StateError:
+            return
+        if None not in (seal, self.seal) and seal != self.seal:
+            raise self._other_result()
+
     def verify(self) -> None:
         """Read the whole file once; raises `StateError` where it is missing, damaged or another one."""
         if self._checked[0]:
             return
         header = read_header(self.path)
         if self.seal is not None and header.seal != self.seal:
-            raise StateError(f"{self.path}: does not belong to the result beside it; make that again")
+            raise self._other_result()
         self._checked[0] = True
+
+    def _other_result(self) -> StateError:
+        return StateError(f"{self.path}: does not belong to the result beside it; make that again")
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:

@@ -62,6 +62,7 @@ class ResultFiles:
         provenance |= {"plan": _completed(plan, content.get("plan")), "version": content.get("version") or ""}
         result = decode(document, {**content, "provenance": provenance}, str(self.path))
         arrays = ArrayFile(self.arrays_path, content.get("arrays"))
+        arrays.check_owner()
         inside = {
             name: replace(part, arrays=arrays.under(f"{name}/"))
             for name, part in getattr(result, parts).items()

@@ -104,24 +104,11 @@ class _L2:
     def project(self, delta: Tensor, eps: float, low: Tensor, high: Tensor) -> Tensor:
         """Exact projection, by growing the set of coordinates at the box.
 
-        By the optimality conditions the projection is `clamp(t * delta, low, high)` for one t in [0, 1]. For
-        a given clamped set, t has a closed form; from below, t and the set only grow, so the rounds end, most
-        often after a few. Rescaling and then clamping, which most public code does, is weaker.
+        By the optimality conditions the projection is `clamp(t * delta, low, high)` for one t in [0, 1].
+        Rescaling and then clamping, which most public code does, is weaker.
         """
-        t = (eps / self.size(delta).clamp_min(_TINY)).clamp_max(1.0)[:, None]
-        before = torch.zeros_like(delta, dtype=torch.bool)
-        while True:
-            scaled = t * delta
-            clamped = (scaled > high) | (scaled < low)
-            if torch.equal(clamped, before):
-                break
-            before = clamped
-            box = scaled.clamp(low, high)
-            budget = eps**2 - (box * clamped).square().sum(1, keepdim=True)
-            free = (delta * ~clamped).square().sum(1, keepdim=True)
-            grown = (budget.clamp_min(0) / free.clamp_min(_TINY)).sqrt()
-            t = torch.where(free > _TINY, grown, 1.0).clamp_max(1.0).maximum(t)
-        delta = (t * delta).clamp(low, high)
+        share = _share_by_rounds if delta.device.type == "cpu" else _share_by_sorting
+        delta = (share(delta, eps, low, high) * delta).clamp(low, high)
         # Rounding may leave the norm a hair above eps: pull it back, which keeps it inside the box.
         return delta * (eps / self.size(delta).clamp_min(_TINY)).clamp_max(1.0)[:, None]
 
@@ -144,6 +131,50 @@ class _L2:
         """Coordinates go in proportion to their slope, each as far as the box allows."""
         direction, slope, room, total = _as_filling(gradient, gap, low, high)
         return direction * water_fill(slope, slope, room, total)
+
+
+def _share_by_rounds(delta: Tensor, eps: float, low: Tensor, high: Tensor) -> Tensor:
+    """The t in [0, 1] at which `clamp(t * delta, low, high)` has the norm `eps`, (n, 1); 1 where it is less.
+
+    For a given set of clamped coordinates t has a closed form; from below, t and the set only grow, so the
+    rounds end, most often after a few. Each looks whether the set has grown.
+    """
+    t = (eps / delta.norm(dim=1).clamp_min(_TINY)).clamp_max(1.0)[:, None]
+    before = torch.zeros_like(delta, dtype=torch.bool)
+    while True:
+        scaled = t * delta
+        clamped = (scaled > high) | (scaled < low)
+        if torch.equal(clamped, before):
+            return t
+        before = clamped
+        box = scaled.clamp(low, high)
+        budget = eps**2 - (box * clamped).square().sum(1, keepdim=True)
+        free = (delta * ~clamped).square().sum(1, keepdim=True)
+        grown = (budget.clamp_min(0) / free.clamp_min(_TINY)).sqrt()
+        t = torch.where(free > _TINY, grown, 1.0).clamp_max(1.0).maximum(t)
+
+
+def _share_by_sorting(delta: Tensor, eps: float, low: Tensor, high: Tensor) -> Tensor:
+    """As `_share_by_rounds`, without a look at a value, for which a CPU would wait for the device.
+
+    Sorted by the t at which they are clamped, the first k coordinates are at the box and the others are not;
+    the norm grows from k to k + 1, so that counting finds the k at which it would pass `eps`.
+    """
+    kind, delta, low, high = delta.dtype, delta.double(), low.double(), high.double()
+    size, end = delta.abs(), torch.where(delta > 0, high, -low)
+    at = torch.where(size > 0, end / size.clamp_min(torch.finfo(torch.float64).tiny), torch.inf)
+    at, order = at.sort(dim=1)
+    ends, squares = end.gather(1, order).square(), size.gather(1, order).square()
+    clamped = torch.where(at < torch.inf, ends, 0.0).cumsum(1)
+    free = (squares.flip(1).cumsum(1).flip(1) - squares).clamp_min(0)
+    norms = clamped + torch.where(free > 0, at.square() * free, 0.0)
+    count = (norms <= eps**2).sum(1, keepdim=True)
+    first = squares.sum(1, keepdim=True)
+    clamped, free = (
+        torch.cat(pair, 1).gather(1, count) for pair in ((torch.zeros_like(first), clamped), (first, free))
+    )
+    t = ((eps**2 - clamped).clamp_min(0) / free.clamp_min(_TINY)).sqrt()
+    return torch.where(free > _TINY, t, 1.0).clamp_max(1.0).to(kind)
 
 
 @dataclass(frozen=True)

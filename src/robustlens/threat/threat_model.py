@@ -96,15 +96,19 @@ class ThreatModel:
             return x_adv
         norm, origin = NORMS[self.norm], x.flatten(1).double()
         delta = x_adv.flatten(1).double() - origin
-        rows = torch.nonzero(norm.size(delta) > self.eps + allowed).squeeze(1)
-        if len(rows) == 0:
-            return x_adv
-        x_adv, x, origin = x_adv.clone(), x[rows], origin[rows]
-        free = ((x_adv[rows] > low) & (x_adv[rows] < high)).flatten(1)
-        delta = norm.contract(delta[rows], self.eps * (1 - 1e-12), free)
+        outside = norm.size(delta) > self.eps + allowed
+        rows = torch.arange(len(x), device=x.device)
+        if x.device.type == "cpu":  # elsewhere, to look for those outside would wait for the device
+            rows = rows[outside]
+            if len(rows) == 0:
+                return x_adv
+        few, origin, outside = x_adv[rows], origin[rows], outside[rows][:, None]
+        delta = norm.contract(delta[rows], self.eps * (1 - 1e-12), ((few > low) & (few < high)).flatten(1))
         inside = (origin + delta).to(x_adv.dtype)
         beyond = (inside.double() - origin).abs() > delta.abs()
-        x_adv[rows] = torch.where(beyond, inside.nextafter(x.flatten(1)), inside).view_as(x)
+        inside = torch.where(beyond, inside.nextafter(x[rows].flatten(1)), inside)
+        x_adv = x_adv.clone()
+        x_adv[rows] = torch.where(outside, inside, few.flatten(1)).view_as(few)
         return x_adv
 
     def ascend(

@@ -1,0 +1,148 @@
+"""A pretended accelerator: tensors with real numbers that claim to lie on another device than the CPU.
+
+`FakeTensorMode` cannot stand in for a GPU here: it has no numbers, so that nothing runs through that looks at
+one, and torch's CPU build ends the process where autograd meets a pretended CUDA tensor. So the pretended
+device is called "meta", which every build has, and its tensors wrap a tensor of the CPU. As on a GPU, an
+operation on tensors of both devices is an error, but for single numbers of the CPU, and a value is read back
+to the host only where Python asks for it; `reads` says where that was.
+"""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+_ATEN = torch.ops.aten
+_READS = {
+    _ATEN._local_scalar_dense.default,
+    _ATEN.equal.default,
+    _ATEN.nonzero.default,
+    _ATEN.is_nonzero.default,
+    _ATEN.masked_select.default,
+    _ATEN._unique2.default,
+    _ATEN.unique_dim.default,
+    _ATEN.repeat_interleave.Tensor,
+}
+"""Operations whose result the host waits for: a value, or a shape that depends on values."""
+
+
+class OnDevice(Tensor):
+    """A tensor of the pretended device; `held` has its numbers."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "OnDevice":
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
+            requires_grad=False,
+        )
+        made.held = held.detach()
+        return made
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"OnDevice({self.held!r})"
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return carried_out(function, args, kwargs or {})
+
+
+class MixedDevicesError(RuntimeError):
+    """An operation on tensors of both devices."""
+
+
+class PretendedDevice(TorchDispatchMode):
+    """While it is active, tensors asked for on "meta" are `OnDevice`, and every read of a value is noted.
+
+    Attributes:
+        reads: the place in the package, as "room/file.py:function", of each value read back, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return carried_out(function, args, kwargs or {}, self.reads)
+
+
+def carried_out(function: Any, args: Any, kwargs: dict[str, Any], reads: list[str] | None = None) -> Any:
+    """The result of an operation on held numbers, on the device that it is computed on."""
+    tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
+    inside = [one for one in tensors if isinstance(one, OnDevice)]
+    wanted = kwargs.get("device")
+    if inside and wanted is None and function not in (_ATEN.copy_.default, _ATEN._foreach_copy_.default):
+        strangers = [one for one in tensors if not isinstance(one, OnDevice) and one.dim()]
+        indices = function in (_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default)
+        if strangers and not (indices and isinstance(args[0], OnDevice)):
+            raise MixedDevicesError(f"{function}: tensors of the CPU and of the device")
+    if inside and reads is not None:
+        masks = function in (_ATEN.index.Tensor, _ATEN.index_put_.default) and any(
+            one is not None and one.dtype == torch.bool for one in args[1]
+        )
+        leaves = wanted is not None and torch.device(wanted) != DEVICE
+        if function in _READS or masks or leaves:
+            reads.append(place())
+    onto = torch.device(wanted) == DEVICE if wanted is not None else bool(inside)
+    if wanted is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    result = function(*tree_map(numbers_of, args), **tree_map(numbers_of, kwargs))
+    if function._schema.is_mutable:
+        return _changed(function, args, result)
+    return tree_map(lambda one: OnDevice(one) if isinstance(one, Tensor) else one, result) if onto else result
+
+
+def _changed(function: Any, args: Any, result: Any) -> Any:
+    """What an operation in place returns: the tensor itself where it is an argument."""
+    same = {id(one.held): one for one in tree_flatten(args)[0] if isinstance(one, OnDevice)}
+    return tree_map(
+        lambda one: same.get(id(one), OnDevice(one) if same else one) if isinstance(one, Tensor) else one,
+        result,
+    )
+
+
+def numbers_of(value: Any) -> Any:
+    """The numbers that a tensor of the pretended device holds; anything else as it is."""
+    return value.held if isinstance(value, OnDevice) else value
+
+
+def place() -> str:
+    """The innermost function of the package that is at work."""
+    frames = [frame for frame in traceback.extract_stack() if "/robustlens/" in frame.filename]
+    path = Path(frames[-1].filename) if frames else Path("outside")
+    return f"{path.parent.name}/{path.name}:{frames[-1].name}" if frames else "outside"
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with its parameters and buffers on the pretended device."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                on = nn.Parameter(OnDevice(parameter.data), requires_grad=parameter.requires_grad)
+                module._parameters[name] = on
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = OnDevice(buffer)
+    return model
+
+
+@contextmanager
+def pretended() -> Iterator[PretendedDevice]:
+    """A block in which "meta" is the pretended device."""
+    with PretendedDevice() as mode:
+        yield mode
