@@ -3,11 +3,13 @@
 make mutants ROOM=threat, or: python tools/mutants.py ROOM [--minutes 10] [--out FILE]
 
 A room is a folder or a file of the package (`threat`, `report/text`, `stats/ranks.py`); its own tests alone
-are run, up to the first that fails. Tests that are marked slow or take more than LONGEST seconds are left
-out, so that the shares are lower bounds. Survivors are printed as a table and written to
-bench/results/mutants.json. An `explanation` that is written beside one there (why no result depends on that
-place) stays when the room is run again, and takes the mutant out of the share that counts. With --again, only
-the survivors without an explanation are run: after new tests, what was noticed is noticed still.
+are run, of these the ones that call the changed function, up to the first that fails. Tests that are marked
+slow or take more than LONGEST seconds are left out, so that the shares are lower bounds.
+
+Survivors are printed as a table and written to bench/results/mutants.json. An `explanation` that is written
+beside one there (why no result depends on that place) stays when the room is run again, and takes the mutant
+out of the share that counts. With --again TESTS, the survivors without an explanation are run against these
+new tests alone: what was noticed is noticed still.
 
 What no result depends on by its kind is not changed: annotations, docstrings, kinds of parameters, and the
 keywords of HARMLESS.
@@ -30,6 +32,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -60,8 +63,8 @@ HARMLESS = {
     "stable": "of sort: the order of equal values, in which torch sorts on CPU anyway",
 }
 """Keywords of a call that are left as they are, and why."""
-LONGEST = 4.0
-"""Seconds above which a test is left out; tests above a second come last."""
+LONGEST = 5.0
+"""Processor seconds, with the trace, above which a test is left out."""
 
 
 @dataclass(frozen=True)
@@ -104,32 +107,64 @@ class Outcome:
     seconds: float
 
 
-class QuickestFirst:
-    """Plugin of pytest: the quick tests come first, the longest are left out, by the times of an earlier run.
+class Trace:
+    """Plugin of pytest: processor time of every test, and the functions of the package that it calls.
+
+    What fixtures call counts for all tests of their file.
 
     Args:
-        path: where the times of tests and of files are kept; written by the first run.
+        tree: the copy of the repository.
+        out: where it is written at the end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = defaultdict(float)
+    def __init__(self, tree: Path, out: Path) -> None:
+        self.source, self.tree, self.out = f"{tree / SOURCE}/", tree, out
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self.by, self.begun = "", 0.0
 
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Order the tests, those of a file together as far as they are quick."""
-        known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        items[:] = [item for item in items if known.get(item.nodeid, 0.0) <= LONGEST]
-        items.sort(key=lambda item: (known.get(item.nodeid, 0.0) > 1, known.get(item.location[0], 0.0)))
+    def pytest_runtest_logstart(self, location: tuple[str, int, str]) -> None:
+        """Fixtures begin."""
+        self.by = location[0]
+        sys.setprofile(self._called)
 
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up the time of a test without its fixtures, and of a file with them."""
-        self.seconds[report.location[0]] += report.duration
-        self.seconds[report.nodeid] += report.duration if report.when == "call" else 0
+    def pytest_runtest_call(self, item: Any) -> None:
+        """The test begins."""
+        self.by, self.begun = item.nodeid, time.process_time()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """The test has ended."""
+        sys.setprofile(None)
+        self.seconds[nodeid] = time.process_time() - self.begun
 
     def pytest_sessionfinish(self) -> None:
-        """Keep the times of the first run."""
-        if not self.path.exists():
-            self.path.write_text(json.dumps(self.seconds))
+        """Write what was seen."""
+        calls = {by: sorted(places) for by, places in self.calls.items()}
+        self.out.write_text(json.dumps({"seconds": self.seconds, "calls": calls}))
+
+    def _called(self, frame: Any, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(self.source):
+            file = str(Path(frame.f_code.co_filename).relative_to(self.tree))
+            self.calls[self.by].add((file, frame.f_code.co_firstlineno))
+
+
+class Chosen:
+    """Plugin of pytest: some tests alone, those that take less than a second first.
+
+    Args:
+        seconds: of each of them.
+    """
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Choose and order the tests, those of a file together."""
+        of_file: dict[str, float] = defaultdict(float)
+        for name, spent in self.seconds.items():
+            of_file[name.split("::")[0]] += spent
+        items[:] = [item for item in items if item.nodeid in self.seconds]
+        items.sort(key=lambda item: (self.seconds[item.nodeid] > 1, of_file[item.nodeid.split("::")[0]]))
 
 
 def main() -> None:
@@ -137,33 +172,102 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("room", help="folder or file of src/robustlens")
     parser.add_argument("--minutes", type=float, default=10, help="of processor time, for a random sample")
-    parser.add_argument("--again", action="store_true", help="run the survivors of an earlier run alone")
+    parser.add_argument("--again", nargs="+", metavar="TESTS", help="survivors alone, against these tests")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name in WARM:
         importlib.import_module(name)
-    mutants = list(mutants_of(asked.room))
-    random.Random(0).shuffle(mutants)
     before = recorded(asked.out).get(asked.room, {}) if asked.again else {}
-    chosen = [one for one in mutants if one.change in unexplained(before)] if asked.again else mutants
+    wanted = unexplained(before)
+    if asked.again and not wanted:
+        sys.exit(f"{asked.room}: no survivor without an explanation in {asked.out}")
+    files = [
+        file for file in files_of(asked.room) if not asked.again or str(file) in {one[0] for one in wanted}
+    ]
+    mutants = [one for one in mutants_of(files) if not asked.again or one.change in wanted]
+    random.Random(0).shuffle(mutants)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(chosen, asked.room, Path(folder), 60 * asked.minutes)
-    result = joined(before, result) if asked.again else result | {"mutants": len(mutants)}
-    written = write(asked.out, asked.room, result)
-    print(table(asked.room, written["rooms"][asked.room]))
+        tree = copied(Path(folder))
+        if asked.again:
+            written = joined(before, run(mutants, tree, 60 * asked.minutes, Together(asked.again)))
+        else:
+            tests = Reaching(tree, [*tests_of(asked.room), "-m", "not slow"])
+            written = run(mutants, tree, 60 * asked.minutes, tests) | {"mutants": len(mutants)}
+    print(table(asked.room, write(asked.out, asked.room, written)["rooms"][asked.room]))
 
 
-def run(mutants: Sequence[Mutant], room: str, tree: Path, seconds: float) -> dict[str, Any]:
-    """Test as many mutants as there is time for, in a copy of the sources and tests at `tree`."""
+def copied(tree: Path) -> Path:
+    """The sources and tests in the folder `tree`."""
     for part in ("src", "tests"):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", tree)
-    tested(tree, room, limit=600, keep_bytecode=True)
-    plain = tested(tree, room, limit=600, keep_bytecode=False)
-    if not plain.passed:
-        sys.exit(f"{room}: its tests fail without a change; repair them first")
+    return tree
+
+
+class Together:
+    """All of some tests, for every mutant.
+
+    Args:
+        tests: files of them.
+    """
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self.tests = tests
+
+    def outcome(self, tree: Path, mutant: Mutant, original: str) -> Outcome:
+        """Theirs, in a tree with the mutant."""
+        return tested(tree, self.tests, object(), limit=300, keep_bytecode=False)
+
+
+class Reaching:
+    """For every mutant the tests that call the changed function, by a trace of all of them.
+
+    Args:
+        tree: the copy of the repository, without a change.
+        tests: files of them, and options of pytest.
+    """
+
+    def __init__(self, tree: Path, tests: Sequence[str]) -> None:
+        trace = tree / "trace.json"
+        if not tested(tree, tests, Trace(tree, trace), limit=1200, keep_bytecode=True).passed:
+            sys.exit(f"{' '.join(tests)}: fail without a change; repair them first")
+        seen = json.loads(trace.read_text())
+        self.seconds = {name: spent for name, spent in seen["seconds"].items() if spent <= LONGEST}
+        self.calls: dict[str, list[tuple[str, int]]] = seen["calls"]
+
+    def outcome(self, tree: Path, mutant: Mutant, original: str) -> Outcome:
+        """Theirs, in a tree with the mutant; no tests pass."""
+        seconds = {name: self.seconds[name] for name in self._names(mutant, original)}
+        if not seconds:
+            return Outcome(passed=True, seconds=0.0)
+        files = sorted({name.split("::")[0] for name in seconds})
+        limit = round(3 * sum(seconds.values()) + 20)
+        return tested(tree, files, Chosen(seconds), limit=limit, keep_bytecode=False)
+
+    def _names(self, mutant: Mutant, original: str) -> list[str]:
+        """Tests that call the function around the change, not the longest; all where there is no function."""
+        around = [
+            node
+            for node in ast.walk(ast.parse(original))
+            if isinstance(node, ast.FunctionDef)
+            and _first_line(node) <= mutant.line <= (node.end_lineno or 0)
+        ]
+        if not around:
+            return list(self.seconds)
+        innermost = max(around, key=_first_line)
+        callers = {
+            by
+            for by, places in self.calls.items()
+            for file, line in places
+            if file == mutant.file and _first_line(innermost) <= line < innermost.body[0].lineno
+        }
+        return [name for name in self.seconds if {name, name.split("::")[0]} & callers]
+
+
+def run(mutants: Sequence[Mutant], tree: Path, seconds: float, tests: Together | Reaching) -> dict[str, Any]:
+    """Test as many mutants as there is time for, in a copy of the repository."""
     survivors: list[Survivor] = []
     done, spent = 0, 0.0
     for mutant in mutants:
@@ -172,7 +276,7 @@ def run(mutants: Sequence[Mutant], room: str, tree: Path, seconds: float) -> dic
         path = tree / mutant.file
         original, status = path.read_text(), path.stat()
         path.write_text(mutant.code)
-        outcome = tested(tree, room, limit=round(4 * plain.seconds + 5), keep_bytecode=False)
+        outcome = tests.outcome(tree, mutant, original)
         path.write_text(original)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that its bytecode is valid again
         done, spent = done + 1, spent + outcome.seconds
@@ -185,6 +289,10 @@ def run(mutants: Sequence[Mutant], room: str, tree: Path, seconds: float) -> dic
         "cpu_seconds": round(spent),
         "survivors": survivors,
     }
+
+
+def _first_line(node: ast.FunctionDef) -> int:
+    return min([node.lineno, *(each.lineno for each in node.decorator_list)])
 
 
 def recorded(out: Path) -> dict[str, Any]:
@@ -222,13 +330,13 @@ def tests_of(room: str) -> list[str]:
     return [str(path) for path in (tests, SOURCE / room) if (ROOT / path).exists()]
 
 
-def mutants_of(room: str) -> Iterator[Mutant]:
-    """Every change of a room's files that changes more than an annotation or a docstring."""
+def mutants_of(files: Sequence[Path]) -> Iterator[Mutant]:
+    """Every change of the files that changes more than an annotation or a docstring."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    for file in files_of(room):
+    for file in files:
         code = (ROOT / file).read_text()
         tree, meaning = get_ast(code), meaning_of(code)
         for name in OPERATORS:
@@ -267,14 +375,14 @@ def meaning_of(code: str) -> str | None:
     return ast.dump(tree)
 
 
-def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome:
-    """The room's tests in a fork, which ends after `limit` seconds of processor time or 20 times as long.
+def tested(tree: Path, tests: Sequence[str], plugin: object, *, limit: int, keep_bytecode: bool) -> Outcome:
+    """Tests in a fork, which ends after `limit` seconds of processor time or 20 times as long.
 
     A mutant's bytecode is never kept: its source may be as long as the original, and as old by the second.
     """
     child = os.fork()
     if child == 0:
-        os.setsid()
+        os.setpgid(0, 0)  # of the same session, and so of the same priority
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
@@ -289,9 +397,7 @@ def tested(tree: Path, room: str, *, limit: int, keep_bytecode: bool) -> Outcome
         import pytest
 
         warmed = ("-W", "ignore:Module already imported")
-        order = QuickestFirst(tree / "seconds.json")
-        quick = ("-m", "not slow")
-        os._exit(int(pytest.main(["-x", "-q", *quick, *warmed, *tests_of(room)], plugins=[order])))
+        os._exit(int(pytest.main(["-x", "-q", *warmed, *tests], plugins=[plugin])))
     try:
         _, status, usage = os.wait4(child, 0)
     finally:

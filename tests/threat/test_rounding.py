@@ -63,6 +63,21 @@ def test_double_precision_and_the_fields_usual_ball_are_left_alone():
         assert threat.contract(beyond, x) is beyond  # no rounding there is worth a look
 
 
+def test_a_millionth_of_the_box_is_allowed_and_never_more_than_a_millionth():
+    narrow, x = rl.ThreatModel("L2", 0.005, (100.0, 100.01)), torch.full((400, 49), 100.005)
+    generator = torch.Generator().manual_seed(0)
+    far = x + 0.001 * torch.randn(x.shape, generator=generator)
+    near = x.double() + 0.005 * (far - x).double() / (far - x).double().norm(dim=1, keepdim=True)
+    excess = narrow.distance(near.float().double(), x.double()) - 0.005
+    assert ((excess > 1e-8) & (excess < 1e-6)).any()
+    assert narrow.distance(narrow.contract(near.float(), x).double(), x.double()).max() <= 0.005 + 1e-8
+    wide, x = rl.ThreatModel("L2", 0.5, (-1.0, 1.0)), torch.zeros(1, 3, 224, 224)
+    for excess, stays in ((5e-7, True), (2e-6, False)):
+        x_adv = torch.full_like(x, (0.5 + excess) / x.numel() ** 0.5)
+        assert abs(wide.distance(x_adv.double(), x.double()).item() - 0.5 - excess) < 1e-7
+        assert torch.equal(wide.contract(x_adv, x), x_adv) == stays
+
+
 def attacks_on(threat):
     """Every attack, in few steps."""
     return {

@@ -323,6 +323,28 @@ def test_random_starts_go_in_all_directions_alike_and_as_far_in_each(norm):
             assert abs(stats.spearmanr(size, side).statistic) < 0.06
 
 
+@pytest.mark.parametrize("norm", RADII)
+def test_in_one_dimension_every_ball_is_an_interval(norm):
+    keys = noise.keys(torch.arange(4000, dtype=torch.float32)[:, None], seed=0)
+    drawn = NORMS[norm].sample(keys, torch.zeros(4000, 1, dtype=torch.float64))[:, 0].numpy()
+    assert stats.kstest((drawn + 1) / 2, "uniform").pvalue > 1e-3
+
+
+def test_coordinates_at_the_box_that_spend_the_whole_radius_leave_nothing_to_the_others():
+    # In float32 the squares of the clamped coordinates can sum to a hair more than that of eps.
+    for count in range(2, 60):
+        for seed in range(10):
+            room = 0.01 + 0.5 * float(
+                torch.rand(1, generator=torch.Generator().manual_seed(40 * count + seed))
+            )
+            delta, high = torch.full((1, count + 1), 3 * room), torch.full((1, count + 1), room)
+            delta[0, -1] = 1e-9
+            projected = NORMS["L2"].project(delta, room * count**0.5, -high, high)
+            expected = high.clone()
+            expected[0, -1] = 0.0
+            torch.testing.assert_close(projected, expected, rtol=1e-6, atol=1e-8)
+
+
 def test_an_l1_step_moves_a_twentieth_of_the_coordinates_those_with_the_steepest_gradient():
     threat, x = rl.ThreatModel("L1", 2.0), torch.full((3, 100), 0.5)
     gradient = torch.linspace(-1.0, 0.9, 100).expand(3, 100)

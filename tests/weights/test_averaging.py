@@ -22,6 +22,17 @@ def test_the_running_average_follows_its_formula():
     assert not ema.average.weight.requires_grad
 
 
-def test_a_decay_of_one_is_refused():
-    with pytest.raises(ConfigError, match="decay"):
-        rl.ExponentialMovingAverage(nn.Linear(2, 2), 1.0)
+def test_running_statistics_are_copied_whole():
+    model = nn.BatchNorm1d(3)
+    ema = rl.ExponentialMovingAverage(model, decay=0.9)
+    model(torch.rand(8, 3))
+    ema.update()
+    for name, buffer in model.named_buffers():
+        assert torch.equal(ema.average.get_buffer(name), buffer), name
+    assert not ema.average.training
+
+
+@pytest.mark.parametrize("decay", [-0.5, 0.0, 1.0, 1.5, float("nan")])
+def test_a_decay_outside_0_and_1_is_refused(decay):
+    with pytest.raises(ConfigError, match=r"ema.decay: .*expected a number in \(0, 1\)"):
+        rl.ExponentialMovingAverage(nn.Linear(2, 2), decay)

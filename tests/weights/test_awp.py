@@ -140,8 +140,10 @@ def test_wrong_settings_are_refused():
         rl.AdversarialWeightPerturbation(model, gamma=-1)
     with pytest.raises(ConfigError, match="awp: the model has no trainable weight"):
         rl.AdversarialWeightPerturbation(nn.BatchNorm1d(3))
-    with pytest.raises(ConfigError, match=r"found steps 0"):
+    with pytest.raises(ConfigError, match=r"found steps 0, alternations 1"):
         rl.AdversarialWeightPerturbation(model, steps=0)
+    with pytest.raises(ConfigError, match=r"found steps 1, alternations 0"):
+        rl.AdversarialWeightPerturbation(model, alternations=0)
     awp = rl.AdversarialWeightPerturbation(model, alternations=2)
     with pytest.raises(ConfigError, match="craft"), awp.perturbed(lambda: model.weight.sum()):
         pass

@@ -212,3 +212,67 @@ def test_a_known_gradient_gives_the_perturbation_of_its_loss_or_is_refused(name)
         assert all(
             torch.equal(weight, other) for weight, other in zip(perturbation.weights(), expected, strict=True)
         )
+
+
+@pytest.mark.parametrize(("name", "size"), [("awp", 0.01), ("rwp", 0.01), ("sam", 0.05)])
+def test_a_perturbation_has_the_papers_size_unless_told_otherwise_and_leaves_frozen_weights(name, size):
+    model, (x, y) = everything().eval().requires_grad_(True), images()
+    frozen = next(p for p in model.parameters() if p.ndim > 1)
+    frozen.requires_grad_(False)
+    perturbation = PERTURBATIONS.build(name, model)
+    weights = [weight.detach().clone() for weight in perturbation.weights()]
+    assert not any(weight is frozen for weight in perturbation.weights())
+    offsets = perturbation.offsets([lambda: F.cross_entropy(model(x), y)], None, None)
+    if name == "sam":
+        assert torch.cat([v.flatten() for v in offsets]).norm() == pytest.approx(size, rel=1e-5)
+    else:
+        assert [float(v.norm() / w.norm()) for v, w in zip(offsets, weights, strict=True)] == pytest.approx(
+            [size] * len(weights), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_size_zero_and_gradient_zero_move_nothing(name):
+    model = nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    (size, *_) = PERTURBATIONS.options(name)
+    still = PERTURBATIONS.build(name, model, options={size: 0.0}, where=name)
+    with still.perturbed(lambda: model(torch.ones(1, 3)).sum()):
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    perturbation = PERTURBATIONS.build(name, model)
+    if perturbation.follows_gradient:
+        with perturbation.perturbed(lambda: 0 * model(torch.ones(1, 3)).sum()):
+            assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_move_by_the_offset_and_its_factor():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    with rl.weights.offset_weights([weight], [torch.tensor([0.5, -1.0])]):
+        assert weight.tolist() == [1.5, 1.0]
+    with rl.weights.offset_weights([weight], [torch.tensor([0.5, -1.0])], alpha=-2.0):
+        assert weight.tolist() == [0.0, 4.0]
+    assert weight.tolist() == [1.0, 2.0]
+
+
+def test_ranks_that_hold_the_same_take_the_gradient_of_one_and_the_draw_of_the_first(monkeypatch):
+    sources = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(3))
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sources.append(src))
+    model, x = nn.Linear(3, 2), torch.rand(4, 3)
+    perturbation = PERTURBATIONS.build("awp", model)
+    (gradient,) = torch.autograd.grad(model(x).square().mean(), [model.weight])
+    assert torch.allclose(perturbation.gradient([lambda: model(x).square().mean()])[0], gradient)
+    random = PERTURBATIONS.build("rwp", model)
+    random.offsets([], None, torch.Generator().manual_seed(0))
+    assert sources == []  # the generator of the caller is the same on every rank
+    random.offsets([])
+    assert sources == [0]
+
+
+def test_a_perturbation_of_the_users_own_goes_where_a_name_goes():
+    sam = PERTURBATIONS.build(
+        "robustlens.weights.sam:SharpnessAwareMinimization", nn.Linear(2, 2), options={"rho": 0.2}
+    )
+    assert sam.rho == 0.2
