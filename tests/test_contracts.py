@@ -14,6 +14,7 @@ import robustlens as rl
 from helpers.small_models import NonEmpty, Snapshot, everything, images
 from robustlens.config import AttackSpec
 from robustlens.data import from_tensors
+from robustlens.errors import ModelError
 from robustlens.explain import MEASURES, Subject
 from robustlens.objectives import OBJECTIVES
 from robustlens.results.upgrade import CONDITIONS
@@ -159,7 +160,7 @@ class TestAttack:
         before = Snapshot(model)
         handle = model.fc.register_forward_hook(_fail)
         attack = ATTACK_ROWS[attack_name](rl.ThreatModel(norm, EPS[norm]))
-        with pytest.raises(RuntimeError, match="on purpose"):
+        with pytest.raises(ModelError, match="RuntimeError: on purpose"):
             attack(model, x, y)
         handle.remove()
         before.assert_unchanged()

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens import losses, noise
+from robustlens import losses
 from robustlens.attacks.ascents import ASCENTS, Ascent
 from robustlens.attacks.base import Goal, input_gradient, likely_classes, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
@@ -70,25 +68,18 @@ class APGD(TargetedRestarts):
         kind = "targeted APGD" if self.aims else "APGD"
         return f"{kind} climbs the margin: {self.loss!r} is not defined for {classes} classes"
 
-    def __call__(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed = noise.seed_from(generator, self.seed)
-        with checked_inputs(model, x, y, self.threat) as (x, y):
-            if len(x) == 0:
-                return x.clone()
-            logits = self._mean_logits(model, x)
-            if (self.target_rank or 0) >= logits.shape[1] - 1:
-                return x.clone()  # there are fewer classes
-            goal = self._goal(model, x, y, logits)
-            if self.targets or self.restarts > 1:
-                return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
-            rows, best = torch.arange(len(x), device=x.device), Best(x)
-            best.offer(rows, x, goal.value(logits), goal.won(logits))
-            reached = self._search(model, x, goal, self.keys(x, seed))
-            best.offer(rows, reached.x_adv, reached.value, reached.won)
-            return best.x_adv
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        logits = self._mean_logits(model, x)
+        if (self.target_rank or 0) >= logits.shape[1] - 1:
+            return x.clone()  # there are fewer classes
+        goal = self._goal(model, x, y, logits)
+        if self.targets or self.restarts > 1:
+            return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
+        rows, best = torch.arange(len(x), device=x.device), Best(x)
+        best.offer(rows, x, goal.value(logits), goal.won(logits))
+        reached = self._search(model, x, goal, self.keys(x, seed))
+        best.offer(rows, reached.x_adv, reached.value, reached.won)
+        return best.x_adv
 
     def _goal(self, model: nn.Module, x: Tensor, y: Tensor, clean_logits: Tensor) -> Goal:
         classes = clean_logits.shape[1]

@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from robustlens import losses, noise
+from robustlens import losses
 from robustlens.attacks.base import Goal, Rows, gradient_at, likely_classes
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import TargetedRestarts, require_at_least
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
@@ -78,20 +77,13 @@ class FAB(TargetedRestarts):
         if self.threat.eps == math.inf and self.restart + self.restarts > 1:
             raise ConfigError("attack.restarts: random starts need a finite eps, found inf; use 1")
 
-    def __call__(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed = noise.seed_from(generator, self.seed)
-        with checked_inputs(model, x, y, self.threat) as (x, y):
-            if len(x) == 0:
-                return x.clone()
-            if not (self.targets or self.restarts > 1):
-                return self._search(model, x, y, self.keys(x, seed))
-            tries = replace(self, seed=seed).tries()
-            if self.stop_at_success:
-                return in_turn(tries, model, x, y, Goal.of(model, x, y, "margin", targeted=False))
-            return self._nearest_of(tries, model, x, y)
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        if not (self.targets or self.restarts > 1):
+            return self._search(model, x, y, self.keys(x, seed))
+        tries = replace(self, seed=seed).tries()
+        if self.stop_at_success:
+            return in_turn(tries, model, x, y, Goal.of(model, x, y, "margin", targeted=False))
+        return self._nearest_of(tries, model, x, y)
 
     def _nearest_of(self, tries: tuple["FAB", ...], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The nearest misclassified point that any of the tries finds, or else the most nearly so."""

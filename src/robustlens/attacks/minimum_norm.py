@@ -77,12 +77,6 @@ class MinimumNorm(Restarts):
         if not self.step_size > 0:
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
 
-    def __call__(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """The nearest misclassified images found, feasible, same shape as `x`; see `Attack`."""
-        return self._nearest(model, x, y, generator)[0]
-
     def distance(
         self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, " n"]:
@@ -91,24 +85,25 @@ class MinimumNorm(Restarts):
         An upper bound of the true distance; the share of images beyond a radius bounds the robust accuracy
         there from above.
         """
-        return self._nearest(model, x, y, generator)[1]
-
-    def _nearest(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """The nearest points of all tries, and their distances."""
         seed = noise.seed_from(generator, self.seed)
         with checked_inputs(model, x, y, self.threat) as (x, y):
-            nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
-            rows = torch.arange(len(x), device=x.device)
-            for attack in replace(self, seed=seed).tries():
-                if len(rows) == 0:
-                    break
-                goal = Goal.of(model, x[rows], y[rows], "margin", targeted=self.targeted)
-                points, distances = attack._search(model, x[rows], goal)
-                nearer = distances < distance[rows]
-                nearest[rows[nearer]], distance[rows[nearer]] = points[nearer], distances[nearer]
-                rows = torch.nonzero(distance.isinf() if self.stop_at_success else distance > 0).squeeze(1)
+            return self._nearest(model, x, y, seed)[1]
+
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        return self._nearest(model, x, y, seed)[0]
+
+    def _nearest(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """The nearest points of all tries, and their distances."""
+        nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
+        rows = torch.arange(len(x), device=x.device)
+        for attack in replace(self, seed=seed).tries():
+            if len(rows) == 0:
+                break
+            goal = Goal.of(model, x[rows], y[rows], "margin", targeted=self.targeted)
+            points, distances = attack._search(model, x[rows], goal)
+            nearer = distances < distance[rows]
+            nearest[rows[nearer]], distance[rows[nearer]] = points[nearer], distances[nearer]
+            rows = torch.nonzero(distance.isinf() if self.stop_at_success else distance > 0).squeeze(1)
         return nearest, distance
 
     def _search(self, model: nn.Module, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:

@@ -77,25 +77,22 @@ class PGD(Restarts):
         """Whether `craft` may be called: the attack ends with its last step, as training code has it."""
         return self.keep == "last"
 
-    def __call__(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed = noise.seed_from(generator, self.seed)
-        with checked_inputs(model, x, y, self.threat, self.model_mode) as (x, y):
-            if len(x) == 0:
-                return x.clone()
-            goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
-            if self.restarts > 1:
-                return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
-            if self.keep == "last":
-                return self._ascend(model, x, goal, self.keys(x, seed)).x_adv
-            best = Best(x)
-            # x itself is feasible too; without a random start it is the first iterate anyway.
-            if self.random_start and not self.stop_at_success:
-                best.judge(model, torch.arange(len(x), device=x.device), x, goal)
-            self._ascend(model, x, goal, self.keys(x, seed), best)
-            return best.x_adv
+    @property
+    def _mode(self) -> str:
+        return self.model_mode
+
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
+        if self.restarts > 1:
+            return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
+        if self.keep == "last":
+            return self._ascend(model, x, goal, self.keys(x, seed)).x_adv
+        best = Best(x)
+        # x itself is feasible too; without a random start it is the first iterate anyway.
+        if self.random_start and not self.stop_at_success:
+            best.judge(model, torch.arange(len(x), device=x.device), x, goal)
+        self._ascend(model, x, goal, self.keys(x, seed), best)
+        return best.x_adv
 
     def craft(
         self,

@@ -1,35 +1,58 @@
 """Settings of attacks that are tried several times: from other beginnings, or towards one class at a time."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlens import noise
+from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.errors import ConfigError
+from robustlens.threat import ThreatModel
 
 _Same = TypeVar("_Same", bound="Restarts")
 _SameTargeted = TypeVar("_SameTargeted", bound="TargetedRestarts")
 
 
 @dataclass(frozen=True)
-class Restarts:
+class Restarts(ABC):
     """Independent tries of an attack, each from a beginning of its own; all by keyword.
 
     Args:
         restarts: number of tries; each goes on only with the images that no try has broken yet.
         seed: base of the random numbers where no generator is given.
         restart: number of the (first) restart, which enters its random numbers.
+        threat: what may be changed, and how far.
     """
 
     restarts: int = field(default=1, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     restart: int = field(default=0, kw_only=True)
+    threat: ThreatModel
 
     def __post_init__(self) -> None:
         require_at_least(1, self, "restarts")
         require_at_least(0, self, "restart")
+
+    @property
+    def _mode(self) -> str:
+        """Mode of the model, "eval" or "train"."""
+        return "eval"
+
+    def __call__(
+        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
+        seed = noise.seed_from(generator, self.seed)
+        with checked_inputs(model, x, y, self.threat, self._mode) as (x, y):
+            return self._images(model, x, y, seed) if len(x) else x.clone()
+
+    @abstractmethod
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """The images of a call, of at least one image; `model` is frozen."""
 
     def tries(self: _Same) -> tuple[_Same, ...]:
         """One attack for each restart."""

@@ -7,13 +7,10 @@ from itertools import groupby
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens import noise
 from robustlens.attacks.base import Goal, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.moves import SearchState, moves_of
 from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.windows import Grid
@@ -84,23 +81,17 @@ class Square(Restarts):
         if not 0 < self.share <= 1:
             raise ConfigError(f"attack.share: found {self.share}, expected a share in (0, 1]")
 
-    def __call__(
-        self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """Adversarial images, feasible, same shape as `x`; see `Attack`."""
-        seed = noise.seed_from(generator, self.seed)
-        with checked_inputs(model, x, y, self.threat) as (x, y), torch.no_grad():
-            if len(x) == 0:
-                return x.clone()
-            goal = Goal.of(model, x, y, "margin", targeted=False)
-            if self.restarts > 1:
-                return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
-            best = Best(x)
-            best.judge(model, torch.arange(len(x), device=x.device), x, goal)
-            rows = torch.nonzero(~best.won).squeeze(1)
-            if len(rows):
-                self._search(model, x[rows], goal[rows], self.keys(x[rows], seed), rows, best)
-            return best.x_adv
+    @torch.no_grad()
+    def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        goal = Goal.of(model, x, y, "margin", targeted=False)
+        if self.restarts > 1:
+            return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
+        best = Best(x)
+        best.judge(model, torch.arange(len(x), device=x.device), x, goal)
+        rows = torch.nonzero(~best.won).squeeze(1)
+        if len(rows):
+            self._search(model, x[rows], goal[rows], self.keys(x[rows], seed), rows, best)
+        return best.x_adv
 
     def _search(self, model: nn.Module, x: Tensor, goal: Goal, key: Tensor, rows: Tensor, best: Best) -> None:
         """One try on images that are right at x. Points that break them, and at the end all, go to `best`."""
