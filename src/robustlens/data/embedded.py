@@ -41,7 +41,7 @@ class EmbeddedDataset:
     augmentation: str = "none"
 
     def load(self, name: str, data_dir: Path | None = None) -> Sources:
-        """As the function `load`."""
+        """The images of the package, as the function `load` reads them."""
         return load()
 
 

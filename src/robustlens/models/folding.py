@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustlens.models.hooks import hooked
+from robustlens.models.hooks import hooked, tensors_in
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -108,12 +108,12 @@ class _Usage(TorchFunctionMode):
         if not self.inside:
             self.decides |= func.__name__ in _READS
             if not isinstance(result, _KINDS):
-                self._count([args, kwargs])
+                self.uses.update(map(id, tensors_in([args, kwargs])))
         return result
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module begins."""
-        self._count([args, kwargs])
+        self.uses.update(map(id, tensors_in([args, kwargs])))
         self.inside = True
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
@@ -128,7 +128,7 @@ class _Usage(TorchFunctionMode):
 
     def report(self, output: Any) -> Observed:
         """The observations of a network that returned `output`."""
-        self._count(output)
+        self.uses.update(map(id, tensors_in(output)))
         pairs = () if self.decides else tuple(self._pairs())
         return Observed(pairs, tuple(module for module in self.ran if _is_layer(module)))
 
@@ -144,15 +144,6 @@ class _Usage(TorchFunctionMode):
                 and x.ndim == layer.weight.ndim  # a sequence has a linear layer's features in its last place
             ):
                 yield norm, layer
-
-    def _count(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self.uses[id(value)] += 1
-        elif isinstance(value, dict):
-            self._count(list(value.values()))
-        elif isinstance(value, list | tuple):
-            for each in value:
-                self._count(each)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

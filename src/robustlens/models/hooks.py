@@ -53,6 +53,17 @@ def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
     return args[0] if args else named["input"]
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested arguments of a call."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
+
+
 def matrix_layers(model: nn.Module) -> dict[str, MatrixLayer]:
     """The convolutions and linear layers of a network by name, each once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MatrixLayer)}

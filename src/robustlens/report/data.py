@@ -124,7 +124,7 @@ class RunReport(CheckpointReport):
 
     @property
     def error(self) -> str:
-        """Why the run failed, in one line; empty if it did not."""
+        """Reason for which the run failed, in one line; empty if it did not."""
         return self.record.error.message if self.record.error else ""
 
     @property

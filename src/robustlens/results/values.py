@@ -101,7 +101,7 @@ class Provenance:
 
     @classmethod
     def of_model(cls, weights: str, data: str, plan: Plan) -> "Provenance":
-        """Of a result of a model that has no recipe: its weights are known by their fingerprint."""
+        """Provenance of a result of a model without a recipe, its weights known by fingerprint."""
         return cls(None, weights, data, None, plan.model_dump(mode="json"), __version__)
 
     def matches(self, other: "Provenance") -> bool:

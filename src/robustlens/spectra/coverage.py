@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from robustlens.errors import ConfigError
 from robustlens.models import Normalize, forward, inference
-from robustlens.models.hooks import Convolutional, hooked, input_of
+from robustlens.models.hooks import Convolutional, hooked, input_of, tensors_in
 from robustlens.models.inputs import check_network
 from robustlens.spectra.layers import Layer, Size, blank, is_covered, parts_of
 
@@ -121,7 +121,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        for tensor in _tensors([args, kwargs or {}]):
+        for tensor in tensors_in([args, kwargs or {}]):
             self.used[id(tensor)] = tensor
         return func(*args, **(kwargs or {}))
 
@@ -189,14 +189,3 @@ def _used(module: nn.Module, calls: _Calls, *, recurse: bool = False) -> Iterato
 def _described(kind: str, tensors: Sequence[Tensor]) -> Uncovered:
     squares = [float(tensor.detach().double().square().sum()) for tensor in tensors]
     return Uncovered(kind, sum(tensor.numel() for tensor in tensors), math.sqrt(math.fsum(squares)))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested arguments."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)

@@ -31,7 +31,7 @@ def distance(data: ReportData, network: Network, measure: str, key: str) -> Inte
 
 
 def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | None:
-    """Of each seed, how many test images went from each outcome to each: (seeds, 3, 3), or None.
+    """Numbers of test images that went from each outcome to each, seed by seed: (seeds, 3, 3), or None.
 
     Rows are what the standard network made of an image, columns what this one makes of it, both in the order
     of `misclassification.OUTCOMES`. Images are paired by their index.
@@ -42,7 +42,7 @@ def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | 
 
 
 def share(counts: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Interval | None:
-    """Of the transitions in `whole`, the share that is in `part`, over seeds; both are masks (3, 3)."""
+    """Share of the transitions in `whole` that is in `part`, over seeds; both are masks (3, 3)."""
     seeds = ((int(seed[part & whole].sum()), int(seed[whole].sum())) for seed in counts)
     return over_seeds(wilson(top, bottom) for top, bottom in seeds if bottom)
 

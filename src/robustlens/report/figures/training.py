@@ -119,7 +119,7 @@ def _ends_panel(
 
 
 def _evaluated_ends(quantity: Quantity, network: Network) -> BestAndLast:
-    """Of the runs that were evaluated at both checkpoints."""
+    """Best and last of the runs that were evaluated at both checkpoints."""
     both = [(run, run.last) for run in network.runs if run.last and run.evaluation]
     return over_seeds(quantity(run) for run, _ in both), over_seeds(quantity(last) for _, last in both)
 
