@@ -85,8 +85,8 @@ class APGD(TargetedRestarts):
         classes = clean_logits.shape[1]
         if self.target_rank is None:
             return Goal.of(model, x, y, losses.fitting(self.loss, classes), targeted=False)
-        wanted = likely_classes(clean_logits, y, self.target_rank + 1)[:, -1]
-        return Goal.towards(wanted, y, losses.fitting(self.loss, classes, targeted=True))
+        target = likely_classes(clean_logits, y, self.target_rank + 1)[:, -1]
+        return Goal.towards(target, y, losses.fitting(self.loss, classes, targeted=True))
 
     def _search(self, model: nn.Module, x: Tensor, goal: Goal, key: Tensor) -> Best:
         """One try: the best point of each image within eps, by way of larger balls in L1."""

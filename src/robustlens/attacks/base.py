@@ -189,9 +189,9 @@ class Goal:
             return cls(chosen, y, model(x).detach())
 
     @classmethod
-    def towards(cls, wanted: Int64[Tensor, " n"], y: Int64[Tensor, " n"], loss: str) -> "Goal":
-        """Away from class `y` towards the class `wanted`; any class other than `y` will do."""
-        return cls(losses.get(loss, targeted=True), y, torch.stack([y, wanted], 1))
+    def towards(cls, target: Int64[Tensor, " n"], y: Int64[Tensor, " n"], loss: str) -> "Goal":
+        """Away from class `y` towards the class `target`; any class other than `y` will do."""
+        return cls(losses.get(loss, targeted=True), y, torch.stack([y, target], 1))
 
     def value(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """The quantity to maximise, per example."""
@@ -208,16 +208,16 @@ class Goal:
 
 
 def gradient_at(
-    leaf: Float[Tensor, "n ..."], value: Float[Tensor, " n"], *, again: bool = False
+    leaf: Float[Tensor, "n ..."], value: Float[Tensor, " n"], *, retain_graph: bool = False
 ) -> Float[Tensor, "n ..."]:
-    """Gradient of each image's `value` at `leaf`; `again` keeps the graph for another gradient.
+    """Gradient of each image's `value` at `leaf`; `retain_graph` keeps the graph for another gradient.
 
     Entries that are not finite become zero, so that an image stays an image.
 
     Raises:
         ModelError: the value does not depend on the input through autograd.
     """
-    return _gradients(leaf, value, (), again=again)[0]
+    return _gradients(leaf, value, (), retain_graph=retain_graph)[0]
 
 
 def input_gradient(
@@ -244,13 +244,13 @@ def input_and_weight_gradients(
 
 
 def _gradients(
-    leaf: Tensor, value: Tensor, weights: Sequence[nn.Parameter], *, again: bool = False
+    leaf: Tensor, value: Tensor, weights: Sequence[nn.Parameter], *, retain_graph: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of the summed `value`: that of the image, finite, and those of the weights."""
     if not value.requires_grad:
         raise ModelError(NO_INPUT_GRADIENT)
     gradient, *of_weights = torch.autograd.grad(
-        value.sum(), [leaf, *weights], retain_graph=again, allow_unused=True
+        value.sum(), [leaf, *weights], retain_graph=retain_graph, allow_unused=True
     )
     if gradient is None:
         raise ModelError(NO_INPUT_GRADIENT)

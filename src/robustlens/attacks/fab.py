@@ -212,7 +212,7 @@ class _Tangents(Rows):
         """From a forward pass, by one backward pass for each rival."""
         height = logits.gather(1, rivals) - logits.gather(1, y[:, None])
         count = height.shape[1]
-        slope = [gradient_at(leaf, height[:, i], again=i + 1 < count) for i in range(count)]
+        slope = [gradient_at(leaf, height[:, i], retain_graph=i + 1 < count) for i in range(count)]
         logits, finite = logits.detach(), height.isfinite()  # a class that is ruled out has no plane
         return cls(
             leaf.detach(),

@@ -91,10 +91,10 @@ def _first_output_checked(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[No
     running: list[Tensor] = []
     passed = False
 
-    def begin(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        running[:] = (*args, *named.values())[:1]
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running[:] = (*args, *kwargs.values())[:1]
 
-    def look(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         nonlocal passed
         if not passed:
             as_logits(output, len(running.pop()), at_least=least)

@@ -155,7 +155,7 @@ class MinimumNorm(Restarts):
         logits, images = logits.detach(), Images.of(x, goal, logits.detach())
         points, distances = [], []
         for i in range(count):
-            slope = -gradient_at(leaf, gap[:, i], again=i + 1 < count)
+            slope = -gradient_at(leaf, gap[:, i], retain_graph=i + 1 < count)
             point, distance = nearest_on_boundary(self.threat, images, gap[:, i].detach(), slope)
             points.append(point)
             distances.append(distance)

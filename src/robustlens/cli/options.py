@@ -131,12 +131,12 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
             )
 
     @functools.wraps(function)
-    def command(**given: Any) -> None:
+    def command(**values: Any) -> None:
         made = {
-            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})
             for name, kind in groups.items()
         }
-        function(**given, **made)
+        function(**values, **made)
 
     command.__signature__ = inspect.Signature(list(spread.values()))  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in spread.items()}

@@ -76,7 +76,7 @@ def read(name: str, data_dir: Path | None) -> Sources:
     dataset = DATASETS.find(name)
     if name in DATASETS:
         return dataset.load(name, data_dir)
-    return _made(name, dataset, data_dir)
+    return _sources_from(name, dataset, data_dir)
 
 
 def _reader_of(name: str) -> Reader | None:
@@ -86,7 +86,7 @@ def _reader_of(name: str) -> Reader | None:
     return None if form is None else READERS[form]
 
 
-def _made(name: str, factory: Any, data_dir: Path | None) -> Sources:
+def _sources_from(name: str, factory: Any, data_dir: Path | None) -> Sources:
     """The data that a function of the user's returns."""
     options = {"data_dir": data_dir} if "data_dir" in parameters_of(factory) else {}
     made = DATASETS.call(name, factory, **options)

@@ -67,7 +67,7 @@ class AttackLoop:
 
     def run(self) -> None:
         """Run every try on the images that it attacks, less those that it was run on before a stop."""
-        for number, each in enumerate(self.tries):
+        for number, attempt in enumerate(self.tries):
             rows = self._rows(number)
             done = 0
             for part in rows.split(self.batch_size):
@@ -75,38 +75,38 @@ class AttackLoop:
                 done += len(part)
                 if len(untried) == 0:
                     continue
-                self._run_batch(number, each, untried)
+                self._run_batch(number, attempt, untried)
                 robust = int(self.state.robust_after(number).sum())
-                self.listen(Event(each.label, done, len(rows), f"{robust} of {len(self.x)} robust"))
+                self.listen(Event(attempt.label, done, len(rows), f"{robust} of {len(self.x)} robust"))
 
     def by_attack(self) -> dict[str, Bool[Tensor, " n"]]:
         """Masks of the images that survive each attack and all before it."""
-        last = {each.name: number for number, each in enumerate(self.tries)}
+        last = {attempt.name: number for number, attempt in enumerate(self.tries)}
         return {name: self.state.robust_after(number) for name, number in last.items()}
 
     def attacked(self) -> dict[str, int]:
         """Number of images that each attack was run on: those of its first try."""
-        first = {each.name: number for number, each in reversed(list(enumerate(self.tries)))}
+        first = {attempt.name: number for number, attempt in reversed(list(enumerate(self.tries)))}
         return {name: len(self._rows(first[name])) for name in self.seconds()}
 
     def seconds(self) -> dict[str, float]:
         """Time spent on each attack, over all its tries."""
-        seconds = {each.name: 0.0 for each in self.tries}
-        for each, spent in zip(self.tries, self.state.seconds.tolist(), strict=True):
-            seconds[each.name] += spent
+        seconds = {attempt.name: 0.0 for attempt in self.tries}
+        for attempt, spent in zip(self.tries, self.state.seconds.tolist(), strict=True):
+            seconds[attempt.name] += spent
         return seconds
 
     def _rows(self, number: int) -> Int64[Tensor, " rows"]:
         return self.state.rows(number, include_broken=self.tries[number].include_broken)
 
-    def _run_batch(self, number: int, each: Try, rows: Tensor) -> None:
+    def _run_batch(self, number: int, attempt: Try, rows: Tensor) -> None:
         began = perf_counter()
         x, y = self.batch(rows)
-        x_adv, distance, wrong = self._attack(each, self.search, x, y)
+        x_adv, distance, wrong = self._attack(attempt, self.search, x, y)
         missed = self._missed(x_adv, y, wrong)
         if len(missed):
             x_adv = x_adv.clone()  # an attack may return x itself
-            again = self._attack(each, self.verifier.model, x[missed], y[missed])
+            again = self._attack(attempt, self.verifier.model, x[missed], y[missed])
             x_adv[missed], distance[missed], wrong[missed] = again
         broken = wrong & within(distance, self.threat, self.threat.eps)
         if self.adversarial is not None:
@@ -115,12 +115,14 @@ class AttackLoop:
         nearest = torch.where(wrong, distance, torch.inf).cpu()
         self.state.record(number, rows, broken.cpu(), nearest, perf_counter() - began)
 
-    def _attack(self, each: Try, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _attack(
+        self, attempt: Try, network: nn.Module, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images from a search on `network`, their distances, and whether the model is wrong."""
-        x_adv = each.attack(network, x, y)
+        x_adv = attempt.attack(network, x, y)
         return (
             x_adv,
-            checked_distance(each.name, x_adv, x, each.threat),
+            checked_distance(attempt.name, x_adv, x, attempt.threat),
             self.verifier.misclassified(x_adv, y, x),
         )
 

@@ -75,17 +75,17 @@ class RandomVerifier:
     ) -> Bool[Tensor, " n"]:
         """Mask of the points, made of the images `x`, that count as wrong."""
         logits = self._draws(x_adv, x)
-        return self._count_as_wrong(_each(losses.is_wrong, logits, y), x)
+        return self._count_as_wrong(_per_draw(losses.is_wrong, logits, y), x)
 
     @torch.no_grad()
     def clean(self, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> "CleanVerdict":
         """The verdict on the images themselves; a wrong prediction is the most frequent wrong one."""
         logits = self._draws(x, x)
-        wrong, predicted = _each(losses.is_wrong, logits, y), logits.argmax(2)
+        wrong, predicted = _per_draw(losses.is_wrong, logits, y), logits.argmax(2)
         counts_as_wrong = self._count_as_wrong(wrong, x)
         votes = nn.functional.one_hot(predicted, logits.shape[2]) * wrong[:, :, None]
         predictions = torch.where(counts_as_wrong, votes.sum(1).argmax(1), y)
-        loss = _each(losses.cross_entropy, logits.float(), y).mean(1)
+        loss = _per_draw(losses.cross_entropy, logits.float(), y).mean(1)
         return CleanVerdict(~counts_as_wrong, predictions, loss)
 
     def _draws(self, x_adv: Tensor, x: Tensor) -> Float[Tensor, "n draws c"]:
@@ -111,7 +111,7 @@ class CleanVerdict(NamedTuple):
     loss: Float[Tensor, " n"]
 
 
-def _each(
+def _per_draw(
     function: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "n draws c"], y: Int64[Tensor, " n"]
 ) -> Shaped[Tensor, "n draws"]:
     """`function` of the logits of every draw and the label of its image."""

@@ -115,7 +115,7 @@ def _explain_into(
 ) -> ExplanationResult:
     """Measure what one explanation still lacks, and write it after every measure."""
     saved = run.explanation(other)
-    measures = {} if saved is None else _kept(saved, expected)
+    measures = {} if saved is None else _reusable(saved, expected)
     missing = [name for name in plan.measures if name not in measures]
     threat = ThreatModel.of(plan.threat).record()
 
@@ -133,7 +133,7 @@ def _explain_into(
     return result
 
 
-def _kept(saved: ExplanationResult, expected: Provenance) -> dict[str, Measurement]:
+def _reusable(saved: ExplanationResult, expected: Provenance) -> dict[str, Measurement]:
     """Measurements of a saved explanation that the expected one would repeat."""
     before, wanted = saved.provenance.plan, expected.plan
     same_images = all(before.get(field) == wanted[field] for field in _SAME_IMAGES)

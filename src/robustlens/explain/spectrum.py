@@ -12,7 +12,7 @@ from robustlens.spectra.coverage import Survey, in_words
 from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import Layer, blank
 from robustlens.spectra.summary import summarize
-from robustlens.spectra.values import finite, over_each, singular_values
+from robustlens.spectra.values import finite, for_each_layer, singular_values
 
 FOLDED = "folded/"
 """Begins the keys of arrays in which BatchNorm is folded into its layer."""
@@ -46,7 +46,7 @@ def measure_spectrum(
     layers = {name: layer for name, layer in every.items() if not layer.is_scale}
     scales = {name: layer for name, layer in every.items() if layer.is_scale}
     with_norm = finite(Folding.of(model, layers, blank(model, shape)).applied(layers)) if fold else {}
-    values = over_each(
+    values = for_each_layer(
         every | {FOLDED + name: layer for name, layer in with_norm.items()},
         lambda layer: singular_values(layer, operator, max_bytes=max_bytes),
         subject.progress,

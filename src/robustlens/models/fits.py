@@ -58,9 +58,9 @@ def fits_of_ours(
         for place, mine, beside in _networks(layout, content, entry):
             for name in layout.architectures:
                 options = _shape(mine) | options_from_tensors(name, mine) | dict(given)
-                wanted = _outline(name, options) if name in names else None
-                if wanted is not None:
-                    fit = _fit(place, name, options, wanted, mine, beside)
+                expected = _outline(name, options) if name in names else None
+                if expected is not None:
+                    fit = _fit(place, name, options, expected, mine, beside)
                     yield fit
                     if not fit.faults:
                         break
@@ -68,12 +68,12 @@ def fits_of_ours(
 
 def fits_of_factory(model: nn.Module, name: str, content: object, entry: str | None) -> Iterator[Fit]:
     """Fits of the tensors of a file to `model`, which the factory `name` made."""
-    wanted = _without_counters(model)
-    if not wanted:
+    expected = _without_counters(model)
+    if not expected:
         raise ModelError(f"model {name!r}: has no tensors that a file could fill")
-    layout = Layout((name,), escape(list(wanted)[-1]))
+    layout = Layout((name,), escape(list(expected)[-1]))
     for place, mine, beside in _networks(layout, content, entry):
-        yield _fit(place, name, {}, wanted, mine, beside)
+        yield _fit(place, name, {}, expected, mine, beside)
 
 
 def _networks(
@@ -130,18 +130,18 @@ def _fit(
     place: str,
     name: str,
     options: dict[str, Any],
-    wanted: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     mine: dict[str, Tensor],
     beside: dict[str, Tensor],
 ) -> Fit:
-    inside = {key: tensor for key, tensor in mine.items() if key in wanted}
-    rest = beside | {key: tensor for key, tensor in mine.items() if key not in wanted}
-    statistics = list(_taken_statistics(rest))
-    return Fit(place, name, options, inside, statistics, faults(inside | rest, wanted))
+    matched = {key: tensor for key, tensor in mine.items() if key in expected}
+    rest = beside | {key: tensor for key, tensor in mine.items() if key not in expected}
+    statistics = list(_pop_statistics(rest))
+    return Fit(place, name, options, matched, statistics, faults(matched | rest, expected))
 
 
-def _taken_statistics(rest: dict[str, Tensor]) -> Iterator[Statistics]:
-    """Statistics of the images among tensors that belong to no layer; they are taken out of `rest`."""
+def _pop_statistics(rest: dict[str, Tensor]) -> Iterator[Statistics]:
+    """Statistics of the images among tensors that belong to no layer; removed from `rest`."""
     for key in list(rest):
         stem, dot, last = key.rpartition(".")
         for mean, std in NORMALISATIONS:
@@ -154,11 +154,11 @@ def _without_counters(model: nn.Module) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in model.state_dict().items() if not is_counter(key, tensor)}
 
 
-def only_fit(path: Path, fits: list[Fit], content: object, looked_for: str) -> Fit:
+def only_fit(path: Path, fits: list[Fit], content: object, candidates: str) -> Fit:
     """The fit without faults, if there is one alone; otherwise a `ModelError` that says why not."""
     good = {fit.place: fit for fit in fits if not fit.faults}
     if not good:
-        raise ModelError(f"{path}: {_reason(fits, content, looked_for)}")
+        raise ModelError(f"{path}: {_reason(fits, content, candidates)}")
     first, *others = good.values()
     broken = [key for key, tensor in first.tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
@@ -177,7 +177,7 @@ def _equal(fit: Fit, other: Fit) -> bool:
     return same and all(torch.equal(tensor, other.tensors[key]) for key, tensor in fit.tensors.items())
 
 
-def _reason(fits: list[Fit], content: object, looked_for: str) -> str:
+def _reason(fits: list[Fit], content: object, candidates: str) -> str:
     """Reason why nothing in a file fits."""
     names = [name for _, tensors in state_dicts(content) for name in tensors]
     if not names:
@@ -187,9 +187,9 @@ def _reason(fits: list[Fit], content: object, looked_for: str) -> str:
             return f"holds {unsupported}, which is not among our architectures; {_FACTORY}"
     if not fits:
         shown = f"{len(names)} tensors ({names[0]!r}, ...)"
-        return f"its {shown} are named as in none of {looked_for}; {_FACTORY}"
+        return f"its {shown} are named as in none of {candidates}; {_FACTORY}"
     nearest = min(fits, key=lambda fit: len(fit.faults))
-    reason = f"fits none of {looked_for}; nearest is {nearest.name}: {in_words(nearest.faults)}"
+    reason = f"fits none of {candidates}; nearest is {nearest.name}: {in_words(nearest.faults)}"
     places = {fit.place: None for fit in fits}
     if len(places) > 1:
         return f"{reason}; name one of {', '.join(map(repr, places))} with entry if it holds several networks"

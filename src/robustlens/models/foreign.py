@@ -101,8 +101,8 @@ def _disambiguated(path: Path, fit: Fit, statistics: Statistics | None) -> nn.Mo
     """The network of a fit, in the form from which its running statistics come."""
     option, values = ambiguous_option(fit.name)
     if not option or option in fit.options:
-        return _made(path, fit, statistics)
-    forms = [_made(path, fit, statistics, **{option: value}) for value in values]
+        return _built(path, fit, statistics)
+    forms = [_built(path, fit, statistics, **{option: value}) for value in values]
     best = _clearly_nearest(forms, fit.options["in_channels"])
     if best is not None:
         return best
@@ -142,7 +142,7 @@ def _check_pixels(path: Path, fit: Fit, model: nn.Module) -> None:
     )
 
 
-def _made(path: Path, fit: Fit, statistics: Statistics | None, **more: Any) -> nn.Module:
+def _built(path: Path, fit: Fit, statistics: Statistics | None, **more: Any) -> nn.Module:
     mean, std = statistics or (None, None)
     try:
         model = registry.get(fit.name, mean=mean, std=std, **fit.options, **more)

@@ -41,16 +41,16 @@ def hooked(
 def reading(modules: Iterable[nn.Module], read: Callable[[Any, Tensor], None]) -> Iterator[None]:
     """Inside, `read` gets each of the modules, and what it reads, as it begins."""
 
-    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        read(module, input_of(args, named))
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(module, input_of(args, kwargs))
 
     with hooked(modules, before=before):
         yield
 
 
-def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The tensor that torch's own layers read, among the arguments of their call."""
-    return args[0] if args else named["input"]
+    return args[0] if args else kwargs["input"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

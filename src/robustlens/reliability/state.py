@@ -21,12 +21,12 @@ class _SavedTensor:
 
     def has_changed(self) -> bool:
         now = getattr(self.module, self.name, None)
-        return not (isinstance(now, Tensor) and _same(now, self.value))
+        return not (isinstance(now, Tensor) and _identical(now, self.value))
 
     def restore(self) -> None:
         if getattr(self.module, self.name, None) is not self.tensor:
             setattr(self.module, self.name, self.tensor)
-        if not _same(self.tensor, self.value):
+        if not _identical(self.tensor, self.value):
             self.tensor.copy_(self.value)
         if self.tensor.is_leaf and self.tensor.requires_grad != self.wants_gradient:
             self.tensor.requires_grad_(self.wants_gradient)
@@ -81,7 +81,7 @@ def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _SavedTen
     )
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _identical(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same values, a NaN being the same as a NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False

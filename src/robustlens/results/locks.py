@@ -121,7 +121,7 @@ class _Holder:
         self.lost = False
         self.released = threading.Event()
         self.renewed = time.monotonic()
-        self.lease = self._taken()
+        self.lease = self._acquire()
         _holders.append(self)
         threading.Thread(target=self._renew, daemon=True).start()
 
@@ -140,7 +140,7 @@ class _Holder:
         if now is not None and now.token == self.lease.token:
             self.path.unlink(missing_ok=True)
 
-    def _taken(self) -> Lease:
+    def _acquire(self) -> Lease:
         now = time.time()
         machine, process = _machine(), _process(os.getpid()) or ""
         lease = Lease(os.getpid(), _HOST, machine, process, now, now, uuid.uuid4().hex)
@@ -151,9 +151,9 @@ class _Holder:
         _write(self.path, lease)
         if there and (other is None or other.machine != machine):
             time.sleep(_SETTLE)
-        now_there = _read(self.path)
-        if now_there is None or now_there.token != lease.token:
-            raise _refusal(self.folder, now_there)
+        winner = _read(self.path)
+        if winner is None or winner.token != lease.token:
+            raise _refusal(self.folder, winner)
         if there:
             _log.warning(
                 "%s: taken over from %s, which ended without releasing it",

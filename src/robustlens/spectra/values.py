@@ -75,7 +75,7 @@ def spectrum(
     def of(layer: Layer) -> np.ndarray:
         return singular_values(layer, operator, dtype=DTYPES[dtype], method=method, max_bytes=max_bytes)
 
-    return over_each(chosen, of, progress)
+    return for_each_layer(chosen, of, progress)
 
 
 def extremes(
@@ -116,7 +116,7 @@ def extremes(
         values = singular_values(layer, operator, max_bytes=max_bytes)
         return values[:count], values[-count:]
 
-    return over_each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+    return for_each_layer(select(model, input_shape, layers=layers, fold=fold), of, progress)
 
 
 def spectral_norms(
@@ -141,7 +141,7 @@ def spectral_norms(
             return float(largest_values(Convolution.of(layer, operator))[0])
         return float(singular_values(layer, operator, method="gram", max_bytes=max_bytes)[0])
 
-    return over_each(select(model, input_shape, layers=layers, fold=fold), of, progress)
+    return for_each_layer(select(model, input_shape, layers=layers, fold=fold), of, progress)
 
 
 def select(
@@ -200,7 +200,7 @@ def singular_values(
     return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
 
 
-def over_each(
+def for_each_layer(
     layers: Mapping[str, Layer], function: Callable[[Layer], Value], progress: Listener
 ) -> dict[str, Value]:
     """`function` of every layer; an error says in which."""
