@@ -62,6 +62,30 @@ def test_random_numbers_of_ones_own_cost_a_few_points_and_no_blame():
         assert any("when it is asked again" in note for note in evaluation.notes)
 
 
+class SeldomRandom(nn.Module):
+    """Right, but for each 37th pass since it was attacked; class 0 is right."""
+
+    passes = -1_000_000
+
+    def forward(self, x):
+        SeldomRandom.passes += 1
+        wrong = float(SeldomRandom.passes > 0 and SeldomRandom.passes % 37 == 1)
+        return torch.tensor([1.0 - wrong, wrong]) + 0 * x.flatten(1)[:, :2]
+
+
+def harmless(model, x, y, *, generator=None):
+    """An attack that leaves the images as they are, before the one pass in which the model is wrong."""
+    SeldomRandom.passes = 0
+    return x.clone()
+
+
+def test_saved_images_of_a_seldom_random_model_are_noted_and_no_file_is_blamed():
+    x, y = images(8)
+    evaluation = rl.evaluate(SeldomRandom(), x, y, THREAT, [harmless], flags=False, save_adversarial=True)
+    assert int((evaluation.clean & ~evaluation.robust).sum()) == 8
+    assert any("8 of 8 saved adversarial images do not break the model" in note for note in evaluation.notes)
+
+
 def test_an_attack_counts_by_how_far_it_lowers_the_mean():
     x = torch.full((400, 4), 0.5) + 1e-4 * torch.rand(400, 4)
     x[:, 0] = 0.45  # right where the noise is below 0.05: 69 %; an attack moves that to -0.05: 31 %

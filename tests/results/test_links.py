@@ -121,3 +121,18 @@ def test_a_copy_made_of_hard_links_is_not_written_through(tmp_path):
     run.append_metrics(EpochRecord(2))
     assert (tmp_path / "backup.jsonl").read_bytes() == before
     assert [epoch.epoch for epoch in run.metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["runs", "claims.json", "best.safetensors", "state.safetensors", "report"])
+def test_verify_names_every_link_that_leads_out(tmp_path, name):
+    study = StudyFolder(write_study(tmp_path / "study"))
+    inside_run = name.endswith(".safetensors")
+    place = (study.runs()[0].folder if inside_run else study.folder) / name
+    outside = tmp_path / "outside"
+    if place.exists():
+        place.rename(outside)
+    else:
+        outside.touch()
+    place.symlink_to(outside)
+    (problem,) = [check.problem for check in verify(study.folder) if check.path == place]
+    assert f"{name}: is a link out of" in str(problem)

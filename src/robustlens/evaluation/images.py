@@ -18,7 +18,7 @@ from robustlens.evaluation.clean import clean_logits, clean_verdict, notes_on
 from robustlens.evaluation.evaluation import Evaluation
 from robustlens.evaluation.identity import identity
 from robustlens.evaluation.state import WRONG, EvaluationState
-from robustlens.evaluation.verifier import RandomVerifier, Verifier, checked_distance, within
+from robustlens.evaluation.verifier import DRAWS, RandomVerifier, Verifier, checked_distance, within
 from robustlens.machine import float32_products
 from robustlens.models import inputs
 from robustlens.models.inputs import Batches, Images, Labels
@@ -199,6 +199,8 @@ def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
     few = torch.arange(min(_SAMPLE, len(x_adv)))
     flags = reliability.check(loop.verifier.model, *loop.batch(few))
     reason = next((flag.name for flag in flags if flag.name in _CHANGING), None)
+    if reason is None and _breaks_by_chance(loop, x_adv, right):
+        reason = "randomised"
     if reason is None:
         raise NumericsError(
             f"saved adversarial images: found {len(right)} that do not break the model, image "
@@ -206,6 +208,14 @@ def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
         )
     count = f"{len(right)} of {int(broken.sum())} saved adversarial images"
     return x_adv, [f"{count} do not break the model when it is asked again: its answers change ({reason})"]
+
+
+def _breaks_by_chance(loop: AttackLoop, x_adv: Tensor, rows: list[int]) -> bool:
+    """Whether the model gets one of these images wrong after all, asked as often as a random one is."""
+    few = torch.tensor(rows[: loop.batch_size])
+    x, y = loop.batch(few)
+    images = x_adv[few].to(x.device)
+    return any(bool(loop.verifier.misclassified(images, y, x).any()) for _ in range(DRAWS))
 
 
 def _flags(loop: AttackLoop, logits: Tensor, chosen: Mapping[str, Attack]) -> tuple[Flag, ...]:

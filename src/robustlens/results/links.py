@@ -25,9 +25,19 @@ def inside(folder: Path, *names: str) -> Path:
 
 def refuse_links(folder: Path) -> None:
     """Raise `StateError` naming the first link in `folder`, at any depth, that leads out of it."""
-    root = os.path.realpath(folder)
+    for error in links_out(folder).values():
+        raise error
+
+
+def links_out(folder: Path) -> dict[Path, StateError]:
+    """Every link in `folder`, at any depth, that leads out of it, and what is wrong with it."""
+    root, found = os.path.realpath(folder), {}
     for path in _links(folder):
-        _check(path, folder, root)
+        try:
+            _check(path, folder, root)
+        except StateError as error:
+            found[path] = error
+    return found
 
 
 def _check(path: Path, folder: Path, root: str) -> None:

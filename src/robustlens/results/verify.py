@@ -8,6 +8,7 @@ from pathlib import Path
 from robustlens.config import Checkpoint
 from robustlens.errors import RobustlensError, StateError
 from robustlens.results import array_files, files
+from robustlens.results.links import links_out
 from robustlens.results.run_folder import Run
 from robustlens.results.stage_files import STAGES, Stage, suffix
 from robustlens.results.study_folder import StudyFolder
@@ -31,7 +32,10 @@ def verify(folder: Path | str) -> list[FileCheck]:
     folder = Path(folder)
     if not StudyFolder(folder).exists and not Run(folder).exists:
         raise StateError(f"{folder}: no run and no study here; name the folder of one")
-    checks = [_file(path) for path in sorted(folder.rglob("*")) if _is_ours(path, folder)]
+    checks = [FileCheck(path, True, str(error)) for path, error in links_out(folder).items()]
+    led_out = {check.path for check in checks}
+    ours = (path for path in sorted(folder.rglob("*")) if path not in led_out and _is_ours(path, folder))
+    checks += [_file(path) for path in ours]
     broken = {check.path for check in checks if check.problem}
     return checks + [check for check in _links(folder) if check.problem and check.path not in broken]
 
