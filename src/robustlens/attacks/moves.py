@@ -156,8 +156,8 @@ class _Bumps:
         bumps = bumps_of(window, self._power, x.device)
         tiled = (bumps[(turned * len(bumps)).long()] * signs[..., None]).unflatten(-1, window)
         tiled = tiled.transpose(3, 4).flatten(4, 5).flatten(2, 3)
-        over, beside = grid.height - tiled.shape[2], grid.width - tiled.shape[3]
-        direction = pad(tiled, (beside // 2, beside - beside // 2, over // 2, over - over // 2)).flatten(1)
+        rows, columns = grid.height - tiled.shape[2], grid.width - tiled.shape[3]
+        direction = pad(tiled, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)).flatten(1)
         budget = torch.full_like(direction[:, :1], self._budget)
         x_adv = self._spend(x, direction, budget, evenly=True)
         state.x_adv = x_adv.view_as(state.x)

@@ -58,8 +58,8 @@ def bumps_of(window: tuple[int, int], power: int, device: torch.device) -> Float
     """A bump beside a hole in a window, of norm 1: side by side, and in a square one above the other too."""
     height, width = window
     halves = [_bump(width // 2, height, power), -_bump(width - width // 2, height, power)]
-    beside = torch.cat(halves).T
-    turns = [beside, beside.T] if height == width > 1 else [beside]
+    pair = torch.cat(halves).T
+    turns = [pair, pair.T] if height == width > 1 else [pair]
     return torch.stack([turn.flatten() / turn.norm(power) for turn in turns]).to(device)
 
 

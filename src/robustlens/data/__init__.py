@@ -113,8 +113,8 @@ def of_spec(spec: DataSpec, *, trust_code: bool = False) -> Splits:
 
 def data_folder(spec: DataSpec) -> str | None:
     """The folder that data files are read from, in full; None where nobody names one."""
-    given = spec.data_dir or os.environ.get(hub.ENVIRONMENT)
-    return None if given is None else str(Path(given).expanduser().resolve())
+    folder = hub.data_folder(spec.data_dir)
+    return None if folder is None else str(folder.resolve())
 
 
 def channel_statistics(images: UInt8[Tensor, "n c ..."]) -> tuple[list[float], list[float]]:

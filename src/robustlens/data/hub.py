@@ -92,16 +92,21 @@ def load_any(text: str, data_dir: Path | None = None) -> Sources:
     return tables.from_repository(repo, entry.folder, columns, lambda splits: _test_split(entry, splits))
 
 
+def data_folder(data_dir: str | Path | None) -> Path | None:
+    """The folder that data files are read from: `data_dir`, or that of the environment; None without."""
+    given = data_dir or os.environ.get(ENVIRONMENT)
+    return Path(given).expanduser() if given else None
+
+
 def _local_folder(name: str, entry: HubDataset, data_dir: Path | None) -> Path | None:
     """The folder that holds the files, DIR/name or DIR itself; None where no folder was given.
 
     A clone of the repository keeps its files one folder deeper. A folder that was given but does not hold the
     data is an error: going to the network instead would be a surprise.
     """
-    given = data_dir or os.environ.get(ENVIRONMENT)
-    if not given:
+    root = data_folder(data_dir)
+    if root is None:
         return None
-    root = Path(given).expanduser()
     for folder in (root / name, root / name / entry.folder, root, root / entry.folder):
         if _parquet_files(folder) or (entry.classes and arrays.idx_file(folder, "train", "images")):
             return folder

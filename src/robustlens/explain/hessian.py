@@ -57,11 +57,11 @@ class Hessian:
 
     def matvec(self, vector: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """D H D times `vector`."""
-        along = self._steps(vector)
+        steps = self._steps(vector)
         product = torch.zeros_like(vector)
         with frozen(self.model), unfused_attention(), tracking(self.weights):
             for images, labels in self._batches(self.batch_size):
-                product += self._of_batch(images, labels, along)
+                product += self._of_batch(images, labels, steps)
         product = product / len(self.x)
         return product if self.units is None else product * self.units
 
@@ -71,26 +71,26 @@ class Hessian:
         Second derivatives along a line, by forward differentiation twice, all images at a time; image by
         image with `matvec`'s products where an operation of the network has no forward derivative.
         """
-        along = self._steps(vector)
+        steps = self._steps(vector)
         batches = list(self._batches(self.batch_size))
         with frozen(self.model), unfused_attention():
             try:
                 return torch.cat(
-                    [self._second_derivatives(images, labels, along) for images, labels in batches]
+                    [self._second_derivatives(images, labels, steps) for images, labels in batches]
                 )
             except (NotImplementedError, RuntimeError):
                 with tracking(self.weights):
-                    return self._products_by_image(along)
+                    return self._products_by_image(steps)
 
     def _second_derivatives(
-        self, images: Tensor, labels: Tensor, along: Sequence[Tensor]
+        self, images: Tensor, labels: Tensor, steps: Sequence[Tensor]
     ) -> Float[Tensor, " n"]:
-        """Second derivative of each image's loss at w + t along, by t, at 0."""
+        """Second derivative of each image's loss at w + t steps, by t, at 0."""
 
         def losses_at(t: Tensor) -> Tensor:
             moved = {
                 name: weight.detach() + t * step
-                for name, weight, step in zip(self.names, self.weights, along, strict=True)
+                for name, weight, step in zip(self.names, self.weights, steps, strict=True)
             }
             logits = torch.func.functional_call(self.model, moved, (images,))
             return F.cross_entropy(logits / self.temperature, labels, reduction="none")
@@ -101,10 +101,10 @@ class Hessian:
         start = torch.zeros((), dtype=self.dtype, device=self.device)
         return torch.func.jvp(slopes_at, (start,), (torch.ones_like(start),))[1].detach()
 
-    def _products_by_image(self, along: Sequence[Tensor]) -> Float[Tensor, " n"]:
-        flat = torch.cat([step.flatten() for step in along])
+    def _products_by_image(self, steps: Sequence[Tensor]) -> Float[Tensor, " n"]:
+        flat = torch.cat([step.flatten() for step in steps])
         pairs = self._batches(1)
-        return torch.stack([flat @ self._of_batch(image, label, along) for image, label in pairs])
+        return torch.stack([flat @ self._of_batch(image, label, steps) for image, label in pairs])
 
     def _steps(self, vector: Float[Tensor, " p"]) -> list[Tensor]:
         """`D vector`, in the shapes of the weights."""
@@ -115,12 +115,12 @@ class Hessian:
     def _batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.x.split(size), self.y.split(size), strict=True)
 
-    def _of_batch(self, images: Tensor, labels: Tensor, along: Sequence[Tensor]) -> Tensor:
-        """The Hessian of the summed loss of a batch, times the vector `along`."""
+    def _of_batch(self, images: Tensor, labels: Tensor, steps: Sequence[Tensor]) -> Tensor:
+        """The Hessian of the summed loss of a batch, times the vector `steps`."""
         with torch.enable_grad():
             loss = F.cross_entropy(self.model(images) / self.temperature, labels, reduction="sum")
             slopes = torch.autograd.grad(loss, self.weights, create_graph=True, materialize_grads=True)
-            slope = torch.stack([(s * v).sum() for s, v in zip(slopes, along, strict=True)]).sum()
+            slope = torch.stack([(s * v).sum() for s, v in zip(slopes, steps, strict=True)]).sum()
             products = torch.autograd.grad(slope, self.weights, materialize_grads=True)
         return torch.cat([product.flatten() for product in products]).detach()
 

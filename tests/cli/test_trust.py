@@ -1,4 +1,4 @@
-"""Doors of the command line: what files name is not run, read or written unless the user says so."""
+"""Trust at the command line: what files name is not run, read or written unless the user says so."""
 
 import json
 import signal
