@@ -7,11 +7,13 @@ operation on tensors of both devices is an error, but for single numbers of the 
 to the host only where Python asks for it; `reads` says where that was.
 """
 
-import traceback
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ class OnDevice(Tensor):
     """A tensor of the pretended device; `held` has its numbers."""
 
     held: Tensor
+    is_meta = False  # it has numbers
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "OnDevice":
@@ -54,6 +57,18 @@ class OnDevice(Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"OnDevice({self.held!r})"
+
+    def __matmul__(self, other: Any) -> Tensor:
+        """As of any tensor; torch squeezes the product of a vector and a matrix in place, which a wrapper cannot."""
+        return torch.mv(other.mT, self) if (self.dim(), other.dim()) == (1, 2) else torch.matmul(self, other)
+
+    def tolist(self) -> Any:
+        """As of any tensor; one read."""
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Refused, as a GPU's tensor refuses it."""
+        raise TypeError("can't convert a tensor of the device to NumPy; use Tensor.cpu() first")
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -123,9 +138,13 @@ def numbers_of(value: Any) -> Any:
 
 def place() -> str:
     """The innermost function of the package that is at work."""
-    frames = [frame for frame in traceback.extract_stack() if "/robustlens/" in frame.filename]
-    path = Path(frames[-1].filename) if frames else Path("outside")
-    return f"{path.parent.name}/{path.name}:{frames[-1].name}" if frames else "outside"
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if "robustlens" in path.parts and "tests" not in path.parts:
+            return f"{path.parent.name}/{path.name}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "outside"
 
 
 def moved(model: nn.Module) -> nn.Module:
@@ -143,6 +162,14 @@ def moved(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def pretended() -> Iterator[PretendedDevice]:
-    """A block in which "meta" is the pretended device."""
-    with PretendedDevice() as mode:
-        yield mode
+    """A block in which "meta" is the pretended device, and modules can be moved and converted.
+
+    Forward differentiation is refused: on wrappers torch's ends the process.
+    """
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # .data cannot change a wrapper's numbers
+    try:
+        with patch.object(torch.func, "jvp", side_effect=NotImplementedError), PretendedDevice() as mode:
+            yield mode
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)

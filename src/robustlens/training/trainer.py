@@ -92,7 +92,7 @@ def _with_pseudo_labels(loop: TrainingLoop) -> Split:
         teacher_recipe(recipe),
         loop.run.path("teacher"),
         splits=replace(splits, unlabeled=None),
-        device=loop.fabric.device.type,
+        device=str(loop.fabric.device),
         progress=lambda event: loop.listener(replace(event, phase=f"teacher {event.phase}")),
     )
     network = models.load(teacher.folder, checkpoint="best", trust_code=recipe.names_code)
