@@ -122,18 +122,18 @@ class APGD(TargetedRestarts):
         gradient, value, won = zip(
             *(input_gradient(model, x_adv, goal) for _ in range(self.eot)), strict=True
         )
-        return torch.stack(gradient).mean(0), torch.stack(value).mean(0), _most(won)
+        return torch.stack(gradient).mean(0), torch.stack(value).mean(0), _majority(won)
 
     @torch.no_grad()
     def _mean_verdict(self, model: nn.Module, x_adv: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         passes = [model(x_adv) for _ in range(self.eot)]
-        return torch.stack([goal.value(p) for p in passes]).mean(0), _most([goal.won(p) for p in passes])
+        return torch.stack([goal.value(p) for p in passes]).mean(0), _majority([goal.won(p) for p in passes])
 
     @torch.no_grad()
     def _mean_logits(self, model: nn.Module, x: Tensor) -> Tensor:
         return torch.stack([model(x) for _ in range(self.eot)]).mean(0)
 
 
-def _most(votes: Sequence[Tensor]) -> Tensor:
+def _majority(votes: Sequence[Tensor]) -> Tensor:
     """Whether more than half of the passes say so, per image."""
     return torch.stack(tuple(votes)).float().mean(0) > 0.5

@@ -1,4 +1,4 @@
-"""Images and labels as callers give them, checked once at the door of every function that takes them."""
+"""Images and labels as callers give them, checked once at the entrance of every function that takes them."""
 
 import math
 from collections.abc import Iterable

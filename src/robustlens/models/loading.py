@@ -65,7 +65,7 @@ def load(
     if in_run:
         path = _checkpoint(path, checkpoint)
     if path.suffix != ".safetensors":
-        raise ModelError(f"model {text!r}: {_what_is(path)}; expected {_ACCEPTED}")
+        raise ModelError(f"model {text!r}: {_unloadable(path)}; expected {_ACCEPTED}")
     state, header = _read_of_run(path) if in_run else _read(path)
     if header is None:
         return foreign.build(path, state, architecture, entry, **options).eval()
@@ -105,7 +105,7 @@ def to_bytes(
     return array_files.sealed_tensors(save_tensors(copies), header)
 
 
-def _what_is(path: Path) -> str:
+def _unloadable(path: Path) -> str:
     """Words for a spec that cannot be loaded."""
     if str(path) in MODELS:
         return "this is an architecture, which has no weights (models.get builds it)"

@@ -47,7 +47,7 @@ def masked_gradient(diagnostics: Diagnostics) -> str | None:
     """
     suite = _by_suite(diagnostics)
     count = suite or _by_square(diagnostics)
-    if not count.exceeds(share=0.03, points=0.01) or (suite and _gradients_break_them_too(diagnostics)):
+    if not count.exceeds(share=0.03, points=0.01) or (suite and _gradients_suffice(diagnostics)):
         return None
     return (
         f"a score-based attack breaks {count.broken} of {count.of} images that no gradient attack has broken"
@@ -96,7 +96,7 @@ def _by_suite(diagnostics: Diagnostics) -> Count | None:
     return Count(broken, survivors, survivors / images)
 
 
-def _gradients_break_them_too(diagnostics: Diagnostics) -> bool:
+def _gradients_suffice(diagnostics: Diagnostics) -> bool:
     """Whether the long gradient attack breaks the images that the evaluation broke, but for a chance few."""
     left = len(diagnostics.survivors_of(diagnostics.long_attack, diagnostics.broken))
     return not Count(left, len(diagnostics.broken)).exceeds(share=0.03)

@@ -68,7 +68,7 @@ class Convolution:
         if isinstance(module, Transposed) and wraps:
             size = tuple(side * step for side, step in zip(size, stride, strict=True))
         elif isinstance(module, Transposed):
-            read, size = _read(module, size), layer.written or _unasked(module, size)
+            read, size = _read(module, size), layer.written or _default_size(module, size)
             borders = [(b, r - b - s) for (b, _), r, s in zip(borders, read, size, strict=True)]
         if wraps:
             borders = [_wrapped(*side) for side in zip(size, kernel, stride, dilation, strict=True)]
@@ -146,7 +146,7 @@ def _read(module: Convolutional, outputs: Size) -> Size:
     )
 
 
-def _unasked(module: Transposed, size: Size) -> Size:
+def _default_size(module: Transposed, size: Size) -> Size:
     """Sides of the map that a transposed convolution gives where no other size is asked of it."""
     sides = zip(_read(module, size), padding_of(module), module.output_padding, strict=True)
     return tuple(side - sum(borders) + int(beyond) for side, borders, beyond in sides)
