@@ -122,6 +122,7 @@ class Trace:
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, set[tuple[str, int]]] = defaultdict(set)
         self.by, self.begun = "", 0.0
+        self.failed: list[str] = []
 
     def pytest_runtest_logstart(self, location: tuple[str, int, str]) -> None:
         """Fixtures begin."""
@@ -137,10 +138,15 @@ class Trace:
         sys.setprofile(None)
         self.seconds[nodeid] = time.process_time() - self.begun
 
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note a test that fails, such as one that a busy machine is too slow for."""
+        self.failed += [report.nodeid] if report.failed else []
+
     def pytest_sessionfinish(self) -> None:
         """Write what was seen."""
         calls = {by: sorted(places) for by, places in self.calls.items()}
-        self.out.write_text(json.dumps({"seconds": self.seconds, "calls": calls}))
+        seen = {"seconds": self.seconds, "calls": calls, "failed": self.failed}
+        self.out.write_text(json.dumps(seen))
 
     def _called(self, frame: Any, event: str, argument: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(self.source):
@@ -231,10 +237,12 @@ class Reaching:
 
     def __init__(self, tree: Path, tests: Sequence[str]) -> None:
         trace = tree / "trace.json"
-        if not tested(tree, tests, Trace(tree, trace), limit=1200, keep_bytecode=True).passed:
-            sys.exit(f"{' '.join(tests)}: fail without a change; repair them first")
+        tested(tree, [*tests, "--maxfail=20"], Trace(tree, trace), limit=1200, keep_bytecode=True)
         seen = json.loads(trace.read_text())
-        self.seconds = {name: spent for name, spent in seen["seconds"].items() if spent <= LONGEST}
+        for name in seen["failed"]:
+            print(f"left out, as it fails without a change: {name}", flush=True)
+        kept = {name: spent for name, spent in seen["seconds"].items() if name not in seen["failed"]}
+        self.seconds = {name: spent for name, spent in kept.items() if spent <= LONGEST}
         self.calls: dict[str, list[tuple[str, int]]] = seen["calls"]
 
     def outcome(self, tree: Path, mutant: Mutant, original: str) -> Outcome:
@@ -397,7 +405,7 @@ def tested(tree: Path, tests: Sequence[str], plugin: object, *, limit: int, keep
         import pytest
 
         warmed = ("-W", "ignore:Module already imported")
-        os._exit(int(pytest.main(["-x", "-q", *warmed, *tests], plugins=[plugin])))
+        os._exit(int(pytest.main(["-q", "-x", *warmed, *tests], plugins=[plugin])))
     try:
         _, status, usage = os.wait4(child, 0)
     finally:
