@@ -24,6 +24,13 @@ def test_what_follows_from_the_data_is_no_option(splits, option):
         describe_model(recipe(model={"name": "small-cnn", "options": {option: 3}}), splits)
 
 
+def test_images_too_small_for_the_network_are_refused_before_any_file_is_written(tmp_path):
+    x, y = torch.rand(12, 1, 3, 3), torch.arange(12) % 3
+    with pytest.raises(ModelError, match=r"fails on images of shape \(2, 1, 3, 3\)"):
+        rl.train(recipe(), tmp_path / "run", splits=from_tensors(x, y, x, y))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
     before = rl.train(recipe(objective="standard"), tmp_path / "before", splits=splits)
     x, y = blobs(classes=2)

@@ -61,6 +61,7 @@ class TrainingLoop:
         self.fabric = fabric_for(recipe.precision, device)
         self.description = describe_model(recipe, splits)
         model = starting_network(recipe, self.description)
+        models.check_logits(model, splits.train.x(slice(2)), at_least=splits.num_classes)
         start = None if recipe.init is None else models.fingerprint(model)
         # nn.Module.to takes a memory format, although its type stubs leave it out
         to_device: Callable[..., nn.Module] = model.to
