@@ -146,7 +146,7 @@ def study_round(
     for number, stop in enumerate(SIGNALS[kind]):
         time.sleep(gap if number else 0)
         process.send_signal(stop)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     ended = time.monotonic()
     while (left := processes_of(process.pid)) and time.monotonic() - ended < 2:
         time.sleep(0.02)
