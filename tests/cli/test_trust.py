@@ -166,6 +166,21 @@ def test_a_network_that_ends_the_process_is_an_error(folder, capsys):
     refused(arguments, capsys, 3, "code outside robustlens called sys.exit(0)")
 
 
+def test_a_network_that_fails_later_is_one_line(folder, capsys):
+    (folder / "failing.py").write_text(
+        "from torch import nn\n"
+        "class Failing(nn.Linear):\n"
+        "    passes = 0\n"
+        "    def forward(self, x):\n"
+        "        Failing.passes += 1\n"
+        "        if Failing.passes > 3:\n            raise ValueError('no\\nmore')\n"
+        "        return super().forward(x)\n"
+        "def make():\n    return nn.Sequential(nn.Flatten(), Failing(64, 3))\n"
+    )
+    arguments = ["evaluate", "failing:make", "--data", "npz:blobs.npz", "--eps", "0.1", "--quiet"]
+    refused(arguments, capsys, 3, "model: fails in its forward pass: ValueError: no more")
+
+
 @pytest.mark.parametrize("name", ["../../ESCAPED", "/etc/x", "", "a\nb", "a\0b", "x" * 300])
 def test_a_study_is_not_written_elsewhere_by_its_name(folder, capsys, name):
     (folder / "mine.yaml").write_text(yaml.safe_dump({"name": name, "data": SMALL["data"], "methods": [{}]}))

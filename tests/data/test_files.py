@@ -226,6 +226,17 @@ def write_npz(path: Path, **changed: Any) -> Path:
     return path
 
 
+def encrypted(content: bytes) -> bytes:
+    """A zip file whose members say that they are encrypted, as one flipped bit makes them."""
+    changed = bytearray(content)
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(mark)
+        while place >= 0:
+            changed[place + offset] |= 1
+            place = content.find(mark, place + 4)
+    return bytes(changed)
+
+
 def test_an_npz_file_is_read(tmp_path: Path) -> None:
     made = data.load(f"npz:{write_npz(tmp_path / 'toy.npz')}", validation=0)
     assert np.array_equal(made.train.images[:, 0], toy_images(6))
@@ -239,6 +250,11 @@ def test_an_npz_file_is_read(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b""), r"toy\.npz: is no complete \.npz file"),
         (lambda path: path.write_bytes(npy(toy_images(2))), r"toy\.npz: is no complete \.npz file"),
         (lambda path: path.unlink(), r"toy\.npz: no such file"),
+        (lambda path: path.unlink() or path.symlink_to("/dev/zero"), r"toy\.npz: no such file"),
+        (
+            lambda path: path.write_bytes(encrypted(path.read_bytes())),
+            r"toy\.npz: is no complete .*encrypted",
+        ),
         (
             lambda path: write_npz(path, x_test=None, y_test=None),
             r"lacks x_test, y_test, found x_train, y_train",

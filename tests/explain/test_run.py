@@ -316,3 +316,20 @@ def test_a_network_is_explained_into_a_folder_which_then_belongs_to_it(
         explain_model(network(1), splits, plan("mean"), tmp_path)
     with pytest.raises(StateError, match=r"explanation\.json: belongs to another data"):
         explain_model(network(0), made_splits(seed=1), plan("mean"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fails", r"measure 'own_measures:fails': failed \(ZeroDivisionError"),
+        ("nothing", "measure 'own_measures:nothing': gives a NoneType, expected a Measurement"),
+    ],
+)
+def test_a_measure_from_outside_that_gives_none_is_one_line(tmp_path, monkeypatch, name, said):
+    code = "def fails(subject):\n    1 / 0\ndef nothing(subject):\n    pass\n"
+    (tmp_path / "own_measures.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+    plan = ExplanationPlan(measures=(f"own_measures:{name}",))
+    with pytest.raises(ConfigError, match=said):
+        explain(network(0), from_tensors(x, y, x, y, validation=0), plan)

@@ -174,3 +174,10 @@ def test_a_document_of_another_kind_is_refused(tmp_path):
     (tmp_path / "claims.json").rename(tmp_path / "study.json")
     with pytest.raises(StateError, match=r"study\.json: found a document of kind 'claims', expected 'study'"):
         files.read_json(tmp_path / "study.json", "study")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(StateError, match=r"run.json: is no plain file"):
+        files.read_bytes(tmp_path / "run.json")

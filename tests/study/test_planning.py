@@ -18,6 +18,7 @@ def study(**changes):
     [
         ({"evaluation": {"curve": [-1]}}, r"evaluation\.curve\.0: found -1"),
         ({"evaluation": {"attacks": ["pgd-0"]}}, "pgd-0"),
+        ({"evaluation": {"attacks": ["pgd-99999999"]}}, "attacks: found 'pgd-99999999'"),
         ({"explanation": {"options": {"landscape": {"steps": 0}}}}, r"landscape\.steps: found 0"),
         ({"explanation": {"options": {"landscape": {"draws": "many"}}}}, r"landscape\.draws: found 'many'"),
         (
@@ -31,6 +32,12 @@ def study(**changes):
         ({"defaults": {"optimizer": {"milestones": [-0.5]}}}, r"milestones\.0: found -0.5"),
         ({"defaults": {"optimizer": {"milestones": [100, 150]}}}, r"milestones\.0: found 100"),
         ({"defaults": {"attack": {"step_size": float("inf")}}}, r"step_size.*inf"),
+        (
+            {"defaults": {"attack": {"step_size": 1e39}}},
+            r"step_size: found 1e\+39; .*of size at most 1e18",
+        ),
+        ({"defaults": {"optimizer": {"lr": "1e308"}}}, r"lr: found '1e308'"),
+        ({"evaluation": {"curve": [1e308]}}, r"curve\.0: found 1e\+308"),
         ({"evaluation": {"checkpoint": "epoch-2"}}, "evaluation.checkpoint: found epoch-0002, .*not given"),
         (
             {

@@ -141,7 +141,7 @@ def _suite(name: str, threat: ThreatModel, restarts: int, seed: int) -> dict[str
 
 def _build(name: str, threat: ThreatModel, **options: Any) -> Attack:
     """The attack of a name that may end with -STEPS."""
-    ending = None if name in ATTACKS else re.fullmatch(r"(.+)-([1-9]\d*)", name)
+    ending = None if name in ATTACKS else re.fullmatch(r"(.+)-([1-9]\d{0,6})", name)
     base = ending[1] if ending else name
     entry = ATTACKS.find(base)
     entry = entry if isinstance(entry, Entry) else Entry(entry)

@@ -8,7 +8,7 @@ from robustlens.__main__ import main
 from robustlens.cli import commands  # noqa: F401 - it fills the application
 from robustlens.cli.application import app
 from robustlens.cli.display import console, print_titled
-from robustlens.errors import ResourceError, RobustlensError, StoppedError, out_of_memory
+from robustlens.errors import ModelError, ResourceError, RobustlensError, StoppedError, out_of_memory
 from robustlens.machine import keep_memory
 
 __all__ = ["main", "run"]
@@ -43,10 +43,18 @@ def _run(argv: list[str] | None) -> int:
             raise
         return _fail(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
     except Exception as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
+        if not _is_of_a_network(error):
             raise
-        return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
+        text = " ".join(str(error).split())
+        return _fail(ModelError(f"model: fails in its forward pass: {type(error).__name__}: {text}"))
     return 0
+
+
+def _is_of_a_network(error: Exception) -> bool:
+    """Whether an error was raised inside a call of an `nn.Module`: no attack or measure of ours is one."""
+    return any(frame.f_code.co_name == "_call_impl" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _stopped(error: BaseException) -> int:

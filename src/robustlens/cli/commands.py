@@ -36,7 +36,8 @@ def study(
         Path | None, typer.Option(help="Folder of the study. Default: robustlens-out/<name>.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time. Default: one per core; they share the cores.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Runs at a time. Default: one per core; they share the cores."),
     ] = None,
     device: Device = "auto",
     runs_per_device: Annotated[
@@ -87,6 +88,9 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: robustlens-out/<recipe hash>.")
     ] = None,
     device: Device = "auto",
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Between two states inside an epoch, for where a process is killed.")
+    ] = 30.0,
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
     quiet: Quiet = False,
@@ -100,8 +104,13 @@ def train(
     arguments.use_data_dir(data_dir)
     values = arguments.recipe_values(options, recipe, trust_code=trust_code)
     with shown(quiet or not distributed.is_main()) as listen:
-        recipe_ = checked(Recipe, values, "recipe")
-        run = train(recipe_, out, device=device, progress=partial(listen, "train"))
+        run = train(
+            checked(Recipe, values, "recipe"),
+            out,
+            device=device,
+            checkpoint_minutes=checkpoint_minutes,
+            progress=partial(listen, "train"),
+        )
     distributed.shutdown()
     if distributed.is_main():
         tables.training(run)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from robustlens.errors import ConfigError
 from robustlens.registry import near_name
@@ -70,7 +71,17 @@ def eps_text(eps: float) -> str:
     return f"{eps:.4g}"
 
 
-Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+_LARGEST = 1e18  # of a number's size: float32 holds its square
+
+
+def _sized(value: float) -> float:
+    """The number, if it is one to compute with."""
+    if abs(value) > _LARGEST:
+        raise PydanticCustomError("size", "input should be of size at most 1e18")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False), AfterValidator(_sized)]
 
 
 DIMENSIONS = 3 * 224 * 224

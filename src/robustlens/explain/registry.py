@@ -31,6 +31,7 @@ MEASURES: Registry[Measure] = Registry(
     },
     hidden=("subject",),
     factories=True,
+    result_type=Measurement,
 )
 """Every measure. To add one: write `(subject, **options) -> Measurement`, annotated, and a line here."""
 

@@ -12,7 +12,7 @@ from robustlens import data, machine, models
 from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
 from robustlens.explain.measure import Measurement, Subject
-from robustlens.explain.registry import get
+from robustlens.explain.registry import MEASURES, get
 from robustlens.machine import float32_products
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run
@@ -168,6 +168,6 @@ def _measured(
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
         with float32_products():
-            measurement = measure(subject)
+            measurement = measure(subject) if name in MEASURES else MEASURES.call(name, measure, subject)
         yield name, replace(measurement, seconds=perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))

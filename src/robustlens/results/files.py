@@ -130,6 +130,8 @@ def _place_of_seal(content: bytes) -> re.Match[bytes] | None:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file; `StateError` naming it where it is missing or cannot be read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no end
+            raise StateError(f"{path}: is no plain file; restore it")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise StateError(f"{path}: no such file; is this a folder that robustlens wrote?") from error
