@@ -34,31 +34,26 @@ def frozen(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     networks in eval mode too) and the global random state are put back at the end.
     """
     flags = [(module, module.training) for module in model.modules()]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        with preserved_state(model):
+        with preserved_state(model), tracking(model.parameters(), on=False):
             model.train(mode == "train")
-            for parameter in wanted:
-                parameter.requires_grad_(False)
             yield
     finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
         for module, flag in flags:
             module.training = flag
 
 
 @contextlib.contextmanager
-def tracking(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let gradients of `weights` be taken; those that are frozen are so again at the end."""
-    frozen_weights = [weight for weight in weights if not weight.requires_grad]
+def tracking(weights: Iterable[nn.Parameter], *, on: bool = True) -> Iterator[None]:
+    """Take gradients of `weights` inside, or none of them; each `requires_grad` is put back at the end."""
+    changed = [weight for weight in weights if weight.requires_grad != on]
     try:
-        for weight in frozen_weights:
-            weight.requires_grad_(True)
+        for weight in changed:
+            weight.requires_grad_(on)
         yield
     finally:
-        for weight in frozen_weights:
-            weight.requires_grad_(False)
+        for weight in changed:
+            weight.requires_grad_(not on)
 
 
 @contextlib.contextmanager
