@@ -8,6 +8,7 @@ import robustlens as rl
 from helpers.evaluated_models import THREAT, assert_same, evaluated, linear, stop_after
 from robustlens import models
 from robustlens.errors import NumericsError, StoppedError
+from robustlens.progress import Event
 
 
 def test_later_attacks_see_survivors_only():
@@ -112,3 +113,31 @@ def test_an_image_that_is_attacked_again_has_the_distance_of_the_point_that_brok
     assert found.robust.tolist() == [False, False, False, True]
     torch.testing.assert_close(found.distance, torch.tensor([0.02, 0.06, 0.06, torch.inf]), check_dtype=False)
     assert found.attacked == {"nudge": 4}
+
+
+class Push(Nudge):
+    """Moves every first pixel by 0.06."""
+
+
+def test_every_batch_says_how_far_its_try_is_and_who_still_stands():
+    # The last image is wrong from the start; the push breaks the first two, and PGD, by 0.08, the third.
+    x = torch.zeros(5, 6)
+    x[:, 0] = torch.tensor([0.74, 0.71, 0.68, 0.3, 0.9])
+    events: list[Event] = []
+    rl.evaluate(
+        Step(0.75),
+        x,
+        torch.zeros(5, dtype=torch.int64),
+        THREAT,
+        [Push(), "pgd-5"],
+        restarts=2,
+        batch_size=3,
+        flags=False,
+        progress=events.append,
+    )
+    assert [(event.phase, event.done, event.total, event.note) for event in events] == [
+        ("push", 3, 4, "2 of 5 robust"),
+        ("push", 4, 4, "2 of 5 robust"),
+        ("pgd-5 1/2", 2, 2, "1 of 5 robust"),
+        ("pgd-5 2/2", 1, 1, "1 of 5 robust"),
+    ]
