@@ -28,7 +28,7 @@ from helpers.training_runs import (
 from robustlens import stopping
 from robustlens.config import BEST, ModelSpec
 from robustlens.data import from_tensors
-from robustlens.errors import StateError, StoppedError
+from robustlens.errors import ResourceError, StateError, StoppedError
 from robustlens.results import Run, array_files
 from robustlens.training.monitor import Monitor
 
@@ -213,6 +213,70 @@ def test_a_damaged_state_inside_an_epoch_falls_back_to_the_one_after_the_last(tm
 
 def steps_of(splits):
     return len(splits.train) // 32
+
+
+class Killed(BaseException):
+    """What nothing catches: the process is gone."""
+
+
+def die_at(step):
+    def listen(event):
+        if event.phase == "train" and event.done == step:
+            raise Killed
+
+    return listen
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "dropout"])
+def test_a_state_inside_an_epoch_outlives_a_kill_bit_for_bit(variant, tmp_path, splits, monkeypatch):
+    """It was written some steps before; those are taken again."""
+    monkeypatch.setattr("robustlens.training.loop._CHECK_EVERY", 1)
+    asked = recipe(**VARIANTS.get(variant, {}))
+    if variant == "dropout":
+        asked = asked.model_copy(update={"model": ModelSpec(name=f"{__name__}:Dropping")})
+    whole = rl.train(asked, tmp_path / "whole", splits=splits)
+    parts = Run(tmp_path / "parts")
+    with pytest.raises(Killed):
+        rl.train(
+            asked, parts.folder, splits=splits, progress=die_at(2 * steps_of(splits)), checkpoint_minutes=0
+        )
+    header = array_files.read_header(parts.folder / "state.step.safetensors").values
+    assert header["epochs_done"] == 1
+    assert 1 <= header["step"] < steps_of(splits)
+    seen = []
+    rl.train(asked, parts.folder, splits=splits, progress=lambda event: seen.append(event))
+    first = next(event.done for event in seen if event.phase == "train")
+    assert first == steps_of(splits) + header["step"] + 1, "it goes on inside the epoch"
+    for name in ("best", "last", "state", "state.previous"):
+        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+    assert but_time(whole) == but_time(parts)
+    assert not (parts.folder / "state.step.safetensors").exists()
+
+
+def test_a_state_that_cannot_be_written_ends_training_in_one_line(tmp_path, splits, monkeypatch):
+    write = Run.write_bytes
+
+    def full(run, name, content, **options):
+        if name == "state.step.safetensors":
+            raise ResourceError("state.step.safetensors: the disk is full")
+        write(run, name, content, **options)
+
+    monkeypatch.setattr(Run, "write_bytes", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        rl.train(recipe(), tmp_path / "a", splits=splits, checkpoint_minutes=0)
+    assert Run(tmp_path / "a").record.status == "failed"
+
+
+def test_no_state_is_written_inside_a_short_epoch(tmp_path, splits, monkeypatch):
+    names = []
+    write = Run.write_bytes
+    monkeypatch.setattr(
+        Run,
+        "write_bytes",
+        lambda run, name, *rest, **options: (names.append(name), write(run, name, *rest, **options)),
+    )
+    rl.train(recipe(), tmp_path / "a", splits=splits)
+    assert "state.step.safetensors" not in names
 
 
 def test_a_signal_after_the_last_step_keeps_the_epoch(tmp_path, splits):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from robustlens.machine import environment
 from robustlens.progress import Event, Listener
 from robustlens.results import EpochRecord, Run
 from robustlens.training import state
+from robustlens.training.background import PeriodicWriter
 from robustlens.training.checks import check_fit
 from robustlens.training.distributed import fabric_for, mean_over_ranks
 from robustlens.training.monitor import Monitor
@@ -51,10 +53,17 @@ class TrainingLoop:
     Args:
         recipe: says how. run: its folder. splits: its data. listener: hears an event at every step.
         device: by its name, for `machine.device`.
+        checkpoint_minutes: between two states that are written inside an epoch.
     """
 
     def __init__(
-        self, recipe: Recipe, run: Run, splits: Splits, listener: Listener, device: str = "auto"
+        self,
+        recipe: Recipe,
+        run: Run,
+        splits: Splits,
+        listener: Listener,
+        device: str = "auto",
+        checkpoint_minutes: float = 30.0,
     ) -> None:
         check_fit(recipe, splits)
         self.recipe, self.run, self.splits, self.listener = recipe, run, splits, listener
@@ -75,6 +84,9 @@ class TrainingLoop:
         self.monitors = [Monitor(recipe, split, self.fabric) for split in (splits.train, splits.validation)]
         origin = state.StateRecord(recipe.hash(), splits.fingerprint, start)
         self.state = state.TrainingState(origin, self.model, self.optimizer, self.average)
+        # Of one process: several have a random state each, and some keep tensors of their own.
+        minutes = checkpoint_minutes if self.fabric.world_size == 1 else math.inf
+        self.partial_states = PeriodicWriter(partial(run.write_bytes, state.STEP), minutes)
 
     @property
     def network(self) -> nn.Module:
@@ -93,11 +105,14 @@ class TrainingLoop:
             data=self.splits.fingerprint,
             data_dir=data.data_folder(self.recipe.data),
         )
-        for epoch in range(self.state.record.epochs_done, self.recipe.optimizer.epochs):
-            if self._is_out_of_patience():
-                break
-            with stopping.deferred() if self.fabric.world_size == 1 else contextlib.nullcontext():
-                self._train_epoch(epoch)
+        try:
+            for epoch in range(self.state.record.epochs_done, self.recipe.optimizer.epochs):
+                if self._is_out_of_patience():
+                    break
+                with stopping.deferred() if self.fabric.world_size == 1 else contextlib.nullcontext():
+                    self._train_epoch(epoch)
+        finally:
+            self.partial_states.finish()
         done = self.state.record
         self.run.update(
             status="trained",
@@ -147,6 +162,8 @@ class TrainingLoop:
                 if stopping.requested() and self.fabric.world_size == 1:
                     self._save_partial_epoch(step + 1, *spent.read())
                     stopping.check()
+                elif self.partial_states.is_due and step + 1 < len(batches):
+                    self.partial_states.start(self._partial_epoch(step + 1, *spent.read()))
             loss = mean_over_ranks(self.fabric, self.loss) / len(batches)
             seconds, cpu_seconds = spent.read()
             try:
@@ -192,13 +209,18 @@ class TrainingLoop:
 
     def _save_partial_epoch(self, steps: int, seconds: float, cpu_seconds: float) -> None:
         """Write the state inside an epoch, of which so many steps are done."""
+        self.partial_states.finish()
+        self.run.write_bytes(state.STEP, self._partial_epoch(steps, seconds, cpu_seconds))
+
+    def _partial_epoch(self, steps: int, seconds: float, cpu_seconds: float) -> bytes:
+        """The state inside an epoch, of which so many steps are done, as a file."""
         device, record = self.fabric.device, self.state.record
         inside = {"loss": self.loss, "random": torch.get_rng_state()}
         if device.type == "cuda":
             inside["random.cuda"] = torch.cuda.get_rng_state(device)
         self.state.partial_epoch = inside | {f"step.{key}": value for key, value in self.step.memory.items()}
         self.state.record = replace(record, step=steps, step_seconds=seconds, step_cpu_seconds=cpu_seconds)
-        self.run.write_bytes(state.STEP, self.state.to_bytes())
+        return self.state.to_bytes()
 
     def _restore_partial_epoch(self) -> None:
         """Take up the state inside an epoch that was stopped, if it was."""
@@ -237,6 +259,7 @@ class TrainingLoop:
         )
         self.state.record = replace(done, best_score=score, best_epoch=epoch.epoch) if is_best else done
         self.state.partial_epoch = {}
+        self.partial_states.finish()
         self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
         self.run.remove(state.STEP)
         self.run.update(epochs_done=epoch.epoch, train_seconds=seconds)

@@ -19,7 +19,7 @@ from robustlens.weights import ExponentialMovingAverage
 FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 """Names of the state after an epoch, and of the one before it."""
 STEP = "state.step.safetensors"
-"""Name of the state inside an epoch, where a signal stopped training."""
+"""Name of the state inside an epoch: where a signal stopped training, or as of some minutes ago."""
 _log = logging.getLogger("robustlens")
 
 
@@ -31,7 +31,7 @@ class StateRecord:
         recipe: hash of the recipe. data: fingerprint of the images. start: fingerprint of the weights that
             training began from, where the recipe names them (`init`). A state of others is refused.
         epochs_done: finished epochs. seconds: that they took.
-        step: steps done in the next epoch, where a signal stopped training inside it. step_seconds,
+        step: steps done in the next epoch, where the state is one inside it. step_seconds,
             step_cpu_seconds: likewise.
         best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
         average_steps: updates of the running average of the weights.

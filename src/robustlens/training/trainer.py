@@ -1,9 +1,10 @@
 """Training: recipe -> data -> batch -> attack -> objective at w (or w + v) -> step -> checkpoint.
 
-A run can be killed at any moment and goes on at its last finished epoch, or at the step at which a signal
-stopped it, with the same numbers: the order of the images, the augmentation and the starts are functions
-of (seed, epoch, step), not of a generator that would have to be saved. The training state is written last in
-every epoch and is the only file that a resumed run believes.
+A run can be killed at any moment and goes on at its last finished epoch, at the step at which a signal
+stopped it, or at the last one after which a state was written, every so many minutes. Its numbers are those
+of an undisturbed run: the order of the images, the augmentation and the starts are functions of (seed,
+epoch, step), not of a generator that would have to be saved. The training state is written last in every
+epoch and is the only file that a resumed run believes.
 """
 
 import logging
@@ -31,6 +32,7 @@ def train(
     *,
     splits: Splits | None = None,
     device: str = "auto",
+    checkpoint_minutes: float = 30.0,
     progress: Listener = silent,
 ) -> Run:
     """Train one network, or go on with it, and return its run folder.
@@ -44,6 +46,7 @@ def train(
             as it is; an unfinished one goes on after its last saved epoch.
         splits: the data of the recipe where the caller has loaded it already.
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1"; no part of the recipe.
+        checkpoint_minutes: between two states that are written inside an epoch, for where a run is killed.
         progress: hears an event at every step.
 
     Raises:
@@ -64,7 +67,7 @@ def train(
     if run.record.status in ("trained", "done"):
         return run
     # Data and network first: a wrong recipe leaves no file behind.
-    loop = TrainingLoop(recipe, run, splits, progress, device)
+    loop = TrainingLoop(recipe, run, splits, progress, device, checkpoint_minutes)
     for warning in () if run.read_only else data.sanity_warnings(splits):
         _log.warning("data: %s", warning)
     with writer_lock(run):
