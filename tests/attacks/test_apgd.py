@@ -348,8 +348,8 @@ def test_the_gradient_of_a_randomised_model_is_averaged_over_passes(norm, eps):
 
 def test_a_randomised_model_is_fooled_where_most_passes_are_wrong():
     votes = [torch.tensor(vote) for vote in ([True, True, False], [True, False, False])]
-    assert apgd._most(votes).tolist() == [True, False, False]
-    assert apgd._most(votes[:1]).tolist() == [True, True, False]
+    assert apgd._majority(votes).tolist() == [True, False, False]
+    assert apgd._majority(votes[:1]).tolist() == [True, True, False]
 
 
 def test_steps_have_a_length_of_their_own_for_each_image():

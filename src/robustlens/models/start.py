@@ -25,11 +25,11 @@ def start_from(model: nn.Module, other: nn.Module, *, new_head: bool = False) ->
         head = _last_linear(model)
         own, theirs = ({k: v for k, v in d.items() if not k.startswith(f"{head}.")} for d in (own, theirs))
     for name in sorted({*own, *theirs}):
-        expected, found = (tuple(d[name].shape) if name in d else None for d in (own, theirs))
-        if expected != found:
+        expected, loaded = (tuple(d[name].shape) if name in d else None for d in (own, theirs))
+        if expected != loaded:
             hint = "; with other classes give init.new_head" if not new_head else ""
             raise ModelError(
-                f"init: {name} is {found} in the network to start from, expected {expected}{hint}"
+                f"init: {name} is {loaded} in the network to start from, expected {expected}{hint}"
             )
     for name, tensor in own.items():
         tensor.copy_(theirs[name])

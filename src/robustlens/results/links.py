@@ -31,13 +31,13 @@ def refuse_links(folder: Path) -> None:
 
 def links_out(folder: Path) -> dict[Path, StateError]:
     """Every link in `folder`, at any depth, that leads out of it, and what is wrong with it."""
-    root, found = os.path.realpath(folder), {}
+    root, errors = os.path.realpath(folder), {}
     for path in _links(folder):
         try:
             _check(path, folder, root)
         except StateError as error:
-            found[path] = error
-    return found
+            errors[path] = error
+    return errors
 
 
 def _check(path: Path, folder: Path, root: str) -> None:
