@@ -195,3 +195,26 @@ def test_the_package_imports_where_there_is_no_fcntl(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("change", [{"heartbeat": 1e10}, {"heartbeat": float("inf")}, {"start": 1e300}])
+def test_a_lease_of_numbers_that_no_clock_shows_holds_nothing(tmp_path, other, change, monkeypatch):
+    monkeypatch.setattr(locks, "_SETTLE", 0.01)
+    write_lease(tmp_path / "run", replace(other, **change))
+    with locked(tmp_path / "run"):
+        assert owner_file(tmp_path / "run").pid == os.getpid()
+
+
+def test_the_name_of_a_host_writes_nothing_but_text(tmp_path, other):
+    write_lease(tmp_path / "run", replace(other, host="there\x1b[31m\n" + "x" * 2000))
+    with pytest.raises(LockedError) as caught, locked(tmp_path / "run"):
+        pass
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_in_the_place_of_a_lease_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "lease")
+    with pytest.raises(StateError, match="lease: is no plain file"), locked(tmp_path):
+        pass

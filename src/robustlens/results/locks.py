@@ -60,11 +60,12 @@ class Lease:
                 return False
             if process and self.process:
                 return process == self.process
-        return time.time() - self.heartbeat < LIMIT
+        return abs(time.time() - self.heartbeat) < LIMIT  # one of the future is no sign of life
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.start))
-        return f"process {self.pid} on {self.host}, since {since}"
+        host = "".join(character for character in self.host[:100] if character.isprintable())
+        return f"process {self.pid} on {host}, since {since}"
 
 
 @contextlib.contextmanager
@@ -79,8 +80,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_links(folder)
         path = folder / "lock"
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise StateError(f"{path}: is no plain file; remove it")
+        for one in (path, folder / "lease"):
+            if one.is_symlink() or (one.exists() and not one.is_file()):
+                raise StateError(f"{one}: is no plain file; remove it")
         lock = FileLock(path, thread_local=False)
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -198,7 +200,9 @@ def _read(path: Path) -> Lease | None:
         lease = Lease(**json.loads(path.read_bytes()[:4096]))
         numbers = (lease.pid, lease.start, lease.heartbeat)
         texts = (lease.host, lease.machine, lease.process, lease.token)
-        valid = all(isinstance(n, int | float) for n in numbers) and all(isinstance(t, str) for t in texts)
+        valid = all(isinstance(n, int | float) and 0 <= n < 1 << 33 for n in numbers) and all(
+            isinstance(t, str) for t in texts
+        )
         return lease if valid and 0 < lease.pid < 1 << 31 else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
