@@ -80,7 +80,7 @@ def test_p_values_are_005_at_the_ends_of_their_intervals():
         interval = spearman_interval(rho, n)
         assert (interval.p < 0.05) == (interval.low > 0 or interval.high < 0)
     for rhos in ([0.5, 0.6, 0.9], [-0.2, 0.6, 0.9], [1.0, 1.0, 1.0]):
-        interval = interval_of_mean_correlation(np.array(rhos), 5, of=3)
+        interval = interval_of_mean_correlation(np.array(rhos), 5, runs=3)
         assert (interval.p < 0.05) == (interval.low > 0)
 
 

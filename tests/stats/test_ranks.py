@@ -103,7 +103,7 @@ def test_correlations_by_chance_alone_rarely_exclude_zero(units, points):
     out, ranks = 0, np.arange(points, dtype=float)
     for _ in range(2000):
         rhos = np.array([spearman(ranks, rng.permutation(ranks)) for _ in range(units)])
-        interval = interval_of_mean_correlation(rhos, points, of=units)
+        interval = interval_of_mean_correlation(rhos, points, runs=units)
         assert -1 <= interval.low <= interval.value <= interval.high <= 1
         out += interval.low > 0 or interval.high < 0
     assert out / 2000 <= 0.055
@@ -112,9 +112,9 @@ def test_correlations_by_chance_alone_rarely_exclude_zero(units, points):
 def test_the_interval_of_a_mean_correlation_is_students_unless_chance_is_wider():
     rhos = np.array([0.2, 0.6, 0.4])
     half = stats.t.ppf(0.975, 2) * 0.2 / math.sqrt(3)
-    interval = interval_of_mean_correlation(rhos, 100, of=30)
+    interval = interval_of_mean_correlation(rhos, 100, runs=30)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
-    alike = interval_of_mean_correlation(np.array([0.8, 0.8]), 5, of=4)
+    alike = interval_of_mean_correlation(np.array([0.8, 0.8]), 5, runs=4)
     assert (alike.low, alike.high) == pytest.approx((0.8 - 1.96 / math.sqrt(4 * 4), 1.0), abs=1e-3)
 
 
@@ -133,13 +133,13 @@ def test_the_p_value_of_a_rank_correlation_is_that_of_its_z_and_of_the_nearest_t
 
 def test_the_p_value_of_a_mean_correlation_is_the_larger_of_students_and_of_chance():
     rhos = np.array([0.2, 0.6, 0.4])
-    assert interval_of_mean_correlation(rhos, 100, of=30).p == pytest.approx(
+    assert interval_of_mean_correlation(rhos, 100, runs=30).p == pytest.approx(
         stats.ttest_1samp(rhos, 0).pvalue
     )
     near = np.array([0.41, 0.39, 0.4])  # of which Student alone would be sure; chance has 1 / (4 * 3)
     chance = 2 * stats.norm.sf(0.4 * math.sqrt(12))
-    assert interval_of_mean_correlation(near, 5, of=3).p == pytest.approx(chance)
-    assert interval_of_mean_correlation(np.array([0.4, 0.4, 0.4]), 5, of=3).p == pytest.approx(chance)
+    assert interval_of_mean_correlation(near, 5, runs=3).p == pytest.approx(chance)
+    assert interval_of_mean_correlation(np.array([0.4, 0.4, 0.4]), 5, runs=3).p == pytest.approx(chance)
 
 
 def test_a_sampled_permutation_test_counts_the_observed_order_once(monkeypatch):

@@ -106,7 +106,7 @@ def along_training(against: Estimator, noun: str) -> Design:
             interval=(
                 spearman_interval(float(rhos[0]), fewest)
                 if len(rhos) == 1
-                else interval_of_mean_correlation(rhos, fewest, of=len(runs))
+                else interval_of_mean_correlation(rhos, fewest, runs=len(runs))
             ),
             replicates=_fewest_seeds(methods, lambda own: own[0].run),
             consistency=share(rhos, hypothesis.direction, unit, least=3, ways=("is negative", "is positive")),

@@ -23,13 +23,13 @@ class Estimate:
 
     def claim_value(self, against: float | None = None) -> ClaimValue:
         """Entry of the claim's `values`; a number per layer is summed up by its median."""
-        entry, beside = self.run.entry, self.run.beside
+        entry, other = self.run.entry, self.run.other
         return ClaimValue(
             label=entry.label,
             eps=self.run.eps,
             seed=entry.seed,
             value=float(np.median(self.value)),
-            checkpoint=None if beside is None else str(beside),
+            checkpoint=None if other is None else str(other),
             against=against,
         )
 

@@ -74,12 +74,12 @@ class RunData:
     Args:
         run: its folder, with its entry in the study.
         study: the whole study, for values that are the same for all runs.
-        beside: a checkpoint beside the primary one; None for the primary one.
+        other: its checkpoint, where that is not the primary one; None for the primary one.
     """
 
     run: Run
     study: "StudyData" = field(repr=False)
-    beside: Checkpoint | None = None
+    other: Checkpoint | None = None
     _others: "dict[Checkpoint, RunData]" = field(default_factory=dict, repr=False)
 
     @property
@@ -96,7 +96,7 @@ class RunData:
     @property
     def name(self) -> str:
         """Label, seed and checkpoint, for messages."""
-        checkpoint = "" if self.beside is None else f", {self.beside}"
+        checkpoint = "" if self.other is None else f", {self.other}"
         return f"{self.entry.label} (seed {self.entry.seed}{checkpoint})"
 
     def at(self, checkpoint: Checkpoint) -> "RunData":
@@ -133,12 +133,12 @@ class RunData:
     @cached_property
     def _evaluation(self) -> EvaluationResult | None:
         with _missing_if_damaged():
-            return self.run.evaluation(self.beside)
+            return self.run.evaluation(self.other)
 
     @cached_property
     def _explanation(self) -> ExplanationResult | None:
         with _missing_if_damaged():
-            return self.run.explanation(self.beside)
+            return self.run.explanation(self.other)
 
     def _present(self, document: Document | None, stage: Stage) -> Document:
         if document is None:
@@ -226,10 +226,10 @@ class RunData:
 
     def _result_name(self, stage: Stage) -> str:
         """Name of a result at this checkpoint, for messages."""
-        return stage if self.beside is None else f"{stage}-{self.beside}"
+        return stage if self.other is None else f"{stage}-{self.other}"
 
     def _state(self) -> str:
-        """Where the run stands, for a message that ends in "and has no ..."."""
+        """Status of the run, for a message that ends in "and has no ..."."""
         try:
             record = self.run.record
         except StateError:

@@ -31,7 +31,7 @@ class SensitivityCheck:
 
 @dataclass(frozen=True)
 class Design:
-    """How findings come of a study.
+    """Way from a study to the findings on a hypothesis.
 
     Args:
         findings: of a hypothesis, on one part of a study; raises `Unusable` where data are lacking.
@@ -108,7 +108,7 @@ class Hypothesis:
         )
 
     def _unmeasured(self, study: StudyData) -> Missing | None:
-        """Why none of the runs has one of the quantities; None where some run has each."""
+        """The reason why no run has one of the quantities; None where some run has each."""
         needed = (self.estimator, *self.design.reads)
         reasons = (_why_unmeasured(estimator, study.runs) for estimator in needed)
         return next((reason for reason in reasons if reason is not None), None)

@@ -131,7 +131,7 @@ def share(
 
 
 def limitation(change: Change, pairs: Sequence[MatchedPair]) -> str:
-    """Why the interval alone does not decide; empty if it does."""
+    """Reason why the interval alone does not decide; empty if it does."""
     if change.interval.low is None:
         n = len(pairs[0].before.value)
         return f"{n} layer{'s' if n > 1 else ''} are too few for a 95 % interval, which takes 6"

@@ -14,7 +14,7 @@ SHARE = 2 / 3
 
 @dataclass(frozen=True)
 class Consistency:
-    """How consistently a quantity goes one way.
+    """Consistency with which a quantity goes one way.
 
     Args:
         statistic: the measure of it.

@@ -74,7 +74,7 @@ def spearman_interval(rho: float, n: int) -> Inference:
     return Inference(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high, p)
 
 
-def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Inference:
+def interval_of_mean_correlation(rhos: Array, points: int, runs: int) -> Inference:
     """Interval of the mean of rank correlations, one for each unit: Student's, and no narrower than chance.
 
     A correlation over few points takes few values, so a handful of them may agree by chance; without any
@@ -83,13 +83,13 @@ def interval_of_mean_correlation(rhos: Array, points: int, of: int) -> Inference
     Args:
         rhos: (units,), two or more, each the mean over its runs.
         points: n, the fewest that a run's correlation rests on.
-        of: how many runs there are in all.
+        runs: number of runs in all.
     """
     value, units = float(rhos.mean()), len(rhos)
     student = float(stats.t.ppf(1 - TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
-    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * of)
+    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * runs)
     half = max(student, chance)
-    p = 2 * float(stats.norm.sf(abs(value) * math.sqrt((points - 1) * of)))
+    p = 2 * float(stats.norm.sf(abs(value) * math.sqrt((points - 1) * runs)))
     if student > 0:
         error = float(rhos.std(ddof=1)) / math.sqrt(units)
         p = max(p, 2 * float(stats.t.sf(abs(value) / error, units - 1)))

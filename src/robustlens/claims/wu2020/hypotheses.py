@@ -21,7 +21,7 @@ def _gap_grows_with(
     estimator: Estimator,
     noun: str,
 ) -> Hypothesis:
-    """That the robust gap grows with the sharpness of a network, which `estimator` measures."""
+    """Claim that the robust gap grows with the sharpness of a network, which `estimator` measures."""
     return Hypothesis(
         id=name,
         paper=PAPER,

@@ -16,7 +16,7 @@ from robustlens.results.values import plain
 from robustlens.stats.bootstrap import Quantity, Unusable, difference, mean
 
 ALPHA = 0.5
-"""Where on the landscape flatness is read, if every run was measured there."""
+"""Place on the landscape at which flatness is read, if every run was measured there."""
 
 
 def robust_gap(run: RunData) -> Quantity:

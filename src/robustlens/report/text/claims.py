@@ -54,7 +54,7 @@ class UntestedClaim:
 
     @property
     def number(self) -> int:
-        """How many claims there are."""
+        """Number of claims."""
         return sum(map(len, self.reasons.values()))
 
 
@@ -82,7 +82,7 @@ def untested(claims: Iterable[ClaimResult]) -> UntestedClaim:
 
 
 def verdict_counts(claims: Sequence[ClaimResult]) -> str:
-    """How many claims were tested, decided and described, and how they came out, in sentences."""
+    """Numbers of claims that were tested, decided and described, and how they came out, in sentences."""
     counts = Counter(claim.verdict for claim in claims)
     decided, described = (_counted(counts, VERDICTS[:3]), _counted(counts, VERDICTS[3:]))
     tested = len(claims) - counts["untested"]
@@ -100,7 +100,7 @@ def verdict_counts(claims: Sequence[ClaimResult]) -> str:
 
 
 def by_chance(claims: Sequence[ClaimResult]) -> list[str]:
-    """How many verdicts would come out by chance, and what is done about it, in sentences."""
+    """Number of verdicts that would come out by chance, and what is done about it, in sentences."""
     decided = [claim for claim in claims if claim.scope == "decided"]
     sentences = []
     if decided:
