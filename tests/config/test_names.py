@@ -40,6 +40,12 @@ BAD_NAMES = [
     "\ud800",
     "x" * 101,
     "\u00e9" * 101,
+    "-rf",
+    "nul",
+    "Con",
+    "aux.txt",
+    "COM1",
+    "name.",
 ]
 
 

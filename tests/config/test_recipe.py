@@ -15,6 +15,7 @@ from robustlens.config import (
     Recipe,
     RWPSpec,
     SAMSpec,
+    StudySpec,
     checked,
 )
 from robustlens.config.values import number
@@ -165,6 +166,14 @@ def test_differences_name_the_field_and_both_values():
         (Recipe, ["a", "list"], r"found list, expected a mapping"),
         (EvaluationPlan, {"checkpoint": "worst"}, r"checkpoint: found 'worst'"),
         (ExplanationPlan, {"measure": ["spectrum"]}, r"unknown key"),
+        (ExplanationPlan, {"measures": ["bound", "margins", "bound"]}, r"measures: found 'bound' twice"),
+        (
+            Recipe,
+            {"optimizer": {"epochs": True}},
+            r"optimizer.epochs: found True; input should be an integer",
+        ),
+        (Recipe, {"optimizer": {"patience": False}}, r"optimizer.patience: found False"),
+        (StudySpec, {"name": "a", "methods": [{}], "seeds": [0, True]}, r"seeds: found \[0, True\]"),
     ],
 )
 def test_refusals_are_one_line_and_name_the_field(kind, values, said):

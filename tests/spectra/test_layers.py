@@ -1,12 +1,11 @@
 """Layers that a forward pass calls, and how they describe themselves."""
 
-import pytest
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 from robustlens import models
-from robustlens.errors import ConfigError
-from robustlens.spectra import spectrum, trace
+from robustlens.spectra import spectrum, trace, uncovered
+from robustlens.spectra.coverage import in_words
 
 
 def test_layers_that_are_never_called_are_left_out() -> None:
@@ -27,10 +26,9 @@ class Twice(nn.Module):
 
 
 def test_a_layer_at_two_sizes_is_no_single_operator() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'shared' sees feature maps of \(2, 2\), \(4, 4\), expected one size"
-    ):
-        spectrum(Twice(), (1, 4, 4))
+    model = nn.Sequential(Twice(), nn.Linear(4, 2))
+    assert list(spectrum(model, (1, 4, 4))) == ["1"]
+    assert in_words(uncovered(model, (1, 4, 4))) == "0.shared (Conv2d on feature maps of several sizes)"
 
 
 def test_layers_describe_themselves() -> None:

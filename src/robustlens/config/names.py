@@ -11,6 +11,7 @@ from robustlens.registry import is_factory
 
 LONGEST_NAME = 100
 """Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, to Windows
 _TEXTS = ("description", "label", "data_dir")  # fields that are never looked up
 _READERS = ("folder:", "idx:", "npz:")  # of data: what follows is a path
 
@@ -34,6 +35,10 @@ def name_problem(name: str) -> str | None:
         return f"{shown} without line breaks and other characters that cannot be printed"
     if name.startswith(".") or re.match(r"[A-Za-z]:", name):
         return f"{shown} that begins with no dot and no drive"
+    if name.startswith("-"):
+        return f"{shown} that does not look like an option"
+    if name.endswith(".") or _RESERVED.fullmatch(name):
+        return f"{shown} that Windows takes for a file, too"
     return None
 
 

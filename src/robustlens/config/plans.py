@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
@@ -63,3 +63,12 @@ class ExplanationPlan(Plan):
     """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""
     batch_size: int = Field(default=256, ge=1)
     seed: int = 0
+
+    @field_validator("measures")
+    @classmethod
+    def _measured_once(cls, measures: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a measure that is named twice."""
+        twice = next((name for name in measures if measures.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f": found {twice!r} twice, expected each measure once")
+        return measures

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from robustlens.errors import ConfigError
@@ -112,6 +120,17 @@ class Values(BaseModel):
     """Base of every part of a recipe: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+        """Refuse true where a count goes: pydantic takes it for 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        parts = value if isinstance(value, list | tuple) and kind == tuple[int, ...] else [value]
+        counts = kind in (int, int | None, tuple[int, ...])
+        if counts and any(isinstance(part, bool) for part in parts):
+            raise PydanticCustomError("count", "input should be an integer")
+        return value
 
 
 Kind = TypeVar("Kind", bound=Values)

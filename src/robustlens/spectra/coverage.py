@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustlens.errors import ConfigError
 from robustlens.models import Normalize, forward, inference
 from robustlens.models.hooks import Convolutional, hooked, input_of, tensors_in
 from robustlens.models.inputs import check_network
@@ -59,8 +58,10 @@ class Survey:
     def of(cls, model: nn.Module, input_shape: Sequence[int]) -> "Survey":
         """Survey of one forward pass in eval mode; the model is left as it was.
 
+        A convolution that sees feature maps of several sizes is several maps of the same weights, and named
+        among the uncovered.
+
         Raises:
-            ConfigError: a convolution sees feature maps of several sizes.
             ModelError: the model does not take images of that shape.
         """
         check_network(model)
@@ -72,8 +73,12 @@ class Survey:
         layers: dict[str, Layer] = {}
         others: dict[str, Uncovered] = {}
         for name, module in modules.items():
-            if module in calls.sizes and is_covered(module):
-                layers |= parts_of(name, module, *calls.size_of(name, module))
+            sizes = calls.sizes.get(module, set())
+            if len(sizes) > 1:
+                kind = f"{type(module).__name__} on feature maps of several sizes"
+                others[name] = _described(kind, list(module.parameters()))
+            elif module in calls.sizes and is_covered(module):
+                layers |= parts_of(name, module, *(next(iter(sizes), None) or (None, None)))
                 others |= _tensors_in(name, module, calls, apart_from=_OWN)
             else:
                 others |= _uncovered_in(name, module, calls)
@@ -87,7 +92,6 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Layer]:
     ".v" and ".out_proj"), and BatchNorm as a factor for each channel.
 
     Raises:
-        ConfigError: a convolution sees feature maps of several sizes.
         ModelError: the model does not take images of that shape.
     """
     return dict(Survey.of(model, input_shape).layers)
@@ -131,14 +135,6 @@ class _Calls(TorchFunctionMode):
         if isinstance(module, Convolutional):
             sides = len(module.kernel_size)
             sizes.add((tuple(input_of(args, named).shape[-sides:]), tuple(output.shape[-sides:])))
-
-    def size_of(self, name: str, module: nn.Module) -> tuple[Size | None, Size | None]:
-        """Sides of what a convolution reads and gives; None for other layers."""
-        sizes = self.sizes[module]
-        if len(sizes) > 1:
-            several = ", ".join(sorted({str(size[0]) for size in sizes if size}))
-            raise ConfigError(f"spectrum: layer {name!r} sees feature maps of {several}, expected one size")
-        return next(iter(sizes), None) or (None, None)
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -62,8 +62,8 @@ def spectrum(
 
     Raises:
         ConfigError: unknown operator, layer, dtype or method; a dense matrix would be larger than
-            `max_bytes` (`extremes` needs none); a layer sees feature maps of several sizes, or pads with
-            something else than zeros where "zero" is asked for.
+            `max_bytes` (`extremes` needs none); a layer pads with something else than
+            zeros where "zero" is asked for.
         ModelError: the model does not take images of that shape.
         NumericsError: a weight is not finite.
     """
