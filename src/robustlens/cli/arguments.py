@@ -66,6 +66,8 @@ def resolve_model(
     run = Run(model) if Run(model).has_recipe else None
     if run is None and (subject.data is None or subject.eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
+    if run is None and network.checkpoint != NetworkOptions.checkpoint:
+        raise ConfigError(f"--checkpoint: found {network.checkpoint}, but {model} is no run folder of ours")
     threat = _threat(model, run, subject)
     options = model_options(run, network.architecture, network.model_option)
     if run is not None and subject.data is None:

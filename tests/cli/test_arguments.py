@@ -1,4 +1,4 @@
-"""`--device`: the same words for every verb, and a device that is not there is refused before anything is read."""
+"""Options that are refused before anything is read: a device that is not there, a checkpoint of no run."""
 
 import pytest
 import torch
@@ -23,3 +23,10 @@ def test_a_device_that_is_not_there_is_refused_first(verb, name, code, tmp_path,
     assert error.startswith(f"error: device: found '{name}'")
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "explain"])
+def test_a_checkpoint_of_what_is_no_run_is_refused(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([*VERBS[verb], "--checkpoint", "last"]) == 2
+    assert capsys.readouterr().err == "error: --checkpoint: found last, but absent is no run folder of ours\n"
