@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from robustlens.claims.verdict import Consistency, Findings, decide
+from robustlens.claims.verdict import ORDER, SHARE, Consistency, Findings, decide
 from robustlens.results import Effect, Statistic
+from robustlens.stats.intervals import ROUNDING
 
 
 def findings(value, low, high, agreement=1.0, limitation="") -> Findings:
@@ -48,3 +49,34 @@ def test_the_reason_joins_what_there_is_to_say():
     assert decide(-1, in_pairs)[1] == (
         "it went, a change of +0.2 % (95 % interval +0.1 to +0.3), in 2 of 3 pairs; the opposite of the claim."
     )
+
+
+@pytest.mark.parametrize("ends", [(None, 0.1, 0.3), (0.2, None, 0.3), (0.2, 0.1, None)])
+def test_an_effect_that_lacks_an_end_or_its_value_decides_nothing_and_is_not_told(ends):
+    assert decide(1, findings(*ends)) == ("inconclusive", "it went; there is no interval.")
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("part", [0.5, 1.0])
+def test_an_end_that_is_off_zero_by_rounding_alone_holds_it(direction, side, part):
+    near, far = sorted((side * part * ROUNDING, side * 0.3))
+    verdict, why = decide(direction, findings(side * 0.2, near, far))
+    assert (verdict, "holds zero" in why) == ("inconclusive", True)
+
+
+def test_rounding_is_that_of_the_values_compared():
+    within, beyond = (
+        findings(part * ROUNDING, part * ROUNDING, part * ROUNDING) for part in (1000.0, 1001.0)
+    )
+    assert "no difference" in decide(1, replace(within, scale=1000.0))[1]
+    assert decide(1, replace(beyond, scale=1000.0))[0] == "supported"
+    assert decide(1, within)[0] == "supported"  # where the values are of size 1
+
+
+@pytest.mark.parametrize(("needed", "least"), [(ORDER, 0.5), (SHARE, 2 / 3)])
+def test_support_needs_half_a_rank_correlation_or_two_thirds_of_the_units(needed, least):
+    for agreement, verdict in ((least, "supported"), (least - 0.01, "inconclusive")):
+        shown = findings(0.2, 0.1, 0.3, agreement=agreement)
+        shown = replace(shown, consistency=replace(shown.consistency, needed=needed))
+        assert decide(1, shown)[0] == verdict
