@@ -148,7 +148,7 @@ def test_files_and_names(tmp_path):
 def finished(npz, tmp_path_factory):
     """A study of four runs and one that cannot work, carried out once."""
     folder = tmp_path_factory.mktemp("study")
-    methods = [*spec(npz).methods, {"label": "Wild", "objective": "standard", "optimizer": {"lr": 1e20}}]
+    methods = [*spec(npz).methods, {"label": "Wild", "objective": "standard", "optimizer": {"lr": 1e17}}]
     broken = spec(npz, methods=methods)
     return broken, study.run(broken, folder, executor=InProcess())
 
