@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 FAST   := tests/test_architecture.py tests/test_registry.py tests/test_losses.py tests/test_noise.py tests/config \
-          tests/stats tests/weights tests/executors tests/results/test_files.py tests/results/test_run_folder.py
+          tests/stats tests/threat tests/weights tests/objectives tests/certification tests/executors tests/data \
+          tests/claims tests/results/test_files.py tests/results/test_run_folder.py
 OUT    ?= robustlens-out/quickstart
 
 .PHONY: study test check lint types imports tests fast browser bench bench-peers mutants clean
@@ -16,7 +17,7 @@ study: $(VENV)/.installed
 
 test: lint types imports tests
 
-# The house itself and the rooms that need no network, in about a minute: for between two edits.
+# The house itself and the rooms whose tests are quick, in about a minute: for between two edits.
 check: lint types imports fast
 
 lint: $(VENV)/.installed-dev
@@ -33,7 +34,7 @@ tests: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not slow' $(FAST)
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(FAST)
 
 # The report is opened in a headless Chromium by the tests.
 browser: $(VENV)/.installed-dev
