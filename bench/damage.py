@@ -298,7 +298,10 @@ def one_case(bench: Bench, seed: int) -> dict[str, Any]:
         return case | {"end": f"traceback: {type(error).__name__}: {str(error)[:200]}"}
     if shown == expected:
         return case | {"end": "same page"}
-    names = {Path(file).name, *(one.name for one in same)}
+    pair = (
+        Path(file).with_suffix(suffix).name for suffix in (".json", ".safetensors")
+    )  # a result's two files
+    names = {Path(file).name, *pair, *(one.name for one in same)}
     if any(
         re.search(rf"{re.escape(one)}[^<]*(damaged|expected|found|changed|belong)", shown) for one in names
     ):
