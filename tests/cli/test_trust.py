@@ -155,30 +155,30 @@ def test_code_on_the_command_line_is_trusted_and_cannot_end_the_command(folder, 
         sys.modules.pop("trap_module", None)
 
 
-def test_a_network_that_ends_the_process_is_an_error(folder, capsys):
-    (folder / "leaver.py").write_text(
-        "import sys\nfrom torch import nn\n"
-        "class Leaver(nn.Linear):\n"
-        "    def forward(self, x):\n        sys.exit(0)\n"
-        "def make():\n    return nn.Sequential(nn.Flatten(), Leaver(64, 3))\n"
-    )
-    arguments = ["evaluate", "leaver:make", "--data", "npz:blobs.npz", "--eps", "0.1", "--quiet"]
-    refused(arguments, capsys, 3, "code outside robustlens called sys.exit(0)")
+BAD_FORWARDS = {
+    "leaves": ("import sys; sys.exit(0)", "code outside robustlens called sys.exit(0)"),
+    "fails later": (
+        "Bad.passes += 1\n"
+        "        if Bad.passes > 3:\n            raise ValueError('no\\nmore')\n"
+        "        return super().forward(x)",
+        "model: fails in its forward pass: ValueError: no more",
+    ),
+}
 
 
-def test_a_network_that_fails_later_is_one_line(folder, capsys):
-    (folder / "failing.py").write_text(
+@pytest.mark.parametrize("name", BAD_FORWARDS)
+def test_a_network_that_ends_the_process_or_fails_later_is_one_line(folder, capsys, name):
+    forward, said = BAD_FORWARDS[name]
+    module = f"bad_{name.replace(' ', '_')}"
+    (folder / f"{module}.py").write_text(
         "from torch import nn\n"
-        "class Failing(nn.Linear):\n"
+        "class Bad(nn.Linear):\n"
         "    passes = 0\n"
-        "    def forward(self, x):\n"
-        "        Failing.passes += 1\n"
-        "        if Failing.passes > 3:\n            raise ValueError('no\\nmore')\n"
-        "        return super().forward(x)\n"
-        "def make():\n    return nn.Sequential(nn.Flatten(), Failing(64, 3))\n"
+        f"    def forward(self, x):\n        {forward}\n"
+        "def make():\n    return nn.Sequential(nn.Flatten(), Bad(64, 3))\n"
     )
-    arguments = ["evaluate", "failing:make", "--data", "npz:blobs.npz", "--eps", "0.1", "--quiet"]
-    refused(arguments, capsys, 3, "model: fails in its forward pass: ValueError: no more")
+    arguments = ["evaluate", f"{module}:make", "--data", "npz:blobs.npz", "--eps", "0.1", "--quiet"]
+    refused(arguments, capsys, 3, said)
 
 
 @pytest.mark.parametrize("name", ["../../ESCAPED", "/etc/x", "", "a\nb", "a\0b", "x" * 300])

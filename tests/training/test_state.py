@@ -62,6 +62,13 @@ VARIANTS = {
 }
 
 
+def assert_same_training(whole, other, files=("best", "last", "state", "state.previous")):
+    """The same weights, states and metrics, but for times."""
+    for name in files:
+        assert_same_bits(weights_of(whole, name), weights_of(other, name))
+    assert but_time(whole) == but_time(other)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_stopped_run_resumes_bit_for_bit(variant, tmp_path, splits):
     asked = recipe(**VARIANTS[variant])
@@ -70,9 +77,7 @@ def test_a_stopped_run_resumes_bit_for_bit(variant, tmp_path, splits):
         rl.train(asked, tmp_path / "parts", splits=splits, progress=stop_half_way)
     assert Run(tmp_path / "parts").record.epochs_done == 1
     parts = rl.train(asked, tmp_path / "parts", splits=splits)
-    for name in ("best", "last", "state"):
-        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
-    assert but_time(whole) == but_time(parts)
+    assert_same_training(whole, parts, ("best", "last", "state"))
 
 
 def test_a_stopped_run_with_pseudo_labels_resumes_bit_for_bit(tmp_path, partly_labelled):
@@ -139,9 +144,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_ends_with_the_same_bit
     again = rl.train(asked, tmp_path / "a", splits=splits)
     assert "state.safetensors: damaged" in caplog.text
     assert "training goes on from state.previous.safetensors" in caplog.text
-    for name in ("best", "last", "state", "state.previous"):
-        assert_same_bits(weights_of(whole, name), weights_of(again, name))
-    assert but_time(whole) == but_time(again)
+    assert_same_training(whole, again)
     assert replace(again.record, train_seconds=0) == replace(whole.record, train_seconds=0)
 
 
@@ -168,22 +171,39 @@ def test_two_damaged_states_are_one_line_and_change_nothing(how, tmp_path, split
     assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
 
 
-def stop_at(step):
-    """A listener that asks the process to stop, as a signal between two steps would."""
+def at_step(step, act):
+    """A listener that does something between two steps of training."""
 
     def listen(event):
         if event.phase == "train" and event.done == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            act()
 
     return listen
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "dropout"])
-def test_a_signal_inside_an_epoch_keeps_its_steps_bit_for_bit(variant, tmp_path, splits, monkeypatch):
+def stop_at(step):
+    """A listener that asks the process to stop, as a signal between two steps would."""
+    return at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+class Killed(BaseException):
+    """What nothing catches: the process is gone."""
+
+
+def die():
+    raise Killed
+
+
+@pytest.fixture(params=[*VARIANTS, "dropout"])
+def asked(request, monkeypatch):
+    """A recipe that may be cut off inside an epoch; events come after every step."""
     monkeypatch.setattr("robustlens.training.loop._CHECK_EVERY", 1)
-    asked = recipe(**VARIANTS.get(variant, {}))
-    if variant == "dropout":
-        asked = asked.model_copy(update={"model": ModelSpec(name=f"{__name__}:Dropping")})
+    if request.param == "dropout":
+        return recipe().model_copy(update={"model": ModelSpec(name=f"{__name__}:Dropping")})
+    return recipe(**VARIANTS[request.param])
+
+
+def test_a_signal_inside_an_epoch_keeps_its_steps_bit_for_bit(asked, tmp_path, splits):
     whole = rl.train(asked, tmp_path / "whole", splits=splits)
     parts = Run(tmp_path / "parts")
     for step in (2, 8, 9):  # of 5 an epoch: inside the first, inside the second, and again
@@ -192,9 +212,7 @@ def test_a_signal_inside_an_epoch_keeps_its_steps_bit_for_bit(variant, tmp_path,
     header = array_files.read_header(parts.folder / "state.step.safetensors").values
     assert (header["epochs_done"], header["step"]) == (9 // steps_of(splits), 9 % steps_of(splits))
     rl.train(asked, parts.folder, splits=splits)
-    for name in ("best", "last", "state", "state.previous"):
-        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
-    assert but_time(whole) == but_time(parts)
+    assert_same_training(whole, parts)
     names = [{path.name for path in run.folder.iterdir()} for run in (whole, parts)]
     assert names[0] == names[1]
 
@@ -207,39 +225,20 @@ def test_a_damaged_state_inside_an_epoch_falls_back_to_the_one_after_the_last(tm
     damaged(parts.folder / "state.step.safetensors", "flipped")
     rl.train(recipe(), parts.folder, splits=splits)
     assert "state.step.safetensors: damaged" in caplog.text
-    for name in ("best", "last", "state", "state.previous"):
-        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
+    assert_same_training(whole, parts)
 
 
 def steps_of(splits):
     return len(splits.train) // 32
 
 
-class Killed(BaseException):
-    """What nothing catches: the process is gone."""
-
-
-def die_at(step):
-    def listen(event):
-        if event.phase == "train" and event.done == step:
-            raise Killed
-
-    return listen
-
-
-@pytest.mark.parametrize("variant", [*VARIANTS, "dropout"])
-def test_a_state_inside_an_epoch_outlives_a_kill_bit_for_bit(variant, tmp_path, splits, monkeypatch):
+def test_a_state_inside_an_epoch_outlives_a_kill_bit_for_bit(asked, tmp_path, splits):
     """It was written some steps before; those are taken again."""
-    monkeypatch.setattr("robustlens.training.loop._CHECK_EVERY", 1)
-    asked = recipe(**VARIANTS.get(variant, {}))
-    if variant == "dropout":
-        asked = asked.model_copy(update={"model": ModelSpec(name=f"{__name__}:Dropping")})
     whole = rl.train(asked, tmp_path / "whole", splits=splits)
     parts = Run(tmp_path / "parts")
+    death = at_step(2 * steps_of(splits), die)
     with pytest.raises(Killed):
-        rl.train(
-            asked, parts.folder, splits=splits, progress=die_at(2 * steps_of(splits)), checkpoint_minutes=0
-        )
+        rl.train(asked, parts.folder, splits=splits, progress=death, checkpoint_minutes=0)
     header = array_files.read_header(parts.folder / "state.step.safetensors").values
     assert header["epochs_done"] == 1
     assert 1 <= header["step"] < steps_of(splits)
@@ -247,9 +246,7 @@ def test_a_state_inside_an_epoch_outlives_a_kill_bit_for_bit(variant, tmp_path, 
     rl.train(asked, parts.folder, splits=splits, progress=lambda event: seen.append(event))
     first = next(event.done for event in seen if event.phase == "train")
     assert first == steps_of(splits) + header["step"] + 1, "it goes on inside the epoch"
-    for name in ("best", "last", "state", "state.previous"):
-        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
-    assert but_time(whole) == but_time(parts)
+    assert_same_training(whole, parts)
     assert not (parts.folder / "state.step.safetensors").exists()
 
 
@@ -290,9 +287,7 @@ def test_a_signal_after_the_last_step_keeps_the_epoch(tmp_path, splits):
     header = array_files.read_header(parts.folder / "state.step.safetensors").values
     assert (header["epochs_done"], header["step"]) == (0, steps_of(splits))
     rl.train(recipe(), parts.folder, splits=splits)
-    for name in ("best", "last", "state"):
-        assert_same_bits(weights_of(whole, name), weights_of(parts, name))
-    assert but_time(whole) == but_time(parts)
+    assert_same_training(whole, parts, ("best", "last", "state"))
 
 
 def test_a_finished_run_is_one_of_the_images_that_are_there_now(tmp_path, splits):

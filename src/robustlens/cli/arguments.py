@@ -24,6 +24,7 @@ from robustlens.errors import ConfigError
 from robustlens.results import Run, Stage
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from robustlens.data import Splits
@@ -62,7 +63,7 @@ def resolve_model(
     from robustlens import data, machine
 
     use_data_dir(subject.data_dir)
-    machine.device(network.device)
+    device = machine.device(network.device)
     run = Run(model) if Run(model).has_recipe else None
     if run is None and (subject.data is None or subject.eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
@@ -74,7 +75,7 @@ def resolve_model(
         splits = data.of_spec(run.data_spec, trust_code=network.trust_code)
     else:
         splits = data.load(str(subject.data))
-    build = partial(_network, model, run, network, options)
+    build = partial(_network, model, run, network, options, device)
     own = run if out is None and subject.data is None else None
     run_options = {"splits": splits, "trust_code": network.trust_code, "device": network.device}
     return ResolvedModel(splits, threat, network.checkpoint, own, build, run_options)
@@ -93,10 +94,10 @@ def _threat(model: str, run: Run | None, subject: SubjectOptions) -> ThreatSpec:
 
 
 def _network(
-    model: str, run: Run | None, options: NetworkOptions, of_model: Mapping[str, Any]
+    model: str, run: Run | None, options: NetworkOptions, of_model: Mapping[str, Any], device: "torch.device"
 ) -> "nn.Module":
     """The network that the argument names; a checkpoint is a run folder's alone."""
-    from robustlens import machine, models
+    from robustlens import models
 
     if run is not None and options.checkpoint in SELECTIONS:
         raise ConfigError(
@@ -104,7 +105,7 @@ def _network(
         )
     checkpoint = options.checkpoint if run else None
     network = models.load(model, checkpoint=checkpoint, trust_code=options.trust_code, **of_model)
-    return network.to(machine.device(options.device))
+    return network.to(device)
 
 
 def model_options(run: Run | None, architecture: str | None, given: list[str] | None) -> dict[str, Any]:
