@@ -1,16 +1,25 @@
-"""One PGD-10 adversarial training step: ours against a plain loop, side by side in one process.
+"""One step of adversarial training: ours beside the published AWP code's loop, in one process.
 
-    python bench/training_step.py [--model small-cnn] [--rounds 7]
+    python bench/training_step.py [--model small-cnn] [--awp] [--rounds 7] [--out FILE]
 
-The plain loop is written as public training scripts are: parameters differentiated while attacking, one
-forward pass per step and one more at the end, default memory layout. Both do the same work: uniform start, 10
-steps, one update. Rounds alternate, and the ratio is of medians.
+Three ways to take PGD-10 and one update on the same 128 images of a batch:
+
+- published: as the code of Wu et al. (2020) and most that followed it writes the step. The attack runs in
+  train mode, gradients of the weights accumulate while it looks for those of the image, and a last forward
+  pass looks at the finished images. With AWP, a copy of the network ascends.
+- lean: the same loop with the weights frozen in eval mode during the attack, and nothing after it.
+- ours: the step that `robustlens train` takes, in float32 and in bfloat16.
+
+Rounds alternate, and the ratios are of medians. Images are random numbers: a step costs the same on any.
 """
 
 import argparse
+import copy
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,91 +27,153 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 import robustlens as rl
+from robustlens.config import Recipe
 from robustlens.machine import keep_memory
+from robustlens.training.distributed import fabric_for
+from robustlens.training.network import describe_model
+from robustlens.training.step import TrainingStep
 
 SHAPES = {"small-cnn": (1, 28, 28), "small-cnn-bn": (1, 28, 28)}
-EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 128
+GAMMA = 0.01
 
 
-def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """Adversarial training as scripts write it."""
-    model.eval()
-    x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
-    for _ in range(STEPS):
-        x_adv.requires_grad_()
-        loss = F.cross_entropy(model(x_adv), y)
-        loss.backward()
-        assert x_adv.grad is not None
-        x_adv = x_adv.detach() + STEP * x_adv.grad.sign()
-        x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
-    with torch.no_grad():
-        model(x_adv)
-    model.train()
-    optimizer.zero_grad()
-    F.cross_entropy(model(x_adv), y).backward()
-    optimizer.step()
+class PlainLoop:
+    """Adversarial training as scripts write it.
+
+    Args:
+        model: the network.
+        awp: perturb the weights along the gradient of a copy.
+        published: attack in train mode, with gradients of the weights, and look at the images at the end.
+    """
+
+    def __init__(self, model: nn.Module, *, awp: bool, published: bool) -> None:
+        self.model, self.published = model, published
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self.proxy = copy.deepcopy(model) if awp else None
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """One step."""
+        x_adv = self._attack(x, y)
+        self.model.train()
+        offsets = [] if self.proxy is None else self._ascend(self.proxy, x_adv, y)
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(x_adv), y).backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for weight, offset in offsets:
+                weight.sub_(offset)
+
+    def _attack(self, x: Tensor, y: Tensor) -> Tensor:
+        self.model.train(self.published)
+        self.model.requires_grad_(self.published)
+        delta = torch.empty_like(x).uniform_(-EPS, EPS)
+        delta = ((x + delta).clamp(0, 1) - x).requires_grad_()
+        for _ in range(STEPS):
+            loss = F.cross_entropy(self.model(x + delta), y)
+            loss.backward()
+            assert delta.grad is not None
+            moved = (delta.detach() + STEP * delta.grad.sign()).clamp(-EPS, EPS)
+            delta = ((x + moved).clamp(0, 1) - x).requires_grad_()
+        if self.published:
+            self.model(x + delta)
+        self.model.requires_grad_(True)
+        return (x + delta).detach()
+
+    def _ascend(self, proxy: nn.Module, x_adv: Tensor, y: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+        """Move the weights by AWP's step; returns by how much each has moved."""
+        proxy.load_state_dict(self.model.state_dict())
+        proxy.train()
+        proxy.zero_grad()
+        (-F.cross_entropy(proxy(x_adv), y)).backward()
+        with torch.no_grad():
+            pairs = zip(self.model.parameters(), proxy.parameters(), strict=True)
+            moves: list[tuple[nn.Parameter, Tensor]] = []
+            for weight, other in pairs:
+                if weight.ndim > 1 and other.grad is not None:
+                    offset = -GAMMA * weight.norm() / (other.grad.norm() + 1e-20) * other.grad
+                    weight.add_(offset)
+                    moves.append((weight, offset))
+        return moves
 
 
-def our_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, precision: str
-) -> None:
-    """The same through robustlens."""
-    attack = rl.attacks.PGD(rl.ThreatModel("Linf", EPS), steps=STEPS, step_size=STEP, keep="last")
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        x_adv = attack(model, x, y)
-        model.train()
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x_adv), y)
-    loss.backward()
-    optimizer.step()
+def our_step(name: str, x: Tensor, y: Tensor, *, awp: bool, precision: str) -> Callable[[], object]:
+    """The step of `robustlens train` on these images."""
+    recipe = Recipe.model_validate(
+        {
+            "data": {"name": "arrays", "augment": "none"},
+            "model": {"name": name},
+            "threat": {"norm": "Linf", "eps": EPS},
+            "attack": {"steps": STEPS, "step_size": STEP},
+            "optimizer": {"batch_size": BATCH},
+            "precision": precision,
+            **({"awp": {"gamma": GAMMA}} if awp else {}),
+        }
+    )
+    pixels = (255 * x.cpu()).round().to(torch.uint8)
+    splits = rl.data.from_tensors(pixels, y.cpu(), pixels, y.cpu(), validation=0.0)
+    torch.manual_seed(0)
+    network: Any = rl.models.build_from(describe_model(recipe, splits))
+    model = network.to(x.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    fabric = fabric_for(recipe.precision)
+    step = TrainingStep(recipe, model, splits.train, optimizer, fabric, splits.num_classes)
+    rows = torch.arange(BATCH)
+    return lambda: step(0, 0, rows)
 
 
-def contestants(name: str, device: torch.device) -> dict[str, Callable[[Tensor, Tensor], None]]:
-    """Each way to do one step, on a model and an optimizer of its own."""
-    channels = SHAPES.get(name, (3, 32, 32))[0]
+def contestants(name: str, x: Tensor, y: Tensor, *, awp: bool) -> dict[str, Callable[[], object]]:
+    """Each way to take one step, with a network of its own."""
 
-    def prepared(
-        step: Callable[..., None], layout: torch.memory_format, *extra: str
-    ) -> Callable[[Tensor, Tensor], None]:
+    def plain(published: bool) -> Callable[[], None]:
         torch.manual_seed(0)
-        model: Any = rl.models.get(name, num_classes=10, in_channels=channels)
-        model = model.to(device, memory_format=layout)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        return lambda x, y: step(model, optimizer, x, y, *extra)
+        model = rl.models.get(name, num_classes=10, in_channels=x.shape[1]).to(x.device)
+        loop = PlainLoop(model, awp=awp, published=published)
+        return lambda: loop(x, y)
 
     return {
-        "plain": prepared(plain_step, torch.contiguous_format),
-        "ours fp32": prepared(our_step, torch.channels_last, "fp32"),
-        "ours bf16": prepared(our_step, torch.channels_last, "bf16"),
+        "published": plain(published=True),
+        "lean": plain(published=False),
+        "ours float32": our_step(name, x, y, awp=awp, precision="32-true"),
+        "ours bfloat16": our_step(name, x, y, awp=awp, precision="bf16-mixed"),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="small-cnn")
+    parser.add_argument("--awp", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep-memory", action="store_true", help="for all, so it helps the plain loop too")
+    parser.add_argument("--out", type=Path, help="add the result to this JSON file")
     arguments = parser.parse_args()
-    if arguments.keep_memory:
-        keep_memory()
+    keep_memory()  # for all, so that it helps the other loops too
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    x = torch.rand(128, *SHAPES.get(arguments.model, (3, 32, 32)), device=device)
-    y = torch.randint(0, 10, (128,), device=device)
-    steps = contestants(arguments.model, device)
+    torch.manual_seed(0)
+    x = torch.rand(BATCH, *SHAPES.get(arguments.model, (3, 32, 32)), device=device)
+    y = torch.arange(BATCH, device=device) % 10
+    steps = contestants(arguments.model, x, y, awp=arguments.awp)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(arguments.rounds + 1):
         for name, step in steps.items():
             began = time.perf_counter()
-            step(x, y)
+            step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if round_ > 0:  # the first is a warm-up
                 seconds[name].append(time.perf_counter() - began)
-    base = statistics.median(seconds["plain"])
+    base = statistics.median(seconds["published"])
+    ratios = {name: round(base / statistics.median(times), 2) for name, times in seconds.items()}
     for name, times in seconds.items():
-        print(
-            f"{name:10s} {1000 * statistics.median(times):8.1f} ms   {base / statistics.median(times):.2f}x"
-        )
+        print(f"{name:14s} {1000 * statistics.median(times):9.1f} ms   {ratios[name]:.2f}x")
+    if arguments.out:
+        results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        key = f"{arguments.model}{' with AWP' * arguments.awp}"
+        results[key] = {
+            "rounds": arguments.rounds,
+            "threads": torch.get_num_threads(),
+            "times faster": ratios,
+        }
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

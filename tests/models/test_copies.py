@@ -14,8 +14,9 @@ from torch.nn.utils import parametrizations
 from helpers.small_models import Snapshot, everything, images
 from robustlens import models
 from robustlens.errors import ConfigError, StoppedError
-from robustlens.models import copies, folding
+from robustlens.models import copies, fast_network, folding
 from robustlens.models.folding import Observed
+from robustlens.models.patches import PatchConvolution
 from robustlens.models.wide_resnet import wide_resnet
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -470,7 +471,9 @@ def test_an_unknown_precision_is_refused() -> None:
 
 def test_a_wrong_fold_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = trained_like(NETS["bn first"][0]()), torch.rand(6, *IMAGES, dtype=torch.float64)
-    monkeypatch.setattr(copies, "observe", lambda copy, x: Observed(((copy.bn, copy.conv),), (copy.conv,)))
+    monkeypatch.setattr(
+        fast_network, "observe", lambda copy, x: Observed(((copy.bn, copy.conv),), (copy.conv,))
+    )
     copy = models.fast_copy(model, x)
     assert copy is not model
     assert norms_in(copy) == 1
@@ -483,7 +486,9 @@ def test_logits_must_agree_to_1e_4_of_their_scale(
     error: float, left: int, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = folding.scale_and_shift
-    monkeypatch.setattr(folding, "scale_and_shift", lambda norm: (true(norm)[0] * (1 + error), true(norm)[1]))
+    monkeypatch.setattr(
+        folding, "scale_and_shift", lambda norm, how: (true(norm)[0] * (1 + error), true(norm)[1])
+    )
     model = trained_like(NETS["linear, bn"][0]())
     model[3].bias.data += offset
     assert norms_in(models.fast_copy(model, torch.rand(6, 4, dtype=torch.float64))) == left
@@ -493,7 +498,7 @@ def test_a_copy_that_is_wrong_on_another_batch_is_noticed(monkeypatch: pytest.Mo
     def spoil(model: Any, pairs: object) -> None:
         model.run = lambda net, x: net.fc(x) + (len(x) != 6)
 
-    monkeypatch.setattr(copies, "fold", spoil)
+    monkeypatch.setattr(fast_network, "fold", spoil)
     model, x = Net(lambda net, x: net.fc(x), fc=nn.Linear(4, 3)), torch.rand(6, 4)
     copy = models.fast_copy(model, x)
     assert copy is not model
@@ -597,3 +602,94 @@ def test_a_model_that_names_a_dtype_cannot_be_doubled(name: str) -> None:
     model, x = Net(CAST[name], fc=nn.Linear(4, 3)), torch.rand(6, 4)
     assert models.float64_copy(model, x) is None
     assert models.fast_copy(model, x) is not model
+
+
+@pytest.mark.parametrize("side", [28, 29, (27, 30)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "channels"),
+    [
+        (4, 2, 1, 1),
+        (4, 2, 1, 3),
+        (2, 2, 0, 3),
+        (4, 4, 0, 3),
+        (6, 3, 2, 2),
+        (4, 2, (1, 0), 1),
+        (4, 2, (0, 3), 4),
+    ],
+)
+def test_convolutions_on_patches_give_the_same_sums(kernel, stride, padding, channels, side) -> None:
+    size = side if isinstance(side, tuple) else (side, side)
+    layer = nn.Conv2d(channels, 5, kernel, stride, padding=padding).double()
+    assert PatchConvolution.fits(layer)
+    x = torch.rand(2, channels, *size, dtype=torch.float64)
+    patches = PatchConvolution(layer)
+    assert torch.allclose(patches(x), layer(x), rtol=0, atol=1e-14)
+    assert torch.allclose(gradient(patches, x), gradient(layer, x), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 4, 3, 1),
+        nn.Conv2d(1, 4, 3, 2),
+        nn.Conv2d(5, 4, 4, 2),
+        nn.Conv2d(2, 4, 4, 2, groups=2),
+        nn.Conv2d(1, 4, 4, 2, dilation=2),
+        nn.Conv2d(1, 4, (4, 2), 2),
+        nn.Conv2d(1, 4, 4, (2, 4)),
+        nn.Conv2d(1, 4, 4, 2, padding=1, padding_mode="reflect"),
+        Doubling(1, 4, 4, 2),
+        nn.ConvTranspose2d(1, 4, 4, 2),
+    ],
+    ids=str,
+)
+def test_other_layers_do_not_work_on_patches(layer: nn.Module) -> None:
+    assert not PatchConvolution.fits(layer)
+
+
+TRAINABLE = {
+    "small-cnn": 1,
+    "small-cnn-bn": 1,
+    "resnet8": 3,
+}
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_training_copy_follows_the_network(name: str, precision: str) -> None:
+    """After steps that move weights and running statistics, it gives the logits of a copy that is made anew."""
+    torch.manual_seed(0)
+    model: Any = models.get(name, num_classes=5, in_channels=TRAINABLE[name])
+    x = torch.rand(8, TRAINABLE[name], 28, 28)
+    fast = models.training_copy(model, x, precision=precision)
+    assert fast is not None
+    before = fast.network(x)
+    trained_like(model, torch.float32).train()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    found, wanted = fast.refreshed()(x), models.fast_copy(model, x, precision=precision)(x)
+    scale = wanted.abs().max().item()
+    assert torch.allclose(found, wanted, rtol=0, atol=(1e-5 if precision == "32-true" else 0.05) * scale)
+    assert not torch.allclose(found, before, rtol=0, atol=0.1 * scale)
+    assert model.training
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+class Remembering(nn.Module):
+    """Keeps a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = conv(), torch.ones(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pooled(self.conv(x)) * self.scale
+
+
+def test_no_training_copy_where_none_would_be_faster_or_could_follow() -> None:
+    x = torch.rand(4, 3, 8, 8)
+    plain = Net(lambda net, x: pooled(net.conv(x)), conv=conv())
+    assert models.training_copy(plain, x) is None
+    assert models.training_copy(plain, x, precision="bf16-mixed") is not None
+    assert models.training_copy(Remembering(), x, precision="bf16-mixed") is None

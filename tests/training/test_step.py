@@ -19,7 +19,7 @@ from helpers.training_runs import (
     weights_of,
     without_batch_norm,
 )
-from robustlens import weights
+from robustlens import models, weights
 from robustlens.config import PerturbationSpec, Recipe, checked
 from robustlens.errors import ConfigError
 from robustlens.training import loop as training_loop
@@ -271,3 +271,20 @@ def test_parts_that_do_not_go_together_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=said):
         rl.train(recipe(**changes), tmp_path / "run", splits=splits)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("awp", [{}, {"awp": {"gamma": 0.01}}, {"awp": {"gamma": 0.01, "from_attack": True}}])
+@pytest.mark.parametrize("model_mode", ["eval", "train"])
+def test_crafting_on_a_faster_copy_changes_nothing_but_rounding(
+    awp, model_mode, tmp_path, splits, monkeypatch
+):
+    made, changes = [], {**awp, "attack": {"model_mode": model_mode}, "optimizer": {"epochs": 1}}
+    real = models.training_copy
+    monkeypatch.setattr(
+        models, "training_copy", lambda *args, **how: made.append(real(*args, **how)) or made[-1]
+    )
+    with_copy = rl.train(recipe(**changes), tmp_path / "copy", splits=splits)
+    assert [fast is not None for fast in made] == [True] * (model_mode == "eval")
+    monkeypatch.setattr(models, "training_copy", lambda *args, **how: None)
+    without = rl.train(recipe(**changes), tmp_path / "none", splits=splits)
+    assert distance(weights_of(with_copy), weights_of(without)) < (1e-4 if model_mode == "eval" else 1e-12)

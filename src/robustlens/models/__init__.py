@@ -4,7 +4,8 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 "package.module:factory"; weights in safetensors, and those of others (docs/models.md).
 """
 
-from robustlens.models.copies import fast_copy, float64_copy
+from robustlens.models.copies import fast_copy, float64_copy, training_copy
+from robustlens.models.fast_network import FastNetwork
 from robustlens.models.fingerprint import fingerprint
 from robustlens.models.inference import frozen, inference, preserved_state
 from robustlens.models.loading import load, load_weights, to_bytes
@@ -15,6 +16,7 @@ from robustlens.models.start import start_from
 
 __all__ = [
     "MODELS",
+    "FastNetwork",
     "Normalize",
     "as_logits",
     "build_from",
@@ -35,4 +37,5 @@ __all__ = [
     "preserved_state",
     "start_from",
     "to_bytes",
+    "training_copy",
 ]

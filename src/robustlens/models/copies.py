@@ -1,8 +1,7 @@
 """Copies of a network that give its logits: one in less time, one in float64."""
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from robustlens.errors import ConfigError, ModelError, StoppedError
 from robustlens.machine import float32_products
-from robustlens.models.folding import fold, observe, swap
+from robustlens.models.fast_network import Changes, FastNetwork, copied
 from robustlens.models.inference import inference
 from robustlens.models.probe import as_logits
 
@@ -20,24 +19,12 @@ from robustlens.models.probe import as_logits
 _FLOAT32, _BFLOAT16, _FLOAT64 = 1e-4, 0.1, 1e-3
 
 
-class Cast(nn.Module):
-    """A layer in a precision of its own: its weights are cast once, its input in every pass."""
-
-    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.layer = layer.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """The layer's output, in its precision."""
-        return self.layer(x.to(self.dtype))
-
-
 def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-true") -> nn.Module:
     """A copy of `model` in eval mode that gives the same logits and input gradients in less time.
 
     Its BatchNorms are folded where a convolution or linear layer comes before them, convolutions keep their
-    images channels last, and no weight asks for a gradient. With "bf16-mixed", convolutions and linear layers
+    images channels last, and work on patches where they stride over few channels; no weight asks for a
+    gradient. With "bf16-mixed", convolutions and linear layers
     work in bfloat16, but for the last: logits are float32.
 
     A copy is given out only if it has shown the model's logits on `x` and on a mirrored, noisy batch of
@@ -53,26 +40,48 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     Raises:
         ConfigError: unknown precision.
     """
+    fast = _fast_network(model, x, precision)
+    return model if fast is None else fast.network
+
+
+def training_copy(
+    model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "32-true"
+) -> FastNetwork | None:
+    """A copy as `fast_copy` makes it, which `FastNetwork.refreshed` brings up to the weights of a later step.
+
+    Whether there is one, and what is changed in it, depends on the network and on `x` as they are now: a run
+    that begins with the same weights gets the same copy when it is resumed. None where no copy would be
+    faster, and for a network that keeps tensors outside its parameters and buffers: they would grow old.
+
+    Args:
+        model: about to be trained; left as it is.
+        x: a few images to compare on, on the model's device.
+        precision: "32-true" or "bf16-mixed".
+    """
+    if any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values()):
+        return None
+    fast = _fast_network(model, x, precision)
+    return fast if fast is not None and fast.is_faster else None
+
+
+def _fast_network(model: nn.Module, x: Tensor, precision: str) -> FastNetwork | None:
+    """The fastest copy that gives the model's logits on two batches; None where none does."""
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
-    with float32_products():
-        return _fast_copy(model, _batches(x), lowers=precision == "bf16-mixed")
-
-
-def _fast_copy(model: nn.Module, batches: tuple[Tensor, Tensor], *, lowers: bool) -> nn.Module:
-    """The fastest copy that gives the model's logits on both batches; the model itself where none does."""
-    wanted = _logits(model, batches)
-    if wanted is None:
-        return model
+    batches = _batches(x)
     plans = [(True, torch.channels_last), (True, torch.contiguous_format), (False, torch.channels_last)]
-    for in_bfloat16 in (True, False) if lowers else (False,):
-        for folds, layout in plans:
-            with _attempt():
-                candidate = _copy(model)
-                _speed_up(candidate, batches[0], folds, in_bfloat16, layout)
-                if _agree(_run(candidate, batches, model), wanted, _BFLOAT16 if in_bfloat16 else _FLOAT32):
-                    return candidate
-    return model
+    with float32_products():
+        wanted = _logits(model, batches)
+        if wanted is None:
+            return None
+        for lowers in (True, False) if precision == "bf16-mixed" else (False,):
+            for folds, layout in plans:
+                with _attempt():
+                    candidate = FastNetwork(model, batches[0], Changes(folds, lowers, layout))
+                    logits = _run(candidate.network, batches, model)
+                    if _agree(logits, wanted, _BFLOAT16 if lowers else _FLOAT32):
+                        return candidate
+    return None
 
 
 def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
@@ -91,24 +100,11 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
         wanted = _logits(model, batches)
         with _attempt():
             if wanted is not None:
-                candidate = _copy(model).double()
+                candidate = copied(model).double()
                 logits = _run(candidate, [batch.double() for batch in batches], model)
                 if _agree(logits, [each.double() for each in wanted], _FLOAT64):
                     return candidate
     return None
-
-
-def _speed_up(model: nn.Module, x: Tensor, folds: bool, lowers: bool, layout: torch.memory_format) -> None:
-    """Apply the changes that are asked for to a copy."""
-    if folds or lowers:
-        seen = observe(model, x)
-        if folds:
-            fold(model, seen.pairs)
-        if lowers:
-            dtypes = dict.fromkeys(seen.layers, torch.bfloat16) | {seen.layers[-1]: torch.float32}
-            swap(model, {layer: Cast(layer, dtype) for layer, dtype in dtypes.items()})
-    in_layout: Callable[..., nn.Module] = model.to  # torch's type hints leave memory_format out
-    in_layout(memory_format=layout).eval()
 
 
 def _batches(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,9 +123,9 @@ def _logits(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor] | None:
     if len(batches[0]) == 0 or _has_hooks(model):
         return None
     with _attempt():
-        copied = _copy(model)
-        first, again = _run(copied, [batches[0], batches[0]], model)
-        pairs = zip(_tensors(model), _tensors(copied), strict=True)
+        another = copied(model)
+        first, again = _run(another, [batches[0], batches[0]], model)
+        pairs = zip(_tensors(model), _tensors(another), strict=True)
         if torch.equal(first, again) and all(torch.equal(mine, its) for mine, its in pairs):
             with inference(model):
                 return [as_logits(model(batch), len(batch)) for batch in batches]
@@ -169,10 +165,6 @@ def _agree(logits: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float)
         if not close or (one.argmax(1) == other.argmax(1)).double().mean() < 0.75:
             return False
     return True
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def _has_hooks(model: nn.Module) -> bool:

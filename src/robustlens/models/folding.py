@@ -55,10 +55,7 @@ def fold(model: nn.Module, pairs: Iterable[tuple[Norm, Layer]]) -> None:
     """Let the layer of each (BatchNorm, layer) in `model` compute both."""
     swaps: dict[nn.Module, nn.Module] = {}
     for norm, layer in pairs:
-        scale, shift = scale_and_shift(norm)
-        weight = _exact(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
-        bias = shift if layer.bias is None else _exact(layer.bias) * scale + shift
-        for name, value in (("weight", weight), ("bias", bias)):
+        for name, value in zip(("weight", "bias"), folded_tensors(norm, layer, exact), strict=True):
             setattr(layer, name, nn.Parameter(value.to(layer.weight), requires_grad=False))
         swaps[norm] = nn.Identity()
     swap(model, swaps)
@@ -150,17 +147,29 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """The factor and the summand of each channel of a BatchNorm in eval mode, in float64."""
+def folded_tensors(
+    norm: Norm, layer: Layer, precision: Callable[[Tensor], Tensor] = Tensor.detach
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias with which a layer computes the BatchNorm after it as well, in a precision."""
+    scale, shift = scale_and_shift(norm, precision)
+    weight = precision(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    return weight, shift if layer.bias is None else precision(layer.bias) * scale + shift
+
+
+def scale_and_shift(
+    norm: nn.modules.batchnorm._BatchNorm, precision: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The factor and the summand of each channel of a BatchNorm in eval mode, in float64 by default."""
+    precision = precision or exact
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
+    scale = (precision(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * _exact(norm.weight)
-    shift = -_exact(norm.running_mean) * scale
-    return scale, shift if norm.bias is None else shift + _exact(norm.bias)
+        scale = scale * precision(norm.weight)
+    shift = -precision(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + precision(norm.bias)
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def exact(tensor: Tensor) -> Tensor:
     """In float64, on the CPU, since not every device has it."""
     return tensor.detach().cpu().double()

@@ -20,6 +20,10 @@ class Norm(Protocol):
     def step_ratio(self) -> float:
         """The field's step size as a share of eps (PGD-10 training, PGD-20 test)."""
 
+    @property
+    def avoids_the_box(self) -> bool:
+        """Whether an ascent looks where the box blocks it."""
+
     def size(self, delta: Tensor) -> Tensor:
         """Norm of each row, (n,)."""
 
@@ -29,8 +33,11 @@ class Norm(Protocol):
     def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
         """`delta` inside the ball, which rounding has made it leave; only what is `free` moves if it can."""
 
-    def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
-        """Unit step of steepest ascent; `room` is False where the box blocks the coordinate."""
+    def ascend(self, gradient: Tensor, room: Tensor | None) -> Tensor:
+        """Unit step of steepest ascent.
+
+        `room` is False where the box blocks the coordinate; None for a norm that does not avoid the box.
+        """
 
     def sample(self, key: Tensor, like: Tensor) -> Tensor:
         """A point of the unit ball, drawn from the example's key."""
@@ -72,6 +79,7 @@ def _contract(delta: Tensor, eps: float, free: Tensor, power: int) -> Tensor:
 @dataclass(frozen=True)
 class _Linf:
     step_ratio: float = 1 / 4  # 2/255 for 8/255
+    avoids_the_box: bool = False
 
     def size(self, delta: Tensor) -> Tensor:
         return delta.abs().amax(1)
@@ -82,7 +90,7 @@ class _Linf:
     def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
         return delta.clamp(-eps, eps)
 
-    def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
+    def ascend(self, gradient: Tensor, room: Tensor | None) -> Tensor:
         return gradient.sign()
 
     def sample(self, key: Tensor, like: Tensor) -> Tensor:
@@ -97,6 +105,7 @@ class _Linf:
 @dataclass(frozen=True)
 class _L2:
     step_ratio: float = 15 / 128  # 15/255 for 128/255
+    avoids_the_box: bool = False
 
     def size(self, delta: Tensor) -> Tensor:
         return delta.norm(dim=1)
@@ -115,7 +124,7 @@ class _L2:
     def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
         return _contract(delta, eps, free, power=2)
 
-    def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
+    def ascend(self, gradient: Tensor, room: Tensor | None) -> Tensor:
         # Scaled by the largest entry first: squares of tiny gradients would vanish in float32.
         largest = gradient.abs().amax(1, keepdim=True)
         scaled = gradient / torch.where(largest > 0, largest, 1.0)
@@ -180,6 +189,7 @@ def _share_by_sorting(delta: Tensor, eps: float, low: Tensor, high: Tensor) -> T
 @dataclass(frozen=True)
 class _L1:
     step_ratio: float = 1 / 4
+    avoids_the_box: bool = True
     share: float = 0.05
     """Share of coordinates that one step moves (SLIDE, Tramer and Boneh 2019, moves a top quantile)."""
 
@@ -208,7 +218,8 @@ class _L1:
     def contract(self, delta: Tensor, eps: float, free: Tensor) -> Tensor:
         return _contract(delta, eps, free, power=1)
 
-    def ascend(self, gradient: Tensor, room: Tensor) -> Tensor:
+    def ascend(self, gradient: Tensor, room: Tensor | None) -> Tensor:
+        assert room is not None
         size = gradient.abs() * room
         count = max(1, round(self.share * gradient.shape[1]))
         top = size.topk(count, dim=1).indices

@@ -118,9 +118,10 @@ class ThreatModel:
         step_size: float | Float[Tensor, " n"],
     ) -> Float[Tensor, "n ..."]:
         """One step of steepest ascent of length `step_size` in this norm, not yet projected."""
-        low, high = self.bounds
-        room = torch.where(gradient > 0, x_adv < high, x_adv > low)
-        step = NORMS[self.norm].ascend(gradient.flatten(1), room.flatten(1))
+        norm, (low, high), room = NORMS[self.norm], self.bounds, None
+        if norm.avoids_the_box:
+            room = torch.where(gradient > 0, x_adv < high, x_adv > low).flatten(1)
+        step = norm.ascend(gradient.flatten(1), room)
         size = step_size[:, None] if isinstance(step_size, Tensor) else step_size
         return x_adv + (size * step).view_as(x_adv)
 

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from robustlens import attacks, noise, objectives, weights
+from robustlens import attacks, models, noise, objectives, weights
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, augment
@@ -22,6 +22,8 @@ from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
+
+_COMPARED = 8  # images on which a faster copy of the network has to show its logits
 
 Draws = Callable[..., torch.Generator]
 """Generator of a sub-stream of a step's randomness, new at every call: `draws(number, ...)`."""
@@ -77,6 +79,7 @@ class TrainingStep:
         self.augment = augment.get(augmentation(recipe))
         self.perturbation = perturbation_of(recipe, model)
         self._check()
+        self.crafting_copy = self._crafting_copy(model)
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
@@ -98,6 +101,15 @@ class TrainingStep:
         """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
         spec = self.recipe.perturbation
         return spec is not None and epoch >= spec.warmup_epochs
+
+    def _crafting_copy(self, model: nn.Module) -> models.FastNetwork | None:
+        """A faster copy of the network for an attack that asks for nothing but its logits in eval mode."""
+        attack, precision = self.attack, self.recipe.precision
+        if not isinstance(attack, attacks.PGD | attacks.FGSM) or attack.model_mode != "eval":
+            return None
+        few = self.images.x(slice(_COMPARED)).to(self.fabric.device)
+        lowers = precision == "bf16-mixed"
+        return models.training_copy(model, few, precision=precision if lowers else "32-true")
 
     # -- what goes together ----------------------------------------------------------------------
 
@@ -168,10 +180,13 @@ class TrainingStep:
         if self.attack is None:
             return None
         totals = [torch.zeros_like(weight) for weight in followed]
+        # The gradients of weights are asked of the network itself.
+        fast = None if followed else self.crafting_copy
+        network = self.model if fast is None else fast.refreshed()
         for batch in batches:
             with self.fabric.autocast():
                 crafted = attacks.craft(
-                    self.attack, self.model, batch.x, batch.y, weights=followed, generator=new_generator()
+                    self.attack, network, batch.x, batch.y, weights=followed, generator=new_generator()
                 )
             batch.x_adv = crafted.x_adv
             gradients = crafted.weight_gradients or []
