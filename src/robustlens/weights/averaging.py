@@ -32,7 +32,7 @@ class ExponentialMovingAverage:
         """Add the weights as they are now to the average."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(weight, 1 - decay)
-        for copied, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            copied.copy_(buffer)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        copied = list(self.average.buffers())
+        if copied:
+            torch._foreach_copy_(copied, list(self.model.buffers()))

@@ -28,14 +28,12 @@ def offset_weights(
     saved = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
-            for weight, step in zip(weights, by, strict=True):
-                weight.add_(step, alpha=alpha)
+            torch._foreach_add_(list(weights), list(by), alpha=alpha)
         torch.clear_autocast_cache()  # an enclosing autocast keeps low-precision copies of the weights
         yield
     finally:
         with torch.no_grad():
-            for weight, original in zip(weights, saved, strict=True):
-                weight.copy_(original)
+            torch._foreach_copy_(list(weights), saved)
         torch.clear_autocast_cache()
 
 
@@ -162,10 +160,10 @@ class WeightPerturbation(abc.ABC):
 
 def relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: float) -> list[Tensor]:
     """Each direction, scaled to the length `gamma` ||w_l|| of its weight."""
-    return [
-        direction * (gamma * weight.detach().norm() / (direction.norm() + TINY))
-        for weight, direction in zip(weights, directions, strict=True)
-    ]
+    lengths = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
+    sizes = torch.stack(torch._foreach_norm(list(directions)))
+    factors = (gamma * lengths / (sizes + TINY)).unbind()
+    return [direction * factor for direction, factor in zip(directions, factors, strict=True)]
 
 
 def in_parallel() -> bool:
