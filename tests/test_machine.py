@@ -1,5 +1,6 @@
 """Float32 products: IEEE where verdicts are formed, TF32 where a recipe says so, the caller's settings after."""
 
+import os
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from robustlens import machine, models, reliability
 from robustlens.config import Recipe, checked
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, ResourceError
-from robustlens.machine import environment, float32_products
+from robustlens.machine import environment, float32_products, repeatable
 from robustlens.training.distributed import fabric_for, products
 
 BACKENDS: Any = torch.backends
@@ -169,3 +170,39 @@ def test_training_asks_for_the_device_by_its_number(monkeypatch):
     for name in ("auto", "cuda:2", "cpu"):
         fabric_for("32-true", name)
     assert asked == [("cuda", [0]), ("cuda", [2]), ("cpu", 1)]
+
+
+def algorithms() -> tuple[bool, ...]:
+    cudnn = torch.backends.cudnn
+    return (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_work_on_cuda_is_repeatable_unless_it_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before, inside = algorithms(), list[Any]()
+
+    def fail() -> None:
+        with repeatable(torch.device("cuda"), fast=fast):
+            inside[:] = [*algorithms(), torch.is_deterministic_algorithms_warn_only_enabled()]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [not fast, not fast, fast, True]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert algorithms() == before
+    with repeatable(torch.device("cpu"), fast=fast):
+        assert algorithms() == before
+
+
+def test_the_settings_of_the_caller_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with repeatable(torch.device("cuda")):
+            assert algorithms() == (True, True, False)
+        assert algorithms() == (True, False, True)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

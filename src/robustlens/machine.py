@@ -116,6 +116,39 @@ def float32_products(kind: Literal["ieee", "tf32"] = "ieee") -> Iterator[None]:
                 switch.fp32_precision = before
 
 
+@contextlib.contextmanager
+def repeatable(on: "torch.device", *, fast: bool = False) -> Iterator[None]:
+    """Inside, the same work gives the same bits on a CUDA device, as it does on the CPU anyway.
+
+    cuDNN takes deterministic algorithms, and so do torch's own operations; one that has none warns, once.
+    With `fast`, cuDNN takes whatever was quickest in a trial on this device, and sums may be added up in
+    another order each time. The settings of the caller come back at the end.
+
+    Args:
+        on: where the work is done; on the CPU nothing is set.
+        fast: give up equal bits for speed.
+    """
+    import torch
+
+    if on.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    cudnn = torch.backends.cudnn
+    algorithms = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    saved = cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(not fast, warn_only=True)
+        cudnn.deterministic, cudnn.benchmark = not fast, fast
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        cudnn.deterministic, cudnn.benchmark = saved
+
+
 def _switches() -> list[Any]:
     """The newer settings, one for each kind of operation; none before torch 2.9."""
     from torch import backends

@@ -163,6 +163,11 @@ def test_differences_name_the_field_and_both_values():
         (Recipe, {"pseudo_labels": {}}, r"recipe.pseudo_labels: found without data.unlabeled"),
         (Recipe, {"awp": {"from_attack": True, "steps": 2}}, r"awp.from_attack: the attack gives one step"),
         (Recipe, {"precision": "fp8"}, r"recipe.precision: found 'fp8'"),
+        (
+            Recipe,
+            {"precision": "16-mixed"},
+            r"recipe.precision: found .16-mixed., expected 32-true, tf32 or bf16-mixed: in float16",
+        ),
         (Recipe, ["a", "list"], r"found list, expected a mapping"),
         (EvaluationPlan, {"checkpoint": "worst"}, r"checkpoint: found 'worst'"),
         (ExplanationPlan, {"measure": ["spectrum"]}, r"unknown key"),

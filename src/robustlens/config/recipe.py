@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import Checkpoint
 from robustlens.config.names import code_in
@@ -220,7 +220,9 @@ class Recipe(Values):
     precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
     """tf32: float32 whose products a GPU may take in TF32; 32-true is IEEE float32 there too."""
     compile: bool = False
-    """Let torch compile the network for training: pays on a GPU, and costs a minute at the start."""
+    """Let torch compile the network and the attack's step: pays on a GPU, and costs a minute at the start."""
+    fast: bool = False
+    """Give up equal bits on CUDA for speed: algorithms chosen by trial, sums in any order, CUDA graphs."""
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
     @property
@@ -238,6 +240,16 @@ class Recipe(Values):
     def unperturbed(self) -> "Recipe":
         """The same recipe without a perturbation of the weights."""
         return self.model_copy(update=dict.fromkeys(self.perturbations))
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _refuse_half(cls, precision: object) -> object:
+        if isinstance(precision, str) and precision in ("16", "fp16", "half", "16-mixed", "16-true"):
+            raise ValueError(
+                f": found {precision!r}, expected 32-true, tf32 or bf16-mixed: in float16, gradients of images "
+                "vanish where the network is sure, and a loss scale for the weights does not bring them back"
+            )
+        return precision
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> "Recipe":

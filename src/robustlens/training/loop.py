@@ -283,6 +283,7 @@ def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         momentum=spec.momentum,
         nesterov=spec.nesterov,
         weight_decay=spec.weight_decay,
+        fused=next(model.parameters()).is_cuda or None,  # one kernel for all tensors
     )
 
 

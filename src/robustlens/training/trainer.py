@@ -16,7 +16,7 @@ from robustlens import data, machine, models
 from robustlens.config import Recipe, checked
 from robustlens.data import Split, Splits
 from robustlens.errors import LockedError, RobustlensError, StateError, StoppedError
-from robustlens.machine import float32_products
+from robustlens.machine import float32_products, repeatable
 from robustlens.progress import Listener, silent
 from robustlens.results import ErrorRecord, Run
 from robustlens.training.distributed import products, run_at, writer_lock
@@ -73,7 +73,8 @@ def train(
     with writer_lock(run):
         run.bind(recipe)
         try:
-            with float32_products(products(recipe.precision)):
+            on = loop.fabric.device
+            with float32_products(products(recipe.precision)), repeatable(on, fast=recipe.fast):
                 loop.resume()
                 if recipe.pseudo_labels is not None:
                     loop.step.images = _with_pseudo_labels(loop)
