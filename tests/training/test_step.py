@@ -112,7 +112,7 @@ torch.compile = functools.partial(torch.compile, backend="eager")  # the default
 x, y = (torch.rand(64, 1, 8, 8) * 255).to(torch.uint8), torch.arange(64) % 3
 for flag in (False, True):
     recipe = Recipe.model_validate({
-        "model": {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}, "attack": {"steps": 2},
+        "model": {"name": sys.argv[2], "options": {"width": 4, "hidden": 8}}, "attack": {"steps": 2},
         "optimizer": {"epochs": 1, "batch_size": 32}, "data": {"name": "arrays", "augment": "none"},
         "awp": {"gamma": 0.01}, "compile": flag})
     rl.train(recipe, f"{sys.argv[1]}/{flag}", splits=from_tensors(x, y, x, y))
@@ -120,9 +120,10 @@ for flag in (False, True):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_as_the_plain_one(tmp_path):
+@pytest.mark.parametrize("model", ["small-cnn", "small-cnn-bn"])
+def test_a_compiled_network_and_attack_train_as_the_plain_ones(model, tmp_path):
     # In a process of its own: here every call is type-checked, which dynamo cannot follow.
-    subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path)], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path), model], check=True, timeout=240)
     plain, compiled = (load_file(tmp_path / str(flag) / "last.safetensors") for flag in (False, True))
     assert distance(plain, compiled) < 1e-5
 

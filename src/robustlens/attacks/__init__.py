@@ -5,6 +5,7 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 
 from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack, Crafted, craft, gives_weight_gradients, tries_of
+from robustlens.attacks.compiled import CompiledPGD
 from robustlens.attacks.ensemble import Ensemble
 from robustlens.attacks.fab import FAB
 from robustlens.attacks.inputs import trusted
@@ -22,6 +23,7 @@ __all__ = [
     "PGD",
     "SUITES",
     "Attack",
+    "CompiledPGD",
     "Crafted",
     "Ensemble",
     "Entry",

@@ -78,6 +78,11 @@ class PGD(Restarts):
         return self.keep == "last"
 
     @property
+    def length(self) -> float:
+        """Length of a step in the threat's norm."""
+        return self.threat.default_step_size if self.step_size is None else self.step_size
+
+    @property
     def _mode(self) -> str:
         return self.model_mode
 
@@ -132,7 +137,6 @@ class PGD(Restarts):
         weights: Sequence[nn.Parameter] = (),
     ) -> Crafted:
         """One try: its last iterate. Every iterate is offered to `best`, if any."""
-        step_size = self.threat.default_step_size if self.step_size is None else self.step_size
         count, rows = len(x), torch.arange(len(x), device=x.device)
         weight_gradients = [torch.zeros_like(weight) for weight in weights]
         x_adv = self.threat.start_from(key, x) if self.random_start else x
@@ -147,7 +151,7 @@ class PGD(Restarts):
             if self.stop_at_success and bool(won.any()):
                 left = ~won
                 rows, x, x_adv, gradient, goal = rows[left], x[left], x_adv[left], gradient[left], goal[left]
-            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, step_size), x)
+            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.length), x)
         if best is not None and len(x_adv):
             best.judge(model, rows, x_adv, goal)
         return Crafted(x_adv, weight_gradients)

@@ -246,8 +246,8 @@ class Recipe(Values):
     def _refuse_half(cls, precision: object) -> object:
         if isinstance(precision, str) and precision in ("16", "fp16", "half", "16-mixed", "16-true"):
             raise ValueError(
-                f": found {precision!r}, expected 32-true, tf32 or bf16-mixed: in float16, gradients of images "
-                "vanish where the network is sure, and a loss scale for the weights does not bring them back"
+                f": found {precision!r}, expected 32-true, tf32 or bf16-mixed: in float16, gradients of "
+                "images vanish where the network is sure, and a loss scale for the weights does not bring them back"
             )
         return precision
 

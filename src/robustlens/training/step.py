@@ -14,12 +14,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from robustlens import attacks, models, noise, objectives, weights
+from robustlens import attacks, noise, objectives, weights
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, augment
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
+from robustlens.training.crafting import Crafter
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
 
@@ -79,7 +80,10 @@ class TrainingStep:
         self.augment = augment.get(augmentation(recipe))
         self.perturbation = perturbation_of(recipe, model)
         self._check()
-        self.crafting_copy = self._crafting_copy(model)
+        self.crafter: Crafter | None = None
+        if self.attack is not None:
+            few = images.x(slice(_COMPARED)).to(fabric.device)
+            self.crafter = Crafter(self.attack, model, few, recipe, fabric)
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
@@ -101,15 +105,6 @@ class TrainingStep:
         """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
         spec = self.recipe.perturbation
         return spec is not None and epoch >= spec.warmup_epochs
-
-    def _crafting_copy(self, model: nn.Module) -> models.FastNetwork | None:
-        """A faster copy of the network for an attack that asks for nothing but its logits in eval mode."""
-        attack, precision = self.attack, self.recipe.precision
-        if not isinstance(attack, attacks.PGD | attacks.FGSM) or attack.model_mode != "eval":
-            return None
-        few = self.images.x(slice(_COMPARED)).to(self.fabric.device)
-        lowers = precision == "bf16-mixed"
-        return models.training_copy(model, few, precision=precision if lowers else "32-true")
 
     # -- what goes together ----------------------------------------------------------------------
 
@@ -177,17 +172,11 @@ class TrainingStep:
 
         Returns the attack's gradients of the `followed` weights, over the whole batch; None without any.
         """
-        if self.attack is None:
+        if self.crafter is None:
             return None
         totals = [torch.zeros_like(weight) for weight in followed]
-        # The gradients of weights are asked of the network itself.
-        fast = None if followed else self.crafting_copy
-        network = self.model if fast is None else fast.refreshed()
         for batch in batches:
-            with self.fabric.autocast():
-                crafted = attacks.craft(
-                    self.attack, network, batch.x, batch.y, weights=followed, generator=new_generator()
-                )
+            crafted = self.crafter(batch.x, batch.y, weights=followed, generator=new_generator())
             batch.x_adv = crafted.x_adv
             gradients = crafted.weight_gradients or []
             totals = [t + g * batch.share for t, g in zip(totals, gradients, strict=True)]
