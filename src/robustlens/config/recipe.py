@@ -247,7 +247,7 @@ class Recipe(Values):
         if isinstance(precision, str) and precision in ("16", "fp16", "half", "16-mixed", "16-true"):
             raise ValueError(
                 f": found {precision!r}, expected 32-true, tf32 or bf16-mixed: in float16, gradients of "
-                "images vanish where the network is sure, and a loss scale for the weights does not bring them back"
+                "images vanish where the network is sure, and a loss scale for weights does not help them"
             )
         return precision
 
