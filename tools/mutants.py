@@ -205,8 +205,8 @@ def main() -> None:
 
 
 def copied(tree: Path) -> Path:
-    """The sources and tests in the folder `tree`."""
-    for part in ("src", "tests"):
+    """The sources, the tests and the programs that these run in the folder `tree`."""
+    for part in ("src", "tests", "bench"):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", tree)
     return tree

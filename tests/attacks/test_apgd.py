@@ -107,6 +107,18 @@ def test_each_image_halves_its_own_step_by_the_two_conditions():
     assert climb.rises.tolist() == [0, 0, 0, 0]
 
 
+def test_of_equal_values_the_first_is_the_best_and_no_rise():
+    """Algorithm 1 takes a new best point, and counts a step, where the objective is larger than before."""
+    climb = begun(ascents._Momentum, rl.ThreatModel("Linf", 0.1), torch.zeros(3, 2))
+    for point, values in ((0.1, [1.0, 1.0, 1.0]), (0.2, [1.0, 2.0, 0.0])):
+        climb.x_adv = torch.full((3, 2), point)
+        climb.judge(climb.x_adv * 10, torch.tensor(values))
+    torch.testing.assert_close(climb.x_best[:, 0], torch.tensor([0.1, 0.2, 0.1]))
+    torch.testing.assert_close(climb.gradient_best[:, 0], torch.tensor([1.0, 2.0, 1.0]))
+    assert climb.value_best.tolist() == [1.0, 2.0, 1.0]
+    assert climb.rises.tolist() == [0, 1, 0]  # the first point is no rise
+
+
 def test_sparse_steps_lengthen_with_sparser_points_and_shorten_otherwise():
     threat = rl.ThreatModel("L1", 1.0)
     x = torch.full((3, 12), 0.5)
@@ -304,6 +316,16 @@ def test_dlr_is_dlr_where_there_are_classes_enough():
     attack = APGD(rl.ThreatModel("L2", 0.1), 5, loss="dlr")
     y = model.net(x).argmax(1)
     assert not torch.equal(attack(model, x, y), replace(attack, loss="margin")(model, x, y))
+
+
+def test_a_note_says_where_the_margin_takes_the_place_of_dlr():
+    threat = rl.ThreatModel("Linf", 0.1)
+    plain, targeted = APGD(threat, loss="dlr"), APGD(threat, loss="dlr", targets=9)
+    assert plain.note(2) == "APGD climbs the margin: 'dlr' is not defined for 2 classes"
+    assert targeted.note(3) == "targeted APGD climbs the margin: 'dlr' is not defined for 3 classes"
+    assert plain.note(3) is None
+    assert targeted.note(4) is None
+    assert APGD(threat, loss="ce").note(2) is None
 
 
 def test_a_target_that_does_not_exist_costs_one_look():

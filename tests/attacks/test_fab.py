@@ -8,7 +8,7 @@ from torch import nn
 
 import robustlens as rl
 from helpers.linear_models import linear_problem
-from robustlens.attacks import FAB
+from robustlens.attacks import FAB, fab
 from robustlens.errors import ConfigError, ModelError
 
 NORMS = ["Linf", "L2", "L1"]
@@ -254,6 +254,29 @@ def test_restarts_begin_elsewhere_and_only_ever_help():
     assert torch.equal(seen.points[0], x)
     assert start.min() > 0
     assert start.max() <= 1.0  # half the radius
+
+
+def test_a_point_at_a_distance_of_exactly_eps_comes_back_as_it_is():
+    """Projected again it would be rounded, and perhaps no longer misclassified."""
+    x, found = torch.full((4, 1), 0.9), torch.tensor([[0.0123], [0.0124], [0.0125], [0.0126]])
+    rounded = 0
+    for row in range(4):
+        threat = rl.ThreatModel("Linf", (x[row] - found[row]).item())
+        rounded += not torch.equal(threat.project(found[row : row + 1], x[row : row + 1])[0], found[row])
+        nearest = fab._Nearest(threat, x[:1], torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
+        nearest.offer(torch.tensor([0]), found[row : row + 1], torch.tensor([[0.0, 1.0]]))
+        assert torch.equal(nearest.within_eps()[0], found[row])
+    assert rounded
+
+
+def test_no_pass_is_made_for_no_image():
+    problem = linear_problem(20, 2, n=5)
+    with torch.no_grad():
+        problem.model.bias[0] += 1000  # nothing else can be predicted in the box
+    seen = Seen(problem.model)
+    x_adv = FAB(rl.ThreatModel("L2", math.inf), steps=3)(problem.model, problem.x, torch.zeros(5).long())
+    assert torch.equal(x_adv, problem.x)
+    assert seen.forward == [5] * (1 + 3 + 1)  # x, the steps, and the point of the last plane
 
 
 @pytest.mark.parametrize("targets", [0, 9])

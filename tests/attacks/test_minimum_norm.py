@@ -11,7 +11,8 @@ from torch import nn
 import robustlens as rl
 from helpers.linear_models import linear_problem
 from robustlens import losses
-from robustlens.attacks import MinimumNorm
+from robustlens.attacks import MinimumNorm, walks
+from robustlens.attacks.base import Goal
 from robustlens.errors import ConfigError, ModelError
 
 norms = pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -102,6 +103,35 @@ def test_linear_models_with_other_bounds_and_boundaries_out_of_reach(norm):
     y = torch.zeros_like(problem.y)
     assert attack.distance(problem.model, problem.x, y).isinf().all()
     assert torch.equal(attack(problem.model, problem.x, y), problem.x)
+
+
+def images_at(x, logits):
+    y = torch.zeros(len(x), dtype=torch.int64)
+    return walks.Images.of(x, Goal(losses.get("margin"), y, y), logits)
+
+
+def test_the_rounding_of_a_margin_is_that_of_the_largest_finite_logit():
+    logits = torch.tensor([[1.0, -4.0, 2.0], [torch.inf, 3.0, torch.nan], [torch.nan, -torch.inf, torch.nan]])
+    unit = 2.0**-23
+    assert images_at(torch.zeros(3, 1), logits).rounding.tolist() == [64 * unit, 48 * unit, 0.0]
+    assert images_at(torch.zeros(3, 1), logits.bfloat16()).rounding.tolist() == [64 * unit, 48 * unit, 0.0]
+    assert images_at(torch.zeros(1, 1).double(), logits[:1].double()).rounding.tolist() == [64 * 2.0**-52]
+
+
+def test_points_on_a_boundary_a_hair_beyond_it_and_only_where_the_box_allows():
+    """A slope of (1, 1) from the middle of the box: 1 is as far as the sum can rise."""
+    x, slope = torch.full((4, 2), 0.5, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
+    gap = torch.tensor([0.2, 1.05, 1.2, torch.nan], dtype=torch.float64)
+    images = images_at(x, torch.zeros(4, 3))
+    exact = {"Linf": [0.1001, 0.5], "L2": [0.1001 * 2**0.5, 0.5**0.5], "L1": [0.2002, 1.0]}
+    for norm, (near, corner) in exact.items():
+        point, distance = walks.nearest_on_boundary(endless(norm), images, gap, slope)
+        expected = torch.tensor([near, corner, torch.inf, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(distance, expected)
+        torch.testing.assert_close((point - x).sum(1), torch.tensor([0.2002, 1.0, 1.0, 0.0]).double())
+    images.rounding += 0.1  # closed as well
+    _, distance = walks.nearest_on_boundary(endless("L1"), images, gap, slope)
+    torch.testing.assert_close(distance[0], torch.tensor(0.3 * 1.001).double())
 
 
 @norms

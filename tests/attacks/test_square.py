@@ -110,6 +110,15 @@ def test_windows_lie_anywhere_inside_the_image():
     assert grid.around(pixel, window).flatten().tolist() == [0, 0, 12 + 4, 3 * 12 + 7, 12 + 4]
 
 
+def test_the_middle_of_a_window_of_any_shape_is_the_pixel():
+    grid = windows.Grid.of((2, 8, 12))
+    pixel = torch.tensor([[5 * 12 + 6], [0], [95], [96 + 4 * 12 + 6]])
+    for height, width in ((2, 4), (4, 2), (1, 6)):
+        expected = [(5 - height // 2) * 12 + 6 - width // 2, 0, (8 - height) * 12 + 12 - width]
+        expected.append((4 - height // 2) * 12 + 6 - width // 2)
+        assert grid.around(pixel, (height, width)).flatten().tolist() == expected
+
+
 def test_changed_pixels_are_drawn_alike():
     x = torch.zeros(2, 2, 3, 3)
     x_adv = x.clone()
@@ -159,6 +168,33 @@ def test_each_linf_move_is_one_window_of_the_scheduled_side_in_one_sign_a_channe
                 corners.add(int(torch.nonzero(changed.any(0).flatten())[0]))
     assert {0, 27, 27 * 28, 28 * 28 - 1} & corners, "windows reach the last row and column"
     assert len(corners) > 500
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_bumps_at_the_start_are_turned_either_way_and_leave_an_even_edge(norm):
+    """Of 29 x 27 pixels: five by five bumps of five by five pixels, two lines left above and below, one beside."""
+    x = torch.full((20, 1, 29, 27), 0.5, dtype=torch.float64)
+    x[:, 0, 0, 0] += torch.arange(20) / 100  # else they are one image, with one image's noise
+    model = Recorder(Immovable())
+    Square(rl.ThreatModel(norm, 1e-3), 1)(model, x, torch.zeros(20, dtype=torch.int64))
+    change = (model.asked[1] - x)[:, 0]
+    assert (change != 0)[:, 2:27, 1:26].all()
+    assert (change != 0).sum() == 20 * 25**2
+    tiles = change[:, 2:27, 1:26].unflatten(2, (5, 5)).unflatten(1, (5, 5)).transpose(2, 3).sign()
+    assert tiles.shape == (20, 5, 5, 5, 5)
+    beside = (tiles == tiles[..., :1, :]).all(-1).all(-1)  # the signs of all lines agree
+    above = (tiles == tiles[..., :1]).all(-1).all(-1)
+    assert (beside ^ above).all()
+    assert 0.4 < beside.float().mean() < 0.6
+    assert 0.4 < (tiles[..., 0, 0] > 0).float().mean() < 0.6
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_a_change_has_norm_1_in_every_channel_of_every_image(norm):
+    bumps = moves._Bumps(rl.ThreatModel(norm, 1.0), windows.Grid.of((2, 1, 2)))
+    change = torch.tensor([[[3.0, -4.0], [0.0, 0.0]], [[0.0, 2.0], [6.0, 8.0]]])
+    size = {"L2": [[5.0, 1.0], [2.0, 10.0]], "L1": [[7.0, 1.0], [2.0, 14.0]]}[norm]
+    torch.testing.assert_close(bumps._unit(change), change / torch.tensor(size)[:, :, None])
 
 
 @norms
