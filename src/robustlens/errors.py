@@ -59,6 +59,14 @@ class StoppedError(RobustlensError):
     exit_code = 75
 
 
+def error_of(exit_code: int, text: str) -> RobustlensError:
+    """The error that ends a process so: how the failure of a worker is raised where it was started."""
+    for kind in RobustlensError.__subclasses__():
+        if kind.exit_code == exit_code:
+            return kind(text)
+    return RobustlensError(text)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, CUDA's, or that of torch's CPU allocator."""
     words = ("out of memory", "can't allocate memory", "not enough memory")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from robustlens.cli import arguments, tables
+from robustlens.cli import arguments, sharding, tables
 from robustlens.cli.application import app
 from robustlens.cli.display import console, output, print_titled, shown
 from robustlens.cli.options import (
@@ -134,32 +134,26 @@ def evaluate(
 ) -> None:
     """Attack a model on training and test images, with intervals, gaps and reliability flags.
 
-    With a run folder or --out it can be stopped at any moment: the same command goes on where it stopped.
+    With a run folder or --out it can be stopped at any moment: the same command goes on where it stopped,
+    with another number of --devices, too. Under torchrun every process takes its share of the images.
 
     Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out ev
     """
     from robustlens import attacks
-    from robustlens.evaluation import (
-        evaluate_model,
-        evaluate_run,
-        evaluate_splits,
-        leaderboard_entry,
-        leaderboard_suite,
-    )
+    from robustlens.evaluation import leaderboard_entry, leaderboard_suite
 
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
+    network = sharding.on_own_device(network)
     chosen = arguments.resolve_model(model, subject, network, out)
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
+    if chosen.run is not None:
+        arguments.refuse_other_plan(chosen.run, "evaluation", plan)
+    request = sharding.EvaluationRequest(model, subject, network, plan, out)
     with shown(quiet) as listen:
-        progress = partial(listen, "evaluate")
-        if chosen.run is not None:
-            arguments.refuse_other_plan(chosen.run, "evaluation", plan)
-            result = evaluate_run(chosen.run, plan, **chosen.run_options, progress=progress)
-        elif out is not None:
-            result = evaluate_model(chosen.network(), chosen.splits, plan, out, progress=progress)
-        else:
-            result, _ = evaluate_splits(chosen.network(), chosen.splits, plan, progress=progress)
+        result = sharding.evaluate(request, chosen, listen)
+    if result is None:
+        return
     tables.evaluation(result)
     if leaderboard is not None:
         about = {"dataset": subject.data or "", "architecture": network.architecture or model}

@@ -57,6 +57,10 @@ class NetworkOptions:
     ] = None
     trust_code: TrustCode = False
     device: Device = "auto"
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Processes that share the images: a number, one a CUDA device, or cuda:0,cuda:1."),
+    ] = None
 
 
 @dataclass(frozen=True)

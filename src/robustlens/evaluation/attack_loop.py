@@ -1,7 +1,7 @@
 """Attacks one after another, each on the images that survived all before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustlens import losses, models
 from robustlens.attacks import Attack
 from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import ROBUST, EvaluationState
 from robustlens.evaluation.verifier import RandomVerifier, Verifier, checked_distance, within
 from robustlens.progress import Event, Listener
@@ -43,10 +44,11 @@ class AttackLoop:
     Args:
         verifier: decides which points count.
         search: the network that attacks search on: the model itself or a faster copy.
-        x: images. y: labels. Handed out in full batches on the model's device.
+        x: images. y: labels. Handed out in batches on the model's device.
         threat: of the evaluation.
         tries: of all attacks, in order.
         adversarial: where adversarial images go, or None to drop them.
+        shard: images that are attacked here.
     """
 
     verifier: Verifier | RandomVerifier
@@ -59,6 +61,7 @@ class AttackLoop:
     batch_size: int
     listen: Listener
     adversarial: AdversarialImages | None = None
+    shard: Shard = field(default_factory=Shard)
 
     def batch(self, rows: Int64[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
         """Images and labels of `rows`, on the model's device."""
@@ -66,18 +69,19 @@ class AttackLoop:
         return self.x[rows].to(device), self.y[rows].to(device)
 
     def run(self) -> None:
-        """Run every try on the images that it attacks, less those that it was run on before a stop."""
+        """Run every try on the images of the shard, less those that it was run on before a stop."""
+        own = self.shard.rows(len(self.x), self.batch_size)
         for number, attempt in enumerate(self.tries):
-            rows = self._rows(number)
-            done = 0
-            for part in rows.split(self.batch_size):
-                untried = self.state.untried(number, part)
-                done += len(part)
+            batches = self._batches(self._rows(number))
+            done, total = 0, sum(len(batch) for batch in batches)
+            for batch in batches:
+                untried = self.state.untried(number, batch)
+                done += len(batch)
                 if len(untried) == 0:
                     continue
                 self._run_batch(number, attempt, untried)
-                robust = int(self.state.robust_after(number).sum())
-                self.listen(Event(attempt.label, done, len(rows), f"{robust} of {len(self.x)} robust"))
+                robust = int(self.state.robust_after(number)[own].sum())
+                self.listen(Event(attempt.label, done, total, f"{robust} of {len(own)} robust"))
 
     def by_attack(self) -> dict[str, Bool[Tensor, " n"]]:
         """Masks of the images that survive each attack and all before it."""
@@ -98,6 +102,13 @@ class AttackLoop:
 
     def _rows(self, number: int) -> Int64[Tensor, " rows"]:
         return self.state.rows(number, include_broken=self.tries[number].include_broken)
+
+    def _batches(self, rows: Int64[Tensor, " rows"]) -> list[Int64[Tensor, " batch"]]:
+        """Those of `rows` that the shard attacks, in batches within its blocks."""
+        batches: list[Tensor] = []
+        for first, end in self.shard.blocks(len(self.x), self.batch_size):
+            batches += rows[(rows >= first) & (rows < end)].split(self.batch_size)
+        return batches
 
     def _run_batch(self, number: int, attempt: Try, rows: Tensor) -> None:
         began = perf_counter()

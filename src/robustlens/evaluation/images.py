@@ -1,35 +1,30 @@
 """The evaluation of a model on images that the caller gives."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustlens import attacks as attack_room
-from robustlens import models, reliability
+from robustlens import reliability
 from robustlens.attacks import Attack
-from robustlens.config import widest_radius
-from robustlens.errors import ConfigError, NumericsError
-from robustlens.evaluation.adversarial_images import AdversarialImages
-from robustlens.evaluation.attack_loop import AttackLoop, Try
-from robustlens.evaluation.clean import clean_logits, clean_verdict, notes_on
+from robustlens.errors import NumericsError
+from robustlens.evaluation.attack_loop import AttackLoop
+from robustlens.evaluation.clean import notes_on
 from robustlens.evaluation.evaluation import Evaluation
-from robustlens.evaluation.identity import identity
-from robustlens.evaluation.state import WRONG, EvaluationState
-from robustlens.evaluation.verifier import DRAWS, RandomVerifier, Verifier, checked_distance, within
-from robustlens.machine import float32_products
-from robustlens.models import inputs
+from robustlens.evaluation.preparation import SAMPLE, prepared
+from robustlens.evaluation.shards import Shard
+from robustlens.evaluation.state import WRONG
+from robustlens.evaluation.verifier import DRAWS, checked_distance, within
 from robustlens.models.inputs import Batches, Images, Labels
 from robustlens.progress import Listener, silent
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
 
-_SAMPLE = 64
 _CHANGING = frozenset({"randomised", "batch-dependent", "state-changes"})
 """Flags of models that may answer the same image otherwise."""
-_CURVE = "min-norm"
 
 
 def evaluate(
@@ -83,35 +78,31 @@ def evaluate(
         NumericsError: an attack left the threat model.
         StateError: the progress in `state` belongs to another model, data, threat or suite, or is damaged.
     """
-    if precision not in ("32-true", "bf16-mixed"):
-        raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
-    if batch_size < 1:
-        raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
-    threat.require_box()
-    chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
-    tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
-    x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
-    y = y.cpu()
-    with models.frozen(model), float32_products(), attack_room.trusted():
-        logits = clean_logits(model, x, batch_size)
-        verifier, search = _networks(model, x, precision, seed)
-        clean = clean_verdict(verifier, x, y, logits, batch_size)
-        folder = None if state is None else Path(state)
-        attacked = [(each.label, each.attack) for each in tries]
-        bound_to = identity(model, x, y, threat, attacked, precision) if folder else {}
-        progress_state = EvaluationState.open(folder, bound_to, clean.right, len(tries))
-        adversarial = AdversarialImages(folder) if save_adversarial else None
-        loop = AttackLoop(
-            verifier, search, x, y, threat, tries, progress_state, batch_size, progress, adversarial
-        )
+    with prepared(
+        model,
+        x,
+        y,
+        threat,
+        attacks,
+        restarts=restarts,
+        curve=curve,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        state=state,
+        save_adversarial=save_adversarial,
+        progress=progress,
+        shard=Shard(),
+    ) as ready:
+        loop, logits, clean, chosen = ready.loop, ready.logits, ready.clean, ready.chosen
         loop.run()
         x_adv, failures = _checked_images(loop)
         raised = _flags(loop, logits, chosen) if flags else ()
     of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
-    notes = (*notes_on(verifier, y, logits.shape[1]), *of_attacks, *failures)
+    notes = (*notes_on(loop.verifier, loop.y, logits.shape[1]), *of_attacks, *failures)
     return Evaluation(
         threat=threat,
-        labels=y,
+        labels=loop.y,
         predictions=clean.predictions,
         loss=clean.loss,
         clean=loop.state.broken_by != WRONG,
@@ -127,43 +118,39 @@ def evaluate(
     )
 
 
-def _networks(
-    model: nn.Module, x: Tensor, precision: str, seed: int
-) -> tuple[Verifier | RandomVerifier, nn.Module]:
-    """The verifier of a model, and the network that attacks search on."""
-    few = x[:_SAMPLE].to(models.device_of(model))
-    if reliability.is_randomised(model, few):
-        return RandomVerifier(model, seed), model
-    verifier = Verifier(model, models.float64_copy(model, few[:8]))
-    return verifier, models.fast_copy(model, few[:32], precision=precision)
+def attack_shard(
+    model: nn.Module,
+    x: Images | Batches,
+    y: Labels | None,
+    threat: ThreatModel,
+    attacks: str | Sequence[str | Attack] = "fast",
+    *,
+    shard: Shard,
+    state: Path | str,
+    **settings: Any,
+) -> None:
+    """Attack one shard of the images; the outcome goes to the folder `state`, as `evaluate` keeps progress.
 
+    When all shards are done, in whatever processes, `evaluate` with the same arguments and the same folder
+    finds nothing left to attack, and returns what it would have returned without them, bit for bit: attacks
+    run on the same batches. Where work was stopped, another number of shards may go on.
 
-def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:
-    """The tries of all attacks, in order."""
-    tries = []
-    for name, attack in chosen.items():
-        parts = attack_room.tries_of(attack)
-        for number, part in enumerate(parts, start=1):
-            label = name if len(parts) == 1 else f"{name} {number}/{len(parts)}"
-            tries.append(Try(name, label, part, threat))
-    return tries
+    Args:
+        model: as for `evaluate`, and so are the next four.
+        x: all images, not the shard's alone.
+        y: their labels.
+        threat: what the attacker may do.
+        attacks: in order.
+        shard: which of them are attacked.
+        state: the folder, the same for all shards.
+        settings: `restarts`, `curve`, `batch_size`, `precision`, `seed`, `save_adversarial` and `progress`,
+            as for `evaluate`.
 
-
-def _curve_tries(
-    chosen: Mapping[str, Attack], threat: ThreatModel, multiples: Sequence[float], seed: int
-) -> list[Try]:
-    """The search behind a curve: every image, as far as its largest radius."""
-    if not multiples:
-        return []
-    if not all(isinstance(multiple, int | float) and 0 <= multiple < math.inf for multiple in multiples):
-        raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected finite multiples of eps >= 0")
-    wide = threat.at(_radius(threat, max(1.0, *multiples)))
-    return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
-
-
-def _radius(threat: ThreatModel, multiple: float) -> float:
-    """The radius, but no more than reaches any image."""
-    return min(multiple * threat.eps, widest_radius(threat.norm, threat.bounds))
+    Raises:
+        As `evaluate`.
+    """
+    with prepared(model, x, y, threat, attacks, shard=shard, state=state, **settings) as ready:
+        ready.loop.run()
 
 
 def _curve(distance: Tensor, threat: ThreatModel, multiples: Sequence[float]) -> dict[float, Tensor]:
@@ -196,7 +183,7 @@ def _checked_images(loop: AttackLoop) -> tuple[Tensor | None, list[str]]:
         right += rows[~loop.verifier.misclassified(images, y, x).cpu()].tolist()
     if not right:
         return x_adv, []
-    few = torch.arange(min(_SAMPLE, len(x_adv)))
+    few = torch.arange(min(SAMPLE, len(x_adv)))
     flags = reliability.check(loop.verifier.model, *loop.batch(few))
     reason = next((flag.name for flag in flags if flag.name in _CHANGING), None)
     if reason is None and _breaks_by_chance(loop, x_adv, right):
@@ -223,7 +210,7 @@ def _flags(loop: AttackLoop, logits: Tensor, chosen: Mapping[str, Attack]) -> tu
     by_attack = loop.by_attack()
     robust = list(by_attack.values())[-1]
     images = torch.arange(len(robust))
-    rows = torch.cat([images[:_SAMPLE], images[robust][:_SAMPLE]]).unique()
+    rows = torch.cat([images[:SAMPLE], images[robust][:SAMPLE]]).unique()
     broken_by, before = {}, loop.state.broken_by != WRONG
     for name, after in by_attack.items():
         uses_gradients = bool(getattr(chosen.get(name), "uses_gradients", True))

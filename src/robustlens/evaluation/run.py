@@ -4,15 +4,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from robustlens import data, machine, models
 from robustlens.config import Checkpoint, EvaluationPlan
-from robustlens.data import Splits
+from robustlens.data import Split, Splits
 from robustlens.evaluation.evaluation import Evaluation, gaps
-from robustlens.evaluation.images import evaluate
+from robustlens.evaluation.images import attack_shard, evaluate
+from robustlens.evaluation.shards import Shard, block_count
 from robustlens.progress import Listener, silent
 from robustlens.results import EvaluationResult, Provenance, Run
 from robustlens.results.locks import locked
@@ -93,26 +95,13 @@ def evaluate_splits(
     """
     began = perf_counter()
     threat = ThreatModel.of(plan.threat)
-    parts = {"test": (splits.test, plan.test_examples), "train": (splits.train, plan.train_examples)}
     evaluations: dict[str, Evaluation] = {}
     results = {}
     adversarial: dict[str, np.ndarray] = {}
-    for name, (split, examples) in parts.items():
-        part = split.take(min(examples or len(split), len(split)), plan.seed)
+    for name, part in parts_of(splits, plan).items():
+        folder, listen = None if state is None else state / name, _on_split(progress, name)
         evaluations[name] = evaluate(
-            model,
-            part.x(),
-            part.labels,
-            threat,
-            plan.attacks,
-            restarts=plan.restarts,
-            curve=plan.curve,
-            batch_size=plan.batch_size,
-            precision=plan.precision,
-            seed=plan.seed,
-            state=None if state is None else state / name,
-            save_adversarial=plan.save_adversarial,
-            progress=_on_split(progress, name),
+            model, part.x(), part.labels, threat, **_settings(plan), state=folder, progress=listen
         )
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
@@ -128,6 +117,66 @@ def evaluate_splits(
         seconds=perf_counter() - began,
     )
     return result, adversarial
+
+
+def parts_of(splits: Splits, plan: EvaluationPlan) -> dict[str, Split]:
+    """The images that a plan attacks, by split."""
+    parts = {"test": (splits.test, plan.test_examples), "train": (splits.train, plan.train_examples)}
+    return {
+        name: split.take(min(examples or len(split), len(split)), plan.seed)
+        for name, (split, examples) in parts.items()
+    }
+
+
+def shards_at_most(splits: Splits, plan: EvaluationPlan) -> int:
+    """Shards beyond which one would have no image of either split."""
+    return max(block_count(len(part), plan.batch_size) for part in parts_of(splits, plan).values())
+
+
+def attack_run(
+    run: Run,
+    plan: EvaluationPlan,
+    shard: Shard,
+    *,
+    splits: Splits | None = None,
+    trust_code: bool = False,
+    device: str = "auto",
+    progress: Listener = silent,
+) -> None:
+    """Attack one shard of the images that `evaluate_run` would attack; only its progress is written.
+
+    When all shards are done, `evaluate_run` with the same plan finds nothing left to attack. One process has
+    to hold the folder (`results.locks.locked`) while any shard is at work. Args and errors as `evaluate_run`.
+    """
+    on = machine.device(device)
+    splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
+    run.check_data(splits.fingerprint)
+    for other, one in run.missing("evaluation", plan):
+        model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
+        attack_splits(model.to(on), splits, one, run.state_folder(other), shard, progress=progress)
+
+
+def attack_splits(
+    model: nn.Module,
+    splits: Splits,
+    plan: EvaluationPlan,
+    state: Path,
+    shard: Shard,
+    *,
+    progress: Listener = silent,
+) -> None:
+    """Attack one shard of the images that `evaluate_splits` would attack with the same folder `state`."""
+    threat = ThreatModel.of(plan.threat)
+    for name, part in parts_of(splits, plan).items():
+        if len(shard.rows(len(part), plan.batch_size)):
+            settings = {**_settings(plan), "shard": shard, "state": state / name}
+            attack_shard(model, part.x(), part.labels, threat, **settings, progress=_on_split(progress, name))
+
+
+def _settings(plan: EvaluationPlan) -> dict[str, Any]:
+    """Arguments of `evaluate` that a plan sets."""
+    names = ("attacks", "restarts", "curve", "batch_size", "precision", "seed", "save_adversarial")
+    return {name: getattr(plan, name) for name in names}
 
 
 def _evaluate_into(

@@ -3,6 +3,9 @@
 Three numbers an image say everything: the try that broke it, how many tries it has been through, and the
 distance of the nearest misclassified point. A stopped evaluation reads them back, forms the same batches
 again and goes on with the first batch that is not done. It has no images: writing it costs next to nothing.
+
+Each of several processes has a file of its own in the same folder. Whoever opens the state reads all of them,
+so an evaluation goes on in another number of processes, too.
 """
 
 import json
@@ -16,12 +19,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustlens.errors import StateError
+from robustlens.evaluation.shards import Shard
 from robustlens.results import array_files, files
 
-ROBUST, WRONG = -1, -2
-"""In place of a try's number: no try has broken the image; the model is wrong without an attack."""
+ROBUST, WRONG, UNKNOWN = -1, -2, -3
+"""In place of a try's number: no try has broken the image; the model is wrong without an attack; the image is
+of another shard, which has written nothing yet."""
 
-_FILE = "progress.safetensors"
+_WHOLE = Shard()
 _TENSORS = ("broken_by", "tried", "distance", "seconds")
 _KEY_1, _NAMES_1 = "robustlens-evaluation", {"fell": "broken_by"}  # of format 1
 
@@ -31,13 +36,14 @@ class EvaluationState:
     """State of an evaluation of n images by some tries.
 
     Attributes:
-        broken_by: (n,) number of the try that broke the image, or `ROBUST`, or `WRONG`.
+        broken_by: (n,) number of the try that broke the image, or `ROBUST`, `WRONG` or `UNKNOWN`.
         tried: (n,) number of tries that the image has been through.
         distance: (n,) distance of the nearest misclassified point: 0 where the model is wrong at x, infinite
             where no try reached one.
-        seconds: (tries,) time spent, over all sittings.
+        seconds: (tries,) time spent, over all sittings and shards.
         bound_to: hashes of everything that the numbers depend on.
-        folder: where the file lies, or None to keep nothing.
+        folder: where the files lie, or None to keep nothing.
+        shard: whose file is written.
     """
 
     broken_by: Int64[Tensor, " n"]
@@ -46,12 +52,25 @@ class EvaluationState:
     seconds: Float[Tensor, " tries"]
     bound_to: Mapping[str, str]
     folder: Path | None = None
+    shard: Shard = _WHOLE
+
+    def __post_init__(self) -> None:
+        self._own_seconds = torch.zeros_like(self.seconds)
 
     @classmethod
     def open(
-        cls, folder: Path | None, bound_to: Mapping[str, str], clean: Bool[Tensor, " n"], tries: int
+        cls,
+        folder: Path | None,
+        bound_to: Mapping[str, str],
+        clean: Bool[Tensor, " n"],
+        tries: int,
+        shard: Shard = _WHOLE,
+        rows: Int64[Tensor, " rows"] | None = None,
     ) -> "EvaluationState":
-        """The state in `folder`, or a new one where there is none.
+        """The state in `folder`, all shards together, or a new one where there is none.
+
+        `clean` says which images are right without an attack; it counts at `rows`, those of the shard, or
+        everywhere where that is None.
 
         Raises:
             StateError: the state belongs to another model, data, threat or suite, or is damaged.
@@ -63,10 +82,19 @@ class EvaluationState:
             seconds=torch.zeros(tries, dtype=torch.float64),
             bound_to=dict(bound_to),
             folder=folder,
+            shard=shard,
         )
-        if folder is not None and (folder / _FILE).exists():
-            state._read(folder / _FILE)
+        if rows is not None:
+            others = torch.ones(len(clean), dtype=torch.bool).index_fill(0, rows, False)
+            state.broken_by[others] = UNKNOWN
+        for path in sorted(folder.glob("progress*.safetensors")) if folder is not None else ():
+            state._merge(path)
         return state
+
+    @property
+    def _file(self) -> str:
+        number, of = self.shard.number + 1, self.shard.of
+        return "progress.safetensors" if of == 1 else f"progress-{number}-of-{of}.safetensors"
 
     def rows(self, number: int, *, include_broken: bool = False) -> Int64[Tensor, " rows"]:
         """Images that were robust when try `number` began; with `include_broken` all that are right at x.
@@ -98,17 +126,32 @@ class EvaluationState:
         self.tried[rows] = number + 1
         self.distance[rows] = self.distance[rows].minimum(distance.to(self.distance))
         self.seconds[number] += seconds
+        self._own_seconds[number] += seconds
         if self.folder is not None:
-            content = save_tensors({name: getattr(self, name) for name in _TENSORS})
+            tensors = {name: getattr(self, name) for name in _TENSORS} | {"seconds": self._own_seconds}
+            content = save_tensors(tensors)
             files.write_atomic(
-                self.folder / _FILE, array_files.sealed_tensors(content, {"bound_to": self.bound_to})
+                self.folder / self._file, array_files.sealed_tensors(content, {"bound_to": self.bound_to})
             )
 
     def robust_after(self, number: int) -> Bool[Tensor, " n"]:
         """Mask of the images that are right, and still right after try `number` and all before it."""
         return (self.broken_by == ROBUST) | (self.broken_by > number)
 
-    def _read(self, path: Path) -> None:
+    def _merge(self, path: Path) -> None:
+        """Take in a shard's file: of each image what the shard knows, unless another one has come further.
+
+        Which of two files is read first does not matter: what is the same try is the same outcome.
+        """
+        tensors = self._read(path)
+        further = (tensors["broken_by"] != UNKNOWN) & (tensors["tried"] >= self.tried)
+        for name in ("broken_by", "tried", "distance"):
+            setattr(self, name, torch.where(further, tensors[name], getattr(self, name)))
+        self.seconds += tensors["seconds"]
+        if path.name == self._file:
+            self._own_seconds = tensors["seconds"]
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
         try:
             bound_to, tensors = _saved(path)
         except StateError as error:
@@ -122,7 +165,7 @@ class EvaluationState:
         for name in _TENSORS:
             if name not in tensors or tensors[name].shape != getattr(self, name).shape:
                 raise StateError(f"{path}: damaged; delete {path.parent} to start again")
-            setattr(self, name, tensors[name])
+        return tensors
 
 
 def _saved(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:

@@ -11,7 +11,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -54,7 +54,9 @@ class LocalProcesses:
         self.workers = min(workers or len(shared), len(shared)) if shared else workers or self.cores
         self.devices: list[str | None] = [*shared] or [None if devices is None else ""] * self.workers
 
-    def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
+    def run(
+        self, jobs: Sequence[Job], listen: Callable[[str, Event], None]
+    ) -> Generator[Outcome, None, None]:
         """Carry out the jobs in order; yields each outcome as it comes, and passes their events to `listen`.
 
         On any exception here, a signal or Ctrl-C for instance, the workers are asked to stop, and ended

@@ -1,0 +1,134 @@
+"""The attack loop of an evaluation, made ready from what the caller gives."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustlens import attacks as attack_room
+from robustlens import models, reliability
+from robustlens.attacks import Attack
+from robustlens.config import widest_radius
+from robustlens.errors import ConfigError
+from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.attack_loop import AttackLoop, Try
+from robustlens.evaluation.clean import clean_logits, clean_verdict
+from robustlens.evaluation.identity import identity
+from robustlens.evaluation.shards import Shard
+from robustlens.evaluation.state import EvaluationState
+from robustlens.evaluation.verifier import CleanVerdict, RandomVerifier, Verifier
+from robustlens.machine import float32_products
+from robustlens.models import inputs
+from robustlens.models.inputs import Batches, Images, Labels
+from robustlens.progress import Listener, silent
+from robustlens.threat import ThreatModel
+
+SAMPLE = 64
+"""Images on which a model is tried out."""
+_CURVE = "min-norm"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedAttacks:
+    """A loop that can run, and what is known before it does.
+
+    Attributes:
+        loop: of the attacks. chosen: these, by name.
+        logits, clean: of the shard's images without an attack.
+    """
+
+    loop: AttackLoop
+    chosen: Mapping[str, Attack]
+    logits: Tensor
+    clean: CleanVerdict
+
+
+@contextlib.contextmanager
+def prepared(
+    model: nn.Module,
+    x: Images | Batches,
+    y: Labels | None,
+    threat: ThreatModel,
+    attacks: str | Sequence[str | Attack] = "fast",
+    *,
+    shard: Shard,
+    restarts: int = 1,
+    curve: Sequence[float] = (),
+    batch_size: int = 256,
+    precision: str = "32-true",
+    seed: int = 0,
+    state: Path | str | None = None,
+    save_adversarial: bool = False,
+    progress: Listener = silent,
+) -> Iterator[PreparedAttacks]:
+    """Everything of an evaluation up to its first attack; arguments and errors as those of `evaluate`.
+
+    The model is frozen, and float32 is IEEE, while the context is open.
+    """
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
+    if batch_size < 1:
+        raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
+    threat.require_box()
+    chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
+    tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
+    x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
+    y = y.cpu()
+    rows = shard.rows(len(x), batch_size)
+    own_x, own_y = (x, y) if shard.of == 1 else (x[rows], y[rows])
+    with models.frozen(model), float32_products(), attack_room.trusted():
+        logits = clean_logits(model, own_x, batch_size)
+        verifier, search = _networks(model, x, precision, seed)
+        clean = clean_verdict(verifier, own_x, own_y, logits, batch_size)
+        folder = None if state is None else Path(state)
+        attacked = [(each.label, each.attack) for each in tries]
+        bound_to = identity(model, x, y, threat, attacked, precision) if folder else {}
+        right = torch.zeros(len(x), dtype=torch.bool)
+        right[rows] = clean.right
+        saved = EvaluationState.open(folder, bound_to, right, len(tries), shard, rows)
+        kept = AdversarialImages(folder) if save_adversarial else None
+        loop = AttackLoop(verifier, search, x, y, threat, tries, saved, batch_size, progress, kept, shard)
+        yield PreparedAttacks(loop, chosen, logits, clean)
+
+
+def _networks(
+    model: nn.Module, x: Tensor, precision: str, seed: int
+) -> tuple[Verifier | RandomVerifier, nn.Module]:
+    """The verifier of a model, and the network that attacks search on."""
+    few = x[:SAMPLE].to(models.device_of(model))
+    if reliability.is_randomised(model, few):
+        return RandomVerifier(model, seed), model
+    verifier = Verifier(model, models.float64_copy(model, few[:8]))
+    return verifier, models.fast_copy(model, few[:32], precision=precision)
+
+
+def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:
+    """The tries of all attacks, in order."""
+    tries = []
+    for name, attack in chosen.items():
+        parts = attack_room.tries_of(attack)
+        for number, part in enumerate(parts, start=1):
+            label = name if len(parts) == 1 else f"{name} {number}/{len(parts)}"
+            tries.append(Try(name, label, part, threat))
+    return tries
+
+
+def _curve_tries(
+    chosen: Mapping[str, Attack], threat: ThreatModel, multiples: Sequence[float], seed: int
+) -> list[Try]:
+    """The search behind a curve: every image, as far as its largest radius."""
+    if not multiples:
+        return []
+    if not all(isinstance(multiple, int | float) and 0 <= multiple < math.inf for multiple in multiples):
+        raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected finite multiples of eps >= 0")
+    wide = threat.at(_radius(threat, max(1.0, *multiples)))
+    return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
+
+
+def _radius(threat: ThreatModel, multiple: float) -> float:
+    """The radius, but no more than reaches any image."""
+    return min(multiple * threat.eps, widest_radius(threat.norm, threat.bounds))
