@@ -45,10 +45,11 @@ class PlainLoop:
         model: the network.
         awp: perturb the weights along the gradient of a copy.
         published: attack in train mode, with gradients of the weights, and look at the images at the end.
+        steps: of the attack.
     """
 
-    def __init__(self, model: nn.Module, *, awp: bool, published: bool) -> None:
-        self.model, self.published = model, published
+    def __init__(self, model: nn.Module, *, awp: bool, published: bool, steps: int = STEPS) -> None:
+        self.model, self.published, self.steps = model, published, steps
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         self.proxy = copy.deepcopy(model) if awp else None
 
@@ -69,7 +70,7 @@ class PlainLoop:
         self.model.requires_grad_(self.published)
         delta = torch.empty_like(x).uniform_(-EPS, EPS)
         delta = ((x + delta).clamp(0, 1) - x).requires_grad_()
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             loss = F.cross_entropy(self.model(x + delta), y)
             loss.backward()
             assert delta.grad is not None
@@ -97,28 +98,31 @@ class PlainLoop:
         return moves
 
 
-def our_step(name: str, x: Tensor, y: Tensor, *, awp: bool, precision: str) -> Callable[[], object]:
-    """The step of `robustlens train` on these images."""
+def our_step(
+    name: str, x: Tensor, y: Tensor, *, awp: bool, steps: int = STEPS, **fields: Any
+) -> Callable[[], object]:
+    """The step of `robustlens train` on these images; `fields` of its recipe, such as precision."""
     recipe = Recipe.model_validate(
         {
             "data": {"name": "arrays", "augment": "none"},
             "model": {"name": name},
             "threat": {"norm": "Linf", "eps": EPS},
-            "attack": {"steps": STEPS, "step_size": STEP},
-            "optimizer": {"batch_size": BATCH},
-            "precision": precision,
+            "attack": {"steps": steps, "step_size": STEP},
+            "optimizer": {"batch_size": len(x)},
             **({"awp": {"gamma": GAMMA}} if awp else {}),
+            **fields,
         }
     )
     pixels = (255 * x.cpu()).round().to(torch.uint8)
     splits = rl.data.from_tensors(pixels, y.cpu(), pixels, y.cpu(), validation=0.0)
     torch.manual_seed(0)
+    # nn.Module.to takes a memory format, although its type stubs leave it out
     network: Any = rl.models.build_from(describe_model(recipe, splits))
     model = network.to(x.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     fabric = fabric_for(recipe.precision)
     step = TrainingStep(recipe, model, splits.train, optimizer, fabric, splits.num_classes)
-    rows = torch.arange(BATCH)
+    rows = torch.arange(len(x))
     return lambda: step(0, 0, rows)
 
 

@@ -1,7 +1,10 @@
 """The examples and the README's code run as they stand."""
 
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,23 @@ def test_the_smaller_awp_studies_share_their_runs_with_the_large_one(name):
     shared = hashes["awp2020"].items() & hashes[name].items()
     assert len(shared) >= 6
     assert all("from-the-attack" in run for run, _ in hashes[name].items() - shared)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_dry(tmp_path):
+    command = [
+        sys.executable,
+        "bench/gpu.py",
+        "--dry-run",
+        "--models",
+        "resnet8",
+        "--out",
+        str(tmp_path / "gpu.json"),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["dry_run"]
+    assert list(found["networks"]) == ["resnet8, AT", "resnet8, AT+AWP"]
+    for ways in found["networks"].values():
+        assert list(ways) == ["published", "lean", "ours"]
+        assert all(value > 0 for way in ways.values() for value in way.values())
