@@ -1,15 +1,20 @@
 """Correlations over methods and along training, against values worked by hand."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from helpers.claim_data import Net, write
 from helpers.claim_stories import ASSOCIATION, check_one, story
-from robustlens.claims import CLAIMS
+from robustlens.claims import CLAIMS, correlations
+from robustlens.claims.estimates import Estimate
 from robustlens.claims.evidence import StudyData
 from robustlens.config import LAST, Checkpoint
 from robustlens.results import StudyFolder
+from robustlens.stats.bootstrap import Bootstrap, Quantity
 
 
 def test_methods_are_the_units_along_training_and_their_seeds_are_not(tmp_path):
@@ -88,3 +93,79 @@ def test_methods_are_distinguished_by_their_perturbation(tmp_path):
     perturbed = replace(nets[0], perturbation="rwp", seed=1)
     claim = check_one(tmp_path, ASSOCIATION, [*nets, perturbed])
     assert claim.statistic.name == "Spearman over 4 methods"
+
+
+def test_the_p_value_is_the_larger_of_the_permutations_and_of_the_intervals(tmp_path):
+    nets = story(ASSOCIATION, "holds", seeds=3)
+    perfect = check_one(tmp_path / "perfect", ASSOCIATION, nets)
+    # Of 6! orders 2 are as extreme.
+    assert perfect.statistic.p == perfect.effect.p == pytest.approx(2 / math.factorial(6))
+    swapped = [
+        replace(net, knobs={**net.knobs, "robust_gap": 0.05 + 0.05 * (place % 6 ^ 1)})
+        for place, net in enumerate(nets)
+    ]
+    claim = check_one(tmp_path / "swapped", ASSOCIATION, swapped)
+    rho = 1 - 6 * 6 / 210  # ranks 2 1 4 3 6 5
+    assert claim.statistic.value == pytest.approx(rho)
+    # 42 of 720 orders are as far from none; Fisher's z has p 0.077.
+    assert claim.statistic.p == pytest.approx(42 / 720)
+    error = math.sqrt((1 + rho**2 / 2) / 3)
+    assert claim.effect.p == pytest.approx(2 * stats.norm.sf(math.atanh(rho) / error))
+    assert claim.effect.p > claim.statistic.p
+
+
+def points(runs, pairs):
+    """Two quantities of each run that have these values on every resample."""
+
+    def exactly(run, value):
+        return Estimate(run, Quantity(lambda: np.array([value])), np.array(value))
+
+    return [
+        correlations._Point(exactly(run, x), exactly(run, y)) for run, (x, y) in zip(runs, pairs, strict=True)
+    ]
+
+
+def resampled(low, high):
+    return f"a bootstrap over methods, seeds and examples gives {low:+.2f} to {high:+.2f}"
+
+
+@pytest.fixture(scope="module")
+def five_runs(tmp_path_factory):
+    nets = [Net(0.1, method=f"M{number}") for number in range(5)]
+    return StudyData.of(StudyFolder(write(tmp_path_factory.mktemp("study"), nets))).runs
+
+
+def test_methods_and_their_seeds_are_drawn_anew(five_runs):
+    bootstrap = Bootstrap(2000)
+    order = [points(five_runs[:1], [(x, 2.0 * x)]) for x in (1.0, 2.0, 3.0, 4.0)]
+    assert correlations._resampled_across(order, bootstrap) == resampled(1, 1)
+    back = [points(five_runs[:1], [(x, -x)]) for x in (1.0, 2.0, 3.0, 4.0)]
+    assert correlations._resampled_across(back, bootstrap) == resampled(-1, -1)
+    # A method of two seeds, which fall on either side of the other: drawn anew, their mean does as well.
+    either = [points(five_runs[:2], [(1.0, 0.0), (1.0, 4.0)]), points(five_runs[2:3], [(2.0, 1.0)])]
+    assert correlations._resampled_across(either, bootstrap) == resampled(-1, 1)
+    # Both seeds on one side: whichever are drawn, the order of the methods stays.
+    same = [points(five_runs[:2], [(1.0, 0.0), (1.0, 0.5)]), points(five_runs[2:3], [(2.0, 1.0)])]
+    assert correlations._resampled_across(same, bootstrap) == resampled(1, 1)
+
+
+def test_methods_are_drawn_anew_along_training_and_runs_within_them(five_runs):
+    bootstrap, runs = Bootstrap(2000), five_runs[:4]
+    up = points(runs, [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0), (4.0, 4.0)])
+    down = points(runs, [(1.0, 4.0), (2.0, 3.0), (3.0, 2.0), (4.0, 1.0)])
+    assert correlations._resampled_along([[up, up], [up]], bootstrap) == resampled(1, 1)
+    assert correlations._resampled_along([[up], [down]], bootstrap) == resampled(-1, 1)
+    # One method, two runs: their correlations are drawn anew; one method, one run: nothing is left to draw.
+    assert correlations._resampled_along([[up, down]], bootstrap) == resampled(-1, 1)
+    assert correlations._resampled_along([[down]], bootstrap) == resampled(-1, -1)
+
+
+def test_draws_come_from_the_last_axis_alike_for_both_quantities():
+    values = np.broadcast_to(np.arange(5.0), (2, 1000, 5)) + np.array([0.0, 10.0])[:, None, None]
+    drawn = correlations._drawn(values, np.random.default_rng(0))
+    assert drawn.shape == (2, 1000, 5)
+    np.testing.assert_array_equal(drawn[1], drawn[0] + 10)
+    counts = np.bincount(drawn[0].astype(int).ravel(), minlength=5)
+    assert len(counts) == 5
+    assert counts.min() > 900  # of 1000 each
+    assert not (drawn == drawn[:, :1]).all()  # every resample has a draw of its own

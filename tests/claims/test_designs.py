@@ -92,6 +92,25 @@ def test_an_activation_saved_under_two_names_counts_once(tmp_path):
     assert check_one(tmp_path, "activation-variation-falls", nets).statistic.value == pytest.approx(1 / 6)
 
 
+def test_a_change_of_layers_is_named_by_the_runs_of_the_first_seed(tmp_path):
+    methods = {(0.0, 1): "Standard, longer", (0.2, 1): "AT, longer"}
+    nets = [
+        replace(net, method=methods.get((net.eps, net.seed), ""))
+        for net in sweep({0.0: {"spectrum": 0.5}, 0.2: {"spectrum": 0.3}}, seeds=2)
+    ]
+    claim = check_one(tmp_path, "singular-spread-falls", nets)
+    assert claim.why.startswith(
+        "Std of singular values from Standard to AT 0.2, in the median layer a change"
+    )
+
+
+def test_a_sweep_without_a_seed_at_both_ends_says_so(tmp_path):
+    nets = [Net(0.0, "standard"), Net(0.1, seed=1), Net(0.2, seed=2)]
+    claim = check_one(tmp_path, "accuracy-falls", nets)
+    assert claim.verdict == "untested"
+    assert claim.why == "No training seed was run at both the weakest and the strongest strength."
+
+
 def test_two_strengths_need_no_correlation(tmp_path):
     claim = check_one(tmp_path, "accuracy-falls", sweep({0.0: {"accuracy": 0.9}, 0.1: {"accuracy": 0.7}}))
     assert claim.verdict == "as claimed"

@@ -10,8 +10,12 @@ import pytest
 from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens import claims
+from robustlens.claims.evidence import Missing, StudyData
+from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.claims.wu2020 import quantities as wu2020
+from robustlens.config import LAST, Checkpoint
 from robustlens.results import StudyFolder, array_files, files
+from robustlens.stats.bootstrap import Unusable
 
 
 def test_a_measure_that_was_not_taken_is_named(tmp_path):
@@ -102,3 +106,55 @@ def test_the_common_alpha_is_computed_once_for_a_study(tmp_path, monkeypatch):
     monkeypatch.setattr(wu2020, "_common_alpha", counted)
     claims.check(folder)
     assert calls == [6]
+
+
+def test_arrays_of_other_lengths_are_named_with_their_lengths(tmp_path):
+    study = StudyData.of(StudyFolder(write(tmp_path, [
+        Net(0.1, arrays={"margins/test_correct": np.ones(N - 1, dtype=bool)}),
+        Net(0.2, arrays={"test/index": np.arange(N - 2)}),
+    ])))  # fmt: skip
+    first, second = study.runs
+    with pytest.raises(Unusable) as caught:
+        wen2020.indecisive_rate(first)
+    said = "AT 0.1 (seed 0): margins/test_probability has 400 images, margins/test_correct has 399"
+    assert str(caught.value) == said
+    with pytest.raises(Unusable) as caught:
+        wen2020.accuracy(second)
+    assert str(caught.value) == "AT 0.2 (seed 0): test/index has shape (398,), test/clean has 400 images"
+
+
+def test_fifty_images_are_enough(tmp_path):
+    arrays = {"test/clean": np.arange(50) < 40, "test/index": np.arange(50)}
+    fewer = {"test/clean": np.arange(49) < 40, "test/index": np.arange(49)}
+    study = StudyData.of(StudyFolder(write(tmp_path, [Net(0.1, arrays=arrays), Net(0.2, arrays=fewer)])))
+    assert wen2020.accuracy(study.runs[0]).value() == pytest.approx(0.8)
+    with pytest.raises(Unusable, match="measured on 49 images; at least 50 are needed"):
+        wen2020.accuracy(study.runs[1])
+
+
+def test_a_result_that_is_not_there_is_named_with_its_checkpoint(tmp_path):
+    (run,) = StudyData.of(StudyFolder(write(tmp_path, [Net(0.1, along={40: {}}, drop=("spectrum",))]))).runs
+    last = run.at(LAST)
+    assert (run.name, last.name) == ("AT 0.1 (seed 0)", "AT 0.1 (seed 0, last)")
+    for one, result in ((run, "evaluation"), (last, "evaluation-last")):
+        with pytest.raises(Missing) as caught:
+            one.array("evaluation", "test", "nothing")
+        assert str(caught.value) == f"{one.name} has no test/nothing in its {result}"
+    with pytest.raises(Missing, match="is done and has no explanation-epoch-0007"):
+        _ = run.at(Checkpoint("epoch", 7)).explanation
+
+
+def test_adversarial_training_of_no_strength_is_neither_standard_nor_adversarial(tmp_path):
+    nets = [
+        Net(0.0, "standard"),
+        Net(0.1, "standard", method="Standard, eps in its recipe"),
+        Net(0.0, method="AT without strength"),
+        Net(0.1),
+        Net(0.1, "trades"),
+        Net(0.1, awp=True),
+    ]
+    study = StudyData.of(StudyFolder(write(tmp_path, nets)))
+    assert [run.eps for run in study.runs] == [0.0, 0.0, 0.0, 0.1, 0.1, 0.1]
+    plain = [run.entry.method for run in study.unperturbed()]
+    assert plain == ["Standard", "Standard, eps in its recipe", "AT"]
+    assert [run.entry.method for run in study.adversarial()] == ["AT", "TRADES", "AT+AWP"]

@@ -33,6 +33,44 @@ def test_the_spread_of_margins_is_divided_by_the_product_of_the_gains(tmp_path):
     assert quantities.normalised_spread(run).value() == pytest.approx(2 / 2**8)
 
 
+def with_spectrum(folder, layers):
+    """A run with these numbers of each layer's singular values."""
+    run = measured(folder).run
+    result = run.explanation()
+    spectrum = replace(result.measures["spectrum"], value={"layers": layers})
+    run.write("explanation", replace(result, measures={**result.measures, "spectrum": spectrum}))
+    return StudyData.of(StudyFolder(folder)).runs[0]
+
+
+def test_gains_below_one_enlarge_the_spread_and_one_of_zero_leaves_none(tmp_path):
+    run = with_spectrum(tmp_path / "small", {"a": {"max": 0.5}, "b": {"max": 0.25}})
+    plain = float(quantities.margin_spread(run).value())
+    # Logit margins are four times the probability margins here.
+    assert quantities.normalised_spread(run).value() == pytest.approx(4 * plain / (0.5 * 0.25))
+    for name, layers in (("zero", {"a": {"max": 0.0}, "b": {"max": 2.0}}), ("none", {})):
+        with pytest.raises(Unusable, match="without a largest singular value above zero"):
+            quantities.normalised_spread(with_spectrum(tmp_path / name, layers))
+
+
+def test_a_spread_needs_a_layer_of_two_singular_values(tmp_path):
+    run = with_spectrum(tmp_path, {"one": {"std": 0.0, "count": 1}})
+    with pytest.raises(Unusable, match="has no layer with two singular values or more"):
+        quantities.spectrum_spread(run)
+
+
+def test_thirty_errors_are_enough(tmp_path):
+    def of(errors):
+        arrays = {
+            "margins/test_correct": np.arange(N) >= errors,
+            "margins/test_probability": np.full(N, -0.1),
+        }
+        return measured(tmp_path / str(errors), arrays)
+
+    assert quantities.indecisive_share(of(30)).value() == pytest.approx(1.0)
+    with pytest.raises(Unusable, match="makes 29 errors; at least 30 are needed"):
+        quantities.indecisive_share(of(29))
+
+
 def test_without_gains_there_is_no_normalised_margin(tmp_path):
     folder = measured(tmp_path).run
     result = folder.explanation()
