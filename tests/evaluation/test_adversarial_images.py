@@ -48,6 +48,27 @@ def test_saved_images_are_checked_again(tmp_path, change, said):
     assert caught.value.exit_code == 4
 
 
+def test_the_first_image_that_does_not_break_the_model_is_named(tmp_path):
+    """Three files are filled with clean images: the message counts them, and names the first."""
+    evaluated(tmp_path, save_adversarial=True)
+    x, replaced = problem()[1], []
+    for file in sorted(tmp_path.glob("adversarial-*"))[:3]:
+        rows = load_file(file)["rows"]
+        AdversarialImages(tmp_path).add(int(file.name.split("-")[1]), rows, x[rows])
+        replaced += rows.tolist()
+    assert len(replaced) > 1
+    said = f"found {len(replaced)} that do not break the model, image {min(replaced)} first"
+    with pytest.raises(NumericsError, match=said):
+        evaluated(tmp_path, save_adversarial=True)
+
+
+def test_a_file_is_named_by_its_try_and_its_first_row(tmp_path):
+    """As by version 0.1: images that a killed process wrote are replaced by their equals."""
+    AdversarialImages(tmp_path).add(7, torch.tensor([12, 345]), torch.rand(2, 3))
+    AdversarialImages(tmp_path).add(8, torch.tensor([], dtype=torch.int64), torch.rand(0, 3))
+    assert [file.name for file in tmp_path.iterdir()] == ["adversarial-007-00000012.safetensors"]
+
+
 def test_no_flipped_bit_passes(tmp_path):
     x = torch.rand(4, 3)
     AdversarialImages(tmp_path).add(0, torch.tensor([1, 3]), x[:2])

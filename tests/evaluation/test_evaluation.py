@@ -1,11 +1,13 @@
 """Evaluations as numbers: intervals, counts, arrays and gaps, from masks."""
 
+from time import perf_counter
+
 import pytest
 import torch
 
 import robustlens as rl
 from helpers.evaluated_models import evaluated, linear
-from robustlens.evaluation import gaps
+from robustlens.evaluation import Evaluation, gaps
 from robustlens.results import CurvePoint
 from robustlens.stats.intervals import Interval, mean_of, wilson
 
@@ -31,6 +33,44 @@ def test_an_interval_of_each_mask():
     assert isinstance(evaluation.interval(), Interval)
     assert evaluation.interval("clean").value == pytest.approx(evaluation.clean.double().mean().item())
     assert evaluation.interval("cw-20") == evaluation.interval("robust")
+
+
+def by_hand():
+    """Five images: one wrong, one broken by each of three attacks, one robust; two suites."""
+    broken_by = torch.tensor([-1, 0, 1, 2, 3])
+    masks = {name: broken_by > number for number, name in enumerate(("fgsm", "pgd", "square"))}
+    return Evaluation(
+        threat=rl.ThreatModel("Linf", 0.1),
+        labels=torch.zeros(5, dtype=torch.int64),
+        predictions=torch.tensor([1, 0, 0, 0, 0]),
+        loss=torch.arange(5.0),
+        clean=broken_by >= 0,
+        by_attack=masks,
+        attacked={"fgsm": 4, "pgd": 3, "square": 2},
+        distance=torch.tensor([0.0, 0.1, 0.1, 0.1, torch.inf]),
+        curve={},
+        flags=(),
+        notes=(),
+        suites={"gradients": ("fgsm", "pgd"), "all": ("fgsm", "pgd", "square")},
+        seconds={"fgsm": 0.0, "pgd": 0.0, "square": 0.0},
+    )
+
+
+def test_robust_is_right_after_the_last_attack_and_a_suite_ends_with_its_own_last():
+    evaluation = by_hand()
+    assert evaluation.robust.tolist() == [False, False, False, False, True]
+    assert evaluation.broken == {"fgsm": 1, "pgd": 1, "square": 1}
+    shares = {"clean": 4, "robust": 1, "fgsm": 3, "pgd": 2, "square": 1, "gradients": 2, "all": 1}
+    for name, count in shares.items():
+        assert evaluation.interval(name) == wilson(count, 5), name
+
+
+def test_seconds_are_those_that_were_spent():
+    began = perf_counter()
+    evaluation = evaluated()
+    spent = perf_counter() - began
+    assert all(seconds > 0 for seconds in evaluation.seconds.values())
+    assert sum(evaluation.seconds.values()) < spent
 
 
 def test_a_result_has_the_numbers_of_the_masks():

@@ -31,6 +31,19 @@ def test_the_curve_is_exact_on_a_linear_model_and_falls():
         assert torch.equal(mask, clean & (margin > radius)), radius
 
 
+def test_a_curve_searches_as_far_as_its_largest_radius_and_eps_and_may_begin_at_zero():
+    model, x, y, margin = linear(n=60)
+    clean = model(x).argmax(1) == y
+    threat = rl.ThreatModel("Linf", margin.quantile(0.3).item())
+    for curve, reach in (((0.0, 0.5), 1.0), ((0.0, 1.5), 1.5)):
+        evaluation = rl.evaluate(model, x, y, threat, "fgsm", curve=curve, flags=False)
+        clear = (margin / (reach * threat.eps) - 1).abs() > 0.01
+        assert clear.sum() > 50
+        found = ~clean | (margin < reach * threat.eps)
+        assert torch.equal(evaluation.distance.isfinite()[clear], found[clear])
+        assert torch.equal(evaluation.curve[0.0], clean)
+
+
 def test_a_radius_beyond_the_box_is_the_box():
     model, x, y, _ = linear(n=20)
     evaluation = rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.7), "fgsm", curve=(2.0,))
@@ -58,6 +71,29 @@ def test_verdicts_do_not_depend_on_batch_size_or_order():
     assert torch.equal(whole.robust, parts.robust)
     assert torch.equal(whole.robust[order], shuffled.robust)
     assert 0 < whole.robust.sum() < whole.clean.sum()
+
+
+def test_one_image_a_batch_gives_the_same_verdicts():
+    model, x, y, margin = linear(n=12)
+    threat = rl.ThreatModel("Linf", margin.quantile(0.5).item())
+    whole, single = (rl.evaluate(model, x, y, threat, ["fgsm"], batch_size=size) for size in (256, 1))
+    assert torch.equal(whole.robust, single.robust)
+
+
+def test_unless_asked_for_there_is_one_restart_no_curve_and_no_image_kept():
+    model, x, y, _ = linear(n=12)
+    events = []
+    evaluation = rl.evaluate(
+        model, x, y, rl.ThreatModel("Linf", 0.01), ["pgd-2"], flags=False, progress=events.append
+    )
+    assert [event.phase for event in events] == ["pgd-2"]
+    assert (evaluation.curve, evaluation.x_adv) == ({}, None)
+
+
+def test_an_attack_by_scores_that_breaks_nothing_more_raises_no_flag():
+    model, x, y, margin = linear(n=60)
+    threat = rl.ThreatModel("Linf", margin.quantile(0.5).item())
+    assert rl.evaluate(model, x, y, threat, ["fgsm", "square-20"]).flags == ()
 
 
 class _Noisy(nn.Module):

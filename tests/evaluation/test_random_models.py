@@ -1,11 +1,14 @@
 """Models that draw random numbers: judged on the mean over draws, whatever the attack, and never blamed."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import robustlens as rl
 from helpers.evaluated_models import stop_after
+from robustlens import noise
 from robustlens.errors import StoppedError
 from robustlens.evaluation.verifier import DRAWS, RandomVerifier
 
@@ -94,6 +97,56 @@ def test_an_attack_counts_by_how_far_it_lowers_the_mean():
     assert evaluation.clean.float().mean() == pytest.approx(0.69, abs=0.07)
     assert evaluation.robust.float().mean() == pytest.approx(0.31, abs=0.07)
     assert not (evaluation.robust & ~evaluation.clean).any()
+
+
+class Cycling(nn.Module):
+    """Ten draws a pass: as sure of class 0 as the image, of class 1 in the first two and of 2 in the third."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        logits = torch.zeros(len(x), 3)
+        logits[:, 0] = x.flatten(1)[:, 0]
+        logits[:2, 1] = 5.0
+        logits[2, 2] = 5.0
+        return logits
+
+
+def test_a_verdict_is_over_as_many_draws_as_are_said(monkeypatch):
+    x, y = torch.tensor([[1.0], [2.0]]), torch.zeros(2, dtype=torch.int64)
+    model = Cycling()
+    monkeypatch.setattr(noise, "uniform", lambda key, like: torch.tensor([0.29, 0.31])[: len(like)])
+    verdict = RandomVerifier(model, seed=0).clean(x, y)
+    assert sum(model.sizes) == 2 * DRAWS
+    assert set(model.sizes) == {10}
+    # Three draws of ten are wrong; of the wrong ones, most are of class 1.
+    assert verdict.right.tolist() == [False, True]
+    assert verdict.predictions.tolist() == [1, 0]
+    exp = torch.tensor([1.0, 2.0]).exp()
+    sure, wrong = ((exp + 2) / exp).log(), ((exp + 1 + math.exp(5)) / exp).log()
+    torch.testing.assert_close(verdict.loss, 0.7 * sure + 0.3 * wrong)
+
+
+def test_what_is_right_in_every_draw_is_right_whatever_the_threshold(monkeypatch):
+    monkeypatch.setattr(noise, "uniform", lambda key, like: torch.zeros(len(like)))  # of [0, 1)
+    x, verifier = torch.tensor([[9.0], [1.0]]), RandomVerifier(Cycling(), seed=0)
+    assert verifier.misclassified(x, torch.zeros(2, dtype=torch.int64), x).tolist() == [False, True]
+
+
+def test_a_random_model_is_attacked_once_at_each_image():
+    seen = []
+
+    def still(model, x, y, *, generator=None):
+        seen.append(len(x))
+        return x.clone()
+
+    x, y = images(20)
+    evaluation = rl.evaluate(Noisy(), x, y, THREAT, [still], flags=False)
+    assert sum(seen) == int(evaluation.clean.sum())
+    assert evaluation.loss.shape == (20,)
 
 
 def test_verdicts_belong_to_the_image_and_leave_the_random_state():

@@ -1,6 +1,8 @@
 """A stopped evaluation goes on where it stopped, ends with the same masks, and belongs to one evaluation only."""
 
+import hashlib
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from helpers.golden import unpack
 from robustlens.config import EvaluationPlan
 from robustlens.errors import StateError, StoppedError
 from robustlens.evaluation import evaluate_run
-from robustlens.evaluation.identity import _settings
+from robustlens.evaluation.identity import _settings, identity
 from robustlens.results import Run
 
 
@@ -96,6 +98,19 @@ def test_attacks_have_the_identity_that_they_had_in_version_0_1(name):
     """A stopped evaluation is bound to it: where a class declares its settings must not matter."""
     attack = rl.attacks.tries_of(rl.attacks.chosen("standard", THREAT)[name])[:2][-1]
     assert _settings(attack).replace(repr(THREAT), "T") == IDENTITIES_0_1[name]
+
+
+def test_images_and_suites_have_the_hashes_that_they_had_in_version_0_1():
+    x, y = torch.arange(12.0).view(3, 4) / 16, torch.tensor([0, 1, 0])
+    attacks = [(name, rl.attacks.get(name, THREAT)) for name in ("fgsm", "square")]
+    bound_to = identity(network(), x, y, THREAT, attacks, "32-true")
+    suite = "".join(f"{name}: {_settings(attack)}; " for name, attack in attacks)
+    # Little-endian float32 pixels, then int64 labels.
+    pixels = b"".join(struct.pack("<f", number / 16) for number in range(12))
+    labels = b"".join(struct.pack("<q", label) for label in (0, 1, 0))
+    assert bound_to["selection of images"] == hashlib.sha256(pixels + labels).hexdigest()[:16]
+    assert bound_to["suite of attacks"] == hashlib.sha256(suite.encode()).hexdigest()[:16]
+    assert bound_to["precision"] == "32-true"
 
 
 def test_an_evaluation_that_version_0_1_stopped_goes_on_with_the_same_masks(tmp_path):
