@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlens.errors import ResourceError, StateError
-from robustlens.results import array_files, files
+from robustlens.results import array_files, files, leftovers
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -181,3 +181,61 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(StateError, match=r"run.json: is no plain file"):
         files.read_bytes(tmp_path / "run.json")
+
+
+def test_a_file_is_ours_by_its_header_or_its_seal():
+    assert array_files.is_ours({"robustlens": "{}"})
+    assert array_files.is_ours({"robustlens": "{}", "seal": "x"})
+    assert array_files.is_ours({"seal": "0" * 64})
+    assert not array_files.is_ours({"seal": "0" * 63})
+    assert not array_files.is_ours({"seal": "0" * 65})
+    assert not array_files.is_ours({"format": "pt"})
+
+
+def test_a_seal_is_read_and_what_has_none_is_not_intact():
+    content = files.sealed_json({"a": 1})
+    assert files.seal_of(content) == json.loads(content)["seal"]
+    assert files.is_intact(content)
+    assert files.seal_of(b"{}") is None
+    assert not files.is_intact(b"{}")
+
+
+def test_the_header_of_an_array_file_names_the_format_and_fills_eight_bytes(tmp_path):
+    for name in ("a", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg", "abcdefgh"):
+        array_files.write_arrays(tmp_path / "a.safetensors", {"x": np.arange(3.0)}, {"name": name})
+        content = (tmp_path / "a.safetensors").read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        assert size % 8 == 0
+        assert content[8 + size :] == np.arange(3.0).tobytes()
+        header = array_files.read_header(tmp_path / "a.safetensors")
+        assert header.values == {"format": 2, "name": name}
+
+
+def test_the_owner_of_an_array_file_is_checked_by_its_header(tmp_path):
+    path = tmp_path / "a.safetensors"
+    array_files.ArrayFile(path, "of a result").check_owner()  # missing: found by who asks for an array
+    seal = array_files.write_arrays(path, {"x": np.zeros(3)})
+    for own in (seal, None):
+        array_files.ArrayFile(path, own).check_owner()
+    with pytest.raises(StateError, match="does not belong to the result beside it"):
+        array_files.ArrayFile(path, "0" * 64).check_owner()
+
+
+def test_what_a_report_left_is_swept_after_an_hour(tmp_path, monkeypatch):
+    now = 1_000_000_000
+    monkeypatch.setattr(leftovers.time, "time", lambda: float(now))
+    folder = tmp_path / "report"
+    (folder / "figures").mkdir(parents=True)
+    ages = {
+        ".index.html.abcd1234.tmp": 3600,
+        "figures/.a.svg.abcd1234": 3599,
+        "figures/.b.pdf.abcd1234": 9999,
+    }
+    for name, age in {**ages, "figures/b.pdf": 9999, ".mine": 9999}.items():
+        (folder / name).touch()
+        os.utime(folder / name, (now - age, now - age))
+    assert leftovers.report_folder(tmp_path, None) == folder
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert left == [".mine", "figures/.a.svg.abcd1234", "figures/b.pdf"]
+    assert leftovers.report_folder(tmp_path, tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert not (tmp_path / "elsewhere").exists()

@@ -120,6 +120,55 @@ def test_a_damaged_lease_is_taken_over(tmp_path, content, caplog, monkeypatch):
     assert "whose lease is damaged" in caplog.text
 
 
+def test_only_what_another_host_may_take_over_as_well_is_waited_for(tmp_path, other, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(locks.time, "sleep", waits.append)
+    monkeypatch.setattr(locks, "RENEW", 1e6)
+    gone = replace(other, heartbeat=0.0)
+    here = replace(gone, machine=locks._machine(), pid=os.getpid())
+    for place, (lease, expected) in enumerate(((None, 0), (here, 0), (gone, 1))):
+        folder = tmp_path / str(place)
+        if lease is not None:
+            write_lease(folder, lease)
+        with locked(folder):
+            assert len(waits) == expected
+    assert waits == [0.5]
+
+
+def test_a_refusal_names_an_end_for_another_host_alone(tmp_path, other):
+    ends = "at most 120 s if that process is gone"
+    assert ends in str(locks._refusal(tmp_path, other))
+    here = str(locks._refusal(tmp_path, replace(other, machine=locks._machine())))
+    assert "(process 4242 on elsewhere, since " in here
+    assert ends not in here
+    unknown = f"{tmp_path}: another process is writing here; wait for it, or choose another --out"
+    assert str(locks._refusal(tmp_path, None)) == unknown
+
+
+@pytest.mark.parametrize(
+    ("age", "alive"), [(0, True), (118, True), (122, False), (-118, True), (-122, False)]
+)
+def test_a_lease_that_cannot_be_looked_up_ends_two_minutes_after_its_last_renewal(other, age, alive):
+    assert replace(other, heartbeat=time.time() - age).is_alive() == alive
+
+
+def test_the_owner_is_the_one_who_lives(tmp_path, other):
+    assert owner(tmp_path / "nowhere") is None
+    write_lease(tmp_path / "run", other)
+    assert owner(tmp_path / "run") == other
+    write_lease(tmp_path / "run", replace(other, heartbeat=0.0))
+    assert owner(tmp_path / "run") is None
+    for wrong in ({"pid": 0}, {"pid": 1 << 31}, {"pid": -5}, {"host": 3}, {"start": -1.0}, {"start": "1"}):
+        (tmp_path / "run" / "lease").write_text(json.dumps(asdict(other) | wrong))
+        assert owner(tmp_path / "run") is None, wrong
+
+
+def test_an_owner_that_works_on_is_not_asked_again(tmp_path, monkeypatch):
+    with locked(tmp_path):
+        monkeypatch.setattr(locks._Holder, "_renew_once", lambda self: pytest.fail("looked"))
+        files.write_atomic(tmp_path / "a", b"x")
+
+
 def test_of_two_hosts_that_take_over_one_works(tmp_path, other, monkeypatch):
     folder = tmp_path / "run"
     write_lease(folder, replace(other, heartbeat=0.0))

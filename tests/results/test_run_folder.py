@@ -21,6 +21,7 @@ from robustlens.results import (
     Provenance,
     Run,
     RunEntry,
+    RunRecord,
     SplitResult,
     StudyFolder,
     StudyRecord,
@@ -28,6 +29,7 @@ from robustlens.results import (
     array_files,
     files,
 )
+from robustlens.results.values import decode
 from robustlens.stats.intervals import Interval
 
 RATE = Interval(0.5, 0.4, 0.6)
@@ -176,6 +178,36 @@ def test_wrong_types_are_one_line_with_file_and_field(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_of_several_wrong_fields_the_first_is_named_and_a_long_one_cut(tmp_path):
+    files.write_json(tmp_path / "run.json", {"status": "x" * 200, "epochs_done": "many"})
+    with pytest.raises(StateError) as caught:
+        _ = Run(tmp_path).record
+    assert "run.json: status: found '" + "x" * 79 + "'" not in str(caught.value)
+    assert f"run.json: status: found {'x' * 80!r}, input should be" in str(caught.value)
+    assert "epochs_done" not in str(caught.value)
+
+
+def test_the_record_of_an_error_is_its_first_line_cut_to_500_characters():
+    error = StateError("a" * 600 + "\nmore")
+    assert ErrorRecord.of(error) == ErrorRecord("StateError", "a" * 500, 7)
+    assert ErrorRecord.of(KeyError()) == ErrorRecord("KeyError", "", 1)
+
+
+def test_what_a_document_does_not_say_has_its_default():
+    measure = {"value": {"a": 1, "b": True, "c": "3"}, "unit": "", "what": "", "source": ""}
+    one = decode(Measurement, measure, "explanation.json")
+    assert (one.seconds, one.conditions, one.arrays) == (0.0, {}, {})
+    assert (one.number("a"), one.number("b"), one.number("c"), one.at("c")) == (1.0, None, None, "3")
+    assert np.isnan(decode(Measurement, {**measure, "seconds": None}, "explanation.json").seconds)
+    assert decode(ThreatRecord, {"norm": "L2", "eps": 0.5}, "a").bounds == (0.0, 1.0)
+    assert decode(ErrorRecord, {"type": "KeyError", "message": ""}, "a").exit_code == 1
+    record = decode(RunRecord, {}, "run.json")
+    assert (record.status, record.epochs_done, record.best_epoch, record.train_seconds) == ("new", 0, 0, 0.0)
+    epoch = decode(EpochRecord, {"epoch": 1}, "metrics.jsonl")
+    assert (epoch.perturbed, epoch.best, epoch.loss_measured, epoch.train) == (False, False, "", None)
+    assert np.isnan([epoch.lr, epoch.seconds, epoch.loss, epoch.cpu_seconds]).all()
+
+
 def test_a_result_is_there_only_with_its_arrays(tmp_path, monkeypatch):
     run = Run(tmp_path)
     run.write("evaluation", evaluation())
@@ -290,3 +322,39 @@ def test_the_folder_of_the_data_is_remembered_unless_another_is_named(tmp_path, 
     monkeypatch.delenv("ROBUSTLENS_DATA")
     run.update(data_dir=str(tmp_path / "moved away"))
     assert run.data_spec.data_dir is None
+
+
+def test_the_last_checkpoint_goes_over_the_epoch_that_it_is(trained):
+    for beside in (LAST, Checkpoint("epoch", 2), Checkpoint("epoch", 1)):
+        own = trained.recipe.hash()
+        trained.write("evaluation", evaluation(checkpoint=beside, recipe=own), beside)
+    assert list(trained.other_checkpoints("evaluation").items()) == [(1, Checkpoint("epoch", 1)), (2, LAST)]
+
+
+def test_the_scope_of_a_claim_is_that_of_its_verdict():
+    with pytest.raises(ValueError, match="verdict 'supported' is decided, found 'described'"):
+        ClaimResult("c", "p", "s", "q", "supported", seeds=3, scope="described")
+    with pytest.raises(ValueError, match="verdict 'untested' is of no scope, found 'decided'"):
+        ClaimResult("c", "p", "s", "q", "untested", scope="decided")
+    decided, described, untested = (
+        ClaimResult("c", "p", "s", "q", verdict, seeds=3)
+        for verdict in ("supported", "as claimed", "untested")
+    )
+    assert [one.scope for one in (decided, described, untested)] == ["decided", "described", None]
+    assert [one.wording for one in (decided, described, untested)] == [
+        "supported", "described: as claimed", "untested",
+    ]  # fmt: skip
+
+
+def test_more_epochs_than_the_record_are_what_a_kill_left_until_training_is_over(tmp_path):
+    run = Run(tmp_path)
+    for epoch in (1, 2, 3):
+        run.append_metrics(EpochRecord(epoch))
+    for status, done, whole in (("training", 2, True), ("training", 3, True), ("trained", 3, True),
+                                ("trained", 2, False), ("done", 2, False), ("training", 4, False)):  # fmt: skip
+        run.update(status=status, epochs_done=done)
+        if whole:
+            assert [record.epoch for record in run.metrics()] == [1, 2, 3]
+        else:
+            with pytest.raises(StateError, match=f"found 3 whole lines, expected {done} as in run.json"):
+                run.metrics()

@@ -153,6 +153,84 @@ def test_upgrading_changes_no_present_document():
     assert upgraded("run", content, 2) == content
 
 
+def test_a_run_of_format_1_loses_what_was_null_but_its_error():
+    old = {"status": "done", "best_epoch": None, "epochs_done": 0, "error": None}
+    assert upgraded("run", old, 1) == {"status": "done", "epochs_done": 0, "error": None}
+    assert upgraded("epoch", {"epoch": 3, "awp": True}, 1) == {"epoch": 3, "perturbed": True}
+    assert upgraded("epoch", {"epoch": 3}, 1) == {"epoch": 3, "perturbed": False}
+    assert upgraded("recipe", {"seed": 1}, 1) == {"seed": 1}, "of a kind that has not changed"
+
+
+def test_an_evaluation_of_format_1_by_hand():
+    whole = {"name": "n", "message": "seen; so; do", "raised_if": "if", "means": "so", "todo": "do"}
+    flags = [whole, {"name": "alone"}, "a text", {"message": "of no name"}]
+    old = {
+        "model": "print",
+        "splits": {"test": {"n": 2, "flags": flags, "notes": ["x"]}, "train": {}, "odd": 3},
+    }
+    new = upgraded("evaluation", old, 1)
+    empty = {"raised_if": "", "meaning": "", "remedy": ""}
+    assert new["splits"]["test"].pop("flags") == [
+        {"name": "n", "observed": "seen", "raised_if": "if", "meaning": "so", "remedy": "do"},
+        {"name": "alone", "observed": "alone", **empty},
+        {"name": "flag", "observed": "a text"},
+        {"name": "flag", "observed": "of no name", **empty},
+    ]
+    assert new["splits"] == {
+        "test": {"n": 2, "notes": ["x"], "seconds": {}},
+        "train": {"flags": [], "notes": [], "seconds": {}},
+        "odd": 3,
+    }
+    assert {key: new[key] for key in ("weights", "recipe_hash", "data", "plan")} == {
+        "weights": "print", "recipe_hash": None, "data": "", "plan": {},
+    }  # fmt: skip
+    known = {"weights": "seal", "recipe_hash": "r", "data": "d", "plan": {"seed": 1}, "model": {"name": "m"}}
+    assert upgraded("evaluation", known, 1) == known
+
+
+def test_an_explanation_of_format_1_by_hand():
+    measure = {"value": {"eps": 0.1, "steps": 2, "rise": 0.5}, "unit": "nats"}
+    threat = {"norm": "L2", "eps": 0.5, "bounds": [0, 1]}
+    old = {"weights": "w", "plan": {"seed": 1}, "threat": threat, "measures": {"a": measure, "b": 3, "c": {}}}
+    new = upgraded("explanation", old, 1)
+    assert (new["plan"], new["threat"]) == ({"seed": 1, "threat": {"norm": "L2", "eps": 0.5}}, threat)
+    conditions = {"eps": 0.1, "steps": 2}
+    assert new["measures"] == {
+        "a": {"what": "", "source": "", **measure, "conditions": conditions},
+        "b": 3,
+        "c": {},
+    }
+    bare = upgraded("explanation", {"weights": "w"}, 1)
+    assert (bare["threat"], bare["plan"]) == ({"norm": "", "eps": 0.0}, {})
+
+
+def test_a_study_of_format_1_by_hand():
+    runs = [{"id": "a", "awp": True, "awp_from_attack": 1, "without_awp": "hash"}, {"id": "b"}, "odd"]
+    assert upgraded("study", {"runs": runs}, 1)["runs"] == [
+        {"id": "a", "perturbation": "awp", "from_attack": True, "unperturbed": "hash"},
+        {"id": "b", "perturbation": None, "from_attack": False, "unperturbed": None},
+        "odd",
+    ]
+    assert upgraded("study", {"runs": 3}, 1) == {"runs": 3}
+
+
+@pytest.mark.parametrize(
+    ("old", "verdict"),
+    [
+        ({"verdict": "inconclusive"}, "untested"),
+        ({"verdict": "supported", "seeds": 0, "values": []}, "untested"),
+        ({"verdict": "supported", "seeds": 2, "values": [1]}, "as claimed"),
+        ({"verdict": "supported", "seeds": 3, "values": [1]}, "supported"),
+        ({"verdict": "inconclusive", "seeds": 0, "values": [1]}, "unclear"),
+        ({"verdict": "of another time", "seeds": 1}, "of another time"),
+        ({"verdict": "supported", "values": [1]}, "supported"),
+    ],
+)
+def test_a_claim_of_format_1_by_hand(old, verdict):
+    claims = upgraded("claims", {"claims": [old, "odd"]}, 1)["claims"]
+    assert claims == [{**old, "verdict": verdict}, "odd"]
+
+
 def test_a_folder_of_the_present_format_opens_and_is_sealed(tmp_path):
     """`format-2.tar.xz`: AT with and without AWP, every epoch measured, as version 0.1.0 wrote them."""
     folder = unpack("format-2", tmp_path) / "study"

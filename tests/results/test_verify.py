@@ -62,6 +62,17 @@ def test_a_flipped_bit_in_any_file_is_exit_7_with_its_name(finished, tmp_path, c
             assert "Traceback" not in said
 
 
+def test_what_lies_in_a_report_or_is_hidden_is_not_ours(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    for name in ("report/a.json", "report/figures/deep/b.json", ".c.json", "d.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{")
+    assert {check.path for check in verify(folder) if check.problem} == set()
+    (folder / "e.json").write_text("{")
+    (problem,) = [check for check in verify(folder) if check.problem]
+    assert (problem.path, problem.sealed) == (folder / "e.json", False)
+
+
 def test_files_that_do_not_belong_together_are_found(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "copy")
     (run,) = (folder / "runs").iterdir()
