@@ -1,5 +1,6 @@
 """Float32 products: IEEE where verdicts are formed, TF32 where a recipe says so, the caller's settings after."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -14,7 +15,9 @@ from robustlens import machine, models, reliability
 from robustlens.config import Recipe, checked
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, ResourceError
+from robustlens.evaluation import preparation
 from robustlens.machine import environment, float32_products, repeatable
+from robustlens.training import trainer
 from robustlens.training.distributed import fabric_for, products
 
 BACKENDS: Any = torch.backends
@@ -206,3 +209,27 @@ def test_the_settings_of_the_caller_come_back(monkeypatch: pytest.MonkeyPatch) -
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_training_and_evaluation_are_repeatable_on_their_device(
+    fast: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first fast choice is the recipe's; a verdict is never fast."""
+    asked: list[tuple[str, bool]] = []
+
+    def note(on: torch.device, *, fast: bool = False) -> Any:
+        asked.append((on.type, fast))
+        return contextlib.nullcontext()
+
+    for room in (trainer, preparation):
+        monkeypatch.setattr(room, "repeatable", note)
+    _, x, y = problem(24)
+    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
+    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
+    values = {"model": {"name": "helpers.watching:network"}, "objective": "standard", "fast": fast}
+    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
+    rl.train(values, tmp_path / "run", splits=splits)
+    assert asked == [("cpu", fast)]
+    rl.evaluate(Watching(), x, y, rl.ThreatModel("Linf", 0.1), ["fgsm"])
+    assert asked == [("cpu", fast), ("cpu", False)]

@@ -21,7 +21,7 @@ from robustlens.evaluation.identity import identity
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import EvaluationState
 from robustlens.evaluation.verifier import CleanVerdict, RandomVerifier, Verifier
-from robustlens.machine import float32_products
+from robustlens.machine import float32_products, repeatable
 from robustlens.models import inputs
 from robustlens.models.inputs import Batches, Images, Labels
 from robustlens.progress import Listener, silent
@@ -80,7 +80,8 @@ def prepared(
     y = y.cpu()
     rows = shard.rows(len(x), batch_size)
     own_x, own_y = (x, y) if shard.of == 1 else (x[rows], y[rows])
-    with models.frozen(model), float32_products(), attack_room.trusted():
+    repeats = repeatable(models.device_of(model))
+    with models.frozen(model), float32_products(), repeats, attack_room.trusted():
         logits = clean_logits(model, own_x, batch_size)
         verifier, search = _networks(model, x, precision, seed)
         clean = clean_verdict(verifier, own_x, own_y, logits, batch_size)

@@ -13,7 +13,7 @@ from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import MEASURES, get
-from robustlens.machine import float32_products
+from robustlens.machine import float32_products, repeatable
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run
 from robustlens.results.locks import locked
@@ -167,7 +167,7 @@ def _measured(
     for number, (name, measure) in enumerate(chosen.items()):
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
-        with float32_products():
+        with float32_products(), repeatable(models.device_of(model)):
             measurement = measure(subject) if name in MEASURES else MEASURES.call(name, measure, subject)
         yield name, replace(measurement, seconds=perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))
