@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.data_files import OFFICIAL, REPOSITORY, needs_official, refused, source_of, toy_splits
 from robustlens import data, noise
-from robustlens.data import arrays, embedded, splits
+from robustlens.data import arrays, embedded, splits, stratified
 from robustlens.errors import ConfigError
 
 labels_strategy = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(
@@ -25,7 +25,7 @@ labels_strategy = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(
 @settings(deadline=None)
 @given(labels=labels_strategy, seed=st.integers(0, 2**31))
 def test_every_prefix_of_the_order_holds_each_class_in_its_share(labels: torch.Tensor, seed: int) -> None:
-    order = splits.stratified_order(labels, noise.generator_for(seed))
+    order = stratified.stratified_order(labels, noise.generator_for(seed))
     assert sorted(order.tolist()) == list(range(len(labels)))
     one_hot = torch.nn.functional.one_hot(labels[order], 5)
     share = one_hot.sum(0) / len(labels)

@@ -229,8 +229,10 @@ def report(
 
 
 @app.command(name="verify")
-def verify_folder(folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")]) -> None:
-    """Read every file of a study or a run and check its seal; quiet where all is well.
+def verify_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study, a run or packed data.")],
+) -> None:
+    """Read every file of a study, a run or a packed data set and check its seal; quiet where all is well.
 
     Exit 7 names each file that is damaged. Files of format 1, which have no seal, are counted.
     """

@@ -13,7 +13,7 @@ LONGEST_NAME = 100
 """Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, to Windows
 _TEXTS = ("description", "label", "data_dir")  # fields that are never looked up
-_READERS = ("folder:", "idx:", "npz:")  # of data: what follows is a path
+_READERS = ("folder:", "idx:", "npz:", "packed:")  # of data: what follows is a path
 
 
 def name_problem(name: str) -> str | None:

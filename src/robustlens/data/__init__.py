@@ -1,4 +1,4 @@
-"""Data: any of many sources to uint8 tensors in memory, split into train, validation and test.
+"""Data: any of many sources to uint8 images in memory or packed, split into train, validation and test.
 
     splits = robustlens.data.load("cifar10", data_dir="~/data", train_limit=10_000)
     x, y = splits.train.x(), splits.train.labels      # float32 NCHW in [0, 1], int64
@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from robustlens.config import DataSpec
-from robustlens.data import augment, hub
+from robustlens.data import augment, hub, shards
 from robustlens.data.arrays import from_tensors
+from robustlens.data.packing import pack
 from robustlens.data.registry import DATASETS, READERS, check_name, names, read, runs_code
 from robustlens.data.sanity import sanity_warnings
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
@@ -36,6 +35,7 @@ __all__ = [
     "load",
     "names",
     "of_spec",
+    "pack",
     "sanity_warnings",
 ]
 
@@ -50,13 +50,14 @@ def load(
     test_limit: int | None = None,
     unlabeled: int = 0,
 ) -> Splits:
-    """Load a data set into memory.
+    """Load a data set: into memory, but for packed images.
 
     Args:
         name: "fashion-mnist-10k" (comes with the package); "cifar10", "cifar100", "svhn", "mnist",
             "fashion_mnist", "tiny_imagenet" or any "hf:owner/name" (extra `hub`); "folder:PATH" with
             train/<class>/*.png and test/<class>/*.png; "idx:PATH" with the four IDX files; "npz:PATH" with
-            x_train, y_train, x_test, y_test (see `from_tensors` for shapes and types);
+            x_train, y_train, x_test, y_test (see `from_tensors` for shapes and types); "packed:PATH", a
+            folder that `pack` wrote, whose images stay on the disk; "packed:PATH?crop=224": their middle;
             "package.module:factory", a function of yours that returns these four arrays.
         data_dir: for names of the Hub, a folder that holds the data set's folder (DIR/cifar10/*.parquet) or
             its files; $ROBUSTLENS_DATA if absent, and if that is absent too, the Hub.
@@ -117,11 +118,14 @@ def data_folder(spec: DataSpec) -> str | None:
     return None if folder is None else str(folder.resolve())
 
 
-def channel_statistics(images: UInt8[Tensor, "n c ..."]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of images in [0, 1], exact, six decimals."""
-    counts = torch.stack(
-        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
-    )
+def channel_statistics(images: shards.Images) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of images in [0, 1], exact, six decimals.
+
+    Raises:
+        DataError: a packed image cannot be read or is damaged.
+    """
+    packed = isinstance(images, shards.PackedImages)
+    counts = images.histogram() if packed else shards.histogram(images)
     share = counts.double() / counts.sum(1, keepdim=True)
     level = torch.arange(256).double() / 255
     mean = share @ level

@@ -1,11 +1,14 @@
 """A folder of image files, one subfolder a class: train/<class>/*.png and test/<class>/*.png."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from robustlens.data.pixels import decode
+from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources
 from robustlens.errors import DataError
 
@@ -51,7 +54,12 @@ def _source(root: Path, classes: tuple[str, ...]) -> Source:
         chosen = [paths[row] for row in rows.tolist()]
         return decode(chosen, len(chosen), lambda i: str(chosen[i]))
 
-    return Source(torch.tensor([label for _, label in listed], dtype=torch.int64), read, str(root))
+    def each(rows: Tensor) -> Iterator[NDArray[np.uint8]]:
+        chosen = [paths[row] for row in rows.tolist()]
+        return read_each(chosen, lambda i: str(chosen[i]))
+
+    labels = torch.tensor([label for _, label in listed], dtype=torch.int64)
+    return Source(labels, read, str(root), each=each)
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:

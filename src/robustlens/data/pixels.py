@@ -3,9 +3,10 @@
 import io
 import math
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+_WARNINGS = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
 def decode(
@@ -52,8 +54,7 @@ def decode(
             first.
     """
     pixels: NDArray[np.uint8] | None = None  # NHWC while it fills: Pillow's own order
-    for i, file in enumerate(files):
-        image = _read(file, i, name)
+    for i, image in enumerate(read_each(files, name)):
         if pixels is None:
             check_size(count * image.size, name(0))
             pixels = np.empty((count, *image.shape), dtype=np.uint8)
@@ -68,6 +69,12 @@ def decode(
         pixels[i] = image  # a grey image is broadcast over three channels
     assert pixels is not None, "decode is called with at least one image"
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def read_each(files: Iterable[bytes | Path], name: Callable[[int], str]) -> Iterator[NDArray[np.uint8]]:
+    """Images one by one, (h, w, 1) or (h, w, 3), of any size; raises `DataError` as `decode` does."""
+    for i, file in enumerate(files):
+        yield _read(file, i, name)
 
 
 def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.uint8]:
@@ -92,7 +99,10 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.
 
 
 def _opened(file: bytes | Path) -> Image.Image:
-    with warnings.catch_warnings():  # Pillow warns of an image that is too large, before it says how large
+    with (
+        _WARNINGS,
+        warnings.catch_warnings(),
+    ):  # Pillow warns of an image that is too large, before it says how large
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from robustlens.data import arrays, embedded, folder, hub
+from robustlens.data import arrays, embedded, folder, hub, packed
 from robustlens.data.splits import Sources
 from robustlens.errors import DataError
 from robustlens.registry import Registry, is_factory, parameters_of
@@ -32,6 +32,7 @@ READERS: Registry[Reader] = Registry(
         "folder:PATH": lambda path, _: folder.load(Path(path).expanduser()),
         "idx:PATH": lambda path, _: arrays.load_idx(Path(path).expanduser()),
         "npz:PATH": lambda path, _: arrays.load_npz(Path(path).expanduser()),
+        "packed:PATH": lambda path, _: packed.load(path),
     },
 )
 """Readers by the form of the names that they read: a prefix before a colon."""

@@ -1,53 +1,83 @@
-"""Splits: uint8 images in memory, and the draw of subsets and of the validation split from a source.
+"""Splits: uint8 images, in memory or packed, and the draw of subsets and of the validation split.
 
 A reader hands over `Sources`: the labels of every row, and a way to read the pixels of chosen rows. Rows are
 chosen here, from the labels alone, so that a small study on a large data set decodes only its own images.
 """
 
 import hashlib
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from robustlens import noise
+from robustlens.data import shards
+from robustlens.data.shards import Images, PackedImages
+from robustlens.data.stratified import stratified_order, subset
 from robustlens.errors import ConfigError, DataError
 
-_SUBSET, _VALIDATION = 1, 2  # sub-streams of the data seed
+_VALIDATION = 2  # sub-stream of the data seed; 1 is that of subsets
+_AT_A_TIME = 256  # images in memory where they are taken one by one
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images in memory.
+    """Labelled images.
 
     Attributes:
-        images: pixels 0..255.
+        images: pixels 0..255, (n, c, h, w): a tensor, or `PackedImages`, which reads them when asked for.
         labels: class numbers 0..C-1.
         index: position of each image in the source split, so that an image can be named in a report.
+        crop: side of the square in the middle that `x` shows of each image; None shows all of it.
     """
 
-    images: UInt8[Tensor, "n c h w"]
+    images: Images
     labels: Int64[Tensor, " n"]
     index: Int64[Tensor, " n"]
+    crop: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image of `x`."""
+        channels, *sides = self.images.shape[1:]
+        height, width = sides if self.crop is None else (self.crop, self.crop)
+        return channels, height, width
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the images lie on the disk, and `x` reads them."""
+        return isinstance(self.images, PackedImages)
+
     def x(self, rows: Int64[Tensor, " m"] | slice | None = None) -> Float[Tensor, "m c h w"]:
-        """Float32 images in [0, 1]: those at `rows` (positions in this split), or all of them."""
-        chosen = self.images if rows is None else self.images[rows]
-        return chosen.to(torch.float32) / 255
+        """Float32 images in [0, 1]: those at `rows` (positions in this split), or all; raises `DataError`."""
+        return as_floats(self.pixels(rows))
+
+    def pixels(self, rows: Int64[Tensor, " m"] | slice | None = None) -> UInt8[Tensor, "m c h w"]:
+        """The pixels 0..255 that `x` shows."""
+        return self.cropped(self.images[slice(None) if rows is None else rows])
+
+    def cropped(self, images: UInt8[Tensor, "m c h w"]) -> UInt8[Tensor, "m c _ _"]:
+        """The square in the middle of whole images of this split, where it has a `crop`."""
+        if self.crop is None:
+            return images
+        top, left = ((side - self.crop) // 2 for side in images.shape[2:])
+        return images[:, :, top : top + self.crop, left : left + self.crop]
 
     def followed_by(self, other: "Split") -> "Split":
         """This split, and the images of `other` after it."""
-        pairs = zip(
-            (self.images, self.labels, self.index), (other.images, other.labels, other.index), strict=True
+        return replace(
+            self,
+            images=shards.joined(self.images, other.images),
+            labels=torch.cat((self.labels, other.labels)),
+            index=torch.cat((self.index, other.index)),
         )
-        return Split(*(torch.cat(pair) for pair in pairs))
 
     def take(self, n: int, seed: int = 0) -> "Split":
         """A stratified subset of `n` images, in this split's order.
@@ -58,8 +88,17 @@ class Split:
         Raises:
             ConfigError: `n` is negative or larger than the split.
         """
-        rows = _subset(self.labels, n, seed, "take: n")
-        return Split(self.images[rows], self.labels[rows], self.index[rows])
+        rows = subset(self.labels, n, seed, "take: n")
+        return self._at(rows)
+
+    def _at(self, rows: Int64[Tensor, " m"] | slice) -> "Split":
+        images = shards.selected(self.images, rows)
+        return replace(self, images=images, labels=self.labels[rows], index=self.index[rows])
+
+
+def as_floats(pixels: UInt8[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Float32 values in [0, 1] of pixels 0..255: the nearest to pixel / 255."""
+    return pixels.to(torch.float32) / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +122,7 @@ class Splits:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     @property
     def num_classes(self) -> int:
@@ -93,14 +131,23 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of all pixels and labels: the same name may stand for other files."""
+        """Sixteen hexadecimal digits of all pixels and labels: the same name may stand for other files.
+
+        Of packed images the digests count, which stand for their pixels.
+        """
         digest = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
-            digest.update(bytes(split.images.contiguous().numpy()))
+            digest.update(_bytes_of(split.images))
             digest.update(bytes(split.labels.contiguous().numpy()))
         if self.unlabeled is not None:
-            digest.update(bytes(self.unlabeled.images.contiguous().numpy()))
+            digest.update(_bytes_of(self.unlabeled.images))
+        if self.train.crop is not None:
+            digest.update(f"crop {self.train.crop}".encode())
         return digest.hexdigest()[:16]
+
+
+def _bytes_of(images: Images) -> bytes:
+    return bytes(images.digests if isinstance(images, PackedImages) else images.contiguous().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +159,29 @@ class Source:
         read: pixels of the given rows, (m,) -> (m, c, h, w) uint8 with c 1 or 3; raises `DataError`.
         where: the file or folder, as an error message names it.
         index: position of each row in the published split, where that is not simply its own position.
+        each: images of the given rows one by one, (h, w, 1 or 3), of any size; None where `read` has them.
+        crop: of every split that is made of it.
     """
 
     labels: Int64[Tensor, " n"]
-    read: Callable[[Int64[Tensor, " m"]], UInt8[Tensor, "m c h w"]]
+    read: Callable[[Int64[Tensor, " m"]], Images]
     where: str
     index: Int64[Tensor, " n"] | None = None
+    each: Callable[[Int64[Tensor, " m"]], Iterator[UInt8[np.ndarray, "h w c"]]] | None = None
+    crop: int | None = None
 
     def split(self, rows: Int64[Tensor, " m"]) -> Split:
-        """Read `rows`."""
-        return Split(self.read(rows), self.labels[rows], rows if self.index is None else self.index[rows])
+        """Read `rows`; packed images stay where they are."""
+        index = rows if self.index is None else self.index[rows]
+        return Split(self.read(rows), self.labels[rows], index, self.crop)
+
+    def one_by_one(self, rows: Int64[Tensor, " m"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+        """Images of the given rows, of any size, a few in memory at a time."""
+        if self.each is not None:
+            yield from self.each(rows)
+            return
+        for some in rows.split(_AT_A_TIME):
+            yield from self.read(some)[:].permute(0, 2, 3, 1).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +212,7 @@ def assemble(
         DataError: labels out of range, or images of two sizes.
     """
     for source in (sources.train, sources.test):
-        _check_labels(source, len(sources.classes))
+        check_labels(source, len(sources.classes))
     rows = _limited(sources.train, train_limit, seed, "data.train_limit")
     pool = _beyond(sources.train, rows, unlabeled, seed)
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
@@ -164,48 +224,9 @@ def assemble(
     return Splits(train, validation_split, test, sources.classes, name, *more)
 
 
-def stratified_order(labels: Int64[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " n"]:
-    """A random order of all rows in which every prefix is stratified.
-
-    Among the first m rows each class appears its share of m times, rounded down or up, for every m at once:
-    Tijdeman's chairman assignment (1980). The schedule is built by earliest deadline first (Steiner and
-    Yeomans 1993): occurrence j of a class that makes up a share p of the data comes at a place in
-    [floor(j / p), ceil((j + 1) / p)). Which image of the class it is, and which class goes first among
-    equals, is drawn from `generator`.
-    """
-    n = len(labels)
-    shuffled = torch.randperm(n, generator=generator)
-    grouped = shuffled[labels[shuffled].argsort(stable=True)]
-    sizes = labels.bincount()
-    starts = sizes.cumsum(0) - sizes
-    occurrence = torch.arange(n) - starts[labels[grouped]]
-    size = sizes[labels[grouped]]
-    release = occurrence * n // size
-    deadline = ((occurrence + 1) * n + size - 1) // size
-    tie = torch.randperm(n, generator=generator)
-    jobs = list(zip(deadline.tolist(), tie.tolist(), grouped.tolist(), strict=True))
-    coming = release.argsort(stable=True).tolist()
-    released = release.sort().values.tolist()
-    waiting: list[tuple[int, int, int]] = []
-    order, arrived = [], 0
-    for place in range(n):
-        while arrived < n and released[arrived] <= place:
-            heapq.heappush(waiting, jobs[coming[arrived]])
-            arrived += 1
-        order.append(heapq.heappop(waiting)[2])
-    return torch.tensor(order, dtype=torch.int64)
-
-
 def in_one_line(error: BaseException) -> str:
     """The message of a library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _subset(labels: Tensor, n: int, seed: int, field: str) -> Tensor:
-    """Rows of a stratified subset of `n`, ascending."""
-    if not 0 <= n <= len(labels):
-        raise ConfigError(f"{field}: found {n}, expected at most the {len(labels)} images that there are")
-    return stratified_order(labels, noise.generator_for(seed, _SUBSET))[:n].sort().values
 
 
 def _limited(source: Source, limit: int | None, seed: int, field: str) -> Tensor:
@@ -213,7 +234,7 @@ def _limited(source: Source, limit: int | None, seed: int, field: str) -> Tensor
         return torch.arange(len(source.labels))
     if limit < 1:
         raise ConfigError(f"{field}: found {limit}, expected at least 1 image, or nothing for all of them")
-    return _subset(source.labels, limit, seed, field)
+    return subset(source.labels, limit, seed, field)
 
 
 def _beyond(source: Source, rows: Tensor, unlabeled: int, seed: int) -> Tensor:
@@ -246,7 +267,8 @@ def _validation_rows(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     return order[:count].sort().values, order[count:].sort().values
 
 
-def _check_labels(source: Source, classes: int) -> None:
+def check_labels(source: Source, classes: int) -> None:
+    """Raise `DataError` for a source without images, or with labels outside 0..classes - 1."""
     labels = source.labels
     if not len(labels):
         raise DataError(f"{source.where}: holds no images, expected at least one; is the split complete?")
@@ -259,7 +281,7 @@ def _check_labels(source: Source, classes: int) -> None:
 
 
 def _empty_like(split: Split) -> Split:
-    return Split(split.images[:0], split.labels[:0], split.index[:0])
+    return split._at(slice(0))
 
 
 def _alike(splits: list[Split], sources: Sources) -> list[Split]:
@@ -273,6 +295,6 @@ def _alike(splits: list[Split], sources: Sources) -> list[Split]:
     return [
         split
         if split.images.shape[1] == channels
-        else replace(split, images=split.images.repeat(1, channels, 1, 1))
+        else replace(split, images=split.images[:].repeat(1, channels, 1, 1))
         for split in splits
     ]

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustlens.data.arrays import class_names
-from robustlens.data.pixels import decode
+from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources, in_one_line
 from robustlens.errors import DataError
 
@@ -62,6 +63,11 @@ class ImageTable:
         """The decoded images of `rows`; raises `DataError` naming the row that cannot be decoded."""
         chosen = rows.tolist()
         return decode(self._encoded(column, chosen), len(chosen), lambda i: self.place(chosen[i]))
+
+    def each(self, column: str, rows: Int64[Tensor, " m"]) -> Iterator[NDArray[np.uint8]]:
+        """The decoded images of `rows` one by one, (h, w, 1 or 3), of any size; raises as `images`."""
+        chosen = rows.tolist()
+        return read_each(self._encoded(column, chosen), lambda i: self.place(chosen[i]))
 
     def _encoded(self, column: str, rows: list[int]) -> Iterator[bytes | Path]:
         table = self.rows.select_columns([column]).with_format("arrow")
@@ -167,11 +173,11 @@ def _sources(
     names = tuple(getattr(features[label], "names", None) or classes) or class_names(
         train_labels, train.where
     )
-    return Sources(
-        Source(train_labels, partial(train.images, image), train.where),
-        Source(test_labels, partial(test.images, image), test.where),
-        names,
+    made = (
+        Source(labels, partial(table.images, image), table.where, each=partial(table.each, image))
+        for labels, table in ((train_labels, train), (test_labels, test))
     )
+    return Sources(next(made), next(made), names)
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:

@@ -32,7 +32,7 @@ _HEAD = 1 << 16  # bytes of a safetensors file in which its metadata and the sea
 # -- writing -------------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, content: bytes, *, previous: Path | None = None) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
     """Replace `path` by `content`, or leave it as it was.
 
     Args:

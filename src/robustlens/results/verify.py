@@ -9,9 +9,11 @@ from robustlens.config import Checkpoint
 from robustlens.errors import RobustlensError, StateError
 from robustlens.results import array_files, files
 from robustlens.results.links import links_out
+from robustlens.results.pack_folder import PackFolder
 from robustlens.results.run_folder import Run
 from robustlens.results.stage_files import STAGES, Stage, suffix
 from robustlens.results.study_folder import StudyFolder
+from robustlens.results.values import Arrays
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class FileCheck:
 
 
 def verify(folder: Path | str) -> list[FileCheck]:
-    """Check every file of ours in a study or run folder, and in what lies inside; nothing is changed.
+    """Check every file of ours in a study, run or packed folder, and in what lies inside; nothing is changed.
 
     Raises:
-        StateError: there is no study and no run in the folder.
+        StateError: there is no study, no run and no packed data set in the folder.
     """
     folder = Path(folder)
-    if not StudyFolder(folder).exists and not Run(folder).exists:
-        raise StateError(f"{folder}: no run and no study here; name the folder of one")
+    if not any(one.exists for one in (StudyFolder(folder), Run(folder), PackFolder(folder))):
+        raise StateError(f"{folder}: no run, no study and no packed data set here; name the folder of one")
     checks = [FileCheck(path, True, str(error)) for path, error in links_out(folder).items()]
     led_out = {check.path for check in checks}
     ours = (path for path in sorted(folder.rglob("*")) if path not in led_out and _is_ours(path, folder))
@@ -74,6 +76,8 @@ def _links(folder: Path) -> Iterator[FileCheck]:
     if study.exists:
         yield _linked(folder / "study.json", lambda: study.record)
         yield _linked(folder / "claims.json", lambda: study.claims)
+    if PackFolder(folder).exists:
+        yield from _packed(PackFolder(folder))
     folders = {path.parent for name in ("run", "recipe") for path in folder.rglob(f"{name}.json")}
     for run in map(Run, sorted(folders)):
         yield _linked(run.folder / "run.json", partial(_check_record, run))
@@ -81,6 +85,23 @@ def _links(folder: Path) -> Iterator[FileCheck]:
             for other in _checkpoints(run, stage):
                 path = run.folder / f"{stage}{suffix(other)}.json"
                 yield _linked(path, partial(_check_result, run, stage, other))
+
+
+def _packed(pack: PackFolder) -> Iterator[FileCheck]:
+    """The arrays of a packed data set, which its manifest names, and every byte of its shards."""
+    try:
+        record = pack.record
+    except RobustlensError:  # found by itself
+        return
+    for name, split in record.splits.items():
+        yield _linked(pack.folder / f"{name}.safetensors", partial(_all_arrays, pack.arrays(name, split)))
+        for shard in split.shards:
+            yield _linked(pack.folder / shard.file, partial(pack.check_shard, shard, record.shape))
+
+
+def _all_arrays(arrays: Arrays) -> None:
+    for name in arrays:
+        arrays[name]
 
 
 def _checkpoints(run: Run, stage: Stage) -> list[Checkpoint | None]:
