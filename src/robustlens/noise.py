@@ -20,6 +20,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_ELEMENTS = 1 << 23  # hashed at a time: 64-bit copies of many large images would fill the memory
 _UNIT = 2.0**-24  # 24 bits: every value is exact in float32
 
 
@@ -53,6 +54,9 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 def keys(x: Float[Tensor, "n ..."], seed: int) -> Int64[Tensor, " n"]:
     """One key per example: a hash of the example's float32 content and of `seed`."""
+    parts = _parts(x)
+    if len(parts) > 1:
+        return torch.cat([keys(part, seed) for part in parts])
     exact = x.detach().to(torch.float32) + 0.0  # minus zero becomes zero
     bits = exact.contiguous().flatten(1).view(torch.int32).to(torch.int64)
     place = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
@@ -64,6 +68,12 @@ def fold(key: Int64[Tensor, " n"], number: int) -> Int64[Tensor, " n"]:
     """Keys for sub-stream `number` (a restart, say), independent of the parent's."""
     salt = (number * 2 + 1) * 0x9E3779B97F4A7C15 & ((1 << 64) - 1)
     return _mix(key + (salt - (1 << 64) if salt >> 63 else salt))
+
+
+def _parts(examples: Tensor) -> tuple[Tensor, ...]:
+    """The examples, in parts whose 64-bit copies are not much larger than a batch of small images."""
+    size = max(1, examples[0].numel()) if len(examples) else 1
+    return examples.split(max(1, _ELEMENTS // size)) if len(examples) * size > _ELEMENTS else (examples,)
 
 
 def uniform(key: Int64[Tensor, " n"], like: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
@@ -81,4 +91,7 @@ def normal(key: Int64[Tensor, " n"], like: Float[Tensor, "n ..."]) -> Float[Tens
 
 def _uniform(key: Int64[Tensor, " n"], count: int) -> Float[Tensor, "n count"]:
     counter = torch.arange(1, count + 1, device=key.device, dtype=torch.int64) * _GOLDEN
+    rows = max(1, _ELEMENTS // max(1, count))
+    if len(key) > rows:
+        return torch.cat([_uniform(part, count) for part in key.split(rows)])
     return _shift(_mix(key[:, None] + counter), 40).to(torch.float32) * _UNIT

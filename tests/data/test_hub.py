@@ -293,7 +293,7 @@ def test_idx_files_do_not_stand_in_for_colour_data_sets(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     refused(
-        r"found 'cifar-10', expected one of fashion-mnist-10k, cifar10, .*npz:PATH, package.module:factory; did you mean 'cifar10'\?$",
+        r"found 'cifar-10', expected one of fashion-mnist-10k, cifar10, .*npz:PATH, packed:PATH, package.module:factory; did you mean 'cifar10'\?$",
         lambda: data.load("cifar-10"),
         ConfigError,
     )

@@ -100,5 +100,5 @@ def test_format_1_is_counted_and_left_as_it_is(tmp_path, capsys):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(StateError, match="no run and no study here"):
+    with pytest.raises(StateError, match="no run, no study and no packed data set here"):
         verify(tmp_path)

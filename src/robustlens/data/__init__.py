@@ -15,6 +15,7 @@ from robustlens.config import DataSpec
 from robustlens.data import augment, hub, shards
 from robustlens.data.arrays import from_tensors
 from robustlens.data.packing import pack
+from robustlens.data.reader import SplitReader, readable
 from robustlens.data.registry import DATASETS, READERS, check_name, names, read, runs_code
 from robustlens.data.sanity import sanity_warnings
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "Sources",
     "Split",
+    "SplitReader",
     "Splits",
     "augment",
     "channel_statistics",
@@ -36,6 +38,7 @@ __all__ = [
     "names",
     "of_spec",
     "pack",
+    "readable",
     "sanity_warnings",
 ]
 

@@ -89,9 +89,10 @@ class Split:
             ConfigError: `n` is negative or larger than the split.
         """
         rows = subset(self.labels, n, seed, "take: n")
-        return self._at(rows)
+        return self.at(rows)
 
-    def _at(self, rows: Int64[Tensor, " m"] | slice) -> "Split":
+    def at(self, rows: Int64[Tensor, " m"] | slice) -> "Split":
+        """The images at `rows`; packed ones are not read."""
         images = shards.selected(self.images, rows)
         return replace(self, images=images, labels=self.labels[rows], index=self.index[rows])
 
@@ -218,7 +219,7 @@ def assemble(
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
     chosen, left = _validation_rows(sources.train.labels[rows], validation, seed)
     train, test = sources.train.split(rows[left]), sources.test.split(test_rows)
-    validation_split = sources.train.split(rows[chosen]) if len(chosen) else _empty_like(train)
+    validation_split = sources.train.split(rows[chosen]) if len(chosen) else train.at(slice(0))
     more = [sources.train.split(pool)] if len(pool) else []
     train, validation_split, test, *more = _alike([train, validation_split, test, *more], sources)
     return Splits(train, validation_split, test, sources.classes, name, *more)
@@ -278,10 +279,6 @@ def check_labels(source: Source, classes: int) -> None:
             f"{source.where}: labels run {low}..{high}, expected 0..{classes - 1} ({classes} classes); "
             f"renumber them, or name another label column"
         )
-
-
-def _empty_like(split: Split) -> Split:
-    return split._at(slice(0))
 
 
 def _alike(splits: list[Split], sources: Sources) -> list[Split]:

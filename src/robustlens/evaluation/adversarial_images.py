@@ -8,6 +8,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustlens.errors import StateError
+from robustlens.models.inputs import Readable
 from robustlens.results import array_files, files
 
 
@@ -29,13 +30,13 @@ class AdversarialImages:
         path = self.folder / f"adversarial-{number:03d}-{int(rows[0]):08d}.safetensors"
         files.write_atomic(path, array_files.sealed_tensors(content, {}))
 
-    def assemble(self, x: Float[Tensor, "n ..."], broken: Bool[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+    def assemble(self, x: Readable, broken: Bool[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         """`x`, with the adversarial image in place of each broken one.
 
         Raises:
             StateError: a file is damaged.
         """
-        x_adv = x.clone()
+        x_adv = x.clone() if isinstance(x, Tensor) else x[:]
         for row, image in self._images.items():
             x_adv[row] = image
         for path in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
@@ -44,5 +45,5 @@ class AdversarialImages:
             except StateError as error:
                 raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
             used = broken[saved["rows"]]
-            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x.dtype)
+            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x_adv.dtype)
         return x_adv

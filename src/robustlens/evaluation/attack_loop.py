@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, models
@@ -14,6 +14,7 @@ from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import ROBUST, EvaluationState
 from robustlens.evaluation.verifier import RandomVerifier, Verifier, checked_distance, within
+from robustlens.models.inputs import Readable
 from robustlens.progress import Event, Listener
 from robustlens.threat import ThreatModel
 
@@ -53,7 +54,7 @@ class AttackLoop:
 
     verifier: Verifier | RandomVerifier
     search: nn.Module
-    x: Float[Tensor, "n ..."]
+    x: Readable
     y: Int64[Tensor, " n"]
     threat: ThreatModel
     tries: Sequence[Try]

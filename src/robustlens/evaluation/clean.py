@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from robustlens import losses, models
 from robustlens.evaluation.verifier import DRAWS, CleanVerdict, RandomVerifier, Verifier
+from robustlens.models.inputs import Readable
 
 
 @torch.no_grad()
-def clean_logits(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int) -> Float[Tensor, "n c"]:
+def clean_logits(model: nn.Module, x: Readable, batch_size: int) -> Float[Tensor, "n c"]:
     """Logits of all images on the CPU, by one pass. NaN is left to the flags, which look at all images."""
     device = models.device_of(model)
     return torch.cat([model(part.to(device)).float().cpu() for part in x.split(batch_size)])
@@ -19,7 +20,7 @@ def clean_logits(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int) -
 
 def clean_verdict(
     verifier: Verifier | RandomVerifier,
-    x: Float[Tensor, "n ..."],
+    x: Readable,
     y: Int64[Tensor, " n"],
     logits: Float[Tensor, "n c"],
     batch_size: int,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustlens import models
 from robustlens.attacks import Attack
+from robustlens.models.inputs import Readable, Reader
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 
@@ -22,7 +23,7 @@ _ORDER = {name: place for place, name in enumerate(_SETTINGS)}
 
 def identity(
     model: nn.Module,
-    x: Tensor,
+    x: Readable,
     y: Tensor,
     threat: ThreatModel,
     tries: Sequence[tuple[str, Attack]],
@@ -30,8 +31,11 @@ def identity(
 ) -> dict[str, str]:
     """Hashes of everything that decides the masks, by the names that a user knows; `tries` have labels."""
     data, suite = hashlib.sha256(), hashlib.sha256()
-    for tensor in (x, y):
-        data.update(tensor.detach().cpu().contiguous().numpy().data)
+    for values in (x, y):
+        if isinstance(values, Reader):
+            data.update(values.digest())
+        else:
+            data.update(values.detach().cpu().contiguous().numpy().data)
     for label, attack in tries:
         suite.update(f"{label}: {_settings(attack)}; ".encode())
     return {

@@ -18,7 +18,7 @@ from robustlens.evaluation.preparation import SAMPLE, prepared
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import WRONG
 from robustlens.evaluation.verifier import DRAWS, checked_distance, within
-from robustlens.models.inputs import Batches, Images, Labels
+from robustlens.models.inputs import Batches, Images, Labels, Reader
 from robustlens.progress import Listener, silent
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
@@ -29,7 +29,7 @@ _CHANGING = frozenset({"randomised", "batch-dependent", "state-changes"})
 
 def evaluate(
     model: nn.Module,
-    x: Images | Batches,
+    x: Images | Batches | Reader,
     y: Labels | None,
     threat: ThreatModel,
     attacks: str | Sequence[str | Attack] = "fast",
@@ -53,7 +53,8 @@ def evaluate(
     Args:
         model: returns logits (n, classes); evaluated in eval mode, on the device of its parameters.
         x: images (n, ...) in the threat's bounds, a tensor or a NumPy array; or batches (images, labels), as
-            a DataLoader gives them, which are held in memory together.
+            a DataLoader gives them, which are held in memory together; or `data.readable(split)`, of which
+            packed images are read batch by batch.
         y: labels (n,) of any integer type; None with batches.
         threat: what the attacker may do.
         attacks: a suite ("fast": FGSM, PGD-20, PGD-20 on the margin; "standard", "plus", "rand": those of
@@ -120,7 +121,7 @@ def evaluate(
 
 def attack_shard(
     model: nn.Module,
-    x: Images | Batches,
+    x: Images | Batches | Reader,
     y: Labels | None,
     threat: ThreatModel,
     attacks: str | Sequence[str | Attack] = "fast",

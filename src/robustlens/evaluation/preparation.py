@@ -13,6 +13,7 @@ from robustlens import attacks as attack_room
 from robustlens import models, reliability
 from robustlens.attacks import Attack
 from robustlens.config import widest_radius
+from robustlens.data.sizes import check_size
 from robustlens.errors import ConfigError
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.attack_loop import AttackLoop, Try
@@ -23,7 +24,7 @@ from robustlens.evaluation.state import EvaluationState
 from robustlens.evaluation.verifier import CleanVerdict, RandomVerifier, Verifier
 from robustlens.machine import float32_products, repeatable
 from robustlens.models import inputs
-from robustlens.models.inputs import Batches, Images, Labels
+from robustlens.models.inputs import Batches, Images, Labels, Readable, Reader
 from robustlens.progress import Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -50,7 +51,7 @@ class PreparedAttacks:
 @contextlib.contextmanager
 def prepared(
     model: nn.Module,
-    x: Images | Batches,
+    x: Images | Batches | Reader,
     y: Labels | None,
     threat: ThreatModel,
     attacks: str | Sequence[str | Attack] = "fast",
@@ -78,8 +79,10 @@ def prepared(
     tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
     x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
     y = y.cpu()
+    if save_adversarial:  # they are put together in memory
+        check_size(4 * math.prod(x.shape), "evaluate.save_adversarial")
     rows = shard.rows(len(x), batch_size)
-    own_x, own_y = (x, y) if shard.of == 1 else (x[rows], y[rows])
+    own_x, own_y = (x, y) if shard.of == 1 else (_chosen(x, rows), y[rows])
     repeats = repeatable(models.device_of(model))
     with models.frozen(model), float32_products(), repeats, attack_room.trusted():
         logits = clean_logits(model, own_x, batch_size)
@@ -96,8 +99,13 @@ def prepared(
         yield PreparedAttacks(loop, chosen, logits, clean)
 
 
+def _chosen(x: Readable, rows: Tensor) -> Readable:
+    """The images at `rows`; those that are read later stay unread."""
+    return x.select(rows) if isinstance(x, Reader) else x[rows]
+
+
 def _networks(
-    model: nn.Module, x: Tensor, precision: str, seed: int
+    model: nn.Module, x: Readable, precision: str, seed: int
 ) -> tuple[Verifier | RandomVerifier, nn.Module]:
     """The verifier of a model, and the network that attacks search on."""
     few = x[:SAMPLE].to(models.device_of(model))

@@ -101,7 +101,7 @@ def evaluate_splits(
     for name, part in parts_of(splits, plan).items():
         folder, listen = None if state is None else state / name, _on_split(progress, name)
         evaluations[name] = evaluate(
-            model, part.x(), part.labels, threat, **_settings(plan), state=folder, progress=listen
+            model, data.readable(part), part.labels, threat, **_settings(plan), state=folder, progress=listen
         )
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})
@@ -170,7 +170,14 @@ def attack_splits(
     for name, part in parts_of(splits, plan).items():
         if len(shard.rows(len(part), plan.batch_size)):
             settings = {**_settings(plan), "shard": shard, "state": state / name}
-            attack_shard(model, part.x(), part.labels, threat, **settings, progress=_on_split(progress, name))
+            attack_shard(
+                model,
+                data.readable(part),
+                part.labels,
+                threat,
+                **settings,
+                progress=_on_split(progress, name),
+            )
 
 
 def _settings(plan: EvaluationPlan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, inference
 from robustlens.models.hooks import MatrixLayer, matrix_layers, reading
-from robustlens.models.inputs import Batches, Images, checked_images
+from robustlens.models.inputs import Batches, Images, Reader, checked_images
 
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""
@@ -21,7 +21,9 @@ Reduction = Callable[[Tensor], Tensor]
 """From an activation (rows, ...) to L2 norms whose last axis is the images."""
 
 
-def activations(model: nn.Module, x: Images | Batches, *, batch_size: int = 256) -> dict[str, np.ndarray]:
+def activations(
+    model: nn.Module, x: Images | Batches | Reader, *, batch_size: int = 256
+) -> dict[str, np.ndarray]:
     """L2 norm of every activation of the network, for each image.
 
     The activation *after* a layer (Wen et al. 2020) is what the next layer *reads*: after BatchNorm, ReLU,
@@ -100,7 +102,7 @@ def coefficient_of_variation(values: np.ndarray) -> float:
 
 def measure_activations(subject: Subject) -> Measurement:
     """Norms of the activations on test images, and how much they vary from image to image."""
-    x, _ = subject.images("test")
+    x, _ = subject.readable("test")
     norms = activations(subject.model, x, batch_size=subject.batch_size)
     return Measurement(
         {"layers": {key: summarize(values) for key, values in norms.items()}},

@@ -14,7 +14,7 @@ from robustlens.attacks import Attack
 from robustlens.explain.measure import Measurement, SplitName, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models import device_of, inference
-from robustlens.models.inputs import Images, Labels, checked
+from robustlens.models.inputs import Images, Labels, Readable, checked
 from robustlens.stats import misclassification
 from robustlens.stats.intervals import interquartile_range
 from robustlens.stats.misclassification import TAUS
@@ -24,7 +24,7 @@ MATCHED = "matched_"
 """Begins the names of what is measured on logits divided by the network's own best temperature."""
 
 
-def logits_of(model: nn.Module, x: Float[Tensor, "n ..."], batch_size: int = 256) -> Float[Tensor, "n c"]:
+def logits_of(model: nn.Module, x: Readable, batch_size: int = 256) -> Float[Tensor, "n c"]:
     """Logits in eval mode, in batches, on the CPU; the model is left as it was."""
     with inference(model):
         device = device_of(model)
@@ -112,7 +112,7 @@ def measure_margins(subject: Subject) -> Measurement:
     """Margins on training and test images, how far the two lie apart, and the same at matched temperature."""
     logits, labels = {}, {}
     for split in SPLITS:
-        x, y = subject.images(split)
+        x, y = subject.readable(split)
         logits[split], labels[split] = logits_of(subject.model, x, subject.batch_size), y.cpu()
     temperature = best_temperature(logits["test"], labels["test"])
     plain = {split: margins_of(logits[split], labels[split]) for split in SPLITS}

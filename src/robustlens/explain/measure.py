@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustlens.config import Number
-from robustlens.data import Split
+from robustlens.data import Split, readable
 from robustlens.models import device_of
+from robustlens.models.inputs import Readable
 from robustlens.progress import Listener, silent
 from robustlens.results import Measurement
 from robustlens.threat import ThreatModel
@@ -65,6 +66,11 @@ class Subject:
         """The first `examples` images and labels of a split, on the model's device."""
         part, device, rows = self.split(split), device_of(self.model), slice(examples)
         return part.x(rows).to(device), part.labels[rows].to(device)
+
+    def readable(self, split: SplitName) -> tuple[Readable, Tensor]:
+        """All images of a split on the CPU, or a reader of them, and their labels."""
+        part = self.split(split)
+        return readable(part), part.labels
 
     def index(self, split: SplitName, examples: int | None = None) -> np.ndarray:
         """Positions of these images in their source."""

@@ -15,6 +15,7 @@ from robustlens.explain.activations import l2_norm, over_layers
 from robustlens.explain.margins import MATCHED, attacked_images, logits_of, margins_of
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
+from robustlens.models import device_of
 from robustlens.models.inputs import Images, Labels, checked, checked_images
 from robustlens.threat import ThreatModel
 
@@ -101,23 +102,21 @@ def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count |
     Features are moved by the same adversarial delta as the margins, one for each image, and, for a direction
     that no network has chosen, by random noise in the same ball, which is the same for every network.
     """
-    x, y = subject.images("test", examples)
-    attack = PGD(subject.threat, steps=steps, seed=subject.seed)
-    moved = {
-        "attack": attacked_images(subject.model, x, y, attack, subject.batch_size),
-        "noise": subject.threat.start_from(noise.keys(x, subject.seed), x),
-    }
-    clean, attacked = (logits_of(subject.model, of, subject.batch_size) for of in (x, moved["attack"]))
-    arrays = changes_of(clean, attacked, y.cpu())
-    reason = why_missing(best_temperature(clean, y.cpu()))
+    index, y = subject.index("test", examples), subject.test.labels[:examples]
+    parts = [_moved(subject, rows, steps) for rows in _parts(subject, len(y))]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    clean, attacked = (torch.from_numpy(joined.pop(name)) for name in ("clean", "attacked"))
+    arrays = changes_of(clean, attacked, y)
+    reason = why_missing(best_temperature(clean, y))
     value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps, **reason}
     for name, change in arrays.items():
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
-    for kind, images in moved.items():
-        arrays[f"{kind}_input"] = size = input_change(x, images)
-        changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
-        arrays |= {f"{kind}/{layer}": change for layer, change in changes.items()}
-        for layer, numbers in _by_layer(kind, changes, size).items():
+    arrays |= joined
+    for kind in ("attack", "noise"):
+        layers = {
+            name.removeprefix(f"{kind}/"): joined[name] for name in joined if name.startswith(f"{kind}/")
+        }
+        for layer, numbers in _by_layer(kind, layers, joined[f"{kind}_input"]).items():
             value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)
     return Measurement(
         value,
@@ -125,9 +124,35 @@ def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count |
         what="How far a fixed PGD lowers the margin and the confidence of each test image, and moves what "
         "each layer reads.",
         source="Wen, Li and Jia 2020, section 5 (sudden changes of prediction and of features)",
-        conditions={"split": "test", "examples": len(x), "eps": subject.threat.eps, "steps": steps},
-        arrays={**arrays, "index": subject.index("test", examples)},
+        conditions={"split": "test", "examples": len(y), "eps": subject.threat.eps, "steps": steps},
+        arrays={**arrays, "index": index},
     )
+
+
+def _parts(subject: Subject, n: int) -> list[slice]:
+    """Images that are looked at together: all of them, or batches of those that are read from the disk."""
+    size = subject.batch_size if subject.test.is_packed else max(n, 1)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _moved(subject: Subject, rows: slice, steps: int) -> dict[str, np.ndarray]:
+    """Logits of test images as they are and attacked, and changes under the attack and under noise."""
+    device = device_of(subject.model)
+    x, y = subject.test.x(rows).to(device), subject.test.labels[rows].to(device)
+    attack = PGD(subject.threat, steps=steps, seed=subject.seed)
+    moved = {
+        "attack": attacked_images(subject.model, x, y, attack, subject.batch_size),
+        "noise": subject.threat.start_from(noise.keys(x, subject.seed), x),
+    }
+    values = {
+        name: logits_of(subject.model, of, subject.batch_size).numpy()
+        for name, of in (("clean", x), ("attacked", moved["attack"]))
+    }
+    for kind, images in moved.items():
+        values[f"{kind}_input"] = input_change(x, images)
+        changes = feature_changes(subject.model, x, images, batch_size=subject.batch_size)
+        values |= {f"{kind}/{layer}": change for layer, change in changes.items()}
+    return values
 
 
 def _by_layer(kind: str, changes: Mapping[str, np.ndarray], size: np.ndarray) -> dict[str, dict[str, float]]:

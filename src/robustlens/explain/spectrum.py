@@ -40,7 +40,7 @@ def measure_spectrum(
     Raises:
         ConfigError: as `spectrum`.
     """
-    fold, model, shape = batch_norm == "fold", subject.model, subject.test.images.shape[1:]
+    fold, model, shape = batch_norm == "fold", subject.model, subject.test.shape
     survey = Survey.of(model, shape)
     every = finite(survey.layers)
     layers = {name: layer for name, layer in every.items() if not layer.is_scale}

@@ -1,8 +1,8 @@
 """Images and labels as callers give them, checked once at the entrance of every function that takes them."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,37 @@ from robustlens.models.probe import as_logits, device_of, forward
 
 Images = Tensor | NDArray[Any]
 """Float images (n, ...), inside the pixel bounds."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Float32 images (n, ...) in [0, 1] that are read when asked for; used as a tensor is, batch by batch."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """As a tensor's."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """The images at `rows`, a tensor of int64 or a slice."""
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Batches of `size` images, in order."""
+
+    def select(self, rows: Any) -> "Reader":
+        """A reader of the images at `rows`."""
+
+    def digest(self) -> bytes:
+        """A digest of all images."""
+
+
+if TYPE_CHECKING:
+    Readable = Tensor  # all that is done with either is what both have
+else:
+    Readable = Float[Tensor, "n ..."] | Reader
+"""Checked images: in memory, or read batch by batch."""
 Labels = Tensor | NDArray[Any]
 """Class numbers (n,), of any integer type."""
 Batches = Iterable[Any]
@@ -33,8 +64,13 @@ _DUST = 1e-6
 
 
 def checked(
-    model: nn.Module, x: Images | Batches, y: Labels | None, bounds: Bounds | None = None, *, where: str
-) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    model: nn.Module,
+    x: Images | Batches | Reader,
+    y: Labels | None,
+    bounds: Bounds | None = None,
+    *,
+    where: str,
+) -> tuple[Readable, Int64[Tensor, " n"]]:
     """Images and labels that fit each other, the bounds and the model; on the devices that they came on.
 
     One pass over the pixels, one over the labels, and one forward pass of two images, in eval mode.
@@ -62,8 +98,8 @@ def checked(
 
 
 def checked_pair(
-    x: Images | Batches, y: Labels | None, bounds: Bounds | None, model: nn.Module, *, where: str
-) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    x: Images | Batches | Reader, y: Labels | None, bounds: Bounds | None, model: nn.Module, *, where: str
+) -> tuple[Readable, Int64[Tensor, " n"]]:
     """As `checked`, without the forward pass: images and labels that fit each other and the bounds."""
     x, y = _joined(x, y, where)
     images = checked_images(x, bounds, model, where=where)
@@ -74,8 +110,12 @@ def checked_pair(
 
 
 def checked_images(
-    x: Images | Batches, bounds: Bounds | None = None, model: nn.Module | None = None, *, where: str
-) -> Float[Tensor, "n ..."]:
+    x: Images | Batches | Reader,
+    bounds: Bounds | None = None,
+    model: nn.Module | None = None,
+    *,
+    where: str,
+) -> Readable:
     """Images inside the bounds: the same tensor, unless its type or its dust has to change.
 
     Args:
@@ -93,6 +133,8 @@ def checked_images(
     """
     if model is not None:
         check_network(model)
+    if isinstance(x, Reader):
+        return _checked_reader(x, bounds, where)
     if not isinstance(x, Tensor | np.ndarray) and isinstance(x, Iterable):
         x = _images_of(list(x), where)
     images = _tensor(x, f"{where}: found images", "floats (n, ...)")
@@ -126,6 +168,18 @@ def checked_images(
     wanted = _dtype(images.dtype, model)
     is_inside = low <= least and largest <= high and wanted == images.dtype  # rounding may lead outside
     return images if is_inside else images.to(wanted).clamp(low, high)
+
+
+def _checked_reader(x: Reader, bounds: Bounds | None, where: str) -> Any:
+    """Images that are read later: there are some, and the bounds hold all of [0, 1]."""
+    low, high = (0.0, 1.0) if bounds is None else bounds
+    if len(x) == 0:
+        raise DataError(f"{where}: found 0 images, expected at least 1")
+    if low > 0 or high < 1:
+        raise DataError(
+            f"{where}: found bounds [{low:g}, {high:g}], expected those of the images that are read, [0, 1]"
+        )
+    return x
 
 
 def _images_of(values: list[Any], where: str) -> Any:
@@ -172,7 +226,7 @@ def checked_labels(y: Labels, *, where: str) -> Int64[Tensor, " n"]:
     return labels
 
 
-def _joined(x: Images | Batches, y: Labels | None, where: str) -> tuple[Images, Labels]:
+def _joined(x: Images | Batches | Reader, y: Labels | None, where: str) -> tuple[Images | Reader, Labels]:
     """The images and labels of all batches, or those that were given as such."""
     if y is not None:
         return cast(Images, x), y

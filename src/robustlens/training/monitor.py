@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from robustlens import attacks, losses, models
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
-from robustlens.data import Split
+from robustlens.data import Split, readable
 from robustlens.machine import float32_products
+from robustlens.models.inputs import Readable
 from robustlens.results import MonitorRecord
 from robustlens.threat import ThreatModel
 
@@ -26,7 +27,9 @@ class Monitor:
     def __init__(self, recipe: Recipe, split: Split, fabric: Fabric) -> None:
         self.recipe, self.fabric = recipe, fabric
         subset = split.take(min(recipe.monitor.examples, len(split)), seed=recipe.data.seed)
-        self.x, self.y = subset.x().to(fabric.device), subset.labels.to(fabric.device)
+        self.x, self.y = readable(subset), subset.labels.to(fabric.device)
+        if isinstance(self.x, Tensor):
+            self.x = self.x.to(fabric.device)
 
     def __call__(self, network: nn.Module) -> MonitorRecord | None:
         """Accuracies and losses of `network`, the same on all ranks; None where the split is empty."""
@@ -40,7 +43,7 @@ class Monitor:
 
 
 def accuracy(
-    network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
+    network: nn.Module, x: Readable, y: Tensor, threat: ThreatModel, steps: int, batch_size: int
 ) -> MonitorRecord:
     """Clean and PGD accuracy on all of `x`, in eval mode, in IEEE float32; and, clean, two mean losses.
 
@@ -48,8 +51,8 @@ def accuracy(
     al. 2020, definition 4), which is 1 on every mistake.
 
     Args:
-        network: on the device of the images.
-        x: images (n, c, h, w).
+        network: on the device of the labels.
+        x: images (n, c, h, w), or a reader of them.
         y: their classes (n,).
         threat: of the attack; at eps 0 the robust accuracy is the clean one.
         steps: of the attack.
@@ -59,7 +62,7 @@ def accuracy(
     sums = [0.0] * 4
     with models.inference(network), float32_products():
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            batch = _batch_sums(network, images, labels, attack)
+            batch = _batch_sums(network, images.to(y.device), labels, attack)
             sums = [total + value for total, value in zip(sums, batch, strict=True)]
     clean, robust, loss, ramp_risk = (total / len(x) for total in sums)
     return MonitorRecord(len(x), clean, robust, loss, ramp_risk, _MEASURED)
