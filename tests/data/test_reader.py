@@ -52,7 +52,11 @@ def test_training_ends_with_the_same_bits(pair, tmp_path, objective):
 def test_evaluation_gives_the_same_masks_and_goes_on_after_a_stop(pair, network, tmp_path, monkeypatch):
     monkeypatch.setattr(reliability, "check", lambda *sample, **options: ())  # a minute
     plan = EvaluationPlan(
-        threat={"norm": "Linf", "eps": 0.05}, attacks=("fgsm", "pgd-5"), batch_size=16, save_adversarial=True
+        threat={"norm": "Linf", "eps": 0.05},
+        attacks=("fgsm", "pgd-5"),
+        batch_size=16,
+        save_adversarial=True,
+        curve=(),
     )
     (own, own_images), (there, images) = (
         evaluate_splits(network, each, plan, state=tmp_path / str(i)) for i, each in enumerate(pair)

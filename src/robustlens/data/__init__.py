@@ -18,12 +18,14 @@ from robustlens.data.packing import pack
 from robustlens.data.reader import SplitReader, readable
 from robustlens.data.registry import DATASETS, READERS, check_name, names, read, runs_code
 from robustlens.data.sanity import sanity_warnings
+from robustlens.data.shards import PackedImages
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import DataError
 
 __all__ = [
     "DATASETS",
     "READERS",
+    "PackedImages",
     "Source",
     "Sources",
     "Split",

@@ -7,7 +7,7 @@ exception.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustlens import noise
 from robustlens.data.registry import DATASETS
+from robustlens.data.resized_crop import RandomResizedCrop
 from robustlens.errors import ConfigError
 from robustlens.registry import Registry
 
@@ -43,6 +44,7 @@ class Augmentation:
     padding: int = 0
     flip: bool = False
     cutout: int = 0
+    by_example = True  # what is drawn for an image depends on no other image
 
     def __call__(
         self, x: Float[Tensor, "n c h w"], generator: torch.Generator | None = None
@@ -77,20 +79,27 @@ _WHOLE: dict[str, dict[str, Any]] = {
 _CUT = {f"{name}-cutout".removeprefix("none-"): options | {"cutout": 16} for name, options in _WHOLE.items()}
 AUGMENTATIONS: Registry[Callable[[], Augment]] = Registry(
     "data.augment",
-    {name: partial(Augmentation, **options) for name, options in (_WHOLE | _CUT).items()},
+    {
+        **{name: partial(Augmentation, **options) for name, options in (_WHOLE | _CUT).items()},
+        "resized-crop": partial(RandomResizedCrop, flip=False),
+        "resized-crop-flip": RandomResizedCrop,
+    },
     factories=True,
     result_type=Augment,
 )
 """Augmentations by name; the hole has the size of the CIFAR-10 experiments of DeVries and Taylor 2017."""
 
 
-def get(name: str) -> Augment:
+def get(name: str, size: int | None = None) -> Any:
     """The registered augmentation, or that of your own "package.module:factory", called without arguments.
+
+    A random resized crop returns images of side `size`, where that is given.
 
     Raises:
         ConfigError: unknown name; with the known ones.
     """
-    return AUGMENTATIONS.build(name)
+    built = AUGMENTATIONS.build(name)
+    return replace(built, size=size) if isinstance(built, RandomResizedCrop) else built
 
 
 def default_for(name: str) -> str:

@@ -11,6 +11,9 @@ from robustlens.errors import ModelError, RobustlensError
 from robustlens.models.normalize import Normalize
 from robustlens.registry import imported, one_line, parameters_of, takes_any
 
+_TRANSFORMERS = "pip install -c constraints.txt transformers"
+_TIMM = "pip install timm and the torchvision that fits your torch"
+
 
 class Adapter(nn.Module):
     """Normalisation before a foreign network, and its logits after it.
@@ -75,13 +78,48 @@ def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any])
         raise ModelError(f"{where}: cannot be built with ({shown}): {one_line(error)}") from error
 
 
+def is_named(name: object) -> bool:
+    """Whether `name` is "hf:NAME" or "timm:NAME"."""
+    return str(name).startswith(("hf:", "timm:"))
+
+
+def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> nn.Module:
+    """The architecture "hf:NAME" or "timm:NAME" with fresh weights, without a normalisation of its own.
+
+    Args:
+        name: of transformers, a hub name or a local folder, of which only `config.json` is read; or of timm.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        options: fields of the configuration of transformers (`image_size=224`), or arguments of timm.
+
+    Raises:
+        ModelError: the library is absent, or knows no such network.
+    """
+    kind, _, rest = name.partition(":")
+    where = f"model {name!r}"
+    if kind == "timm":
+        shape = {"num_classes": num_classes, "in_chans": in_channels}
+        library = _library("timm", name, _TIMM)
+        return call(
+            where, library.create_model, {"model_name": rest, "pretrained": False, **shape, **options}
+        )
+    transformers = _library("transformers", name, _TRANSFORMERS)
+    try:
+        shape = {"num_labels": num_classes, "num_channels": in_channels}
+        config = transformers.AutoConfig.from_pretrained(rest, **shape, **options)
+        network = transformers.AutoModelForImageClassification.from_config(config)
+    except Exception as error:
+        raise ModelError(f"{where}: transformers cannot build it: {one_line(error)}") from error
+    return Adapter(nn.Identity(), network)
+
+
 def hugging_face(name: str, **options: Any) -> nn.Module:
     """An image classifier of transformers, by hub name or local folder, normalised as in its training.
 
     Raises:
         ModelError: transformers is absent, or the model or its `preprocessor_config.json` cannot be read.
     """
-    transformers = _library("transformers", f"hf:{name}", "pip install -c constraints.txt transformers")
+    transformers = _library("transformers", f"hf:{name}", _TRANSFORMERS)
     where = f"model 'hf:{name}'"
     try:
         model = transformers.AutoModelForImageClassification.from_pretrained(name, **options)
@@ -101,7 +139,7 @@ def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
         ModelError: timm, or the torchvision that it imports, is absent or broken; the name is unknown.
     """
     where = f"model 'timm:{name}'"
-    library = _library("timm", f"timm:{name}", "pip install timm and the torchvision that fits your torch")
+    library = _library("timm", f"timm:{name}", _TIMM)
     try:
         model = library.create_model(name, pretrained=pretrained, **options)
     except Exception as error:

@@ -58,8 +58,9 @@ def get(
     layer is `normalize`, a `Normalize`.
 
     Args:
-        name: one of `MODELS`, or "package.module:factory", a function of yours that returns an `nn.Module`.
-            The factory gets the options, and of `num_classes` and `in_channels` those that it takes.
+        name: one of `MODELS`; "hf:NAME" or "timm:NAME", an architecture of transformers or timm, with fresh
+            weights; or "package.module:factory", a function of yours that returns an `nn.Module`. The factory
+            gets the options, and of `num_classes` and `in_channels` those that it takes.
         num_classes: number of logits, at least 2.
         in_channels: channels of the images.
         mean: per-channel mean for the normalisation; None for 0. Beside a factory, None for both statistics
@@ -83,6 +84,9 @@ def get(
         if mean is None and std is None:
             return model
         layers: dict[str, nn.Module] = {"model": model}
+    elif external.is_named(name):
+        shape = {"num_classes": num_classes, "in_channels": in_channels}
+        layers = {"model": external.fresh(name, **shape, **options)}
     else:
         layers = layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
     centre = [0.0] * in_channels if mean is None else mean
@@ -163,8 +167,8 @@ def check(name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_ch
 
 
 def check_name(name: str) -> None:
-    """Raise `ModelError` if `name` is neither a registered architecture nor written as a factory."""
-    if not is_factory(name):
+    """Raise `ModelError` for what is no registered architecture, no factory and no "hf:" or "timm:" name."""
+    if not (is_factory(name) or external.is_named(name)):
         MODELS.find(name)
 
 

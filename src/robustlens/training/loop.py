@@ -190,6 +190,7 @@ class TrainingLoop:
     def _take_step(self, epoch: int, step: int, batches: list[Tensor]) -> None:
         recipe, is_last = self.recipe, step + 1 == len(batches)
         self._set_rate(epoch, step, len(batches))
+        self.step.following = None if is_last else batches[step + 1]
         self.loss += self.step(epoch, step, batches[step])
         if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or is_last):
             bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)

@@ -21,6 +21,7 @@ from robustlens.data import Split, augment
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 from robustlens.training.crafting import Crafter
+from robustlens.training.images import TrainingImages
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
 
@@ -53,6 +54,7 @@ class TrainingStep:
 
     Attributes:
         memory: tensors that one step of an epoch leaves to the next.
+        following: rows of the step after this one, which are read meanwhile; None: there is none.
 
     Raises:
         ConfigError: parts of the recipe that do not go together.
@@ -67,9 +69,10 @@ class TrainingStep:
         fabric: Fabric,
         num_classes: int,
     ) -> None:
-        self.recipe, self.images, self.optimizer = recipe, images, optimizer
+        self.recipe, self.optimizer = recipe, optimizer
         self.fabric, self.num_classes = fabric, num_classes
         self.memory: dict[str, Tensor] = {}
+        self.following: Tensor | None = None
         # The compiled network shares every tensor with `model`, which the trainer saves.
         self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
@@ -77,7 +80,8 @@ class TrainingStep:
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel.of(recipe.threat)
         self.attack = self._inner_attack()
-        self.augment = augment.get(augmentation(recipe))
+        self.augment = augment.get(augmentation(recipe), images.crop)
+        self.use(images)
         self.perturbation = perturbation_of(recipe, model)
         self._check()
         self.crafter: Crafter | None = None
@@ -85,9 +89,13 @@ class TrainingStep:
             few = images.x(slice(_COMPARED)).to(fabric.device)
             self.crafter = Crafter(self.attack, model, few, recipe, fabric)
 
+    def use(self, images: Split) -> None:
+        """Train on these images from now on."""
+        self.images = TrainingImages(images, self.fabric.device)
+
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
-        draws = self._draws(epoch, step)
+        draws = partial(noise.generator_for, self.recipe.seed, epoch, step)
         batches = self._micro_batches(*self._batch(rows, draws))
         gradients = self._craft(batches, partial(draws, _ATTACK), self._weights_to_follow(epoch))
         self.optimizer.zero_grad()
@@ -139,18 +147,23 @@ class TrainingStep:
 
     # -- the batch -------------------------------------------------------------------------------
 
-    def _draws(self, epoch: int, step: int) -> Draws:
-        return partial(noise.generator_for, self.recipe.seed, epoch, step)
-
     def _batch(self, rows: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Images and labels at `rows`, augmented and mixed: this rank's share of them."""
-        x = self.augment(self.images.x(rows).to(self.fabric.device), draws(_AUGMENT))
-        y = self.images.labels[rows].to(self.fabric.device)
+        """Images and labels at `rows`, augmented and mixed: this rank's share of them.
+
+        A rank reads and augments its own images alone, where what is drawn for an image depends on nothing
+        else. Mixup, and an augmentation of the user's, may look at the whole batch: then each rank makes it.
+        """
+        own = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        following = self.following
+        alone = self.recipe.mixup is None and getattr(self.augment, "by_example", False)
+        if alone:
+            rows, following = rows[own], None if following is None else following[own]
+        x = self.images.augmented(rows, self.augment, draws(_AUGMENT))
+        y = self.images.split.labels[rows].to(self.fabric.device)
+        self.images.announce(following)
         if self.recipe.mixup is not None:
             x, y = augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws(_MIXUP))
-        # The whole batch is made on every rank: what is drawn for an image does not depend on their number.
-        own = slice(self.fabric.global_rank, None, self.fabric.world_size)
-        return x[own], y[own]
+        return (x, y) if alone else (x[own], y[own])
 
     def _micro_batches(self, x: Tensor, y: Tensor) -> list[MicroBatch]:
         """The batch in as many micro-batches as gradients are accumulated over.
@@ -238,7 +251,7 @@ class FreeTrainingStep(TrainingStep):
 
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step `replays` times on the images at `rows`; returns the mean of the objective over these."""
-        x, y = self._batch(rows, self._draws(epoch, step))
+        x, y = self._batch(rows, partial(noise.generator_for, self.recipe.seed, epoch, step))
         if step == 0:
             self.memory["delta"] = torch.zeros_like(x)
         total = torch.zeros((), device=x.device)

@@ -77,7 +77,7 @@ def train(
             with float32_products(products(recipe.precision)), repeatable(on, fast=recipe.fast):
                 loop.resume()
                 if recipe.pseudo_labels is not None:
-                    loop.step.images = _with_pseudo_labels(loop)
+                    loop.step.use(_with_pseudo_labels(loop))
                 loop.run_all_epochs()
         except (StoppedError, StateError, LockedError):
             raise  # a stop is no failure, and a folder that is refused stays as it is
