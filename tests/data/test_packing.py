@@ -140,6 +140,16 @@ def test_a_folder_of_photos_is_resized_and_cropped_as_pillow_does(photos, tmp_pa
     assert counts.tolist() == [list(channel) for channel in record.splits["train"].histogram]
 
 
+def test_photos_that_are_too_large_for_memory_are_resized_one_by_one(photos, tmp_path):
+    big = photos / "train" / "dog" / "big.png"
+    Image.new("L", (4097, 4097), 7).save(big)
+    refused("dog/big.png: image of 4097x4097 pixels", lambda: data.load(f"folder:{photos}"))
+    data.pack(f"folder:{photos}", tmp_path / "pack", size=16)
+    row = sorted((photos / "train").rglob("*.*")).index(big)
+    image = data.load(f"packed:{tmp_path / 'pack'}", validation=0).train.images[torch.tensor([row])]
+    assert image.unique().tolist() == [7]
+
+
 def test_what_does_not_fit_is_refused_with_its_file(photos, tmp_path):
     refused("give --size", lambda: data.pack(f"folder:{photos}", tmp_path / "a"))
     refused("has colours", lambda: data.pack(f"folder:{photos}", tmp_path / "b", size=16, channels=1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from robustlens.data.sizes import LARGEST_IMAGE, check_size
+from robustlens.data.sizes import LARGEST_ALONE, LARGEST_IMAGE, check_size
 from robustlens.data.splits import in_one_line
 from robustlens.errors import DataError
 
@@ -54,7 +54,7 @@ def decode(
             first.
     """
     pixels: NDArray[np.uint8] | None = None  # NHWC while it fills: Pillow's own order
-    for i, image in enumerate(read_each(files, name)):
+    for i, image in enumerate(read_each(files, name, LARGEST_IMAGE)):
         if pixels is None:
             check_size(count * image.size, name(0))
             pixels = np.empty((count, *image.shape), dtype=np.uint8)
@@ -71,20 +71,22 @@ def decode(
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def read_each(files: Iterable[bytes | Path], name: Callable[[int], str]) -> Iterator[NDArray[np.uint8]]:
+def read_each(
+    files: Iterable[bytes | Path], name: Callable[[int], str], largest: int = LARGEST_ALONE
+) -> Iterator[NDArray[np.uint8]]:
     """Images one by one, (h, w, 1) or (h, w, 3), of any size; raises `DataError` as `decode` does."""
     for i, file in enumerate(files):
-        yield _read(file, i, name)
+        yield _read(file, i, name, largest)
 
 
-def _read(file: bytes | Path, i: int, name: Callable[[int], str]) -> NDArray[np.uint8]:
+def _read(file: bytes | Path, i: int, name: Callable[[int], str], largest: int) -> NDArray[np.uint8]:
     """One image as (h, w, 1) or (h, w, 3)."""
     try:
         with _opened(file) as image:
-            if math.prod(image.size) > LARGEST_IMAGE:
+            if math.prod(image.size) > largest:
                 raise DataError(
                     f"{name(i)}: image of {_size(image.size[::-1])} pixels, expected at most "
-                    f"{LARGEST_IMAGE}; resize it"
+                    f"{largest}; resize it"
                 )
             if image.mode in _DEEP:
                 raise DataError(f"{name(i)}: image mode {image.mode}, expected 8 bits a channel; convert it")

@@ -5,6 +5,8 @@ from robustlens.machine import memory
 
 LARGEST_IMAGE = 1 << 24
 """Pixels of one encoded image, 4096 x 4096: networks are trained on far smaller ones."""
+LARGEST_ALONE = 1 << 26
+"""The same where images are read one by one, to be resized: some photographs of ImageNet have 61 million."""
 
 
 def check_size(size: int, where: str) -> None:
