@@ -46,7 +46,7 @@ class Reader(Protocol):
 if TYPE_CHECKING:
     Readable = Tensor  # all that is done with either is what both have
 else:
-    Readable = Float[Tensor, "n ..."] | Reader
+    Readable = Float[Tensor, "..."] | Reader
 """Checked images: in memory, or read batch by batch."""
 Labels = Tensor | NDArray[Any]
 """Class numbers (n,), of any integer type."""
