@@ -40,6 +40,7 @@ ATTACK_ROWS = {
     ),
     "apgd on kl": lambda threat: rl.attacks.APGD(threat, steps=5, loss="kl"),
     "min-norm": lambda threat: rl.attacks.get("min-norm-9", threat, restarts=2),
+    "min-norm-adaptive": lambda threat: rl.attacks.get("min-norm-adaptive-9", threat, restarts=2),
     "min-norm, verdict only": lambda threat: rl.attacks.MinimumNorm(threat, steps=9, stop_at_success=True),
     "min-norm, targeted": lambda threat: rl.attacks.MinimumNorm(threat, steps=3, targeted=True),
     "fab": lambda threat: rl.attacks.get("fab-3", threat, restarts=2),

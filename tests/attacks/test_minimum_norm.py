@@ -1,6 +1,5 @@
 """The minimum-norm attack against boundaries whose distance is known, and against a long search where it is not."""
 
-import functools
 import math
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from torch import nn
 
 import robustlens as rl
 from helpers.linear_models import linear_problem
+from helpers.searched_networks import Counted, trained_network
 from robustlens import losses
 from robustlens.attacks import MinimumNorm, walks
 from robustlens.attacks.base import Goal
@@ -32,39 +32,6 @@ class Sphere(nn.Module):
     def forward(self, x):
         outside = (x - self.centre).square().flatten(1).sum(1) - self.radius**2
         return torch.stack([-outside, outside], 1)
-
-
-class Counted(nn.Module):
-    """A model that counts the images it sees, with and without a gradient, and remembers those without."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.tracked, self.judged, self.batches = model, 0, 0, []
-
-    def forward(self, x):
-        if x.requires_grad:
-            self.tracked += len(x)
-        else:
-            self.judged += len(x)
-        self.batches.append(x.detach().clone())
-        return self.model(x)
-
-
-@functools.cache
-def trained_network(steps=300):
-    """A small network for four interleaved classes in ten dimensions; images and labels."""
-    torch.manual_seed(0)
-    x = torch.rand(400, 10, dtype=torch.float64)
-    y = (x[:, :2].sum(1) * 3 + torch.sin(6 * x[:, 2:4].sum(1))).long().clamp(0, 3)
-    model = nn.Sequential(
-        nn.Linear(10, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 4)
-    ).double()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model, x[:50], y[:50]
 
 
 @norms

@@ -44,6 +44,7 @@ def test_an_entry_is_its_class_with_its_options_and_the_steps_of_the_class():
         "fab-t": 100,
         "square": 5000,
         "min-norm": 100,
+        "min-norm-adaptive": 23,
     }
 
 

@@ -115,7 +115,7 @@ def test_images_and_suites_have_the_hashes_that_they_had_in_version_0_1():
 
 def test_an_evaluation_that_version_0_1_stopped_goes_on_with_the_same_masks(tmp_path):
     folder = unpack("format-1", tmp_path)
-    plan = EvaluationPlan(test_examples=64, train_examples=64, save_adversarial=True)
+    plan = EvaluationPlan(test_examples=64, train_examples=64, save_adversarial=True, curve_search="plain")
     run, whole = Run(folder / "evaluating"), Run(folder / "whole")
     events = []
     result = evaluate_run(run, plan, progress=events.append)

@@ -14,6 +14,7 @@ from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import LockedError, StateError, StoppedError
 from robustlens.evaluation import evaluate_model, evaluate_run, evaluate_splits
 from robustlens.results import EvaluationResult, Run, locks, verify
+from robustlens.results.files import read_json, write_json
 from robustlens.stats.intervals import Interval
 
 
@@ -61,6 +62,29 @@ def test_a_current_evaluation_is_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr("robustlens.results.run_folder.__version__", "99.0")
     assert evaluate_run(run, plan(), splits=splits) == made, "a result of another version stays current"
     assert stamps(tmp_path) == before
+
+
+@pytest.mark.usefixtures("without_flags")
+def test_the_search_of_the_curve_is_a_part_of_the_plan(tmp_path):
+    """Distances of the two searches are never mixed: a result that names none is one of the plain search."""
+    splits = blob_splits()
+    run = run_of(splits, tmp_path)
+    plain, adaptive = (plan(curve=[1, 2], curve_search=search) for search in ("plain", "adaptive"))
+    before = evaluate_run(run, plain, splits=splits).splits["test"].arrays["distance"]
+    path = run.folder / "evaluation.json"
+    content = read_json(path, "evaluation")
+    assert content["plan"].pop("curve_search") == "plain"
+    write_json(path, {name: value for name, value in content.items() if name != "sha256"}, "evaluation")
+    assert run.is_current("evaluation", plain)
+    assert not run.is_current("evaluation", adaptive)
+    again = evaluate_run(run, adaptive, splits=splits)
+    assert again.provenance.plan["curve_search"] == "adaptive"
+    after = again.splits["test"].arrays["distance"]
+    assert not np.array_equal(before, after)
+    assert np.array_equal(before == 0, after == 0)
+    assert np.median(np.abs(after / before - 1)[before > 0]) <= 0.05
+    for same in ({"curve": []}, {"curve": [1], "threat": {"norm": "L2", "eps": 0.5}}):
+        assert plan(**same, curve_search="plain") == plan(**same, curve_search="adaptive")
 
 
 @pytest.mark.parametrize("change", ["plan", "weights"])

@@ -61,7 +61,10 @@ def test_flags_have_their_parts(format_1):
 def test_results_of_format_1_are_current(format_1):
     study = StudyFolder(format_1 / "study")
     for run in study.runs():
-        assert run.is_current("evaluation", checked(EvaluationPlan, dict(study.record.evaluation), "plan"))
+        asked = checked(EvaluationPlan, dict(study.record.evaluation), "plan")
+        assert asked.curve
+        assert run.is_current("evaluation", asked.model_copy(update={"curve_search": "plain"}))
+        assert not run.is_current("evaluation", asked), "its distances are those of the plain search"
         values = {**study.record.explanation, "threat": study.record.threat}
         assert run.is_current("explanation", checked(ExplanationPlan, values, "plan"))
 
@@ -133,7 +136,7 @@ def test_a_stopped_training_goes_on(format_1):
 
 def test_a_stopped_evaluation_goes_on_with_the_same_masks(format_1):
     run = Run(format_1 / "evaluating")
-    plan = EvaluationPlan(test_examples=64, train_examples=64, save_adversarial=True)
+    plan = EvaluationPlan(test_examples=64, train_examples=64, save_adversarial=True, curve_search="plain")
     result, whole = evaluate_run(run, plan), Run(format_1 / "whole").evaluation()
     assert whole is not None
     for split in ("test", "train"):

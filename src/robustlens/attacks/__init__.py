@@ -3,6 +3,7 @@
 To add one, write it against `Attack` and add a line to `ATTACKS`; the contract tests take it from there.
 """
 
+from robustlens.attacks.adaptive_minimum_norm import AdaptiveMinimumNorm
 from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack, Crafted, craft, gives_weight_gradients, tries_of
 from robustlens.attacks.compiled import CompiledPGD
@@ -22,6 +23,7 @@ __all__ = [
     "FGSM",
     "PGD",
     "SUITES",
+    "AdaptiveMinimumNorm",
     "Attack",
     "CompiledPGD",
     "Crafted",

@@ -89,6 +89,11 @@ class MinimumNorm(Restarts):
         with checked_inputs(model, x, y, self.threat) as (x, y):
             return self._nearest(model, x, y, seed)[1]
 
+    @property
+    def _rivals(self) -> int:
+        """Classes whose boundaries are compared at x, the most likely ones."""
+        return RIVALS
+
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         return self._nearest(model, x, y, seed)[0]
 
@@ -110,7 +115,16 @@ class MinimumNorm(Restarts):
         """One try: the nearest points and their distances."""
         nearest, distance = x.clone(), x.new_zeros(len(x))
         row, images, points = self._linearise(model, x, goal)
-        walks, plan, taken = self._begin(images, points), self._plan(), 0
+        best = self._explore(model, images, self._begin(images, points))
+        exact = self.threat.distance(best.nearest.double(), images.x.double())
+        within = best.distance.isfinite() & (exact <= self.threat.eps)
+        nearest[row] = torch.where(per_image(within, images.x), best.nearest, images.x)
+        distance[row] = torch.where(within, exact, torch.inf).to(x.dtype)
+        return nearest, distance
+
+    def _explore(self, model: nn.Module, images: Images, walks: list[Walk]) -> Walk:
+        """The best walk of each image, its nearest point on the boundary."""
+        plan, taken = self._plan(), 0
         whole = sum(steps for _, steps in plan)
         for count, steps in plan:
             walks = best_of(walks, count)
@@ -122,11 +136,7 @@ class MinimumNorm(Restarts):
         (best,) = walks
         rows = torch.nonzero(best.distance.isfinite() & self._unfinished(best)).squeeze(1)
         best.nearest[rows] = bisect(model, images[rows], best.nearest[rows])
-        exact = self.threat.distance(best.nearest.double(), images.x.double())
-        within = best.distance.isfinite() & (exact <= self.threat.eps)
-        nearest[row] = torch.where(per_image(within, images.x), best.nearest, images.x)
-        distance[row] = torch.where(within, exact, torch.inf).to(x.dtype)
-        return nearest, distance
+        return best
 
     def _plan(self) -> tuple[tuple[int, int], ...]:
         """Number of walks and of their steps, stage by stage."""
@@ -148,7 +158,7 @@ class MinimumNorm(Restarts):
         leaf = x.clone().requires_grad_()
         with torch.enable_grad():
             logits = model(leaf)
-            count = 1 if self.targeted else min(RIVALS, logits.shape[1] - 1)
+            count = 1 if self.targeted else min(self._rivals, logits.shape[1] - 1)
             rivals = likely_classes(logits.detach(), goal.y, count)
             gap = logits.gather(1, goal.y[:, None]) - logits.gather(1, rivals)
             gap = -gap if self.targeted else gap
@@ -201,16 +211,9 @@ class MinimumNorm(Restarts):
         """One gradient step: judge the point, change the radius, go on."""
         gradient, value, won = input_gradient(model, walk.x_adv, images.goal)
         won = won & ~(value < images.rounding)  # a NaN is wrong
-        size = self.threat.distance(walk.x_adv, images.x)
-        nearer = won & (size < walk.distance)
-        judged = replace(
-            walk,
-            nearest=torch.where(per_image(nearer, walk.x_adv), walk.x_adv, walk.nearest),
-            distance=torch.where(nearer, size, walk.distance),
-            value=walk.value.maximum(value),
-        )
-        radius = self._radius(images, judged, gradient, value, won, _cosine(self.gamma, LAST_CHANGE, share))
-        length = _cosine(self.step_size, LAST_STEP, share)
+        judged = walk.judged(self.threat.distance(walk.x_adv, images.x), value, won)
+        radius = self._radius(images, judged, gradient, value, won, cosine(self.gamma, LAST_CHANGE, share))
+        length = cosine(self.step_size, LAST_STEP, share)
         x_adv = self._ascend(images.x, walk.x_adv, gradient, radius, length)
         return replace(judged, radius=radius, x_adv=project_within(self.threat, x_adv, images.x, radius))
 
@@ -237,5 +240,6 @@ class MinimumNorm(Restarts):
         return x_adv + per_image(length * size, x) * stride.ascend(slope, slope != 0).view_as(x)
 
 
-def _cosine(first: float, last: float, share: float) -> float:
+def cosine(first: float, last: float, share: float) -> float:
+    """From `first` to `last` along a half period of the cosine, at `share` of the way."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from robustlens.attacks.adaptive_minimum_norm import AdaptiveMinimumNorm
 from robustlens.attacks.apgd import APGD
 from robustlens.attacks.base import Attack
 from robustlens.attacks.ensemble import Ensemble
@@ -55,6 +56,7 @@ ATTACKS: Registry[Entry] = Registry(
         "fab-t": Entry(FAB, targets=9, stop_at_success=True),
         "square": Entry(Square),
         "min-norm": Entry(MinimumNorm),
+        "min-norm-adaptive": Entry(AdaptiveMinimumNorm),
     },
     factories=True,
     other_names=(*SUITES, "NAME-STEPS"),

@@ -1,6 +1,7 @@
 """Walks of the minimum-norm attack: the images that they start from, their state, and the final bisection."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ TOLERANCE = 1e-4
 
 _HAIR = 1e-3  # walks begin by this share beyond the expected boundary, which rounding would otherwise decide
 _USUAL = 0.99  # the walks end within a percent of the boundary as a rule: bisection asks there first
+_SECANTS = 2  # one to either side of where it says the boundary is
 _ROUNDS = 40  # of bisection at most; only a model that is wrong arbitrarily near x needs as many
 
 
@@ -33,6 +35,9 @@ class Images(Rows):
         return cls(x, goal, (16 * unit * largest).to(x.dtype))
 
 
+SomeWalk = TypeVar("SomeWalk", bound="Walk")
+
+
 @dataclass
 class Walk(Rows):
     """One walk for each image: its point, its radius, and its nearest misclassified point so far."""
@@ -49,13 +54,36 @@ class Walk(Rows):
         nothing = torch.full_like(radius, torch.inf)
         return cls(point, radius, x, nothing, -nothing)
 
-    def put(self, rows: Tensor, part: "Walk") -> "Walk":
+    def put(self: SomeWalk, rows: Tensor, part: SomeWalk) -> SomeWalk:
         """This walk with `part` in place of its `rows`."""
         names = [field.name for field in fields(self)]
-        return Walk(*(getattr(self, name).index_copy(0, rows, getattr(part, name)) for name in names))
+        return type(self)(*(getattr(self, name).index_copy(0, rows, getattr(part, name)) for name in names))
+
+    def judged(self: SomeWalk, size: Tensor, value: Tensor, won: Tensor) -> SomeWalk:
+        """This walk once its point is known: how far from x it is, its margin, and whether it is wrong."""
+        nearer = won & (size < self.distance)
+        return replace(
+            self,
+            nearest=torch.where(per_image(nearer, self.x_adv), self.x_adv, self.nearest),
+            distance=torch.where(nearer, size, self.distance),
+            value=self.value.maximum(value),
+        )
 
 
-def best_of(walks: list[Walk], count: int) -> list[Walk]:
+@dataclass
+class MomentumWalk(Walk):
+    """A walk that remembers the gradients of its steps."""
+
+    momentum: Float[Tensor, "n ..."]
+
+    @classmethod
+    def of(cls, walk: Walk) -> "MomentumWalk":
+        """A walk that remembers nothing yet."""
+        values = {field.name: getattr(walk, field.name) for field in fields(Walk)}
+        return cls(**values, momentum=torch.zeros_like(walk.x_adv))
+
+
+def best_of(walks: list[SomeWalk], count: int) -> list[SomeWalk]:
     """The `count` best walks of each image: nearest misclassified point, then largest margin."""
     if count >= len(walks):
         return walks
@@ -64,8 +92,8 @@ def best_of(walks: list[Walk], count: int) -> list[Walk]:
     order = values.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, distances.gather(1, order).argsort(dim=1, stable=True))
     every = torch.arange(len(order), device=order.device)
-    stacked = [torch.stack([getattr(walk, field.name) for walk in walks]) for field in fields(Walk)]
-    return [Walk(*(tensor[order[:, place], every] for tensor in stacked)) for place in range(count)]
+    stacked = [torch.stack([getattr(walk, field.name) for walk in walks]) for field in fields(walks[0])]
+    return [type(walks[0])(*(tensor[order[:, place], every] for tensor in stacked)) for place in range(count)]
 
 
 def nearest_on_boundary(
@@ -99,6 +127,39 @@ def bisect(model: nn.Module, images: Images, nearest: Tensor) -> Tensor:
             torch.where(won, middle, above[rows]),
             torch.where(won, below[rows], middle),
         )
+        nearest[rows[won]] = point[won]
+    return nearest
+
+
+@torch.no_grad()
+def regula_falsi(model: nn.Module, images: Images, nearest: Tensor) -> Tensor:
+    """As `bisect`, where the boundary is expected within a percent: two secants between margins, then halves.
+
+    A smooth margin takes four forward passes instead of eight.
+    """
+    far, nearest = nearest, nearest.clone()
+    below, above = torch.zeros_like(images.rounding), torch.ones_like(images.rounding)
+    low, high = torch.full_like(below, -torch.inf), torch.full_like(below, torch.inf)
+    for number in range(_ROUNDS):
+        rows = torch.nonzero(above - below > TOLERANCE * above).squeeze(1)
+        if len(rows) == 0:
+            break
+        now, left, right = images[rows], below[rows], above[rows]
+        middle = (left + right) / 2
+        if number < 2:
+            middle = right if number else torch.full_like(middle, _USUAL)
+        elif number < 2 + _SECANTS:
+            share = low[rows] / (low[rows] - high[rows])
+            hair = (0.4 if number == 2 else -0.4) * TOLERANCE * right
+            secant = left + (right - left) * share + hair
+            usable = (secant > left) & (secant < right)  # not of infinite margins either
+            middle = torch.where(usable, secant, middle)
+        point = torch.lerp(now.x, far[rows], per_image(middle, now.x))
+        logits = model(point)
+        value = now.goal.value(logits) - now.rounding
+        won = now.goal.won(logits) & ~(value < 0)
+        above[rows], below[rows] = torch.where(won, middle, right), torch.where(won, left, middle)
+        high[rows], low[rows] = torch.where(won, value, high[rows]), torch.where(won, low[rows], value)
         nearest[rows[won]] = point[won]
     return nearest
 

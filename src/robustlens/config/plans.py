@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
@@ -46,11 +46,20 @@ class EvaluationPlan(Plan):
     train_examples: int | None = Field(default=None, gt=0)
     curve: tuple[Annotated[Number, Field(ge=0)], ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
     """Radii of the robust-accuracy curve as multiples of eps; 0 is always there."""
+    curve_search: Literal["adaptive", "plain"] = "adaptive"
+    """Search behind the curve. Without a curve, and in L2 and L1, it becomes "plain"."""
     batch_size: int = Field(default=256, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of the attacks' search; verdicts are of float32 and float64."""
     save_adversarial: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _search_that_is_made(self) -> "EvaluationPlan":
+        """Name the search that is made, so that plans which make the same one are equal."""
+        if not self.curve or self.threat.norm != "Linf":
+            self.__dict__["curve_search"] = "plain"
+        return self
 
 
 class ExplanationPlan(Plan):

@@ -36,6 +36,7 @@ def evaluate(
     *,
     restarts: int = 1,
     curve: Sequence[float] = (),
+    curve_search: str = "adaptive",
     batch_size: int = 256,
     precision: str = "32-true",
     seed: int = 0,
@@ -64,6 +65,8 @@ def evaluate(
             budget keep it.
         curve: radii, as multiples of eps, of a robust-accuracy curve. All come from one minimum-norm search,
             which counts as one more attack, "min-norm", where it reaches something within eps.
+        curve_search: "adaptive", a third of the cost for Linf (`AdaptiveMinimumNorm`), or "plain"
+            (`MinimumNorm`), which is what L2 and L1 always take.
         batch_size: changes speed, not verdicts.
         precision: "bf16-mixed" lets attacks search in bfloat16; success is decided as always.
         seed: base of the random starts.
@@ -87,6 +90,7 @@ def evaluate(
         attacks,
         restarts=restarts,
         curve=curve,
+        curve_search=curve_search,
         batch_size=batch_size,
         precision=precision,
         seed=seed,

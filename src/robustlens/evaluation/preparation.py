@@ -31,6 +31,7 @@ from robustlens.threat import ThreatModel
 SAMPLE = 64
 """Images on which a model is tried out."""
 _CURVE = "min-norm"
+_SEARCHES = {"plain": "min-norm", "adaptive": "min-norm-adaptive"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ def prepared(
     shard: Shard,
     restarts: int = 1,
     curve: Sequence[float] = (),
+    curve_search: str = "adaptive",
     batch_size: int = 256,
     precision: str = "32-true",
     seed: int = 0,
@@ -76,7 +78,7 @@ def prepared(
         raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
     threat.require_box()
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
-    tries = _tries(chosen, threat) + _curve_tries(chosen, threat, curve, seed)
+    tries = _tries(chosen, threat) + _curve_tries(threat, curve, curve_search, seed)
     x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")
     y = y.cpu()
     if save_adversarial:  # they are put together in memory
@@ -126,16 +128,17 @@ def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:
     return tries
 
 
-def _curve_tries(
-    chosen: Mapping[str, Attack], threat: ThreatModel, multiples: Sequence[float], seed: int
-) -> list[Try]:
+def _curve_tries(threat: ThreatModel, multiples: Sequence[float], search: str, seed: int) -> list[Try]:
     """The search behind a curve: every image, as far as its largest radius."""
     if not multiples:
         return []
     if not all(isinstance(multiple, int | float) and 0 <= multiple < math.inf for multiple in multiples):
         raise ConfigError(f"evaluate.curve: found {list(multiples)}, expected finite multiples of eps >= 0")
+    if search not in _SEARCHES:
+        raise ConfigError(f"evaluate.curve_search: found {search!r}, expected 'adaptive' or 'plain'")
     wide = threat.at(_radius(threat, max(1.0, *multiples)))
-    return [Try(_CURVE, _CURVE, attack_room.get(_CURVE, wide, seed=seed), wide, include_broken=True)]
+    name = _SEARCHES[search if threat.norm == "Linf" else "plain"]
+    return [Try(_CURVE, _CURVE, attack_room.get(name, wide, seed=seed), wide, include_broken=True)]
 
 
 def _radius(threat: ThreatModel, multiple: float) -> float:

@@ -182,7 +182,16 @@ def attack_splits(
 
 def _settings(plan: EvaluationPlan) -> dict[str, Any]:
     """Arguments of `evaluate` that a plan sets."""
-    names = ("attacks", "restarts", "curve", "batch_size", "precision", "seed", "save_adversarial")
+    names = (
+        "attacks",
+        "restarts",
+        "curve",
+        "curve_search",
+        "batch_size",
+        "precision",
+        "seed",
+        "save_adversarial",
+    )
     return {name: getattr(plan, name) for name in names}
 
 

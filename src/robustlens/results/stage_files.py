@@ -24,6 +24,8 @@ _KINDS: dict[str, tuple[type[Any], type[Plan], str]] = {
     "explanation": (ExplanationResult, ExplanationPlan, "measures"),
 }
 """Of each stage its document, its plan, and the field of the document that holds the parts with arrays."""
+_BEFORE: dict[type[Plan], dict[str, Any]] = {EvaluationPlan: {"curve_search": "plain"}}
+"""What plans did that were saved before they had a field that says it, where that is not its default."""
 _PROVENANCE = {"recipe": "recipe_hash"}  # of the fields of a provenance, those that files call otherwise
 
 
@@ -112,10 +114,10 @@ def suffix(other: Checkpoint | None) -> str:
 
 
 def _completed(kind: type[Plan], plan: Any) -> Any:
-    """A saved plan with the fields that were added since at their default."""
+    """A saved plan with the fields that were added since: as things were then, else at their default."""
     if not isinstance(plan, Mapping):
         return {}
     try:
-        return checked(kind, dict(plan), "plan").model_dump(mode="json")
+        return checked(kind, {**_BEFORE.get(kind, {}), **plan}, "plan").model_dump(mode="json")
     except ConfigError:  # of another version: it matches no plan of this one
         return dict(plan)
