@@ -51,3 +51,22 @@ def test_the_measure_gives_layers_apart_and_folded(monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(fold.arrays[f"folded/{name}"], with_norm[name])
         assert fold.value["folded"][name]["max"] == with_norm[name][0]
         assert fold.value["folded"][name]["shape"] == fold.value["layers"][name]["shape"]
+
+
+def test_a_layer_too_large_for_its_matrix_is_measured_by_its_density() -> None:
+    model = trained(Block())
+    largest = 8 * (4 * 25) * (6 * 25) - 1  # of conv1, less one byte
+    measured = measure_spectrum(subject(model), operator="zero", max_bytes=largest)
+    exact = measure_spectrum(subject(model), operator="zero")
+    layers, known = measured.value["layers"], exact.value["layers"]
+    assert "conv1, conv2" in measured.what
+    assert layers["shortcut"]["method"] == "density, 4 draws of 64 Lanczos steps"
+    assert "method" not in known["conv1"]
+    for name in ("conv1", "conv2"):
+        assert layers[name]["max"] == pytest.approx(known[name]["max"], rel=1e-6)
+        assert layers[name]["count"] == known[name]["count"]
+        assert abs(layers[name]["std"] - known[name]["std"]) <= layers[name]["error"]["std"]
+        assert measured.arrays[name].shape == (1000,)
+    np.testing.assert_array_equal(measured.arrays["bn1"], exact.arrays["bn1"])
+    again = measure_spectrum(subject(model), operator="zero", max_bytes=largest)
+    assert again.value == measured.value

@@ -15,7 +15,7 @@ from robustlens.explain.measure import Measure, Measurement, Subject
 from robustlens.explain.registry import MEASURES, get
 from robustlens.explain.run import explain, explain_model, explain_run
 from robustlens.explain.smoothness import feature_changes, smoothness
-from robustlens.spectra import extremes, spectral_norms, spectrum, uncovered
+from robustlens.spectra import density, extremes, spectral_norms, spectrum, uncovered
 
 # A file here may share its name with the function in it. The function wins as long as the file is loaded
 # before the name is bound to it: a file that a later import loads would take the name.
@@ -30,6 +30,7 @@ __all__ = [
     "certificate",
     "covering",
     "curvature",
+    "density",
     "explain",
     "explain_model",
     "explain_run",

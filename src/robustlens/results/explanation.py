@@ -1,5 +1,6 @@
 """Explanations as files keep them: `explanation.json` and its arrays."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,22 @@ class Measurement:
         inner = self.at(*path)
         is_number = isinstance(inner, int | float) and not isinstance(inner, bool)
         return float(inner) if is_number else None
+
+
+LARGEST_ERROR = 0.01
+"""Largest relative error of a layer's std, where it is estimated, with which claims take it."""
+
+
+def density_error(layer: Mapping[str, Any]) -> float | None:
+    """Relative error of the std of a layer's singular values; None where they are all known.
+
+    The error is that of a density, the half width of its 95 % interval.
+    """
+    errors = layer.get("error")
+    if not isinstance(errors, Mapping):
+        return None
+    std, error = layer.get("std"), errors.get("std")
+    return float(error) / float(std) if std and error is not None else math.inf
 
 
 @dataclass(frozen=True)

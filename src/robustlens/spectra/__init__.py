@@ -8,8 +8,9 @@ map. Two such matrices are offered, by name, and never mixed:
 Long 2019, "The singular values of convolutional layers"). Most of the literature uses it. It is cheap. On
 large maps it is close to the layer, on small ones it is not (its largest value is off by some 10 % at 4x4).
 
-`"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and the
-largest and smallest few of large ones (`extremes`). A layer that pads with anything else has none.
+`"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and of
+large ones the largest and smallest few (`extremes`), and the density of all with its error (`density`). A
+layer that pads with anything else has none.
 
 A transposed convolution has the singular values of the convolution whose transpose it is. Whatever else has
 weights is no linear map that this package knows: `uncovered` names it.
@@ -20,14 +21,17 @@ arbitrary, and so is the raw spread of its singular values: read `std_over_mean`
 
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.coverage import Survey, trace, uncovered
+from robustlens.spectra.density import Density
 from robustlens.spectra.layers import Layer
 from robustlens.spectra.summary import summarize
-from robustlens.spectra.values import extremes, spectral_norms, spectrum
+from robustlens.spectra.values import density, extremes, spectral_norms, spectrum
 
 __all__ = [
+    "Density",
     "Layer",
     "Survey",
     "circular_singular_values",
+    "density",
     "extremes",
     "spectral_norms",
     "spectrum",

@@ -1,5 +1,7 @@
 """Singular values by the matrix itself, for small maps."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -7,6 +9,11 @@ from robustlens.errors import ConfigError
 from robustlens.spectra.convolution import MAX_BYTES, Convolution
 from robustlens.spectra.layers import Layer
 from robustlens.spectra.workers import decomposition, descending, workers
+
+
+def fits(part: Convolution, max_bytes: int) -> bool:
+    """Whether the dense matrix of one group of a convolution has at most so many bytes."""
+    return math.prod(part.shape) * 8 <= max_bytes
 
 
 def dense_singular_values(
@@ -32,12 +39,12 @@ def dense_singular_values(
     else:
         parts = list(Convolution.of(layer, operator).parts())
         rows, columns = parts[0].shape
-        if rows * columns * 8 > max_bytes:
+        if not fits(parts[0], max_bytes):
             why = "" if operator == "zero" else ", whose stride does not divide its feature map,"
             raise ConfigError(
                 f"spectrum: the dense matrix of {layer}{why} is {rows} x {columns}, {rows * columns * 8} "
-                f"bytes, expected at most max_bytes = {max_bytes}; raise it, or take the `extremes` of "
-                "operator 'zero'"
+                f"bytes, expected at most max_bytes = {max_bytes}; raise it, or take the `extremes` or "
+                "the `density` of operator 'zero'"
             )
         matrices = (part.matrix() for part in parts)
     with workers() as pool:

@@ -12,7 +12,8 @@ from robustlens.progress import Event, Listener, silent
 from robustlens.spectra.circular import circular_singular_values
 from robustlens.spectra.convolution import MAX_BYTES, Convolution, check_operator
 from robustlens.spectra.coverage import Survey
-from robustlens.spectra.dense import dense_singular_values
+from robustlens.spectra.dense import dense_singular_values, fits
+from robustlens.spectra.density import DRAWS, STEPS, Density, density_of
 from robustlens.spectra.extreme import FACTOR_BYTES, largest_values, smallest_values
 from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import Layer, blank
@@ -198,6 +199,43 @@ def singular_values(
                 max_bytes=max_bytes,
             )
     return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
+
+
+def spectrum_or_density(
+    layer: Layer, operator: str, *, draws: int, steps: int, max_bytes: int, seed: int
+) -> np.ndarray | Density:
+    """All singular values of a layer; of a zero-padded one too large for its matrix, their density."""
+    if layer.is_convolution and operator == "zero":
+        convolution = Convolution.of(layer, operator)
+        if not fits(next(convolution.parts()), max_bytes):
+            return density_of(convolution, draws=draws, steps=steps, max_bytes=max_bytes, seed=seed)
+    return singular_values(layer, operator, max_bytes=max_bytes)
+
+
+def density(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    layers: Iterable[str] | None = None,
+    fold: bool = False,
+    draws: int = DRAWS,
+    steps: int = STEPS,
+    max_bytes: int = MAX_BYTES,
+    seed: int = 0,
+    progress: Listener = silent,
+) -> dict[str, Density]:
+    """Density of the singular values of every convolution, as the zero-padded operator that it is.
+
+    For layers that are too large for `spectrum`; arguments and errors as there and in `density_of`.
+    """
+    every = select(model, input_shape, layers=layers, fold=fold)
+    chosen = {name: layer for name, layer in every.items() if layer.is_convolution}
+
+    def of(layer: Layer) -> Density:
+        convolution = Convolution.of(layer, "zero")
+        return density_of(convolution, draws=draws, steps=steps, max_bytes=max_bytes, seed=seed)
+
+    return for_each_layer(chosen, of, progress)
 
 
 def for_each_layer(

@@ -133,3 +133,21 @@ def test_matched_quantities_read_what_was_measured_at_matched_temperature(tmp_pa
     assert quantities.margin_distance(run, matched=True).value() == pytest.approx(0.75 / 4)
     assert quantities.ramp_gap(run, matched=True).value() == pytest.approx(0.75 / 4)
     assert quantities.loss_gap(run, matched=True).value() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("error", "taken"), [(0.004, True), (0.006, False), (None, False)])
+def test_a_spread_that_is_estimated_is_taken_where_its_error_is_small(tmp_path, error, taken):
+    folder = measured(tmp_path).run
+    result = folder.explanation()
+    assert result is not None
+    layers = {"small": {"std": 0.25, "count": 9}, "large": {"std": 0.5, "count": 9, "error": {"std": error}}}
+    changed = replace(result.measures["spectrum"], value={"layers": layers})
+    folder.write("explanation", replace(result, measures={"spectrum": changed}))
+    run = StudyData.of(StudyFolder(tmp_path)).runs[0]
+    if taken:
+        spread = quantities.spectrum_spread(run)
+        assert spread.value().tolist() == [0.25, 0.5]
+        assert spread.conditions == "large by density"
+    else:
+        with pytest.raises(Unusable, match="large are known by their density"):
+            quantities.spectrum_spread(run)

@@ -1,5 +1,7 @@
 """Figures of singular values, against the arrays that they are drawn from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,18 @@ def test_spreads_are_drawn_through_the_layers_and_against_strength(
     assert through.y == pytest.approx([layers[layer]["std"] for layer in LAYERS])
     at_strength = series(drawn, panels[1], network.label, "conv2")
     assert (at_strength.x, at_strength.y) == ((0.2,), (layers["conv2"]["std"],))
+
+
+def test_layers_known_by_their_density_are_named_with_their_error(study: ReportData) -> None:
+    network = study.networks[0]
+    run = network.runs[0]
+    assert run.explanation is not None
+    spectrum = run.explanation.measures["spectrum"]
+    layers = {**spectrum.at("layers")}
+    layers["conv1"] = {**layers["conv1"], "error": {"std": 0.002 * layers["conv1"]["std"]}}
+    measures = {**run.explanation.measures, "spectrum": replace(spectrum, value={"layers": layers})}
+    changed = replace(run, explanation=replace(run.explanation, measures=measures))
+    data = replace(study, networks=(replace(network, runs=(changed,)), *study.networks[1:]))
+    for name in ("spectrum", "spectrum-spread"):
+        assert "conv1 (std to 0.2 %)" in figure(data, name).note
+        assert "all their values" not in figure(study, name).note

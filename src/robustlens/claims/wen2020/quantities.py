@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from robustlens.claims.evidence import RunData
+from robustlens.results.explanation import LARGEST_ERROR, density_error
 from robustlens.stats.bootstrap import (
     Array,
     Examples,
@@ -194,8 +195,17 @@ def _spectrum(run: RunData, key: str) -> Quantity:
     }
     if not numbers:
         raise Unusable(f"{run.name} has no layer with two singular values or more")
+    layers = run.measurement("spectrum").at("layers")
+    errors = {name: error for name in numbers if (error := density_error(layers[name])) is not None}
+    for name, error in errors.items():
+        if not error <= LARGEST_ERROR:
+            raise Unusable(
+                f"{run.name}: the singular values of layer {name} are known by their density, their std to "
+                f"{100 * error:.2g} %; a claim needs {100 * LARGEST_ERROR:g} %: raise the draws of spectrum"
+            )
     values = np.array([[np.nan if number is None else number for number in numbers.values()]])
-    return Quantity(lambda: values, layers=tuple(numbers))
+    known = f"{', '.join(errors)} by density" if errors else ""
+    return Quantity(lambda: values, layers=tuple(numbers), conditions=known)
 
 
 def _spectrum_numbers(run: RunData, key: str) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, floats, points_for, thinned, view
 from robustlens.report.figures.layers import spread_views, uncovered
 from robustlens.report.figures.panels import BELOW, ecdf_series, views
+from robustlens.results.explanation import LARGEST_ERROR, density_error
 
 
 def spectrum(data: ReportData) -> Figure:
@@ -37,6 +38,7 @@ def spectrum(data: ReportData) -> Figure:
         "right plot takes out the scale of the weights, which normalisation layers make arbitrary.",
         views(*(view(layer, panels(layer)) for layer in layers)),
         note="The axis leaves out the very smallest values; a double click on a plot shows them."
+        + _estimated(data)
         + uncovered(data, "spectrum"),
         selector="Layer",
     )
@@ -51,6 +53,7 @@ def spectrum_spread(data: ReportData) -> Figure:
         "Look for lines that lie lower the stronger the training (Wen et al.: low variance); where std "
         "and std / mean disagree, only the scale of the weights moved.",
         spread_views(data, "spectrum", "singular values"),
+        note=_estimated(data).strip(),
         selector="Layer",
     )
 
@@ -71,6 +74,23 @@ def jacobian(data: ReportData) -> Figure:
         "The whole network as a linear map near an image: the largest value is how fast the logits can "
         "change there. Robust training should move it to the left.",
         views(view("", [panel("Largest", 0), panel("Second largest", 1)])),
+    )
+
+
+def _estimated(data: ReportData) -> str:
+    """A sentence on the layers whose singular values are known by their density, if there are any."""
+    errors: dict[str, float] = {}
+    for run in data.runs:
+        for layer, numbers in (run.at("spectrum", "layers") or {}).items():
+            if (error := density_error(numbers)) is not None:
+                errors[layer] = max(error, errors.get(layer, 0.0))
+    if not errors:
+        return ""
+    each = ", ".join(f"{layer} (std to {100 * error:.2g} %)" for layer, error in errors.items())
+    return (
+        f" Too large for all their values: {each}. Their curves are 1,000 quantiles of a stochastic density, "
+        "which do not resolve the ends; their largest value is exact. Claims take their spreads where the "
+        f"error is at most {100 * LARGEST_ERROR:g} %."
     )
 
 
