@@ -133,7 +133,16 @@ def test_public_names_are_the_functions_whatever_is_imported_first():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-STATE = {"AdversarialImages", "EvaluationState", "MicroBatch", "_Worker", "ArrayFile", "Rows", "Ascent", "Walk"}
+STATE = {
+    "AdversarialImages",
+    "EvaluationState",
+    "MicroBatch",
+    "_Worker",
+    "ArrayFile",
+    "Rows",
+    "Ascent",
+    "Walk",
+}
 """Dataclasses that change while something is computed; so do those that are made from them."""
 
 

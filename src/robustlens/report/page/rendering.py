@@ -18,6 +18,7 @@ from robustlens.report.drawing.matplotlib import drawings
 from robustlens.report.drawing.plotly import figure_json
 from robustlens.report.drawing.spec import Figure
 from robustlens.report.figures import figures
+from robustlens.report.groups import caption, grouped
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text import attacks, details, flags
 from robustlens.report.text import claims as claims_text
@@ -65,7 +66,10 @@ def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
 
 
 def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
-    """The page as HTML: these figures under this table, with everything else that `data` says."""
+    """The page as HTML: these figures under this table, with everything else that `data` says.
+
+    The figures are those of `grouped(data)`.
+    """
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -77,9 +81,11 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         filter_.__name__: filter_ for filter_ in (count, duration, minus, points, sentence)
     }
     scripts = {"theme": _asset("theme.js"), "plotly": Markup(get_plotlyjs()), "report": _asset("report.js")}
-    template = environment.get_template("template.html")
+    template, plotted = environment.get_template("template.html"), grouped(data)
     return template.render(
         report=data,
+        plotted=plotted,
+        groups_caption=caption(data),
         table=table,
         summary=summary(data),
         interval_caption=interval_caption(data),
@@ -92,7 +98,7 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         sections=_sections(drawn),
         details=details,
         css=_asset("report.css"),
-        embedded=_embedded(data, drawn),
+        embedded=_embedded(plotted, drawn),
         scripts=scripts,
         # Only these scripts run, whatever a label says; nothing is fetched.
         policy=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
@@ -110,13 +116,14 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _write(data: ReportData, out: Path) -> Path:
-    drawn, table = figures(data), headline(data)
+    plotted = grouped(data)
+    drawn, table = figures(plotted), headline(data)
     for figure in drawn:
         if figure.views:
             write_atomic(out / "figures" / f"{figure.name}.csv", csv_bytes(figure.rows()))
         for view in figure.views:
             if name := figure.file_of(view):
-                for kind, content in drawings(figure, view, data.networks).items():
+                for kind, content in drawings(figure, view, plotted.networks).items():
                     write_atomic(out / "figures" / f"{name}.{kind}", content)
     write_atomic(out / "figures" / "headline.csv", csv_bytes(table.csv_rows()))
     write_atomic(out / "figures" / "attacks.csv", csv_bytes(attacks.csv_rows(data)))
