@@ -71,7 +71,7 @@ def test_a_larger_layer_has_narrow_errors_and_the_quantiles_of_its_values() -> N
     quantiles = np.interp(SHARES, (np.arange(len(values)) + 0.5) / len(values), values)
     assert found.quantiles().shape == (1000,)
     assert (np.diff(found.quantiles()) <= 0).all()
-    assert np.abs(found.quantiles() - quantiles).max() <= 0.05 * values[0]
+    assert np.abs(found.quantiles() - quantiles).max() <= 0.1 * values[0]
 
 
 def test_memory_bounds_the_steps_and_the_smallest_value(monkeypatch: pytest.MonkeyPatch) -> None:
