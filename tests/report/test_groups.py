@@ -57,6 +57,7 @@ def test_the_page_says_that_it_draws_groups_and_keeps_every_network_in_the_table
     drawn = [figure(groups, name) for name in ("robust-accuracy", "spectrum")]
     html = rendering.page(large, drawn, headline(large))
     assert "The plots draw 7 groups in place of 60 networks" in html
+    assert html.count("Its recipe is in recipe.json of its folder.") == 60
     assert html.count('class="chip" type="button" aria-pressed') == 7
     assert all(f"Method {n}<" in html or f"Method {n} " in html for n in range(59))
     found = re.search(r'id="report-data">(.*?)</script>', html, re.DOTALL)

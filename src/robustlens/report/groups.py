@@ -52,7 +52,8 @@ def caption(data: ReportData) -> str:
     return (
         f"The plots draw {len(grouped(data).networks)} groups in place of {count} networks, as more than "
         f"{MOST} lines cannot be told apart: networks of one objective and strength, with their mean and, "
-        "where a plot has intervals over seeds, intervals over the networks. The table has them all."
+        "where a plot has intervals over seeds, intervals over the networks. What each attack "
+        "did is shown by group as well; the table and attacks.csv have every network."
     )
 
 

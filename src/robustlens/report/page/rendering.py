@@ -91,7 +91,7 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         interval_caption=interval_caption(data),
         notices=notices(data),
         flags=flags.explained(data),
-        attacks=attacks.by_split(data),
+        attacks=attacks.by_split(plotted),
         several_seeds=any(len(network.runs) > 1 for network in data.networks),
         papers=claims_text.by_paper(data),
         claims=claims_text,
