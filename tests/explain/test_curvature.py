@@ -9,7 +9,7 @@ import robustlens as rl
 from helpers.relu_networks import data, network
 from helpers.small_models import Snapshot, everything, images
 from robustlens.explain import Subject
-from robustlens.explain.curvature import curvature, measure_curvature
+from robustlens.explain.curvature import _summary, curvature, measure_curvature
 from robustlens.explain.hessian import Hessian
 
 
@@ -105,3 +105,11 @@ def test_a_network_that_is_always_right_has_no_curvature_at_matched_temperature(
         assert np.isnan(found[f"relative_{name}"]).all()
         assert found[f"relative_{name}"].shape == found[name].shape
         assert np.isfinite(found[name]).all()
+
+
+def test_a_single_draw_has_no_standard_error():
+    arrays = {"x_eigenvalues": np.array([3.0, 2.0]), "x_residuals": np.array([0.1, 0.2])}
+    one = _summary({**arrays, "x_trace": np.array([5.0])}, "x_")
+    assert one == {"x_top_eigenvalue": 3.0, "x_top_residual": 0.1, "x_trace": 5.0, "x_trace_error": 0.0}
+    four = _summary({**arrays, "x_trace": np.array([1.0, 1.0, 3.0, 3.0])}, "x_")
+    assert four["x_trace_error"] == pytest.approx((4 / 3) ** 0.5 / 2)

@@ -14,6 +14,7 @@ from robustlens.errors import ConfigError, DataError
 from robustlens.explain.flatness import (
     adversarial_perturbation,
     flatness,
+    measure_flatness,
     perturbed_tensors,
     random_perturbation,
 )
@@ -123,6 +124,34 @@ def test_the_model_is_left_alone_and_the_numbers_follow_from_the_arrays():
     before = Snapshot(model)
     flatness(model, x, y, rl.ThreatModel("Linf", 0.05), draws=2, ascents=2, steps=2)
     before.assert_unchanged()
+
+
+def test_the_measure_has_the_rises_of_its_first_split_and_says_how_far_it_is():
+    (x, y), (x_test, y_test) = images(20), images(14)
+    pixels, pixels_test = ((part * 255).round().to(torch.uint8) for part in (x, x_test))
+    splits = rl.data.from_tensors(pixels, y, pixels_test, y_test, classes=tuple("abcde"))
+    events = []
+    subject = rl.explain.Subject(
+        everything().eval(), splits.train, splits.test, rl.ThreatModel("Linf", 0.05), progress=events.append
+    )
+    options = {"draws": 2, "ascents": 2, "steps": 2, "xi_worst": 0.02, "examples": 10}
+    both = measure_flatness(subject, splits=("train", "test"), **options)
+    for case, draws in (("average", 2), ("worst", 1)):
+        for kind in ("loss", "matched", "error"):
+            there, here = both.arrays[f"train_{case}_{kind}"], both.arrays[f"train_reference_{kind}"]
+            assert there.size == draws * here.size == draws * 10
+            rise = there.reshape(draws, 10).astype(float) - here.astype(float)
+            assert both.value[case][kind] == pytest.approx(rise.mean(), abs=1e-9, nan_ok=kind == "matched")
+    assert both.conditions["split"] == "train"
+    assert both.conditions["examples"] == 10
+    whats = ("average case", "average case", "worst case")
+    assert [(event.phase, event.done, event.total, event.note) for event in events] == [
+        ("flatness", done, 3, what) for done, what in enumerate(whats, 1)
+    ] * 2
+    alone = measure_flatness(subject, **options)
+    assert alone.value["average"] != both.value["average"]
+    for name, array in alone.arrays.items():
+        np.testing.assert_array_equal(both.arrays[name], array)
 
 
 def test_wrong_arguments_are_refused():

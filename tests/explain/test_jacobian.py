@@ -91,6 +91,13 @@ def test_what_has_no_jacobian_is_refused() -> None:
         jacobian(network(), torch.rand(0, 2, 4, 4))
 
 
+def test_a_summary_has_no_scale_of_its_own() -> None:
+    values = np.array([[0.4, 0.3], [0.2, 0.0], [0.0, 0.0]])
+    small, large = summarize(values), summarize(1000 * values)
+    assert small["mean_stable_rank"] == pytest.approx(large["mean_stable_rank"]) == pytest.approx(1.28125)
+    assert small["mean_largest"] == pytest.approx(large["mean_largest"] / 1000) == pytest.approx(0.2)
+
+
 def test_a_summary_by_hand() -> None:
     found = summarize(np.array([[4.0, 3.0], [2.0, 0.0], [0.0, 0.0]]))
     assert found == pytest.approx(

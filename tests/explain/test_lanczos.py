@@ -111,3 +111,24 @@ def test_each_residual_is_that_of_its_own_ritz_vector():
     np.testing.assert_allclose(ours.residuals, residuals.flip(0), rtol=1e-6)
     np.testing.assert_allclose(ours.weights, weights.flip(0), rtol=1e-6)
     assert residuals.max() > 2 * residuals.min()  # so that another vector's would be noticed
+
+
+def test_one_step_is_the_quotient_of_rayleigh():
+    matrix, start = symmetric(8, 2), torch.ones(8, dtype=torch.float64)
+    quotient = float(start @ matrix @ start) / 8
+    one = lanczos(Dense(matrix), start, 1)
+    assert one.values.tolist() == pytest.approx([quotient])
+    assert one.weights.tolist() == pytest.approx([1.0])
+    assert one.residuals.tolist() == pytest.approx(
+        [float((matrix @ start - quotient * start).norm()) / 8**0.5]
+    )
+    torch.testing.assert_close(one.top.abs(), start / 8**0.5)
+
+
+def test_the_basis_stays_orthogonal_where_a_step_is_nearly_the_last():
+    """Of eigenvalues that differ in the eleventh digit one pass of Gram and Schmidt keeps five digits."""
+    generator = torch.Generator().manual_seed(0)
+    values = 1 + 1e-11 * torch.randn(40, generator=generator, dtype=torch.float64)
+    found = lanczos(Dense(torch.diag(values)), torch.ones(40, dtype=torch.float64), 4)
+    assert len(found.values) == 4
+    assert float(found.top.norm()) == pytest.approx(1.0, abs=1e-12)

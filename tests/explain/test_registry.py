@@ -1,15 +1,17 @@
 """Measures by name, with options that are checked before anything is measured."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.small_models import everything
-from robustlens import ThreatModel
+from robustlens import ThreatModel, explain
 from robustlens.data import Split
 from robustlens.errors import ConfigError
 from robustlens.explain import MEASURES, Subject, get
+from robustlens.registry import options_of
 
 
 @pytest.mark.parametrize(
@@ -43,8 +45,6 @@ def test_wrong_names_and_options_are_refused(name: str, options: dict[str, objec
 
 
 def test_every_option_of_every_measure_takes_its_own_default() -> None:
-    from robustlens.registry import options_of
-
     for name, measure in MEASURES.items():
         options = options_of(measure, MEASURES.hidden)
         defaults = {option: parameter.default for option, parameter in options.items()}
@@ -73,3 +73,49 @@ def test_a_measure_of_the_users_own_goes_by_where_it_lies(
         get("their_measures:layers", least="few")
     with pytest.raises(ConfigError, match=r"measures 'their_measures:other': .* has no 'other'"):
         get("their_measures:other")
+
+
+GRID = tuple(number / 4 for number in range(-4, 5))
+WIDTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+DEFAULTS: dict[str, dict[str, object]] = {
+    "spectrum": {"operator": "circular", "batch_norm": "apart", "max_bytes": 2**27},
+    "jacobian": {"examples": 64},
+    "activations": {},
+    "margins": {},
+    "smoothness": {"steps": 10, "examples": None},
+    "landscape": {
+        "alphas": GRID, "draws": 1, "steps": 10, "examples": 256, "splits": ("test", "train"),
+        "plane": 0, "plane_examples": 64, "input": False,
+    },
+    "flatness": {
+        "xi_average": 0.5, "draws": 10, "xi_worst": 0.003, "ascents": 20, "steps": 10, "examples": 128,
+        "splits": ("test",),
+    },
+    "curvature": {
+        "examples": 64, "split": "test", "eigenvalues": 5, "lanczos_steps": 20, "draws": 20, "steps": 10,
+    },
+    "bound": {
+        "gammas": WIDTHS, "eta": 0.05, "eps": None, "examples": 128, "steps": 50, "points": 20,
+        "operator": "circular",
+    },
+}  # fmt: skip
+"""A saved plan names the options that were set; what the others mean must not change unseen."""
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_has_the_defaults_that_saved_plans_leave_out(name: str) -> None:
+    options = options_of(MEASURES.find(name), MEASURES.hidden)
+    assert {option: parameter.default for option, parameter in options.items()} == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["landscape", "plane", "flatness", "curvature", "smoothness", "bound", "input_landscape"]
+)
+def test_a_function_has_the_defaults_of_its_measure(name: str) -> None:
+    measure = {"plane": "landscape", "input_landscape": "landscape"}.get(name, name)
+    known = {"batch_size": 256, "seed": 0, "radii": tuple(number / 2 for number in range(-4, 5))}
+    known |= {"towards": "gradient"} | DEFAULTS[measure]
+    parameters = inspect.signature(getattr(explain, name)).parameters
+    shared = {option: known[option] for option in known if option in parameters}
+    shared |= {"eps": inspect.Parameter.empty} if name == "bound" else {}
+    assert {option: parameters[option].default for option in shared} == shared

@@ -53,6 +53,16 @@ def test_where_there_is_no_best_there_is_none():
         assert bool(why_missing(found)) == np.isnan(found)
 
 
+@pytest.mark.parametrize(
+    ("log_temperature", "found"), [(-5.1, False), (-4.9, True), (0.0, True), (4.9, True), (5.1, False)]
+)
+def test_temperatures_are_looked_for_from_e_to_the_minus_5_to_e_to_the_5(log_temperature, found):
+    # One logit gap of T log 3 for all, three quarters right: T is the best.
+    logits = torch.tensor([[np.exp(log_temperature) * np.log(3), 0.0]]).repeat(100, 1)
+    best = best_temperature(logits, (torch.arange(100) >= 75).long())
+    assert best == pytest.approx(np.exp(log_temperature) if found else np.nan, rel=1e-9, nan_ok=True)
+
+
 def test_images_without_a_prediction_are_left_out_and_excluded_classes_are_not():
     logits, y = random_logits()
     best = best_temperature(logits, y)

@@ -52,6 +52,14 @@ def test_rounding_and_plateaus_are_no_rises():
         _paths(lambda x: x, points=0)
 
 
+def test_a_rise_of_a_hundred_thousandth_is_rounding_and_more_is_none():
+    paths = np.array([[0.0, 1e-5, -1.0], [0.0, 1.1e-5, -1.0], [2.0, 2.0 + 1.9e-5, 0.0]])
+    assert violations(paths[:1]) == {"paths": 0.0, "steps": 0.0, "largest": pytest.approx(1e-5)}
+    assert violations(paths[1:2]) == {"paths": 1.0, "steps": 0.5, "largest": pytest.approx(1.1e-5)}
+    assert violations(paths[2:])["paths"] == 0.0
+    assert violations(np.zeros((2, 5))) == {"paths": 0.0, "steps": 0.0, "largest": 0.0}
+
+
 def test_a_linear_network_stretches_by_its_matrix():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.Linear(9, 7), nn.Linear(7, 3))

@@ -1,7 +1,10 @@
 """The bound as a measure: every term, and reasons in place of infinite numbers."""
 
 import json
+import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,10 @@ from helpers.linear_models import LinearProblem
 from helpers.small_models import everything
 from robustlens.data import from_tensors
 from robustlens.explain import Subject
-from robustlens.explain.bound.measure import measure_bound
+from robustlens.explain.bound.covering import Covering
+from robustlens.explain.bound.instance_margins import InstanceMargins
+from robustlens.explain.bound.measure import Crossings, measure_bound
+from robustlens.explain.bound.theorem import Bound
 
 
 def _subject(model, classes="abcde", grey=True):
@@ -90,3 +96,74 @@ def test_certified_and_robust_shares_are_of_all_images_by_the_exact_margins_of_a
         for share in (0.25, 0.5, 0.75):
             quantile = right[-(-len(right) * int(100 * share) // 100) - 1]
             assert value[split]["lower"][str(share)] == pytest.approx(float(quantile), rel=1e-4)
+
+
+TERMS = Bound(
+    gammas=np.array([1.0]),
+    distances=np.array([[0.0, 1.0], [1.0, 0.0]]),
+    sigma_min={"first": 0.5, "second": 0.2},
+    v_min=0.5,
+    covering=Covering(np.ones(1), np.ones(1), 2.0, 1.0, points=10),
+    eps=0.5,
+    eta=0.05,
+    training_examples=100,
+    ramp_train=np.zeros(1),
+    ramp_test=np.zeros(1),
+)
+
+
+def crossings(upper, lower, correct):
+    count = len(upper)
+    margins = InstanceMargins(
+        np.array(upper),
+        None if lower is None else np.array(lower),
+        np.array(correct),
+        torch.zeros(count, 1),
+        "why",
+    )
+    stretched = np.array([0.05, 0.1, 0.2, 1.0])  # the product of the smallest singular values is 0.1
+    stretch = {"at_x": stretched, "on_the_way": stretched[:0]}
+    paths = np.array([[1.0, 2.0, 0.0], [1.0, 0.5, 0.0]])
+    return Crossings(np.arange(count), margins, paths, stretch)
+
+
+def test_numbers_of_a_split_by_hand():
+    """Robust and certified at eps is what lies further than eps; a boundary at exactly eps does not."""
+    upper, lower = [0.0, 0.5, 0.75, math.inf, 0.9], [0.0, 0.25, 0.5, 0.6, 0.7]
+    correct = [False, True, True, True, True]
+    found = crossings(upper, lower, correct).summary(TERMS)
+    assert (found["examples"], found["correct"], found["why_no_lower"]) == (5, 0.8, "why")
+    assert (found["robust_at_eps"], found["certified_at_eps"]) == (0.6, 0.4)
+    assert found["min_in_balls"] == 0.0
+    assert found["upper"] == {"0.05": 0.5, "0.25": 0.5, "0.5": 0.75, "0.75": 0.9, "0.95": None}
+    assert found["lower"] == {"0.05": 0.25, "0.25": 0.25, "0.5": 0.5, "0.75": 0.6, "0.95": 0.7}
+    assert found["assumption_3_1_fails"] == {"paths": 0.5, "steps": 0.25, "largest": 0.5}
+    at_x = found["stretch"]["at_x"]
+    assert at_x["fails"] == 0.25
+    assert at_x["quantiles"]["0.5"] == 0.1
+    assert at_x["log10_over_product"]["0.05"] == pytest.approx(math.log10(0.5))
+    assert at_x["log10_over_product"]["0.95"] == pytest.approx(1.0)
+    assert found["stretch"]["on_the_way"] == {"fails": None, "quantiles": None, "log10_over_product": None}
+    singular = crossings(upper, lower, correct).summary(replace(TERMS, sigma_min={"first": 0.0}))
+    assert singular["stretch"]["at_x"]["log10_over_product"] is None
+    assert singular["stretch"]["at_x"]["fails"] == 0.0
+
+
+def test_numbers_of_a_split_without_a_certificate_or_without_a_boundary_by_hand():
+    found = crossings([0.75, 0.625], None, [True, True]).summary(TERMS)
+    assert (found["lower"], found["certified_at_eps"], found["min_in_balls"]) == (None, None, 0.125)
+    none = crossings([math.inf, math.inf], [1.0, 2.0], [True, True])
+    assert none.summary(TERMS)["min_in_balls"] is None
+    assert set(none.arrays()) == {
+        "index",
+        "correct",
+        "upper",
+        "lower",
+        "crossed",
+        "paths",
+        "at_x",
+        "on_the_way",
+    }
+    assert none.arrays()["crossed"].tolist() == [False, False]
+    wrong = crossings([0.0], [0.0], [False]).summary(TERMS)
+    assert (wrong["upper"], wrong["lower"], wrong["robust_at_eps"]) == (None, None, 0.0)

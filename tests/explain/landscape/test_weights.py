@@ -97,6 +97,21 @@ def test_the_temperature_matched_loss_does_not_change_with_the_scale_of_the_logi
     assert plain["temperature"][0] * 5 == pytest.approx(sharp["temperature"][0], rel=1e-3)
 
 
+def test_every_point_is_an_event_with_its_place_among_all():
+    model, (x, y), events = linear(), data(4), []
+    given = {"alphas": (-0.5, 0.5), "steps": 1, "progress": events.append}
+    landscape(model, x, y, rl.ThreatModel("Linf", 0.05), draws=2, **given)
+    alphas = ["alpha -0.5", "alpha 0", "alpha 0.5"] * 2
+    assert [(event.phase, event.done, event.total, event.note) for event in events] == [
+        ("landscape", done, 6, alpha) for done, alpha in enumerate(alphas, 1)
+    ]
+    events.clear()
+    plane(model, x, y, rl.ThreatModel("Linf", 0.05), **given)
+    assert [(event.phase, event.done, event.total, event.note) for event in events] == [
+        ("landscape", done, 9, "plane") for done in range(1, 10)
+    ]
+
+
 def test_wrong_arguments_are_refused():
     model, (x, y), threat = linear(), data(), rl.ThreatModel("Linf", 0.1)
     for function in (landscape, plane):
