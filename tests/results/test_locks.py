@@ -158,9 +158,18 @@ def test_the_owner_is_the_one_who_lives(tmp_path, other):
     assert owner(tmp_path / "run") == other
     write_lease(tmp_path / "run", replace(other, heartbeat=0.0))
     assert owner(tmp_path / "run") is None
-    for wrong in ({"pid": 0}, {"pid": 1 << 31}, {"pid": -5}, {"host": 3}, {"start": -1.0}, {"start": "1"}):
+    for wrong in (
+        {"pid": 0},
+        {"pid": 1 << 31},
+        {"pid": -5},
+        {"host": 3},
+        {"start": -1.0},
+        {"start": "1"},
+        {"start": 1 << 33},
+    ):
         (tmp_path / "run" / "lease").write_text(json.dumps(asdict(other) | wrong))
         assert owner(tmp_path / "run") is None, wrong
+        assert locks._read(tmp_path / "run" / "lease") is None, wrong
 
 
 def test_an_owner_that_works_on_is_not_asked_again(tmp_path, monkeypatch):

@@ -230,6 +230,32 @@ def test_a_reader_writes_nothing(tmp_path):
     assert not run.folder.exists()
 
 
+def test_a_writer_removes_and_cuts_what_a_reader_leaves(tmp_path):
+    run, reader = Run(tmp_path), Run(tmp_path, read_only=True)
+    run.write_bytes("state.safetensors", b"x", previous="state.previous.safetensors")
+    run.append_metrics(EpochRecord(1))
+    run.append_metrics(EpochRecord(2))
+    run.write("evaluation", evaluation(EvaluationPlan(restarts=2), checkpoint=LAST), LAST)
+    run.write("evaluation", evaluation())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    reader.remove("state.safetensors")
+    reader.truncate_metrics(1)
+    reader.remove_stale("evaluation")
+    reader.write_weights(BEST, b"y")
+    reader.update(epochs_done=7)
+    assert reader.write_arrays("a", {"x": np.zeros(1)}) == ""
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run.remove("state.safetensors")
+    run.remove("state.safetensors")  # where there is none
+    run.truncate_metrics(1)
+    run.remove_stale("evaluation")
+    run.write_weights(BEST, b"y")
+    left = {path.name for path in before} - {path.name for path in tmp_path.iterdir()}
+    assert left == {"state.safetensors", "evaluation-last.json", "evaluation-last.safetensors"}
+    assert [record.epoch for record in run.metrics()] == [1]
+    assert (tmp_path / "best.safetensors").read_bytes() == b"y"
+
+
 @pytest.fixture
 def trained(tmp_path) -> Run:
     """A run with two kept epochs, of which the second is the last, and the weights of best and last."""
@@ -264,6 +290,16 @@ def test_a_result_is_current_where_nothing_that_it_came_from_has_changed(trained
     array_files.write_arrays(trained.folder / "last.safetensors", {"w": np.zeros(3)})
     assert not trained.is_current("evaluation", plan), "other weights"
     assert trained.is_current("evaluation", EvaluationPlan(checkpoint="best")), "the best is as it was"
+
+
+def test_an_explanation_that_was_stopped_is_not_current(trained):
+    plan = ExplanationPlan(measures=("margins", "spectrum"))
+    one = Measurement({}, "", "", "")
+    for names, whole in ((("margins",), False), (("margins", "spectrum"), True)):
+        measures = dict.fromkeys(names, one)
+        result = ExplanationResult(trained.expected(plan), ThreatRecord("Linf", 0.1), measures)
+        trained.write("explanation", result)
+        assert trained.is_current("explanation", plan) == whole
 
 
 def test_a_result_of_another_version_is_current_and_one_of_other_images_is_not(trained):
@@ -336,6 +372,10 @@ def test_the_scope_of_a_claim_is_that_of_its_verdict():
         ClaimResult("c", "p", "s", "q", "supported", seeds=3, scope="described")
     with pytest.raises(ValueError, match="verdict 'untested' is of no scope, found 'decided'"):
         ClaimResult("c", "p", "s", "q", "untested", scope="decided")
+    for verdict in ("supported", "not supported"):
+        assert ClaimResult("c", "p", "s", "q", verdict, seeds=4).scope == "decided"
+        with pytest.raises(ValueError, match=f"'{verdict}' takes 3 seeds, found 2"):
+            ClaimResult("c", "p", "s", "q", verdict, seeds=2)
     decided, described, untested = (
         ClaimResult("c", "p", "s", "q", verdict, seeds=3)
         for verdict in ("supported", "as claimed", "untested")
