@@ -212,6 +212,75 @@ def test_a_process_that_slept_looks_before_it_writes(tmp_path, other):
             files.write_atomic(folder / "a", b"x")
 
 
+def replace_lease(folder, lease):
+    """As another host takes a folder over."""
+    (folder / "theirs").write_text(json.dumps(asdict(lease)))
+    (folder / "theirs").replace(folder / "lease")
+
+
+def test_a_lease_that_is_taken_over_while_it_is_renewed_stays_taken_over(tmp_path, other, monkeypatch):
+    """The other host comes between the look at the lease and its renewal."""
+    folder = tmp_path / "run"
+    with locked(folder):
+        (holder,) = locks._holders
+        place = type(holder)._is_in_place
+
+        def taken_over_after(self):
+            answer = place(self)
+            replace_lease(folder, other)
+            return answer
+
+        monkeypatch.setattr(type(holder), "_is_in_place", taken_over_after)
+        holder._renew_once()
+        monkeypatch.undo()
+        assert owner_file(folder) == other, "the renewal went to a file that has lost its name"
+        with pytest.raises(LockedError, match="another process took over"):
+            files.write_atomic(folder / "a", b"too late")
+    assert owner_file(folder) == other
+
+
+def test_an_owner_sees_at_the_next_write_that_it_lost_its_lease(tmp_path, other):
+    folder = tmp_path / "run"
+    with locked(folder):
+        replace_lease(folder, other)
+        with pytest.raises(LockedError, match="another process took over"):
+            files.write_atomic(folder / "a", b"x")
+    assert not (folder / "a").exists()
+
+
+def test_an_owner_that_loses_its_lease_while_it_writes_replaces_nothing(tmp_path, other, monkeypatch):
+    folder = tmp_path / "run"
+    fsync = os.fsync
+    with locked(folder):
+        files.write_atomic(folder / "a", b"mine")
+        monkeypatch.setattr(os, "fsync", lambda handle: (replace_lease(folder, other), fsync(handle)))
+        with pytest.raises(LockedError, match="another process took over"):
+            files.write_atomic(folder / "a", b"too late")
+        monkeypatch.undo()
+    assert (folder / "a").read_bytes() == b"mine"
+
+
+def test_of_two_hosts_that_begin_at_once_one_works(tmp_path, other, monkeypatch):
+    """Neither saw a lease of the other when it looked."""
+    folder = tmp_path / "run"
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda *paths: (replace_lease(folder, other), link(*paths)))
+    with pytest.raises(LockedError, match="process 4242 on elsewhere"), locked(folder):
+        pass
+    assert owner_file(folder) == other
+    assert not list(folder.glob(".lease*"))
+
+
+def test_a_lease_that_somebody_removed_is_put_back(tmp_path):
+    with locked(tmp_path):
+        first = owner_file(tmp_path)
+        (tmp_path / "lease").unlink()
+        files.write_atomic(tmp_path / "a", b"mine")
+        assert owner_file(tmp_path).token == first.token
+        locks._holders[0]._renew_once()
+        assert owner_file(tmp_path).heartbeat > first.heartbeat
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 10
     while not condition():

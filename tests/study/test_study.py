@@ -165,7 +165,8 @@ def test_a_failed_run_does_not_stop_the_others(finished):
 def test_a_worker_that_was_killed_is_recorded_by_the_study(npz, tmp_path):
     class Killed:
         def run(self, jobs, listen):
-            yield from (Outcome(job.name, f"{job.name}: ended by signal 9", 5) for job in jobs)
+            names = dict.fromkeys(job.run for job in jobs)
+            yield from (Outcome(name, f"{name}: ended by signal 9", 5) for name in names)
 
     result = study.run(spec(npz), tmp_path, executor=Killed())
     assert len(result.failures) == 4

@@ -156,7 +156,7 @@ def _attack(request: EvaluationRequest, chosen: ResolvedModel, folder: Path, lis
         network = replace(request.network, devices=None, device="auto" if devices.cuda else "cpu")
         inside = replace(request, network=network)
         run_jobs(
-            [Job(f"evaluate {one}", _attack_shard, (inside, one), number) for one in shards], devices, listen
+            [Job(f"evaluate {one}", _attack_shard, (inside, one)) for one in shards], devices, listen
         )
 
 

@@ -18,22 +18,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from robustlens import stopping
-from robustlens.errors import RobustlensError, StoppedError, out_of_memory
-from robustlens.executors.jobs import Job, Outcome
+from robustlens.errors import RobustlensError, StoppedError
+from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out
 from robustlens.machine import keep_memory
 from robustlens.progress import Event
-
-_EVENT_EVERY = 0.2  # seconds between events of one worker
-_DONE = ("", 0)  # last message of a worker whose job came to its end
 
 
 @dataclass
 class _Worker:
-    job: Job
+    run: str
     process: SpawnProcess
     pipe: Connection
     device: str | None  # the CUDA device that it sees; "" for none, None for all
-    error: tuple[str, int] | None = None  # its last message: _DONE, or a line and an exit code
+    outcome: Outcome | None = None  # its last message
 
 
 class LocalProcesses:
@@ -57,14 +54,13 @@ class LocalProcesses:
     def run(
         self, jobs: Sequence[Job], listen: Callable[[str, Event], None]
     ) -> Generator[Outcome, None, None]:
-        """Carry out the jobs in order; yields each outcome as it comes, and passes their events to `listen`.
+        """Carry out the jobs, those of a run in one process; yields each outcome as it comes.
 
         On any exception here, a signal or Ctrl-C for instance, the workers are asked to stop, and ended
         where they have not saved their work after `stopping.PATIENCE` seconds.
         """
-        waiting, busy, free = list(jobs), list[_Worker](), list(self.devices)
-        most = max((len(waiting), *(job.planned for job in waiting)))
-        threads = max(1, self.cores // max(1, min(self.workers, most)))
+        waiting, busy, free = list(by_run(jobs).values()), list[_Worker](), list(self.devices)
+        threads = max(1, self.cores // max(1, min(self.workers, len(waiting))))
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:
@@ -84,18 +80,18 @@ class LocalProcesses:
             _end(busy)
 
 
-def _start(job: Job, threads: int, device: str | None) -> _Worker:
-    """A worker for `job`. Threads and devices are set before torch loads, which reads them once."""
+def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
+    """A worker for the jobs of a run. Threads and devices are set before torch loads and reads them."""
+    run = jobs[0].owner
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     with _environment(settings), _interrupts_blocked():
-        arguments = (pickle.dumps(job), job.name, there)
-        process = context.Process(target=_work, args=arguments, name=job.name, daemon=True)
+        process = context.Process(target=_work, args=(run, pickle.dumps(jobs), there), name=run, daemon=True)
         process.start()
     there.close()
-    return _Worker(job, process, here, device)
+    return _Worker(run, process, here, device)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -137,28 +133,16 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pickled: bytes, name: str, pipe: Connection) -> None:
-    """The life of a worker process: the job, with its events and its error sent home.
+def _work(run: str, pickled: bytes, pipe: Connection) -> None:
+    """The life of a worker process: the jobs of a run, with their events and their outcome sent home.
 
-    The job comes as bytes, since it imports torch, and a worker without its parent should end before that.
+    Jobs come as bytes, since they import torch, and a worker without its parent should end before that.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError):
         try:
-            job: Job = pickle.loads(pickled)
-            job.work(_Sender(pipe), *job.arguments)
-            pipe.send(_DONE)
-        except RobustlensError as error:
-            pipe.send((str(error).splitlines()[0], error.exit_code))
-        except SystemExit as error:
-            pipe.send((f"{name}: code outside robustlens called sys.exit({error.code!r})", 3))
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            pipe.send((f"{name}: out of memory; lower the batch size or the number of workers", 5))
+            pipe.send(carry_out(run, partial(pickle.loads, pickled), Sender(pipe.send)))
         finally:
             pipe.close()
 
@@ -171,31 +155,15 @@ def _end_with_parent() -> None:
         os._exit(StoppedError.exit_code)
 
 
-class _Sender:
-    """A listener that sends events through a pipe, not more often than is useful."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
-        self.last = 0.0
-
-    def __call__(self, event: Event) -> None:
-        now = time.monotonic()
-        if stopping.requested():  # the parent reads no more
-            return
-        if event.metrics or now - self.last >= _EVENT_EVERY or event.done == event.total:
-            self.last = now
-            self.pipe.send(event)
-
-
 def _received(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
     """Take in what the worker sent; True once it has ended and all of that is read."""
     try:
         while worker.pipe.poll():
             message = worker.pipe.recv()
             if isinstance(message, Event):
-                listen(worker.job.name, message)
+                listen(worker.run, message)
             else:
-                worker.error = message
+                worker.outcome = message
     except (EOFError, ConnectionResetError):
         worker.process.join()
         return True
@@ -203,11 +171,9 @@ def _received(worker: _Worker, listen: Callable[[str, Event], None]) -> bool:
 
 
 def _outcome(worker: _Worker) -> Outcome:
-    name, code = worker.job.name, worker.process.exitcode or 0
-    if worker.error == _DONE:
-        return Outcome(name)
-    if worker.error is not None:
-        return Outcome(name, *worker.error)
+    name, code = worker.run, worker.process.exitcode or 0
+    if worker.outcome is not None:
+        return worker.outcome
     if code < 0:
         why = "out of memory?" if code == -getattr(signal, "SIGKILL", 9) else "see above"
         return Outcome(name, f"{name}: the process was ended by signal {-code} ({why})", 5)
@@ -219,12 +185,13 @@ class InProcess:
 
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
         """As `LocalProcesses.run`."""
-        for job in jobs:
+        for name, some in by_run(jobs).items():
             try:
-                job.work(partial(listen, job.name), *job.arguments)
+                for job in some:
+                    job.work(partial(listen, name), *job.arguments)
             except StoppedError:
                 raise
             except RobustlensError as error:
-                yield Outcome(job.name, str(error).splitlines()[0], error.exit_code)
+                yield Outcome(name, str(error).splitlines()[0], error.exit_code)
             else:
-                yield Outcome(job.name)
+                yield Outcome(name)

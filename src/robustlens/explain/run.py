@@ -1,6 +1,6 @@
 """Explanations: all measures of a plan on the same images, of any network or of a run's checkpoints."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ def explain_run(
     plan: ExplanationPlan,
     *,
     splits: Splits | None = None,
+    without: Collection[str] = (),
     trust_code: bool = False,
     device: str = "auto",
     progress: Listener = silent,
@@ -56,6 +57,8 @@ def explain_run(
         run: a trained run.
         plan: what is measured, and of which checkpoints.
         splits: the run's images, if they are loaded already.
+        without: measures of the plan, not all of them, that are left to a later call; until then the
+            explanation is not complete.
         trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1".
         progress: hears which measure is next, and how far it is.
@@ -78,7 +81,14 @@ def explain_run(
         run.check_data(splits.fingerprint)
         for other, one in run.missing("explanation", plan):
             _explain_into(
-                run, other, run.expected(one), one, partial(network, one.checkpoint), splits, progress
+                run,
+                other,
+                run.expected(one),
+                one,
+                partial(network, one.checkpoint),
+                splits,
+                progress,
+                without,
             )
         run.remove_stale("explanation")
     result = run.explanation()
@@ -112,11 +122,12 @@ def _explain_into(
     network: Callable[[], nn.Module],
     splits: Splits,
     progress: Listener,
+    without: Collection[str] = (),
 ) -> ExplanationResult:
     """Measure what one explanation still lacks, and write it after every measure."""
     saved = run.explanation(other)
     measures = {} if saved is None else _reusable(saved, expected)
-    missing = [name for name in plan.measures if name not in measures]
+    missing = [name for name in plan.measures if name not in (*measures, *without)]
     threat = ThreatModel.of(plan.threat).record()
 
     def write() -> ExplanationResult:

@@ -54,6 +54,7 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            check_lease(path)  # writing may have taken long
             if previous is not None and path.exists():
                 path.replace(previous)
             Path(temporary).replace(path)

@@ -4,7 +4,8 @@ The system frees `lock` when its process ends, however it ends, but may not know
 the folder (NFS). For them `lease` names the owner, who renews it while it works. The lease of an owner that
 is gone is taken over: at once where its process can be looked up, and otherwise when it was not renewed for
 `LIMIT` seconds, so the clocks of the hosts must agree within a minute. An owner that lost its lease, because
-its host slept for instance, can write no more.
+its host slept for instance, can write no more: it looks for its own file in the place of the lease before
+each write, and renews that file alone, so that it never overwrites the lease of the one that took over.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from robustlens.results.links import refuse_links
 
 RENEW, LIMIT = 15.0, 120.0
 """Seconds between two renewals of a lease, and from the last one to its end."""
+_LENGTH = 2048  # bytes of a lease: renewed in place, it must not leave an end of the one before
 _SETTLE = 0.5  # seconds in which another host that takes over the same lease shows itself
 _HOST = socket.gethostname()
 _log = logging.getLogger("robustlens")
@@ -123,12 +125,16 @@ class _Holder:
         self.lost = False
         self.released = threading.Event()
         self.renewed = time.monotonic()
+        self.file: int | None = (
+            None  # our lease, whatever lies in its place; None off POSIX
+        )
         self.lease = self._acquire()
         _holders.append(self)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def check(self) -> None:
-        if time.monotonic() - self.renewed > LIMIT:  # this process slept: another may have taken over
+        # Where this process slept, another may have taken over.
+        if time.monotonic() - self.renewed > LIMIT or not self._is_in_place():
             self._renew_once()
         if self.lost:
             raise LockedError(
@@ -141,6 +147,8 @@ class _Holder:
         now = _read(self.path)
         if now is not None and now.token == self.lease.token:
             self.path.unlink(missing_ok=True)
+        if self.file is not None:
+            os.close(self.file)
 
     def _acquire(self) -> Lease:
         now = time.time()
@@ -150,7 +158,10 @@ class _Holder:
         other = _read(self.path)
         if other is not None and other.is_alive():
             raise _refusal(self.folder, other)
-        _write(self.path, lease)
+        try:
+            self.file = _place(self.path, lease, new=not there)
+        except FileExistsError:  # another host came first
+            raise _refusal(self.folder, _read(self.path)) from None
         if there and (other is None or other.machine != machine):
             time.sleep(_SETTLE)
         winner = _read(self.path)
@@ -170,13 +181,42 @@ class _Holder:
 
     def _renew_once(self) -> None:
         with contextlib.suppress(OSError):
-            now = _read(self.path)
-            if now is not None and now.token != self.lease.token:
+            now, lease = _read(self.path), replace(self.lease, heartbeat=time.time())
+            if self.lost or self.released.is_set() or not self.folder.is_dir():
+                return
+            if not self.path.exists():  # somebody tidied up
+                self._restore(lease)
+            elif (now is not None and now.token != lease.token) or not self._is_in_place():
                 self.lost = True
-            elif not self.lost and not self.released.is_set() and self.folder.is_dir():
-                self.lease = replace(self.lease, heartbeat=time.time())
-                _write(self.path, self.lease)
-                self.renewed = time.monotonic()
+            elif self.file is None:
+                _place(self.path, lease, new=False)
+            else:
+                os.pwrite(self.file, _content(lease), 0)
+            if not self.lost:
+                self.lease, self.renewed = lease, time.monotonic()
+
+    def _restore(self, lease: Lease) -> None:
+        before = self.file
+        try:
+            self.file = _place(self.path, lease, new=True)
+        except FileExistsError:
+            self.lost = True
+        else:
+            if before is not None:
+                os.close(before)
+
+    def _is_in_place(self) -> bool:
+        """Whether the file in the place of the lease is ours. It is opened, so that NFS looks again."""
+        if self.file is None:
+            return True
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(handle), os.fstat(self.file))
+        finally:
+            os.close(handle)
 
 
 _holders: list[_Holder] = []
@@ -208,12 +248,41 @@ def _read(path: Path) -> Lease | None:
         return None
 
 
-def _write(path: Path, lease: Lease) -> None:
-    """Put the lease in place of another, whole."""
+def _content(lease: Lease) -> bytes:
+    return json.dumps(asdict(lease)).encode().ljust(_LENGTH)
+
+
+def _place(path: Path, lease: Lease, *, new: bool) -> int | None:
+    """Put a lease in its place, whole, and return its open file, or None where that may not be kept open.
+
+    Raises:
+        FileExistsError: it has to be new, and there is one already.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(asdict(lease), file)
-    Path(temporary).replace(path)
+    try:
+        os.write(handle, _content(lease))
+        if os.name != "posix":
+            os.close(handle)
+        if not new or not _linked(temporary, path):
+            Path(temporary).replace(path)
+    except BaseException:
+        if os.name == "posix":
+            os.close(handle)
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return handle if os.name == "posix" else None
+
+
+def _linked(source: str, path: Path) -> bool:
+    """Give `source` the name `path` as well: of several hosts one can. False where there are no links."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        return False
+    return True
 
 
 def _machine() -> str:

@@ -6,20 +6,22 @@ not stop the others.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from robustlens import claims
-from robustlens.config import StudySpec
+from robustlens.config import EvaluationPlan, ExplanationPlan, StudySpec
+from robustlens.data import of_spec
 from robustlens.errors import LockedError, StateError, StoppedError
-from robustlens.executors import Executor, Job, LocalProcesses, Outcome
+from robustlens.executors import Executor, Job, LocalProcesses, Outcome, Shared
 from robustlens.progress import Event
 from robustlens.results import ErrorRecord, Run, StudyFolder
 from robustlens.results.locks import locked
 from robustlens.study import planning
 from robustlens.study.planning import PlannedRun, built_in, plan, read
-from robustlens.study.stages import Fingerprints, is_done, run_stages
+from robustlens.study.stages import Fingerprints, Stages, is_done
 
 __all__ = ["PlannedRun", "StudyResult", "StudySpec", "built_in", "plan", "read", "run"]
 
@@ -66,15 +68,7 @@ def run(
         folder.write_record(planning.record(spec, planned))
         images = Fingerprints()
         left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)]
-        jobs = [
-            Job(
-                one.id,
-                run_stages,
-                (folder.run(one.id).folder, one.recipe, evaluation, explanation),
-                planned=len(planned),
-            )
-            for one in left
-        ]
+        jobs = _jobs(left, folder, evaluation, explanation)
         outcomes = []
         for outcome in (executor or LocalProcesses()).run(jobs, listen):
             outcomes.append(outcome)
@@ -83,6 +77,21 @@ def run(
         claims.write(folder.folder)
     skipped = tuple(one.id for one in planned if one not in left)
     return StudyResult(folder, skipped, tuple(outcomes))
+
+
+def _jobs(
+    left: Sequence[PlannedRun], folder: StudyFolder, evaluation: EvaluationPlan, explanation: ExplanationPlan
+) -> list[Job]:
+    """The stages of these runs; those of the same images share them."""
+    images: dict[str, Shared] = {}
+    jobs = []
+    for one in left:
+        recipe = one.recipe
+        key = f"{recipe.data.model_dump_json()} {recipe.data.data_dir} {recipe.names_code}"
+        shared = images.setdefault(key, Shared(partial(of_spec, recipe.data, trust_code=recipe.names_code)))
+        stages = Stages(folder.run(one.id).folder, recipe, evaluation, explanation)
+        jobs.extend(stages.jobs(shared))
+    return jobs
 
 
 def _record(run_: Run, error: str, exit_code: int) -> None:

@@ -1,33 +1,92 @@
 """The stages of one run, from data to explanation; each is skipped where its result is there already."""
 
 import math
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustlens import data
 from robustlens.config import DataSpec, EvaluationPlan, ExplanationPlan, Recipe, radius_problem
 from robustlens.data import Splits
-from robustlens.errors import ConfigError, StateError
+from robustlens.errors import ConfigError, ResourceError, StateError
 from robustlens.evaluation import evaluate_run
+from robustlens.executors import Job, Resources, Shared
 from robustlens.explain import explain_run
 from robustlens.progress import Listener
-from robustlens.results import Run
+from robustlens.results import Run, StudyFolder
 from robustlens.training import train
 
+_ON_CPU = ("spectrum",)
+"""Measures that work on the CPU, whatever device the network is on: another run may have the device."""
 
-def run_stages(
-    listen: Listener, folder: Path, recipe: Recipe, evaluation: EvaluationPlan, explanation: ExplanationPlan
-) -> None:
-    """Train, evaluate and explain one network.
 
-    Code that the recipe names is trusted: the study was read so. A run folder may name no other.
+@dataclass(frozen=True)
+class Stages:
+    """What is done with one run. Code that its recipe names is trusted: the study was read so.
+
+    Attributes:
+        folder: of the run, in the folder of a study.
+        recipe: of its training. evaluation, explanation: plans of what comes after it.
     """
-    trusted = recipe.names_code
-    splits = data.of_spec(recipe.data, trust_code=trusted)
-    _check_radii(splits, evaluation, explanation)
-    run = train(recipe, folder, splits=splits, progress=listen)
-    evaluate_run(run, evaluation, splits=splits, trust_code=trusted, progress=listen)
-    explain_run(run, explanation, splits=splits, trust_code=trusted, progress=listen)
-    run.update(status="done", error=None)
+
+    folder: Path
+    recipe: Recipe
+    evaluation: EvaluationPlan
+    explanation: ExplanationPlan
+
+    def jobs(self, images: Shared, threads: int = 0) -> list[Job]:
+        """The stages, each after the one before.
+
+        Args:
+            images: `Splits` of the recipe; several runs may share them.
+            threads: of each job; 0 leaves them to the executor.
+        """
+        on_cpu = set(self.explanation.measures) & set(_ON_CPU)
+        works = {"train": _train, "evaluate": _evaluate}
+        works |= {"explain": _explain} if on_cpu != set(self.explanation.measures) else {}
+        works |= {"finish": _finish}
+        run, jobs = self.folder.name, list[Job]()
+        for stage, work in works.items():
+            needs = Resources(threads, device=work is not _finish or not on_cpu)
+            after = (jobs[-1].name,) if jobs else ()
+            jobs.append(Job(f"{run}: {stage}", work, (self, images), run, after, needs))
+        return jobs
+
+    def run(self) -> Run:
+        """The run's folder.
+
+        Raises:
+            ResourceError: the study's folder is not there, as on a machine that does not share its disk.
+        """
+        study = self.folder.absolute().parents[1]
+        if not StudyFolder(study).exists:
+            raise ResourceError(
+                f"{study}: found no study there on {socket.gethostname()}; "
+                "give --out a folder that every machine sees by the same path"
+            )
+        return Run(self.folder)
+
+
+def _train(listen: Listener, stages: Stages, images: Shared) -> None:
+    folder, splits = stages.run().folder, images.value()
+    _check_radii(splits, stages.evaluation, stages.explanation)
+    train(stages.recipe, folder, splits=splits, progress=listen)
+
+
+def _evaluate(listen: Listener, stages: Stages, images: Shared) -> None:
+    run, trusted = stages.run(), stages.recipe.names_code
+    evaluate_run(run, stages.evaluation, splits=images.value(), trust_code=trusted, progress=listen)
+
+
+def _explain(listen: Listener, stages: Stages, images: Shared, without: Sequence[str] = _ON_CPU) -> None:
+    run, trusted, splits = stages.run(), stages.recipe.names_code, images.value()
+    explain_run(run, stages.explanation, splits=splits, without=without, trust_code=trusted, progress=listen)
+
+
+def _finish(listen: Listener, stages: Stages, images: Shared) -> None:
+    _explain(listen, stages, images, without=())
+    stages.run().update(status="done", error=None)
 
 
 def _check_radii(splits: Splits, evaluation: EvaluationPlan, explanation: ExplanationPlan) -> None:
