@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from robustlens.cli import arguments, sharding, tables
+from robustlens.cli import arguments, executors, sharding, tables
 from robustlens.cli.application import app
 from robustlens.cli.display import console, output, print_titled, shown
 from robustlens.cli.options import (
@@ -30,19 +30,14 @@ from robustlens.results.files import write_atomic
 
 
 @app.command()
+@grouped
 def study(
     source: Annotated[str, typer.Argument(help="A study file (YAML), or a built-in study: quickstart.")],
+    machines: executors.ExecutorOptions,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study. Default: robustlens-out/<name>.")
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=4096, help="Runs at a time. Default: one per core; they share the cores."),
-    ] = None,
     device: Device = "auto",
-    runs_per_device: Annotated[
-        int, typer.Option(min=1, help="Runs that share a CUDA device. Without one, see --workers.")
-    ] = 1,
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
@@ -54,11 +49,10 @@ def study(
 
     Example: robustlens study examples/cifar10.yaml --data-dir ~/data
     """
-    from robustlens import machine, report, study
-    from robustlens.executors import LocalProcesses
+    from robustlens import report, study
 
     arguments.use_data_dir(data_dir)
-    executor = LocalProcesses(workers, machine.devices(device), runs_per_device)
+    executor = executors.of(machines, device)
     spec = study.read(source, trust_code=trust_code)
     planned = study.plan(spec)
     if plan_only:

@@ -125,9 +125,7 @@ class _Holder:
         self.lost = False
         self.released = threading.Event()
         self.renewed = time.monotonic()
-        self.file: int | None = (
-            None  # our lease, whatever lies in its place; None off POSIX
-        )
+        self.file: int | None = None  # our lease, whatever lies in its place; None off POSIX
         self.lease = self._acquire()
         _holders.append(self)
         threading.Thread(target=self._renew, daemon=True).start()

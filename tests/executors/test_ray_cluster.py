@@ -1,0 +1,112 @@
+"""A study on two machines of a Ray cluster that loses a worker, a machine and its driver."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlens import study
+from robustlens.executors import InProcess
+from robustlens.results import StudyFolder
+from robustlens.results.locks import owner
+
+ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs the extra cluster")
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+RUNS = 24
+METHODS = [
+    {"label": "Standard", "objective": "standard"},
+    {"label": "AT", "objective": "at", "ema": 0.9},
+    {"label": "AT+AWP", "objective": "at", "awp": {"gamma": 0.01}},
+    {"label": "Wild", "objective": "standard", "optimizer": {"lr": 1e17}},
+]
+
+
+def bench(name, monkeypatch):
+    """A program of bench/ as a module."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    location = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def two_machines(monkeypatch):
+    """A cluster of two nodes with a CPU each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    cluster = ray_cluster.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    second = cluster.add_node(**node)
+    yield cluster, second, node
+    cluster.shutdown()
+
+
+class Driver:
+    """The command in a process of its own."""
+
+    def __init__(self, source, out, address):
+        self.out, self.errors = out, out.parent / f"errors-{time.monotonic_ns()}"
+        command = [sys.executable, "-m", "robustlens", "study", str(source), "--out", str(out)]
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [*command, "--executor", "ray", "--address", address],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    def wait_for(self, what):
+        """Wait until `what()` gives something true, and return that."""
+        while not (value := what()):
+            assert self.process.poll() is None, self.errors.read_text()
+            time.sleep(0.05)
+        return value
+
+    def ended(self):
+        return sum(run.record.status in ("done", "failed") for run in StudyFolder(self.out).runs())
+
+    def a_worker(self):
+        """The process that writes in a run's folder now."""
+        leases = (owner(folder) for folder in self.out.glob("runs/*"))
+        return next((lease.pid for lease in leases if lease is not None), None)
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_the_same_bytes_whatever_the_cluster_loses(tmp_path, monkeypatch, two_machines):
+    kills, tiny_study = bench("kills", monkeypatch), bench("tiny_study", monkeypatch)
+    explanation = {"examples": 20, "measures": ["spectrum", "margins"]}
+    changes = {"methods": METHODS, "seeds": list(range(RUNS // len(METHODS))), "explanation": explanation}
+    source = tiny_study.write(tmp_path, **changes)
+    cluster, second, node = two_machines
+    first = Driver(source, tmp_path / "out", cluster.address)
+    first.wait_for((tmp_path / "out" / "study.json").exists)
+    first.wait_for(lambda: first.ended() >= 1)
+    os.kill(first.wait_for(first.a_worker), signal.SIGKILL)
+    first.wait_for(lambda: "lost its worker 1/3" in first.errors.read_text())
+    cluster.remove_node(second, allow_graceful=False)
+    cluster.add_node(**node)
+    first.wait_for(lambda: first.ended() >= 6)
+    first.process.kill()
+    first.process.wait()
+    again = Driver(source, tmp_path / "out", cluster.address)
+    assert again.process.wait() == 4, again.errors.read_text()
+    said = first.errors.read_text() + again.errors.read_text()
+    assert "Traceback" not in said
+    assert "wild-0-s0: ended 1/1" in said, "the loss is not finite: an outcome"
+    assert "wild-0-s0: lost" not in said
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        study.run(study.read(source), tmp_path / "whole", executor=InProcess())
+    finally:
+        torch.set_num_threads(threads)
+    expected = kills.content(tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("runs/*/run.json"))) == RUNS
+    assert kills.content(tmp_path / "out") == expected
