@@ -40,6 +40,7 @@ def bench(name, monkeypatch):
 def two_machines(monkeypatch):
     """A cluster of two nodes with a CPU each."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which others on a busy machine starve
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = ray_cluster.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     second = cluster.add_node(**node)

@@ -52,13 +52,13 @@ def study(
     from robustlens import report, study
 
     arguments.use_data_dir(data_dir)
-    executor = executors.of(machines, device)
     spec = study.read(source, trust_code=trust_code)
+    folder = out or Path("robustlens-out") / spec.name
+    executor = executors.of(machines, device, folder)
     planned = study.plan(spec)
     if plan_only:
         tables.plan(planned)
         return
-    folder = out or Path("robustlens-out") / spec.name
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with shown(quiet) as listen:

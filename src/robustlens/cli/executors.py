@@ -1,16 +1,22 @@
 """Where the runs of a study are carried out, from the options of the command line."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustlens import machine
+from robustlens.cli.arguments import pair
 from robustlens.errors import ConfigError
 from robustlens.executors import Executor, LocalProcesses
 
-EXECUTORS = ("local", "ray")
+EXECUTORS = {
+    "local": ("--runs-per-device",),
+    "ray": ("--runs-per-device", "--address", "--memory-gib", "--send-data"),
+    "slurm": ("--memory-gib", "--slurm"),
+}
+"""Executors, and the options that not every one of them has."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +24,15 @@ class ExecutorOptions:
     """Machines, and what each run gets of them."""
 
     executor: Annotated[
-        str, typer.Option(help="local: processes on this machine. ray: tasks on a cluster (docs/scale.md).")
+        str, typer.Option(help="local: processes on this machine. ray, slurm: a cluster (docs/scale.md).")
     ] = "local"
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=4096, help="Runs at a time. Default: one per core, or what a cluster holds."),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each run on CPUs. Default: cores shared among runs; 1 on a cluster."),
     ] = None
     runs_per_device: Annotated[
         int, typer.Option(min=1, help="Runs that share a CUDA device. Without one, see --workers.")
@@ -33,13 +43,22 @@ class ExecutorOptions:
     memory_gib: Annotated[
         float, typer.Option(min=0, help="Memory that a cluster has to have free for a run.")
     ] = 0.0
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter of submitit: partition=gpu, timeout_min=600 ... Repeatable."),
+    ] = None
     send_data: Annotated[
         bool, typer.Option("--send-data", help="Ray: send images to machines that cannot read them.")
     ] = False
 
 
-def of(options: ExecutorOptions, device: str) -> Executor:
-    """The executor that the options ask for, on devices of this name.
+def of(options: ExecutorOptions, device: str, folder: Path) -> Executor:
+    """The executor that the options ask for.
+
+    Args:
+        options: of the command line.
+        device: its --device.
+        folder: of the study.
 
     Raises:
         ConfigError: no such executor, or an option that it does not have.
@@ -47,31 +66,53 @@ def of(options: ExecutorOptions, device: str) -> Executor:
     """
     if options.executor not in EXECUTORS:
         raise ConfigError(f"--executor: found {options.executor!r}, expected one of {', '.join(EXECUTORS)}")
-    asked = {
-        "--address": options.address is not None,
-        "--memory-gib": options.memory_gib > 0,
-        "--send-data": options.send_data,
-    }
-    has = {"local": (), "ray": ("--address", "--memory-gib", "--send-data")}[options.executor]
-    _refuse_others(asked, has, options.executor)
-    if options.executor == "ray":
-        from robustlens.executors.ray import Ray
-
-        kinds = {"auto": None, "cpu": False, "cuda": True}
-        if device not in kinds:
-            raise ConfigError(f"--device: found {device!r}, expected {', '.join(kinds)} on a cluster")
-        return Ray(
-            options.address,
-            workers=options.workers,
-            use_gpus=kinds[device],
-            runs_per_device=options.runs_per_device,
-            memory=int(options.memory_gib * (1 << 30)),
-            send_data=options.send_data,
-        )
-    return LocalProcesses(options.workers, machine.devices(device), options.runs_per_device)
+    _refuse_others(options)
+    if options.executor == "local":
+        devices = machine.devices(device)
+        return LocalProcesses(options.workers, devices, options.runs_per_device, options.threads)
+    kinds = {"auto": None, "cpu": False, "cuda": True}
+    if device not in kinds:
+        raise ConfigError(f"--device: found {device!r}, expected {', '.join(kinds)} on a cluster")
+    return (_ray if options.executor == "ray" else _slurm)(options, kinds[device], folder)
 
 
-def _refuse_others(asked: dict[str, bool], has: Sequence[str], executor: str) -> None:
-    for option, given in asked.items():
-        if given and option not in has:
-            raise ConfigError(f"{option}: found it beside --executor {executor}, which has no such option")
+def _ray(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> Executor:
+    from robustlens.executors.ray import Ray
+
+    return Ray(
+        options.address,
+        workers=options.workers,
+        threads=options.threads or 1,
+        use_gpus=use_gpus,
+        runs_per_device=options.runs_per_device,
+        memory=_bytes(options),
+        send_data=options.send_data,
+    )
+
+
+def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> Executor:
+    from robustlens.executors.slurm import Slurm
+
+    pairs = [pair("--slurm", item, "NAME=VALUE, e.g. partition=gpu") for item in options.slurm or []]
+    return Slurm(
+        folder.with_name(f"{folder.name}.slurm"),
+        workers=options.workers,
+        threads=options.threads or 1,
+        gpus=1 if use_gpus else 0,
+        memory=_bytes(options),
+        parameters=dict(pairs),
+    )
+
+
+def _bytes(options: ExecutorOptions) -> int:
+    return int(options.memory_gib * (1 << 30))
+
+
+def _refuse_others(options: ExecutorOptions) -> None:
+    """Refuse an option that the executor does not have."""
+    for field in fields(ExecutorOptions):
+        option = "--" + field.name.replace("_", "-")
+        asked, known = getattr(options, field.name) != field.default, EXECUTORS[options.executor]
+        if asked and option not in known and any(option in others for others in EXECUTORS.values()):
+            has = ", ".join(name for name, others in EXECUTORS.items() if option in others)
+            raise ConfigError(f"{option}: found it with --executor {options.executor}, expected {has}")

@@ -72,6 +72,17 @@ class Executor(Protocol):
         """
 
 
+@runtime_checkable
+class SharesCores(Protocol):
+    """An executor whose runs share the cores of one machine."""
+
+    def share_cores(self, lengths: Sequence[float]) -> Sequence[int]:
+        """Threads of each run of a study, longest first, those that are finished as well.
+
+        The same lengths give the same numbers, however much of the study is left.
+        """
+
+
 class Shared:
     """A large argument of many jobs, made where they run, once for those that a process carries out in a row.
 

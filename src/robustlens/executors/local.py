@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from robustlens import stopping
 from robustlens.errors import RobustlensError, StoppedError
 from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out
+from robustlens.executors.threads import threads_of
 from robustlens.machine import keep_memory
 from robustlens.progress import Event
 
@@ -29,6 +30,7 @@ class _Worker:
     run: str
     process: SpawnProcess
     pipe: Connection
+    threads: int
     device: str | None  # the CUDA device that it sees; "" for none, None for all
     outcome: Outcome | None = None  # its last message
 
@@ -37,19 +39,35 @@ class LocalProcesses:
     """Runs jobs in at most `workers` processes at once, sharing the cores among them.
 
     Args:
-        workers: runs at a time; None for as many as there are places on the devices, or else cores.
+        workers: runs at a time; None for as many as there are places on the devices, or else as cores allow.
         devices: CUDA devices as `CUDA_VISIBLE_DEVICES` calls them (`machine.devices`), each of which is the
             only one that its runs see. Empty: the runs see none, and work on the CPU. None: they see all.
         runs_per_device: how many runs share a device.
+        threads: of each run; None shares the cores (`share_cores`).
     """
 
     def __init__(
-        self, workers: int | None = None, devices: Sequence[str] | None = None, runs_per_device: int = 1
+        self,
+        workers: int | None = None,
+        devices: Sequence[str] | None = None,
+        runs_per_device: int = 1,
+        threads: int | None = None,
     ) -> None:
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         shared = list(devices or ()) * runs_per_device
-        self.workers = min(workers or len(shared), len(shared)) if shared else workers or self.cores
+        most = len(shared) or max(1, self.cores // (threads or 1))
+        self.workers = min(workers or most, most) if shared else workers or most
+        self.threads = threads
         self.devices: list[str | None] = [*shared] or [None if devices is None else ""] * self.workers
+
+    def share_cores(self, lengths: Sequence[float]) -> Sequence[int]:
+        """As `SharesCores`; on devices, and where a number was given, every run has the same."""
+        if self.threads is None and not any(self.devices):
+            return threads_of(lengths, self.cores, self.workers)
+        return [self.threads or self._equal_share(len(lengths))] * len(lengths)
+
+    def _equal_share(self, runs: int) -> int:
+        return max(1, self.cores // max(1, min(self.workers, runs)))
 
     def run(
         self, jobs: Sequence[Job], listen: Callable[[str, Event], None]
@@ -60,10 +78,13 @@ class LocalProcesses:
         where they have not saved their work after `stopping.PATIENCE` seconds.
         """
         waiting, busy, free = list(by_run(jobs).values()), list[_Worker](), list(self.devices)
-        threads = max(1, self.cores // max(1, min(self.workers, len(waiting))))
+        equal = self.threads or self._equal_share(len(waiting))
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:
+                    threads = max(job.resources.threads for job in waiting[0]) or equal
+                    if not self._has_cores(threads, busy):
+                        break
                     with stopping.deferred():  # a worker that nobody knows of could not be ended
                         busy.append(_start(waiting.pop(0), threads, free.pop(0)))
                 wait([worker.pipe for worker in busy], timeout=1.0)
@@ -79,6 +100,12 @@ class LocalProcesses:
         finally:
             _end(busy)
 
+    def _has_cores(self, threads: int, busy: Sequence[_Worker]) -> bool:
+        """Whether the cores that are left are enough; always on devices, and where a number was given."""
+        taken = sum(worker.threads for worker in busy)
+        shares = self.threads is None and not any(self.devices)
+        return not (shares and busy) or taken + threads <= max(self.cores, self.workers)
+
 
 def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
     """A worker for the jobs of a run. Threads and devices are set before torch loads and reads them."""
@@ -91,7 +118,7 @@ def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
         process = context.Process(target=_work, args=(run, pickle.dumps(jobs), there), name=run, daemon=True)
         process.start()
     there.close()
-    return _Worker(run, process, here, device)
+    return _Worker(run, process, here, threads, device)
 
 
 def _end(workers: Sequence[_Worker]) -> None:

@@ -11,7 +11,7 @@ from robustlens.models.inference import frozen, inference, preserved_state
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, failure_on, forward
-from robustlens.models.registry import MODELS, build_from, check, describe, get
+from robustlens.models.registry import MODELS, build_from, check, count_parameters, describe, get
 from robustlens.models.start import start_from
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "build_from",
     "check",
     "check_logits",
+    "count_parameters",
     "describe",
     "device_of",
     "failure_on",

@@ -152,18 +152,40 @@ def check(name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_ch
     """
     check_name(name)
     refuse_fields(name, options)
-    if name not in MODELS:
-        return
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of layers without weights, which are refused next
-        layers = layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
     empty = [
         layer
-        for layer, module in layers.items()
+        for layer, module in _without_memory(name, options, num_classes, in_channels).items()
         if any(not parameter.numel() for parameter in module.parameters())
     ]
     if empty:
         raise ModelError(f"model {name!r}: {empty[0]} has no weights with the options {dict(options)}")
+
+
+def count_parameters(
+    name: str, options: Mapping[str, Any], *, num_classes: int = 10, in_channels: int = 3
+) -> int | None:
+    """Number of the parameters of a registered architecture, which is not built; None for a factory's.
+
+    Raises as `check` does.
+
+    >>> count_parameters("small-cnn", {"width": 4}, in_channels=1)
+    41630
+    """
+    if name not in MODELS:
+        return None
+    layers = _without_memory(name, options, num_classes, in_channels).values()
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
+
+def _without_memory(
+    name: str, options: Mapping[str, Any], num_classes: int, in_channels: int
+) -> dict[str, nn.Module]:
+    """The layers of a registered architecture on the meta device; none of a factory's."""
+    if name not in MODELS:
+        return {}
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights, which `check` refuses
+        return layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
 
 
 def check_name(name: str) -> None:

@@ -6,7 +6,7 @@ not stop the others.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from robustlens import claims
 from robustlens.config import EvaluationPlan, ExplanationPlan, StudySpec
 from robustlens.data import of_spec
 from robustlens.errors import LockedError, StateError, StoppedError
-from robustlens.executors import Executor, Job, LocalProcesses, Outcome, Shared
+from robustlens.executors import Executor, Job, LocalProcesses, Outcome, Shared, SharesCores
 from robustlens.progress import Event
 from robustlens.results import ErrorRecord, Run, StudyFolder
 from robustlens.results.locks import locked
 from robustlens.study import planning
+from robustlens.study.length import length
 from robustlens.study.planning import PlannedRun, built_in, plan, read
 from robustlens.study.stages import Fingerprints, Stages, is_done
 
@@ -68,9 +69,12 @@ def run(
         folder.write_record(planning.record(spec, planned))
         images = Fingerprints()
         left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)]
-        jobs = _jobs(left, folder, evaluation, explanation)
+        executor = executor or LocalProcesses()
+        ordered = sorted(planned, key=lambda one: -length(one.recipe))
+        threads = _threads(ordered, folder, executor)
+        jobs = _jobs([one for one in ordered if one in left], threads, folder, evaluation, explanation)
         outcomes = []
-        for outcome in (executor or LocalProcesses()).run(jobs, listen):
+        for outcome in executor.run(jobs, listen):
             outcomes.append(outcome)
             if outcome.error:
                 _record(folder.run(outcome.name), outcome.error, outcome.exit_code)
@@ -79,8 +83,32 @@ def run(
     return StudyResult(folder, skipped, tuple(outcomes))
 
 
+def _threads(ordered: Sequence[PlannedRun], folder: StudyFolder, executor: Executor) -> dict[str, int]:
+    """Threads of each run: those that it began with, or its share of the cores; 0 leaves them open."""
+    shares: Sequence[int] = [0] * len(ordered)
+    if isinstance(executor, SharesCores):
+        shares = executor.share_cores([length(one.recipe) for one in ordered])
+    return {
+        one.id: _began_with(folder.run(one.id)) or share for one, share in zip(ordered, shares, strict=True)
+    }
+
+
+def _began_with(run_: Run) -> int:
+    """Threads of a run that began on a CPU, which another number would not go on with bit for bit; or 0."""
+    with contextlib.suppress(StateError):  # its worker will say what is wrong
+        environment = run_.record.environment
+        number = environment.get("threads", "")
+        if environment.get("device", "").startswith("cpu") and number.isdecimal():
+            return int(number)
+    return 0
+
+
 def _jobs(
-    left: Sequence[PlannedRun], folder: StudyFolder, evaluation: EvaluationPlan, explanation: ExplanationPlan
+    left: Sequence[PlannedRun],
+    threads: Mapping[str, int],
+    folder: StudyFolder,
+    evaluation: EvaluationPlan,
+    explanation: ExplanationPlan,
 ) -> list[Job]:
     """The stages of these runs; those of the same images share them."""
     images: dict[str, Shared] = {}
@@ -90,7 +118,7 @@ def _jobs(
         key = f"{recipe.data.model_dump_json()} {recipe.data.data_dir} {recipe.names_code}"
         shared = images.setdefault(key, Shared(partial(of_spec, recipe.data, trust_code=recipe.names_code)))
         stages = Stages(folder.run(one.id).folder, recipe, evaluation, explanation)
-        jobs.extend(stages.jobs(shared))
+        jobs.extend(stages.jobs(shared, threads[one.id]))
     return jobs
 
 
