@@ -155,9 +155,7 @@ def _attack(request: EvaluationRequest, chosen: ResolvedModel, folder: Path, lis
         shards = [Shard(place, number) for place in range(number)] if number > 1 else []
         network = replace(request.network, devices=None, device="auto" if devices.cuda else "cpu")
         inside = replace(request, network=network)
-        run_jobs(
-            [Job(f"evaluate {one}", _attack_shard, (inside, one)) for one in shards], devices, listen
-        )
+        run_jobs([Job(f"evaluate {one}", _attack_shard, (inside, one)) for one in shards], devices, listen)
 
 
 def _attack_shard(
