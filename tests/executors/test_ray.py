@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,17 @@ class Method:
         return self.cluster.put(value)
 
 
+@dataclass(frozen=True)
+class Reference:
+    cluster: Any = field(compare=False)
+    place: int
+
+    def future(self):
+        value = Future()
+        value.set_result(self.cluster.get(self))
+        return value
+
+
 class OneProcess:
     """A Ray that carries out each task at once in this process, and loses those that it is told to lose."""
 
@@ -80,10 +93,10 @@ class OneProcess:
 
     def put(self, value):
         self.kept[len(self.kept)] = value
-        return len(self.kept) - 1
+        return Reference(self, len(self.kept) - 1)
 
     def get(self, reference, timeout=None):
-        value = self.kept[reference]
+        value = self.kept[reference.place]
         if isinstance(value, Exception):
             raise value
         return value
@@ -242,7 +255,16 @@ def test_what_a_job_asks_for(cluster, tmp_path, given, device, gpus, visible):
     assert (asked["num_cpus"], asked["num_gpus"], asked["memory"]) == (3, gpus, 1 << 30)
     assert asked["max_retries"] == 0, "Ray would begin again what failed"
     assert (variables["OMP_NUM_THREADS"], variables.get("CUDA_VISIBLE_DEVICES")) == ("3", visible)
-    assert Ray().options(replace(job, resources=Resources(threads=2)))["num_cpus"] == 2
+
+
+def test_a_run_keeps_its_threads_on_a_machine_of_fewer_cpus(cluster, tmp_path):
+    fake = cluster(cpus=2.0)
+    job = Job("run", _log, (tmp_path / "log", "a"), resources=Resources(threads=5))
+    _run(Ray(), [job])
+    assert (fake.asked[-1]["num_cpus"], fake.asked[-1]["runtime_env"]["env_vars"]["OMP_NUM_THREADS"]) == (
+        2,
+        "5",
+    )
 
 
 def test_devices_are_used_where_the_cluster_has_some(cluster, tmp_path):

@@ -63,6 +63,7 @@ class Ray:
         self.address, self.workers = address, workers
         self.threads, self.memory = threads, memory
         self.use_gpus, self.share, self.gpus = use_gpus, 1 / runs_per_device, 0.0
+        self.largest = threads  # CPUs of a machine of the cluster
         self.send_data, self.retries = send_data, retries
 
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
@@ -89,17 +90,20 @@ class Ray:
     def options(self, job: Job) -> dict[str, Any]:
         """What Ray is told of a job: its resources, and the environment of its worker."""
         threads, gpus = job.resources.threads or self.threads, self.gpus if job.resources.device else 0
+        # A run that began with more threads than a machine has CPUs goes on with as many, more slowly.
+        cpus = min(threads, self.largest) if job.resources.threads else threads
         # Read when libraries load, so a worker is started with them.
         variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         variables |= {name: os.environ[name] for name in _FORWARDED if name in os.environ}
         variables |= {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        asked = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0, "name": job.name}
+        asked = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "name": job.name}
         asked |= {"memory": self.memory} if self.memory else {}
         return asked | {"runtime_env": {"env_vars": variables}}
 
     def _check_resources(self, ray: Any, jobs: Sequence[Job]) -> None:
         """Refuse what Ray would wait for without an end."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.largest = max(int(node.get("CPU", 0)) for node in nodes)
         for job in jobs:
             asked = self.options(job)
             needs = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}

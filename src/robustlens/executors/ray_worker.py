@@ -75,7 +75,7 @@ def carry_out_there(
         shared = [one for job in jobs for one in job.arguments if isinstance(one, Shared)]
         for one, reference in zip(shared, data, strict=True):
             if reference is not None:
-                one.make = partial(ray.get, reference)
+                one.make = partial(_awaited, reference)
         return jobs
 
     with stopping.handled(worker=True):
@@ -90,11 +90,16 @@ def carry_out_there(
             watcher.join()
 
 
+def _awaited(reference: Any, timeout: float | None = None) -> Any:
+    """The value of a reference. `ray.get` would give the worker's CPUs to another task while it waits."""
+    return reference.future().result(timeout)
+
+
 def _answer(ray: Any, office: Any, run: str, number: int) -> bool | None:
     """Whether to go on; None where there is no answer yet."""
     try:
-        return bool(ray.get(office.is_current.remote(run, number), timeout=10))
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
+        return bool(_awaited(office.is_current.remote(run, number), timeout=10))
+    except (TimeoutError, ray.exceptions.ActorUnavailableError):
         return None
     except ray.exceptions.RayError:  # the study is gone
         return False
