@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from filelock import FileLock, Timeout
 from robustlens.errors import LockedError, ResourceError, StateError
 from robustlens.results.leftovers import sweep
 from robustlens.results.links import refuse_links
+from robustlens.results.placing import place
 
 RENEW, LIMIT = 15.0, 120.0
 """Seconds between two renewals of a lease, and from the last one to its end."""
@@ -157,7 +157,7 @@ class _Holder:
         if other is not None and other.is_alive():
             raise _refusal(self.folder, other)
         try:
-            self.file = _place(self.path, lease, new=not there)
+            self.file = place(self.path, _content(lease), new=not there)
         except FileExistsError:  # another host came first
             raise _refusal(self.folder, _read(self.path)) from None
         if there and (other is None or other.machine != machine):
@@ -187,7 +187,7 @@ class _Holder:
             elif (now is not None and now.token != lease.token) or not self._is_in_place():
                 self.lost = True
             elif self.file is None:
-                _place(self.path, lease, new=False)
+                place(self.path, _content(lease), new=False)
             else:
                 os.pwrite(self.file, _content(lease), 0)
             if not self.lost:
@@ -196,7 +196,7 @@ class _Holder:
     def _restore(self, lease: Lease) -> None:
         before = self.file
         try:
-            self.file = _place(self.path, lease, new=True)
+            self.file = place(self.path, _content(lease), new=True)
         except FileExistsError:
             self.lost = True
         else:
@@ -248,39 +248,6 @@ def _read(path: Path) -> Lease | None:
 
 def _content(lease: Lease) -> bytes:
     return json.dumps(asdict(lease)).encode().ljust(_LENGTH)
-
-
-def _place(path: Path, lease: Lease, *, new: bool) -> int | None:
-    """Put a lease in its place, whole, and return its open file, or None where that may not be kept open.
-
-    Raises:
-        FileExistsError: it has to be new, and there is one already.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        os.write(handle, _content(lease))
-        if os.name != "posix":
-            os.close(handle)
-        if not new or not _linked(temporary, path):
-            Path(temporary).replace(path)
-    except BaseException:
-        if os.name == "posix":
-            os.close(handle)
-        raise
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return handle if os.name == "posix" else None
-
-
-def _linked(source: str, path: Path) -> bool:
-    """Give `source` the name `path` as well: of several hosts one can. False where there are no links."""
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        return False
-    return True
 
 
 def _machine() -> str:

@@ -1,0 +1,43 @@
+"""A file put in its place as a whole, over another one or only where there is none."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def place(path: Path, content: bytes, *, new: bool) -> int | None:
+    """Put a file in its place, whole, and return its open handle, or None where that may not be kept open.
+
+    Args:
+        path: the place.
+        content: of the file.
+        new: whether there may be none so far.
+
+    Raises:
+        FileExistsError: it has to be new, and there is one already.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        os.write(handle, content)
+        if os.name != "posix":
+            os.close(handle)
+        if not new or not _linked(temporary, path):
+            Path(temporary).replace(path)
+    except BaseException:
+        if os.name == "posix":
+            os.close(handle)
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return handle if os.name == "posix" else None
+
+
+def _linked(source: str, path: Path) -> bool:
+    """Give `source` the name `path` as well: of several hosts one can. False where there are no links."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        return False
+    return True
