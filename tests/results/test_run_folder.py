@@ -398,3 +398,13 @@ def test_more_epochs_than_the_record_are_what_a_kill_left_until_training_is_over
         else:
             with pytest.raises(StateError, match=f"found 3 whole lines, expected {done} as in run.json"):
                 run.metrics()
+
+
+def test_a_run_that_was_killed_between_its_two_first_files_is_bound_all_the_same(tmp_path):
+    recipe, run = Recipe(), Run(tmp_path)
+    run.bind(recipe)
+    expected = run.record
+    (tmp_path / "run.json").unlink()
+    run.bind(recipe)
+    assert run.record == expected
+    assert run.record.recipe_hash == recipe.hash()

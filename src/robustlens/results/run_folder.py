@@ -208,6 +208,7 @@ class Run:
         self.check(recipe)
         if not self.has_recipe:
             self._write_json("recipe", recipe)
+        if self.record.recipe_hash != recipe.hash():  # new, or killed between the two files
             self.update(status="new", recipe_hash=recipe.hash(), error=None)
 
     def check(self, recipe: Recipe) -> None:
