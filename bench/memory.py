@@ -68,30 +68,32 @@ def recipe(pack: Path, objective: str, **changes: Any) -> Recipe:
         "threat": THREAT,
         "objective": objective,
         "attack": {"steps": 2},
-        "optimizer": {"lr": 0.05, "epochs": 1, "batch_size": 128},
-        "monitor": {"examples": 512, "steps": 2},
+        "optimizer": {"lr": 0.05, "epochs": 1, "batch_size": 64},
+        "monitor": {"examples": 256, "steps": 2},
     }
     for key, value in changes.items():
         values[key] = {**values[key], **value}
     return checked(Recipe, values, "recipe")
 
 
-def run_stage(stage: str, pack: Path) -> dict[str, Any]:
-    """Images and what else a stage says of itself."""
+def run_stage(stage: str, pack: Path, limit: int) -> dict[str, Any]:
+    """Images and what else a stage says of itself; `limit`: images of each split that are used."""
     name, runs = f"packed:{pack}", pack.parent / "runs"
     if stage == "statistics":
         splits = data.load(name, validation=0.02)
         return {"images": len(splits.train), "mean": data.channel_statistics(splits.train.images)[0]}
     if stage == "train":
-        rl.train(recipe(pack, "standard"), runs / f"train-{time.time():.0f}")
-        return {"images": TRAIN}
+        limited = {"data": {"train_limit": min(limit, TRAIN)}}
+        rl.train(recipe(pack, "standard", **limited), runs / f"train-{time.time():.0f}")
+        return {"images": min(limit, TRAIN)}
     if stage == "train-at":
-        of_crops = {"data": {"name": f"{name}?crop=224", "augment": "resized-crop-flip", "train_limit": 2700}}
+        of_crops = {"data": {"name": f"{name}?crop=224", "augment": "resized-crop-flip", "train_limit": 1400}}
         rl.train(recipe(pack, "at", **of_crops), runs / f"at-{time.time():.0f}")
-        return {"images": 2700}
+        return {"images": 1400}
     splits, model = data.load(name, validation=0), network(10)
     if stage == "evaluate":
-        values = {"threat": THREAT, "attacks": ["fgsm"], "curve": [], "batch_size": 128}
+        values = {"threat": THREAT, "attacks": ["fgsm"], "curve": [], "batch_size": 64}
+        values |= {"test_examples": min(limit, TEST), "train_examples": min(limit, TRAIN)}
         plan = checked(EvaluationPlan, values, "plan")
         result, _ = evaluate_splits(model, splits, plan)
         return {"images": sum(part.n for part in result.splits.values())}
@@ -130,7 +132,7 @@ def speed(splits: data.Splits, model: nn.Module, images: int = 3840) -> dict[str
     }
 
 
-def measured(stage: str, pack: Path) -> dict[str, Any]:
+def measured(stage: str, pack: Path, limit: int) -> dict[str, Any]:
     """One stage in this process, with its memory."""
     keep_memory()  # as the command line does
     largest, done = [0], threading.Event()
@@ -141,7 +143,7 @@ def measured(stage: str, pack: Path) -> dict[str, Any]:
 
     threading.Thread(target=watch, daemon=True).start()
     imported, began = _status("VmRSS"), time.perf_counter()
-    said = run_stage(stage, pack)
+    said = run_stage(stage, pack, limit)
     seconds = time.perf_counter() - began
     done.set()
     peak = {
@@ -162,13 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--images", type=int, default=TRAIN, help="of each split; all by default")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--stage", help="run one stage in this process")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     pack = options.folder.resolve() / "pack"
     if options.stage:
-        print(json.dumps(measured(options.stage, pack)))
+        print(json.dumps(measured(options.stage, pack, options.images)))
         return
     began = time.perf_counter()
     record = data.pack("memory:enlarged", pack, size=SIZE, data_dir=options.data_dir)
@@ -176,7 +179,15 @@ def main() -> None:
     lines = [{"stage": "pack", "gb": size / 1e9, "seconds": round(time.perf_counter() - began, 1)}]
     print(json.dumps(lines[0]), {name: split.rows for name, split in record.splits.items()}, flush=True)
     for stage in options.stages.split(","):
-        command = [sys.executable, str(Path(__file__).resolve()), str(options.folder), "--stage", stage]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            str(options.folder),
+            "--stage",
+            stage,
+            "--images",
+            str(options.images),
+        ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         lines.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(lines[-1]), flush=True)
