@@ -17,6 +17,7 @@ from robustlens.reliability.state import ModelState
 from robustlens.threat import ThreatModel
 
 _ATTACKED = 64
+_ELEMENTS = 1 << 22  # pixels attacked at a time: 64 images of 3x224x224 are cut into three parts
 _OBSERVED = 4  # few, since a forward pass that optimises may be long
 _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
@@ -57,6 +58,9 @@ class Diagnostics:
 
     def survivors_of(self, attack: Attack, rows: Int64[Tensor, " m"]) -> Int64[Tensor, " k"]:
         """Those of the images `rows` that are still right after the attack."""
+        size = max(1, _ELEMENTS // max(1, self.x[0].numel()))
+        if len(rows) > size:  # large images: a copy of all of them for each variable of an attack is too much
+            return torch.cat([self.survivors_of(attack, part) for part in rows.split(size)])
         if len(rows) == 0:
             return rows
         try:
