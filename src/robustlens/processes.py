@@ -76,8 +76,8 @@ def told_by_first(make: Callable[[], _T]) -> _T:
     return result  # type: ignore[return-value]
 
 
-def all_finish(work: Callable[[], None]) -> None:
-    """Do `work` in every process, and wait until all are done.
+def all_finish(work: Callable[[], _T]) -> _T:
+    """Result of `work`, which every process does for itself; all wait until all are done.
 
     Raises:
         RobustlensError: that of the first of them that raised one, in all processes.
@@ -85,14 +85,14 @@ def all_finish(work: Callable[[], None]) -> None:
     import torch.distributed
 
     if count() == 1:
-        work()
-        return
-    _, error = _attempt(work)
+        return work()
+    result, error = _attempt(work)
     errors: list[RobustlensError | None] = [None] * count()
     torch.distributed.all_gather_object(errors, error)
     for one in errors:
         if one is not None:
             raise one
+    return result  # type: ignore[return-value]
 
 
 def _attempt(make: Callable[[], _T]) -> tuple[_T | None, RobustlensError | None]:

@@ -1,45 +1,99 @@
 """Training in several processes."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from helpers.training_runs import distance, weights_of
+from helpers.training_runs import assert_same_bits, distance, weights_of
 from robustlens.results import Run
 from robustlens.training import distributed
+from robustlens.training.whole_batch_norm import with_whole_batch_norm
 
-TOGETHER = """
-import sys, torch, robustlens as rl
-from robustlens.training import distributed
-from robustlens.config import Recipe
-from robustlens.data import from_tensors
-generator = torch.Generator().manual_seed(0)
-x, y = (torch.rand(64, 1, 8, 8, generator=generator) * 255).to(torch.uint8), torch.arange(64) % 3
-recipe = Recipe.model_validate({
-    "model": {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}, "attack": {"steps": 2},
-    "optimizer": {"epochs": 2, "batch_size": 16, "lr": 0.05}, "data": {"name": "arrays", "augment": "crop-flip"},
-    "monitor": {"examples": 8, "steps": 1}, "awp": {"gamma": 0.01}, "objective": "trades"})
-rl.train(recipe, sys.argv[1], splits=from_tensors(x, y, x, y))
-distributed.shutdown()
-"""
+PLAIN = {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}
+RANKS = Path(__file__).resolve().parents[1] / "helpers" / "ranks.py"
+
+
+def carried_out(folder, *trainings):
+    """Exit codes of trainings (number of ranks, arguments of `helpers.ranks.training`), and what they said."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(RANKS), json.dumps(trainings)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def assert_trained_alike(folder, name, other, within=2e-5):
+    one, two = (Run(folder / each) for each in (name, other))
+    assert distance(weights_of(one), weights_of(two)) < within
+    assert len(one.metrics()) == len(two.metrics()) == 2
+    for mine, theirs in zip(one.metrics(), two.metrics(), strict=True):
+        assert theirs.loss == pytest.approx(mine.loss, rel=1e-4)
+        assert theirs.validation.robust == mine.validation.robust
+        assert theirs.train.loss == pytest.approx(mine.train.loss, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network_as_one_process_does(tmp_path):
-    script = tmp_path / "together.py"
-    script.write_text(TOGETHER)
-    alone = [sys.executable, script, str(tmp_path / "alone")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    for command in (alone, [*torchrun, script, str(tmp_path / "together")]):
-        subprocess.run(command, check=True, timeout=300)
-    one, two = (Run(tmp_path / name) for name in ("alone", "together"))
-    a, b = weights_of(one), weights_of(two)
-    assert distance(a, b) < 1e-6
-    assert len(two.metrics()) == 2
-    for mine, theirs in zip(one.metrics(), two.metrics(), strict=True):
-        assert theirs.loss == pytest.approx(mine.loss, rel=1e-5)
-        assert theirs.validation == mine.validation
+def test_ranks_train_one_network_as_one_process_does_also_after_a_kill_and_in_other_numbers(tmp_path):
+    """With BatchNorm over the whole batch, and AWP; micro-batches, which differ, are for a network without."""
+    whole = {"sync_batch_norm": True, "optimizer": {"epochs": 2, "batch_size": 16, "lr": 0.05}}
+    codes, said = carried_out(
+        tmp_path,
+        [1, {"out": "one", **whole}],
+        [2, {"out": "two", **whole}],
+        [4, {"out": "killed", "die": 2, **whole}],
+        [2, {"out": "killed", "strays": "elsewhere", **whole}],
+        [2, {"out": "one", "strays": "elsewhere", **whole}],
+        *([ranks, {"out": f"plain-{ranks}", "model": PLAIN}] for ranks in (1, 2)),
+    )
+    assert (codes[0], codes[1], codes[3], codes[4]) == ([0], [0, 0], [0, 0], [0, 0]), said
+    assert codes[2][2] == 17
+    assert 0 not in codes[2], "no rank goes on without the one that was killed"
+    for name in ("two", "killed"):
+        assert_trained_alike(tmp_path, "one", name)
+    assert_trained_alike(tmp_path, "plain-1", "plain-2")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_batch_norm_of_each_rank_resumes_to_the_same_bits(tmp_path):
+    codes, said = carried_out(
+        tmp_path,
+        [2, {"out": "whole", "ema": 0.9}],
+        [2, {"out": "killed", "die": 1, "ema": 0.9}],
+        [2, {"out": "killed", "ema": 0.9}],
+        [2, {"out": "other", "seed": 1}],
+    )
+    assert codes[:3:2] == [[0, 0], [0, 0]], said
+    assert codes[1][1] == 17
+    assert_same_bits(weights_of(Run(tmp_path / "whole")), weights_of(Run(tmp_path / "killed")))
+    assert codes[3] == [3, 3], "images of another folder are refused by all"
+    assert "in process 1" in said
+    assert not (tmp_path / "other").exists()
+
+
+def test_batch_norm_of_one_process_is_batch_norm():
+    """In a group of one the whole batch is the batch: outputs, gradients, second gradients, statistics."""
+    torch.manual_seed(0)
+    networks = [torch.nn.BatchNorm2d(3).double() for _ in range(2)]
+    x = torch.rand(5, 3, 4, 4, dtype=torch.float64)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        results = []
+        for network in (networks[0], with_whole_batch_norm(networks[1])):
+            points = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(network(points).pow(3).sum(), points, create_graph=True)
+            (bend,) = torch.autograd.grad(slope.square().sum(), points)
+            results.append([slope, bend, network.running_mean, network.running_var, network.eval()(points)])
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_ranks_above_zero_read_and_leave_all_writing_to_the_first(tmp_path, monkeypatch):

@@ -219,6 +219,8 @@ class Recipe(Values):
     """Also keep the weights of every so many epochs, as `epoch-0010.safetensors`."""
     precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
     """tf32: float32 whose products a GPU may take in TF32; 32-true is IEEE float32 there too."""
+    sync_batch_norm: bool = False
+    """In several processes, normalise by the batch of all of them, not by each one's share."""
     compile: bool = False
     """Let torch compile the network and the attack's step: pays on a GPU, and costs a minute at the start."""
     fast: bool = False

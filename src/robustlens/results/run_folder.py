@@ -229,7 +229,8 @@ class Run:
 
     def update(self, **changes: Any) -> None:
         """Change some fields of the run's record."""
-        self._write_json("run", replace(self.record, **changes))
+        if not self.read_only:
+            self._write_json("run", replace(self.record, **changes))
 
     def append_metrics(self, epoch: EpochRecord) -> None:
         """Append one epoch to `metrics.jsonl`."""

@@ -2,15 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustlens import machine
+from robustlens import machine, processes
 from robustlens.results import Run
 from robustlens.results.locks import locked
 
@@ -42,11 +43,48 @@ def fabric_for(precision: Any, device: str = "auto") -> Fabric:
     return fabric
 
 
+def connect(precision: str, device: str = "auto") -> None:
+    """Let the processes that torchrun started hear of each other, before any of them reads a folder."""
+    if processes.count() > 1:
+        fabric_for(precision, device)
+
+
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> float:
     """Mean of a scalar over the ranks, the same on all, so that no rank goes on where another stops."""
     mean = fabric.all_reduce(value, reduce_op="mean")
     assert isinstance(mean, Tensor)
     return mean.item()
+
+
+def averaged_over_ranks(
+    fabric: Fabric, network: nn.Module, average: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Average the gradients of the backward passes inside over the ranks, or leave that to a later pass."""
+    if fabric.world_size == 1:
+        return contextlib.nullcontext()
+    wrapped: Any = network
+    return fabric.no_backward_sync(wrapped, enabled=not average)
+
+
+_T = TypeVar("_T")
+
+
+def shared(count: int, work: Callable[[int], _T]) -> list[_T]:
+    """Results of `work` for 0, 1, ... `count` - 1, on all ranks, each of which does every so many-th."""
+    ranks, own = processes.count(), {}
+    for place in range(processes.rank() if ranks > 1 else 0, count, ranks):
+        own[place] = work(place)
+    parts: list[dict[int, _T]] = [own] * ranks
+    if ranks > 1:
+        torch.distributed.all_gather_object(parts, own)
+    return [parts[place % ranks][place] for place in range(count)]
+
+
+@torch.no_grad()
+def same_buffers(network: nn.Module) -> None:
+    """Give the network of every rank the buffers of the first one's."""
+    for buffer in network.buffers() if processes.count() > 1 else ():
+        torch.distributed.broadcast(buffer, src=0)
 
 
 def shutdown() -> None:
@@ -58,7 +96,7 @@ def shutdown() -> None:
 
 def is_main() -> bool:
     """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes.is_first()
 
 
 def run_at(folder: Path) -> Run:
@@ -68,6 +106,7 @@ def run_at(folder: Path) -> Run:
 
 @contextlib.contextmanager
 def writer_lock(run: Run) -> Iterator[None]:
-    """Lock the folder for writing, if this rank writes at all; raises `LockedError`."""
-    with contextlib.nullcontext() if run.read_only else locked(run.folder):
+    """Lock the folder for writing, by the rank that writes; raises `LockedError` on all."""
+    with contextlib.ExitStack() as stack:
+        processes.told_by_first(lambda: None if run.read_only else stack.enter_context(locked(run.folder)))
         yield

@@ -3,15 +3,15 @@
 import contextlib
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from robustlens import data, models, noise, stopping
+from robustlens import data, models, noise, processes, stopping
 from robustlens.config import BEST, LAST, Checkpoint, Recipe
 from robustlens.data import Splits
 from robustlens.errors import NumericsError, StoppedError
@@ -21,30 +21,20 @@ from robustlens.results import EpochRecord, Run
 from robustlens.training import state
 from robustlens.training.background import PeriodicWriter
 from robustlens.training.checks import check_fit
-from robustlens.training.distributed import fabric_for, mean_over_ranks
+from robustlens.training.distributed import fabric_for, mean_over_ranks, same_buffers
 from robustlens.training.monitor import Monitor
 from robustlens.training.network import describe_model, starting_network
 from robustlens.training.pseudo_labels import batch_order
 from robustlens.training.schedules import learning_rate
 from robustlens.training.step import step_for
+from robustlens.training.stopwatch import Stopwatch
+from robustlens.training.whole_batch_norm import with_whole_batch_norm
 from robustlens.weights import ExponentialMovingAverage, bound_singular_values
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
 _LAYERS = 3  # sub-stream of an epoch's randomness that layers draw from; a step has others
 _CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
-
-
-class _Stopwatch:
-    """Wall-clock and processor seconds, on top of those of an earlier sitting."""
-
-    def __init__(self, seconds: float, cpu_seconds: float) -> None:
-        self._began = time.perf_counter() - seconds, time.process_time() - cpu_seconds
-
-    def read(self) -> tuple[float, float]:
-        """Both so far; processor seconds are those of all threads of this process."""
-        wall, cpu = self._began
-        return time.perf_counter() - wall, time.process_time() - cpu
 
 
 class TrainingLoop:
@@ -70,6 +60,8 @@ class TrainingLoop:
         self.fabric = fabric_for(recipe.precision, device)
         self.description = describe_model(recipe, splits)
         model = starting_network(recipe, self.description)
+        if recipe.sync_batch_norm and self.fabric.world_size > 1:
+            model = with_whole_batch_norm(model)
         models.check_logits(model, splits.train.x(slice(2)), at_least=splits.num_classes)
         start = None if recipe.init is None else models.fingerprint(model)
         # nn.Module.to takes a memory format, although its type stubs leave it out
@@ -122,10 +114,18 @@ class TrainingLoop:
         )
 
     def resume(self) -> None:
-        """Take up the saved state, if there is one, and drop metrics that were logged after it."""
+        """Take up the saved state, if there is one, and drop metrics that were logged after it.
+
+        The first rank looks into the folder, alone: another's disk may show other files, or older ones.
+        """
         files = [self.run.path(name) for name in (state.STEP, state.FILE, state.PREVIOUS)]
-        damaged = self.state.restore(*files) if any(path.exists() for path in files) else []
-        for path in damaged if not self.run.read_only else ():
+        is_there = processes.told_by_first(lambda: any(path.exists() for path in files))
+        damaged = self.state.restore(*files) if is_there else []
+        processes.told_by_first(lambda: self._tidy(damaged))
+
+    def _tidy(self, damaged: Sequence[Path]) -> None:
+        """Make the folder that of the state that was taken up."""
+        for path in damaged:
             path.unlink()  # it would take the place of the one before
         done = self.state.record.epochs_done
         self.run.metrics()  # damage is said now, not after another day of training
@@ -151,7 +151,7 @@ class TrainingLoop:
         A signal waits for the end of a step, and finds the training state as it is then on the disk.
         """
         done = self.state.record
-        spent = _Stopwatch(done.step_seconds, done.step_cpu_seconds)
+        spent = Stopwatch(done.step_seconds, done.step_cpu_seconds)
         batches = self.order(noise.generator_for(self.recipe.seed, epoch))
         self.model.train()
         with self._layers_draw_for(epoch):
@@ -168,6 +168,7 @@ class TrainingLoop:
             seconds, cpu_seconds = spent.read()
             try:
                 with stopping.interruptible():
+                    same_buffers(self.model)  # as a resumed run has them
                     train, validation = (monitor(self.network) for monitor in self.monitors)
             except StoppedError:
                 self._save_partial_epoch(len(batches), seconds, cpu_seconds)
@@ -232,8 +233,9 @@ class TrainingLoop:
             torch.set_rng_state(inside["random"])
             if "random.cuda" in inside:
                 torch.cuda.set_rng_state(inside["random.cuda"], device)
-            kept = state.under("step.", inside)
-            self.step.memory = {key: value.to(device) for key, value in kept.items()}
+            kept = state.under("step.", inside)  # of one process: its whole batch
+            own = slice(self.fabric.global_rank, None, self.fabric.world_size)
+            self.step.memory = {key: value[own].to(device) for key, value in kept.items()}
 
     def _check_loss(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

@@ -1,5 +1,6 @@
 """Accuracies and mean losses after every epoch, on images that are chosen once."""
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from robustlens.machine import float32_products
 from robustlens.models.inputs import Readable
 from robustlens.results import MonitorRecord
 from robustlens.threat import ThreatModel
+from robustlens.training.distributed import same_buffers, shared
 
 _MEASURED = "at w, in eval mode, without augmentation, on a fixed subset"
 
@@ -37,9 +39,9 @@ class Monitor:
             return None
         threat = ThreatModel.of(self.recipe.threat)
         batch_size = 2 * self.recipe.optimizer.batch_size
-        record = accuracy(network, self.x, self.y, threat, self.recipe.monitor.steps, batch_size)
         # Running statistics may differ from rank to rank: those of the first, which are saved, count.
-        return self.fabric.broadcast(record)
+        same_buffers(network)
+        return accuracy(network, self.x, self.y, threat, self.recipe.monitor.steps, batch_size)
 
 
 def accuracy(
@@ -50,6 +52,8 @@ def accuracy(
     `loss` is cross entropy in nats; `ramp_risk` the ramp loss of the probability margin at gamma 1 (Wen et
     al. 2020, definition 4), which is 1 on every mistake.
 
+    The ranks of a training share the batches; sums are taken in the order of one process, and are its bits.
+
     Args:
         network: on the device of the labels.
         x: images (n, c, h, w), or a reader of them.
@@ -59,12 +63,15 @@ def accuracy(
         batch_size: images in a pass.
     """
     attack = attacks.PGD(threat, steps=steps, stop_at_success=True) if threat.eps > 0 else None
-    sums = [0.0] * 4
+    batches_of_rows = list(torch.arange(len(x)).split(batch_size))
+
+    def measured(number: int) -> tuple[float, float, float, float]:
+        rows = batches_of_rows[number]
+        return _batch_sums(network, x[rows].to(y.device), y[rows], attack)
+
     with models.inference(network), float32_products():
-        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            batch = _batch_sums(network, images.to(y.device), labels, attack)
-            sums = [total + value for total, value in zip(sums, batch, strict=True)]
-    clean, robust, loss, ramp_risk = (total / len(x) for total in sums)
+        batches = shared(len(batches_of_rows), measured)
+    clean, robust, loss, ramp_risk = (sum(values) / len(x) for values in zip(*batches, strict=True))
     return MonitorRecord(len(x), clean, robust, loss, ramp_risk, _MEASURED)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from robustlens import processes
 from robustlens.errors import StateError
 from robustlens.results import array_files
 from robustlens.results.values import decode, plain
@@ -104,11 +105,26 @@ class TrainingState:
     def restore(self, step: Path, newest: Path, previous: Path) -> list[Path]:
         """Take up the state that is furthest: inside an epoch, after one, or after the one before.
 
-        Returns the damaged files, which were passed over.
+        The first rank reads it, and tells the others. Returns the damaged files, which were passed over.
 
         Raises:
             StateError: all are damaged, or they belong to another recipe, other images or another start.
         """
+        damages, path, record, tensors = processes.told_by_first(
+            lambda: self._furthest(step, newest, previous)
+        )
+        try:
+            self._take(record, tensors)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # tensors of another network
+            raise StateError(
+                f"{path}: damaged, it does not fit its network; delete it to start again"
+            ) from error
+        return damages
+
+    def _furthest(
+        self, step: Path, newest: Path, previous: Path
+    ) -> tuple[list[Path], Path, StateRecord, dict[str, Tensor]]:
+        """Damaged files; and of the state that is furthest its path, its header and its tensors."""
         damages: dict[Path, StateError] = {}
         states = [state for path in (step, newest) if (state := _intact(path, damages))]
         if newest in damages or not states:  # or a kill came between two renames
@@ -119,13 +135,7 @@ class TrainingState:
         for damage in damages.values():
             _log.warning("%s; training goes on from %s", damage, path.name)
         self.record.check(record, path)
-        try:
-            self._take(record, tensors)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # tensors of another network
-            raise StateError(
-                f"{path}: damaged, it does not fit its network; delete it to start again"
-            ) from error
-        return list(damages)
+        return list(damages), path, record, tensors
 
     def _take(self, record: StateRecord, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(under("model.", tensors))

@@ -21,6 +21,7 @@ from robustlens.data import Split, augment
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 from robustlens.training.crafting import Crafter
+from robustlens.training.distributed import averaged_over_ranks
 from robustlens.training.images import TrainingImages
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
@@ -102,8 +103,9 @@ class TrainingStep:
         total = torch.zeros((), device=self.fabric.device)
         with self._perturbed(epoch, batches, gradients, draws):
             for batch in batches:
-                loss = self._loss(self.shared, batch)
-                self.fabric.backward(loss)
+                with averaged_over_ranks(self.fabric, self.shared, batch is batches[-1]):
+                    loss = self._loss(self.shared, batch)
+                    self.fabric.backward(loss)
                 total += loss.detach()
         self._add_penalty()
         self.optimizer.step()

@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustlens import data, machine, models
-from robustlens.config import Recipe, checked
+from torch import Tensor
+
+from robustlens import data, machine, models, processes
+from robustlens.config import DataSpec, Recipe, checked
 from robustlens.data import Split, Splits
-from robustlens.errors import LockedError, RobustlensError, StateError, StoppedError
+from robustlens.errors import DataError, LockedError, RobustlensError, StateError, StoppedError
 from robustlens.machine import float32_products, repeatable
 from robustlens.progress import Listener, silent
 from robustlens.results import ErrorRecord, Run
-from robustlens.training.distributed import products, run_at, writer_lock
+from robustlens.training.distributed import connect, products, run_at, writer_lock
 from robustlens.training.loop import TrainingLoop
 from robustlens.training.pseudo_labels import pseudo_label, teacher_recipe, write_pseudo_labels
 
@@ -58,20 +60,17 @@ def train(
     """
     recipe = checked(Recipe, recipe, "recipe")
     machine.device(device)
+    connect(recipe.precision, device)
     run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
-    run.check(recipe)
-    if splits is None:
-        spec = run.data_spec if run.has_recipe and recipe.data.data_dir is None else recipe.data
-        splits = data.of_spec(spec, trust_code=True)
-    run.check_data(splits.fingerprint)
-    if run.record.status in ("trained", "done"):
+    splits = _images_of(run, recipe, splits)
+    if processes.told_by_first(lambda: run.record.status) in ("trained", "done"):
         return run
     # Data and network first: a wrong recipe leaves no file behind.
     loop = TrainingLoop(recipe, run, splits, progress, device, checkpoint_minutes)
     for warning in () if run.read_only else data.sanity_warnings(splits):
         _log.warning("data: %s", warning)
     with writer_lock(run):
-        run.bind(recipe)
+        processes.told_by_first(lambda: run.bind(recipe))
         try:
             on = loop.fabric.device
             with float32_products(products(recipe.precision)), repeatable(on, fast=recipe.fast):
@@ -88,6 +87,29 @@ def train(
     return run
 
 
+def _images_of(run: Run, recipe: Recipe, splits: Splits | None) -> Splits:
+    """The images that all ranks train on, those of the run; the first rank alone looks into its folder."""
+
+    def spec() -> DataSpec:
+        run.check(recipe)
+        return run.data_spec if run.has_recipe and recipe.data.data_dir is None else recipe.data
+
+    of = processes.told_by_first(spec)
+    loaded = splits or processes.all_finish(lambda: data.of_spec(of, trust_code=True))
+    processes.told_by_first(lambda: run.check_data(loaded.fingerprint))
+    expected = processes.told_by_first(lambda: loaded.fingerprint)
+
+    def check() -> None:
+        if loaded.fingerprint != expected:
+            raise DataError(
+                f"data: found images {loaded.fingerprint} in process {processes.rank()}, expected {expected} "
+                "as in the first one; give all of them the same data folder"
+            )
+
+    processes.all_finish(check)
+    return loaded
+
+
 def _with_pseudo_labels(loop: TrainingLoop) -> Split:
     """The training images, and after them the unlabeled ones as a standard network labels them."""
     recipe, splits = loop.recipe, loop.splits
@@ -99,7 +121,13 @@ def _with_pseudo_labels(loop: TrainingLoop) -> Split:
         device=str(loop.fabric.device),
         progress=lambda event: loop.listener(replace(event, phase=f"teacher {event.phase}")),
     )
-    network = models.load(teacher.folder, checkpoint="best", trust_code=recipe.names_code)
-    pool = pseudo_label(network.to(loop.fabric.device), splits.unlabeled, 2 * recipe.optimizer.batch_size)
+    unlabeled = splits.unlabeled
+
+    def label() -> Tensor:
+        network = models.load(teacher.folder, checkpoint="best", trust_code=recipe.names_code)
+        on = loop.fabric.device
+        return pseudo_label(network.to(on), unlabeled, 2 * recipe.optimizer.batch_size).labels
+
+    pool = replace(unlabeled, labels=processes.told_by_first(label))
     write_pseudo_labels(loop.run, pool, splits.unlabeled.labels)
     return splits.train.followed_by(pool)

@@ -150,7 +150,7 @@ class WeightPerturbation(abc.ABC):
 
     def _mean_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Means of gradients over the ranks; `NumericsError`, on all of these, where one is not finite."""
-        means = [_mean_over_ranks(gradient) for gradient in gradients]
+        means = _means_over_ranks(gradients)
         finite = torch.isfinite(torch.stack([mean.norm() for mean in means]))
         if not bool(finite.all()):
             broken = f"of {int((~finite).sum())} of {len(means)} tensors"
@@ -171,12 +171,14 @@ def in_parallel() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _mean_over_ranks(tensor: Tensor) -> Tensor:
+def _means_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Mean of each tensor over the ranks, by one sum of all of them: a message each would wait for each."""
     if not in_parallel():
-        return tensor
-    total = tensor.clone()
+        return list(tensors)
+    total = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    means = (total / torch.distributed.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True)]
 
 
 def check_size(name: str, value: float) -> None:
