@@ -271,10 +271,8 @@ class Run:
 
     def remove_stale(self, stage: Stage) -> None:
         """Remove the results of other checkpoints that another plan than the primary one's made."""
-        if self.read_only:
-            return
         wanted = _but_checkpoint(self.result(stage))
-        for checkpoint in self.other_checkpoints(stage).values():
+        for checkpoint in () if self.read_only else self.other_checkpoints(stage).values():
             if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
                 self.files(stage, checkpoint).remove()
 
