@@ -1,5 +1,6 @@
 """Run and study folders: typed documents in, typed documents out; nothing is changed by reading."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,14 @@ def test_an_explanation_comes_back_as_it_was_written(tmp_path):
         None,
     )
     assert (one.conditions, one.seconds, one.arrays["a"].tolist()) == ({"eps": 0.1}, 2.0, [0, 1, 2])
+
+
+def test_results_are_compared_by_their_numbers_not_by_their_arrays():
+    one = Measurement({"a": 1}, "", "", "", arrays={"a": np.arange(3)})
+    assert one == replace(one, arrays={"a": np.arange(4)}) != replace(one, value={"a": 2})
+    split = evaluation().splits["test"]
+    split = replace(split, loss=RATE)
+    assert split == replace(split, arrays={}) != replace(split, n=3)
 
 
 def test_epochs_and_records_come_back(tmp_path):
