@@ -78,7 +78,9 @@ def test_a_measure_of_the_users_own_goes_by_where_it_lies(
 GRID = tuple(number / 4 for number in range(-4, 5))
 WIDTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 DEFAULTS: dict[str, dict[str, object]] = {
-    "spectrum": {"operator": "circular", "batch_norm": "apart", "max_bytes": 2**27},
+    "spectrum": {
+        "operator": "circular", "batch_norm": "apart", "max_bytes": 2**27, "draws": 4, "steps": 64,
+    },
     "jacobian": {"examples": 64},
     "activations": {},
     "margins": {},
