@@ -241,3 +241,14 @@ def test_four_processes_killed_and_gone_on_with_by_three_ranks_give_the_masks_of
         for key, array in split.arrays.items():
             assert np.array_equal(array, together.splits[name].arrays[key]), (name, key)
         assert split.by_attack == together.splits[name].by_attack
+
+
+def test_the_only_shard_leaves_nothing_to_attack_in_either_split(tmp_path):
+    model, splits, asked = image_network(), image_splits(), plan(attacks=["fgsm"])
+    attack_splits(model, splits, asked, tmp_path, Shard())
+    events = []
+    shared, _ = evaluate_splits(model, splits, asked, state=tmp_path, progress=events.append)
+    assert events == []
+    alone, _ = evaluate_splits(model, splits, asked)
+    for name, split in alone.splits.items():
+        assert shared.splits[name].by_attack == split.by_attack
