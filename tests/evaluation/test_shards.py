@@ -252,3 +252,7 @@ def test_the_only_shard_leaves_nothing_to_attack_in_either_split(tmp_path):
     alone, _ = evaluate_splits(model, splits, asked)
     for name, split in alone.splits.items():
         assert shared.splits[name].by_attack == split.by_attack
+
+
+def test_shards_are_named_from_1_on():
+    assert [str(Shard(number, 3)) for number in range(3)] == ["1/3", "2/3", "3/3"]

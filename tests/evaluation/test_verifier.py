@@ -59,3 +59,4 @@ def test_a_millionth_of_the_box_is_rounding(box):
     distance = torch.tensor([0.2, 0.25, 0.25 + 0.9e-6 * width, 0.25 + 1.1e-6 * width, torch.nan]).double()
     assert within(distance, threat, 0.25).tolist() == [True, True, True, False, False]
     assert within(distance, threat, 0.1).tolist() == [False] * 5
+    assert within(torch.tensor([0.25 + 1e-6 * width], dtype=torch.float64), threat, 0.25).all()
