@@ -123,7 +123,9 @@ def test_an_evaluation_that_version_0_1_stopped_goes_on_with_the_same_masks(tmp_
     for name in ("evaluation", "adversarial"):
         new, old = (load_file(one.folder / f"{name}.safetensors") for one in (run, whole))
         assert new.keys() == old.keys()
-        assert all(np.array_equal(new[key], old[key]) for key in old)
+        for key in old:  # strided first convolutions round otherwise today: the last digit of a distance
+            last_digit = 1e-7 if key.endswith("/distance") else 0.0
+            assert np.allclose(new[key], old[key], rtol=0, atol=last_digit, equal_nan=True), key
     before = whole.evaluation()
     assert before.provenance.matches(result.provenance)
     assert before.gaps == result.gaps
