@@ -106,6 +106,12 @@ def test_shards_put_together_are_the_evaluation_in_one_process(tmp_path, of, att
     assert (together.flags, together.notes) == (alone.flags, alone.notes)
 
 
+def test_a_shard_keeps_adversarial_images_only_where_they_are_asked_for(tmp_path):
+    for name, asked in (("without", {}), ("with", {"save_adversarial": True})):
+        attacked(tmp_path / name, Shard(0, 2), **asked)
+        assert bool(list((tmp_path / name).glob("adversarial-*"))) == bool(asked)
+
+
 def test_who_shares_a_batch_matters_to_that_attack():
     """The oracle above is one: with other batches its masks are others."""
     one, other = (whole(attacks=(NEIGHBOURLY,), batch_size=size).robust for size in (16, 7))
