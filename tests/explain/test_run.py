@@ -145,6 +145,9 @@ def test_a_new_measure_or_option_costs_that_measure_alone(run: Run, splits: Spli
     assert calls == ["mean", ("count", 0), ("count", 7)]
     assert list(result.measures) == ["count", "mean"]
     assert result.measures["count"].value == {"of": 7}
+    result = explain_run(run, plan("count", "mean"), splits=splits)
+    assert calls[3:] == [("count", 0)]
+    assert result.measures["count"].value == {"of": 0}
 
 
 def test_arrays_of_kept_measures_outlive_their_file(run: Run, splits: Splits, calls: Calls) -> None:

@@ -93,6 +93,7 @@ def test_nothing_overflows_and_nothing_vanishes_unsaid():
         ({name: np.zeros(0) for name in ("gammas", "ramp_train", "ramp_test")}, r"bound\.gammas: found \[\]"),
         ({"eps": 0.0}, r"bound\.eps"),
         ({"eps": math.inf}, r"bound\.eps"),
+        ({"eta": 0.0}, r"bound\.eta"),
         ({"eta": 1.0}, r"bound\.eta"),
         ({"training_examples": 0}, r"bound\.training_examples"),
     ],

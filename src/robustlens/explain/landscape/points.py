@@ -53,7 +53,7 @@ class AdversarialLoss:
         y: Labels,
         threat: ThreatModel,
         *,
-        steps: int = 10,
+        steps: int,
         seed: int = 0,
         batch_size: int = 256,
         where: str,
