@@ -70,3 +70,9 @@ def test_no_minus_before_a_zero_and_no_minus_between_two_numbers(capsys: pytest.
     said = capsys.readouterr().out
     assert "change  0\n" in said
     assert "s_min  1e-17" in said
+
+
+def test_a_number_that_a_file_cannot_hold_is_shown_alike_before_and_after(capsys):
+    for value in (float("nan"), None):
+        tables.measurements({"margins": Measurement({"temperature": value}, "", "", "", {})})
+        assert "temperature  nan\n" in capsys.readouterr().out

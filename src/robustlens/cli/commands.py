@@ -143,7 +143,7 @@ def evaluate(
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
     if chosen.run is not None:
         arguments.refuse_other_plan(chosen.run, "evaluation", plan)
-    request = sharding.EvaluationRequest(model, subject, network, plan, out)
+    request = sharding.EvaluationRequest(model, subject, network, out, plan)
     with shown(quiet) as listen:
         result = sharding.evaluate(request, chosen, listen)
     if result is None:
@@ -172,26 +172,25 @@ def explain(
 ) -> None:
     """Measure what robustness did: spectra, activations, margins, smoothness, loss landscape.
 
+    Finished measures are kept in a run folder or --out: the same command goes on after a stop, with another
+    number of --devices, too.
+
     Example: robustlens explain runs/trades --measures margins,landscape
     """
     from robustlens import explain as room
 
+    network = sharding.on_own_device(network)
     chosen = arguments.resolve_model(model, subject, network, out)
     values: dict[str, Any] = {"examples": examples}
     if measures is not None:
         values["measures"] = list(room.MEASURES) if measures == "all" else measures.split(",")
     plan = _plan(ExplanationPlan, "explain", chosen, **values)
+    if chosen.run is not None:
+        arguments.refuse_other_plan(chosen.run, "explanation", plan)
+    request = sharding.ExplanationRequest(model, subject, network, out, plan)
     with shown(quiet) as listen:
-        progress = partial(listen, "explain")
-        if chosen.run is not None:
-            arguments.refuse_other_plan(chosen.run, "explanation", plan)
-            result = room.explain_run(chosen.run, plan, **chosen.run_options, progress=progress)
-        elif out is not None:
-            result = room.explain_model(chosen.network(), chosen.splits, plan, out, progress=progress)
-        else:
-            tables.measurements(room.explain(chosen.network(), chosen.splits, plan, progress=progress))
-            return
-    tables.measurements(result.measures)
+        result = sharding.explain(request, chosen, listen)
+    tables.measurements(result)
 
 
 def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = None, **values: Any) -> Any:

@@ -59,7 +59,7 @@ class NetworkOptions:
     device: Device = "auto"
     devices: Annotated[
         str | None,
-        typer.Option(help="Processes that share the images: a number, one a CUDA device, or cuda:0,cuda:1."),
+        typer.Option(help="Processes that share the work: a number, one a CUDA device, or cuda:0,cuda:1."),
     ] = None
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,34 +13,48 @@ from robustlens.cli import arguments
 from robustlens.cli.arguments import ResolvedModel
 from robustlens.cli.display import NamedListener
 from robustlens.cli.options import NetworkOptions, SubjectOptions
-from robustlens.config import EvaluationPlan
+from robustlens.config import EvaluationPlan, ExplanationPlan
 from robustlens.errors import ConfigError, ResourceError, error_of
 from robustlens.executors import Job, LocalProcesses
 from robustlens.progress import Listener
-from robustlens.results import EvaluationResult, Run
+from robustlens.results import EvaluationResult, Measurement, Run
 from robustlens.results.locks import locked
 
 if TYPE_CHECKING:
     from robustlens.evaluation import Shard
+    from robustlens.explain import Part
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
-    """An evaluation as the command line names it, from which every process makes the same one.
+class Request:
+    """Model and images as the command line names them, from which every process makes the same ones.
 
     Attributes:
-        model, subject, network, out: arguments of the command. plan: what its options ask for.
+        model, subject, network, out: arguments of the command.
     """
 
     model: str
     subject: SubjectOptions
     network: NetworkOptions
-    plan: EvaluationPlan
     out: Path | None
 
     def resolved(self) -> ResolvedModel:
         """The model with its images."""
         return arguments.resolve_model(self.model, self.subject, self.network, self.out)
+
+
+@dataclass(frozen=True)
+class EvaluationRequest(Request):
+    """An evaluation of them: `plan` is what the options ask for."""
+
+    plan: EvaluationPlan
+
+
+@dataclass(frozen=True)
+class ExplanationRequest(Request):
+    """An explanation of them: `plan` is what the options ask for."""
+
+    plan: ExplanationPlan
 
 
 @dataclass(frozen=True)
@@ -153,8 +167,7 @@ def _attack(request: EvaluationRequest, chosen: ResolvedModel, folder: Path, lis
         devices = Devices.parse(request.network.devices, request.network.device)
         number = min(devices.count, shards_at_most(chosen.splits, request.plan))
         shards = [Shard(place, number) for place in range(number)] if number > 1 else []
-        network = replace(request.network, devices=None, device="auto" if devices.cuda else "cpu")
-        inside = replace(request, network=network)
+        inside = replace(request, network=_inside(request.network, devices))
         run_jobs([Job(f"evaluate {one}", _attack_shard, (inside, one)) for one in shards], devices, listen)
 
 
@@ -173,9 +186,94 @@ def _attack_shard(
     attack_splits(chosen.network(), chosen.splits, request.plan, state, shard, progress=listen)
 
 
-def run_jobs(jobs: Sequence[Job], devices: Devices, listen: NamedListener) -> None:
-    """Carry out the jobs at once; the first that fails ends the others, and its error is raised."""
-    executor = LocalProcesses(devices.count, devices.cuda)
+def explain(
+    request: ExplanationRequest, chosen: ResolvedModel, listen: NamedListener
+) -> Mapping[str, Measurement]:
+    """Explain in this process, or let several measure a part each and put together what they measured.
+
+    Raises:
+        ConfigError: torchrun started several processes.
+    """
+    if processes.count() > 1:
+        raise ConfigError(
+            f"explain: found {processes.count()} processes of torchrun, expected one; give --devices instead"
+        )
+    with contextlib.ExitStack() as stack:
+        folder = request.out if chosen.run is None else chosen.run.folder
+        if request.network.devices is not None:
+            folder = folder or _shared_folder(stack)
+            _measure(request if chosen.run is not None else replace(request, out=folder), chosen, listen)
+        return _explanation(request, chosen, folder, partial(listen, "explain"))
+
+
+def _explanation(
+    request: ExplanationRequest, chosen: ResolvedModel, folder: Path | None, progress: Listener
+) -> Mapping[str, Measurement]:
+    """The explanation in one process, of what is not in `folder` yet."""
+    from robustlens import explain as room
+
+    if chosen.run is not None:
+        return room.explain_run(chosen.run, request.plan, **chosen.run_options, progress=progress).measures
+    if folder is not None:
+        network = chosen.network()
+        return room.explain_model(network, chosen.splits, request.plan, folder, progress=progress).measures
+    return room.explain(chosen.network(), chosen.splits, request.plan, progress=progress)
+
+
+def _measure(request: ExplanationRequest, chosen: ResolvedModel, listen: NamedListener) -> None:
+    """Measure what is left, a job for each part, while this process holds the folder.
+
+    Each process has the threads of this one: another number of them may round otherwise.
+    """
+    import torch
+
+    from robustlens.explain import parts_of_model, parts_of_run
+
+    assert request.network.devices is not None
+    devices = Devices.parse(request.network.devices, request.network.device)
+    folder = request.out if chosen.run is None else chosen.run.folder
+    assert folder is not None
+    with locked(folder):
+        if chosen.run is not None:
+            parts = parts_of_run(chosen.run, request.plan)
+        else:
+            parts = parts_of_model(chosen.network(), chosen.splits, request.plan, folder)
+        if min(len(parts), devices.count) > 1:
+            inside = replace(request, network=_inside(request.network, devices))
+            jobs = [Job(f"explain {part}", _measure_part, (inside, part)) for part in parts]
+            run_jobs(jobs, devices, listen, threads=torch.get_num_threads())
+
+
+def _measure_part(listen: Listener, request: ExplanationRequest, part: "Part") -> None:
+    """The work of one process."""
+    from robustlens.explain import measure_part_of_model, measure_part_of_run
+
+    chosen = request.resolved()
+    if chosen.run is not None:
+        measure_part_of_run(chosen.run, request.plan, part, **chosen.run_options, progress=listen)
+        return
+    assert request.out is not None
+    network = chosen.network()
+    measure_part_of_model(network, chosen.splits, request.plan, request.out, part, progress=listen)
+
+
+def _inside(network: NetworkOptions, devices: Devices) -> NetworkOptions:
+    """The options of a process that sees its own device alone."""
+    return replace(network, devices=None, device="auto" if devices.cuda else "cpu")
+
+
+def run_jobs(
+    jobs: Sequence[Job], devices: Devices, listen: NamedListener, threads: int | None = None
+) -> None:
+    """Carry out the jobs; the first that fails ends the others, and its error is raised.
+
+    Args:
+        jobs: as many at once as there are devices.
+        devices: of the processes.
+        listen: hears (job, event).
+        threads: of each process; None shares the cores.
+    """
+    executor = LocalProcesses(devices.count, devices.cuda, threads=threads)
     with contextlib.closing(executor.run(jobs, listen)) as outcomes:
         for outcome in outcomes:
             if outcome.error is not None:

@@ -1,5 +1,6 @@
 """Results as tables on standard output: the output of the commands."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,8 @@ def measurements(measures: Mapping[str, Measurement]) -> None:
     """Every number of every measure."""
     for name, measurement in measures.items():
         output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
-        for key, value in _leaves(measurement.value):
+        for key, leaf in _leaves(measurement.value):
+            value = math.nan if leaf is None else leaf  # a file has no other word for it
             text = f"{flushed(value):.4g}" if isinstance(value, float) else str(value)
             text = "; ".join(value) if key == "favourable" else text
             output.print(f"  {key}  {text}", markup=False)

@@ -12,6 +12,13 @@ from robustlens.explain.jacobian import jacobian
 from robustlens.explain.landscape import input_landscape, landscape, plane
 from robustlens.explain.margins import margins
 from robustlens.explain.measure import Measure, Measurement, Subject
+from robustlens.explain.parts import (
+    Part,
+    measure_part_of_model,
+    measure_part_of_run,
+    parts_of_model,
+    parts_of_run,
+)
 from robustlens.explain.registry import MEASURES, get
 from robustlens.explain.run import explain, explain_model, explain_run
 from robustlens.explain.smoothness import feature_changes, smoothness
@@ -24,6 +31,7 @@ __all__ = [
     "MEASURES",
     "Measure",
     "Measurement",
+    "Part",
     "Subject",
     "activations",
     "bound",
@@ -44,6 +52,10 @@ __all__ = [
     "jacobian",
     "landscape",
     "margins",
+    "measure_part_of_model",
+    "measure_part_of_run",
+    "parts_of_model",
+    "parts_of_run",
     "plane",
     "smoothness",
     "spectral_norms",

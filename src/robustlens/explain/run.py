@@ -13,13 +13,12 @@ from robustlens.config import Checkpoint, ExplanationPlan
 from robustlens.data import Splits
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import MEASURES, get
+from robustlens.explain.saved import at_plan, saved_measures, write_measures
 from robustlens.machine import float32_products, repeatable
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run
 from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
-
-_SAME_IMAGES = ("examples", "seed", "threat")  # fields of two plans that must agree for a measure to be kept
 
 
 def explain(
@@ -33,7 +32,7 @@ def explain(
         NumericsError: a logit is NaN or infinite.
     """
     plan = plan or ExplanationPlan()
-    return dict(_measured(model, splits, plan, plan.measures, progress))
+    return dict(measured(model, splits, plan, plan.measures, progress))
 
 
 def explain_run(
@@ -50,8 +49,8 @@ def explain_run(
 
     Files are written after every measure. A measure that is there already, of the same weights, images,
     threat and options, is kept: a run that was stopped goes on, and a measure added to a plan costs that
-    measure alone. Other checkpoints than the primary one have their results beside its, and those of another
-    plan are removed.
+    measure alone. What `measure_part_of_run` has left in the folder is taken in. Other checkpoints than the
+    primary one have their results beside its, and those of another plan are removed.
 
     Args:
         run: a trained run.
@@ -106,11 +105,8 @@ def explain_model(
         StateError: the folder holds the explanation of another network or of other images.
     """
     run = Run(folder)
-    expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
     with locked(folder):
-        saved = run.explanation()
-        if saved is not None:
-            run.files("explanation").check_source(saved.provenance, _at_plan(expected, saved))
+        expected = expected_of_model(run, model, splits, plan)
         return _explain_into(run, None, expected, plan, lambda: model, splits, progress)
 
 
@@ -125,48 +121,33 @@ def _explain_into(
     without: Collection[str] = (),
 ) -> ExplanationResult:
     """Measure what one explanation still lacks, and write it after every measure."""
-    saved = run.explanation(other)
-    measures = {} if saved is None else _reusable(saved, expected)
+    measures = saved_measures(run, expected, other)
     missing = [name for name in plan.measures if name not in (*measures, *without)]
-    threat = ThreatModel.of(plan.threat).record()
-
-    def write() -> ExplanationResult:
-        ordered = {name: measures[name] for name in plan.measures if name in measures}
-        result = ExplanationResult(expected, threat, ordered)
-        run.write("explanation", result, other)
-        return result
-
-    if not missing:  # of another plan, which had more measures
-        return write()
-    for name, measurement in _measured(network(), splits, plan, missing, progress):
+    if not missing:  # of another plan, which had more measures, or all measured in parts
+        return write_measures(run, expected, measures, other)
+    for name, measurement in measured(network(), splits, plan, missing, progress):
         measures[name] = measurement
-        result = write()
+        result = write_measures(run, expected, measures, other)
     return result
 
 
-def _reusable(saved: ExplanationResult, expected: Provenance) -> dict[str, Measurement]:
-    """Measurements of a saved explanation that the expected one would repeat."""
-    before, wanted = saved.provenance.plan, expected.plan
-    same_images = all(before.get(field) == wanted[field] for field in _SAME_IMAGES)
-    if not same_images or not saved.provenance.matches(_at_plan(expected, saved)):
-        return {}
-    options = before.get("options") or {}
-    return {
-        name: replace(measurement, arrays=dict(measurement.arrays))  # read before their file is replaced
-        for name, measurement in saved.measures.items()
-        if name in wanted["measures"] and options.get(name) == wanted["options"].get(name)
-    }
+def expected_of_model(run: Run, model: nn.Module, splits: Splits, plan: ExplanationPlan) -> Provenance:
+    """Provenance that the explanation of a network in a folder will have.
+
+    Raises:
+        StateError: the folder holds the explanation of another network or of other images.
+    """
+    expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
+    saved = run.explanation()
+    if saved is not None:
+        run.files("explanation").check_source(saved.provenance, at_plan(expected, saved))
+    return expected
 
 
-def _at_plan(expected: Provenance, saved: ExplanationResult) -> Provenance:
-    """The expected provenance, but for the plan, which is the saved one's."""
-    return replace(expected, plan=saved.provenance.plan)
-
-
-def _measured(
+def measured(
     model: nn.Module, splits: Splits, plan: ExplanationPlan, measures: Sequence[str], progress: Listener
 ) -> Iterator[tuple[str, Measurement]]:
-    """These measures of the plan, one after the other; raises as `explain` does."""
+    """These measures of the plan, by name, one after the other; raises as `explain` does."""
     chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}
     train, test = (
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)

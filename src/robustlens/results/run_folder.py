@@ -276,9 +276,9 @@ class Run:
             if _but_checkpoint(self.result(stage, checkpoint)) != wanted:
                 self.files(stage, checkpoint).remove()
 
-    def state_folder(self, other: Checkpoint | None = None) -> Path:
-        """Folder in which an unfinished evaluation keeps its progress."""
-        return self.path(f"evaluation.state{suffix(other)}")
+    def state_folder(self, other: Checkpoint | None = None, stage: Stage = "evaluation") -> Path:
+        """Folder in which the unfinished result of a stage keeps its progress."""
+        return self.path(f"{stage}.state{suffix(other)}")
 
     def adversarial_name(self, other: Checkpoint | None = None) -> str:
         """Name of the arrays that hold the adversarial images of an evaluation."""
