@@ -101,7 +101,7 @@ def measurements(measures: Mapping[str, Measurement]) -> None:
     for name, measurement in measures.items():
         output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
         for key, leaf in _leaves(measurement.value):
-            value = math.nan if leaf is None else leaf  # a file has no other word for it
+            value: Any = math.nan if leaf is None else leaf  # a file has no other word for it
             text = f"{flushed(value):.4g}" if isinstance(value, float) else str(value)
             text = "; ".join(value) if key == "favourable" else text
             output.print(f"  {key}  {text}", markup=False)
