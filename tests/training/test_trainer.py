@@ -15,7 +15,7 @@ from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
 from robustlens.results import Run
 from robustlens.results.locks import locked
-from robustlens.training import loop
+from robustlens.training import stopwatch
 from robustlens.training.monitor import accuracy
 
 
@@ -175,7 +175,7 @@ def test_bf16_trains_too_and_saves_float32(tmp_path, splits):
 def test_the_time_of_an_epoch_is_that_of_the_clock_and_that_of_the_processor(tmp_path, splits, monkeypatch):
     clock, processor = (map(float, itertools.count(0, step)) for step in (10, 1))
     times = SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(processor))
-    monkeypatch.setattr(loop, "time", times)
+    monkeypatch.setattr(stopwatch, "time", times)
     run = rl.train(recipe(optimizer={"epochs": 2}), tmp_path / "run", splits=splits)
     for epoch in run.metrics():
         assert epoch.seconds > 0
