@@ -19,7 +19,7 @@ from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedEr
 from robustlens.executors import Job, Resources, Shared, jobs, ray, ray_worker
 from robustlens.executors.places import Place
 from robustlens.executors.ray import Ray
-from robustlens.executors.ray_worker import Office, stop_when_refused
+from robustlens.executors.ray_worker import Coordinator, stop_when_refused
 from robustlens.progress import Event
 
 
@@ -314,16 +314,16 @@ def test_shared_values_are_made_once_where_the_study_runs_or_once_by_a_process(
     assert list(fake.kept.values()).count(2) == 1, "sent once"
 
 
-def test_an_office_hears_the_attempt_that_counts_alone():
-    office, event = Office(), Event("train", 1, 2)
-    office.assign("run", 1)
-    office.tell("run", 1, event)
-    office.assign("run", 2)
-    office.tell("run", 1, Event("late", 1, 2))
-    assert [office.is_current("run", number) for number in (1, 2)] == [False, True]
-    assert (office.take(), office.take()) == ([("run", event)], [])
-    office.close()
-    assert not office.is_current("run", 2)
+def test_a_coordinator_hears_the_attempt_that_counts_alone():
+    coordinator, event = Coordinator(), Event("train", 1, 2)
+    coordinator.assign("run", 1)
+    coordinator.tell("run", 1, event)
+    coordinator.assign("run", 2)
+    coordinator.tell("run", 1, Event("late", 1, 2))
+    assert [coordinator.is_current("run", number) for number in (1, 2)] == [False, True]
+    assert (coordinator.take(), coordinator.take()) == ([("run", event)], [])
+    coordinator.close()
+    assert not coordinator.is_current("run", 2)
 
 
 @pytest.mark.parametrize("answers", [[True, False], [True, None, None]])

@@ -23,7 +23,7 @@ from robustlens import stopping
 from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedError
 from robustlens.executors.jobs import Job, Outcome, Shared, by_run
 from robustlens.executors.places import Place
-from robustlens.executors.ray_worker import Office, carry_out_there
+from robustlens.executors.ray_worker import Coordinator, carry_out_there
 from robustlens.progress import Event
 from robustlens.results.locks import LIMIT
 
@@ -110,12 +110,12 @@ class Ray:
             if not any(all(node.get(name, 0) >= need for name, need in needs.items()) for node in nodes):
                 has = [{name: node.get(name, 0) for name in needs} for node in nodes]
                 raise ResourceError(
-                    f"{job.name}: needs {_told(needs)} on one machine, found {'; '.join(map(_told, has))}; "
+                    f"{job.name}: needs {_describe(needs)} on one machine, found {'; '.join(map(_describe, has))}; "
                     "lower --threads or --memory-gib, or give --device cpu"
                 )
 
 
-def _told(resources: dict[str, float]) -> str:
+def _describe(resources: dict[str, float]) -> str:
     gib = resources["memory"] / (1 << 30)
     return f"{resources['CPU']:g} CPUs, {resources['GPU']:g} GPUs and {gib:.3g} GiB"
 
@@ -166,7 +166,7 @@ class _Tasks:
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-        self.office = ray.remote(Office).options(**options).remote()
+        self.coordinator = ray.remote(Coordinator).options(**options).remote()
         self.remote = ray.remote(carry_out_there)
         self.place = Place.here()
         self.busy: dict[Any, str] = {}  # the run of each task
@@ -199,13 +199,13 @@ class _Tasks:
     def end(self) -> None:
         """Ask workers to stop, wait for what they save, and end those that do not."""
         with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.get(self.office.close.remote(), timeout=5)
+            self.ray.get(self.coordinator.close.remote(), timeout=5)
             if self.busy:
                 self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0.8 * stopping.PATIENCE)
         for ref in self.busy:
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self.ray.cancel(ref, force=True)
-        self.ray.kill(self.office)
+        self.ray.kill(self.coordinator)
 
     def _submit(self) -> None:
         """Give Ray the next job of each run that may go on."""
@@ -216,11 +216,11 @@ class _Tasks:
             del self.due[name]
             number = self.attempts[name] = self.attempts.get(name, 0) + 1
             job = self.left[name][0]
-            self.ray.get(self.office.assign.remote(name, number))
+            self.ray.get(self.coordinator.assign.remote(name, number))
             with stopping.deferred():  # a task that nobody knows of could not be ended
                 task = self.remote.options(**self.executor.options(job))
                 ref = task.remote(
-                    pickle.dumps([job]), self._data_of(job), self.office, name, number, self.place
+                    pickle.dumps([job]), self._data_of(job), self.coordinator, name, number, self.place
                 )
                 self.busy[ref] = name
 
@@ -242,7 +242,7 @@ class _Tasks:
 
     def _pass_events(self) -> None:
         with contextlib.suppress(self.ray.exceptions.RayError):
-            for name, event in self.ray.get(self.office.take.remote(), timeout=10):
+            for name, event in self.ray.get(self.coordinator.take.remote(), timeout=10):
                 self.listen(name, event)
 
     def _ended(self, ref: Any, name: str) -> Outcome | None:

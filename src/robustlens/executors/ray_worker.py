@@ -20,7 +20,7 @@ _BEAT = 1.0  # seconds between two questions of a worker whether to go on
 _SILENCE = 60.0  # seconds without an answer after which it stops
 
 
-class Office:
+class Coordinator:
     """Where workers send their events and ask whether their job is still theirs."""
 
     def __init__(self) -> None:
@@ -51,14 +51,14 @@ class Office:
 
 
 def carry_out_there(
-    pickled: bytes, data: Sequence[Any], office: Any, run: str, number: int, place: Place
+    pickled: bytes, data: Sequence[Any], coordinator: Any, run: str, number: int, place: Place
 ) -> Outcome:
     """The task: jobs carried out in a worker of Ray.
 
     Args:
         pickled: the jobs.
         data: for each `Shared` argument of theirs, a reference to its value, or None.
-        office: the actor that takes events.
+        coordinator: the actor that takes events.
         run: name of the run.
         number: of this attempt at it.
         place: of the study.
@@ -80,11 +80,11 @@ def carry_out_there(
 
     with stopping.handled(worker=True):
         ended = threading.Event()
-        ask = partial(_answer, ray, office, run, number)
+        ask = partial(_answer, ray, coordinator, run, number)
         watcher = threading.Thread(target=stop_when_refused, args=(ask, ended), daemon=True)
         watcher.start()
         try:
-            return carry_out(run, load, Sender(partial(office.tell.remote, run, number), every=0.5))
+            return carry_out(run, load, Sender(partial(coordinator.tell.remote, run, number), every=0.5))
         finally:
             ended.set()
             watcher.join()
@@ -95,10 +95,10 @@ def _awaited(reference: Any, timeout: float | None = None) -> Any:
     return reference.future().result(timeout)
 
 
-def _answer(ray: Any, office: Any, run: str, number: int) -> bool | None:
+def _answer(ray: Any, coordinator: Any, run: str, number: int) -> bool | None:
     """Whether to go on; None where there is no answer yet."""
     try:
-        return bool(_awaited(office.is_current.remote(run, number), timeout=10))
+        return bool(_awaited(coordinator.is_current.remote(run, number), timeout=10))
     except (TimeoutError, ray.exceptions.ActorUnavailableError):
         return None
     except ray.exceptions.RayError:  # the study is gone
