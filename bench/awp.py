@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 import robustlens as rl
+import training_step
 from robustlens.config import Recipe
 from robustlens.machine import keep_memory
-from robustlens.training.distributed import fabric_for
-from robustlens.training.network import describe_model
 from robustlens.training.step import TrainingStep
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
     keep_memory()
-    steps = {name: step_of(more, arguments) for name, more in CONTESTANTS.items()}
+    steps = {name: step_with(more, arguments) for name, more in CONTESTANTS.items()}
     rows = torch.arange(arguments.batch_size)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(arguments.rounds + 1):
@@ -65,7 +64,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep:
+def step_with(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep:
     """The training step of one contestant, with a network of its own."""
     recipe = Recipe.model_validate(
         {
@@ -78,15 +77,7 @@ def step_of(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep
             **more,
         }
     )
-    splits = rl.data.of_spec(recipe.data)
-    torch.manual_seed(recipe.seed)
-    # nn.Module.to takes a memory format, although its type stubs leave it out
-    network: Any = rl.models.build_from(describe_model(recipe, splits))
-    model = network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    return TrainingStep(
-        recipe, model, splits.train, optimizer, fabric_for(recipe.precision), splits.num_classes
-    )
+    return training_step.step_of(recipe, rl.data.of_spec(recipe.data))
 
 
 if __name__ == "__main__":

@@ -114,16 +114,20 @@ def our_step(
         }
     )
     pixels = (255 * x.cpu()).round().to(torch.uint8)
-    splits = rl.data.from_tensors(pixels, y.cpu(), pixels, y.cpu(), validation=0.0)
-    torch.manual_seed(0)
-    # nn.Module.to takes a memory format, although its type stubs leave it out
-    network: Any = rl.models.build_from(describe_model(recipe, splits))
-    model = network.to(x.device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    fabric = fabric_for(recipe.precision)
-    step = TrainingStep(recipe, model, splits.train, optimizer, fabric, splits.num_classes)
+    step = step_of(recipe, rl.data.from_tensors(pixels, y.cpu(), pixels, y.cpu(), validation=0.0))
     rows = torch.arange(len(x))
     return lambda: step(0, 0, rows)
+
+
+def step_of(recipe: Recipe, splits: rl.data.Splits) -> TrainingStep:
+    """The training step of a recipe, with a network of its own."""
+    torch.manual_seed(0)
+    fabric = fabric_for(recipe.precision)
+    # nn.Module.to takes a memory format, although its type stubs leave it out
+    network: Any = rl.models.build_from(describe_model(recipe, splits))
+    model = network.to(fabric.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    return TrainingStep(recipe, model, splits.train, optimizer, fabric, splits.num_classes)
 
 
 def contestants(name: str, x: Tensor, y: Tensor, *, awp: bool) -> dict[str, Callable[[], object]]:

@@ -132,7 +132,7 @@ def cluster(monkeypatch):
         strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: None)
         modules = {"ray": fake, "ray.util.scheduling_strategies": strategies}
         stand_in = SimpleNamespace(import_module=lambda n: modules.get(n) or importlib.import_module(n))
-        for module in (ray, ray_worker):
+        for module in (ray, ray_worker, jobs):
             monkeypatch.setattr(module, "importlib", stand_in)
         monkeypatch.setattr(ray_worker, "keep_memory", lambda: None)
         return fake

@@ -67,5 +67,4 @@ class CompiledPGD:
     def _next(self, model: nn.Module, x_adv: Tensor, x: Tensor, goal: Goal) -> Tensor:
         """One step, in operations of which torch makes one graph."""
         gradient = torch.func.grad(lambda images: goal.value(model(images)).sum())(x_adv)
-        ascended = self.pgd.threat.ascend(x_adv, gradient.nan_to_num(0.0, 0.0, 0.0), self.pgd.length)
-        return self.pgd.threat.project(ascended, x)
+        return self.pgd.stepped(x_adv, gradient.nan_to_num(0.0, 0.0, 0.0), x)

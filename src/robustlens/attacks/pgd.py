@@ -77,10 +77,10 @@ class PGD(Restarts):
         """Whether `craft` may be called: the attack ends with its last step, as training code has it."""
         return self.keep == "last"
 
-    @property
-    def length(self) -> float:
-        """Length of a step in the threat's norm."""
-        return self.threat.default_step_size if self.step_size is None else self.step_size
+    def stepped(self, x_adv: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        """The iterate after `x_adv`: a step along the gradient, projected."""
+        length = self.threat.default_step_size if self.step_size is None else self.step_size
+        return self.threat.project(self.threat.ascend(x_adv, gradient, length), x)
 
     @property
     def _mode(self) -> str:
@@ -151,7 +151,7 @@ class PGD(Restarts):
             if self.stop_at_success and bool(won.any()):
                 left = ~won
                 rows, x, x_adv, gradient, goal = rows[left], x[left], x_adv[left], gradient[left], goal[left]
-            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.length), x)
+            x_adv = self.stepped(x_adv, gradient, x)
         if best is not None and len(x_adv):
             best.judge(model, rows, x_adv, goal)
         return Crafted(x_adv, weight_gradients)

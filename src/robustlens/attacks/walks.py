@@ -34,6 +34,10 @@ class Images(Rows):
         largest = torch.where(logits.isfinite(), logits.abs(), 0.0).amax(1)
         return cls(x, goal, (16 * unit * largest).to(x.dtype))
 
+    def misclassified(self, value: Tensor, won: Tensor) -> Tensor:
+        """Where a point counts: it is won, and its margin no rounding error. A NaN is wrong."""
+        return won & ~(value < self.rounding)
+
 
 SomeWalk = TypeVar("SomeWalk", bound="Walk")
 
@@ -122,7 +126,7 @@ def bisect(model: nn.Module, images: Images, nearest: Tensor) -> Tensor:
         middle = (below + above)[rows] / 2 if number else torch.full_like(above, _USUAL)
         point = torch.lerp(now.x, far[rows], per_image(middle, now.x))
         logits = model(point)
-        won = now.goal.won(logits) & ~(now.goal.value(logits) < now.rounding)
+        won = now.misclassified(now.goal.value(logits), now.goal.won(logits))
         above[rows], below[rows] = (
             torch.where(won, middle, above[rows]),
             torch.where(won, below[rows], middle),

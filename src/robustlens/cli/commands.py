@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from robustlens import processes
 from robustlens.cli import arguments, executors, sharding, tables
 from robustlens.cli.application import app
 from robustlens.cli.display import console, output, print_titled, shown
@@ -97,7 +98,7 @@ def train(
 
     arguments.use_data_dir(data_dir)
     values = arguments.recipe_values(options, recipe, trust_code=trust_code)
-    with shown(quiet or not distributed.is_main()) as listen:
+    with shown(quiet or not processes.is_first()) as listen:
         run = train(
             checked(Recipe, values, "recipe"),
             out,
@@ -106,7 +107,7 @@ def train(
             progress=partial(listen, "train"),
         )
     distributed.shutdown()
-    if distributed.is_main():
+    if processes.is_first():
         tables.training(run)
 
 

@@ -21,6 +21,7 @@ from robustlens.data.sanity import sanity_warnings
 from robustlens.data.shards import PackedImages
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
 from robustlens.errors import DataError
+from robustlens.results import Run
 
 __all__ = [
     "DATASETS",
@@ -38,6 +39,7 @@ __all__ = [
     "from_tensors",
     "load",
     "names",
+    "of_run",
     "of_spec",
     "pack",
     "readable",
@@ -115,6 +117,19 @@ def of_spec(spec: DataSpec, *, trust_code: bool = False) -> Splits:
         test_limit=spec.test_limit,
         unlabeled=spec.unlabeled,
     )
+
+
+def of_run(run: Run, splits: Splits | None = None, *, trust_code: bool = False) -> Splits:
+    """The images of a run: `splits` where the caller has loaded them already.
+
+    Raises:
+        ConfigError: the run names a function and `trust_code` is not given.
+        DataError: they cannot be read.
+        StateError: they are not those that the run was trained on.
+    """
+    splits = splits or of_spec(run.data_spec, trust_code=trust_code)
+    run.check_data(splits.fingerprint)
+    return splits
 
 
 def data_folder(spec: DataSpec) -> str | None:

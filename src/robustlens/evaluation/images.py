@@ -148,8 +148,8 @@ def attack_shard(
         attacks: in order.
         shard: which of them are attacked.
         state: the folder, the same for all shards.
-        settings: `restarts`, `curve`, `batch_size`, `precision`, `seed`, `save_adversarial` and `progress`,
-            as for `evaluate`.
+        settings: `restarts`, `curve`, `curve_search`, `batch_size`, `precision`, `seed`, `save_adversarial`
+            and `progress`, as for `evaluate`.
 
     Raises:
         As `evaluate`.

@@ -52,8 +52,7 @@ def evaluate_run(
         LockedError: another process trains, evaluates or explains this run.
     """
     on = machine.device(device)
-    splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
-    run.check_data(splits.fingerprint)
+    splits = data.of_run(run, splits, trust_code=trust_code)
     for other, one in run.missing("evaluation", plan):
         model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
         _evaluate_into(run, model.to(on), splits, one, run.expected(one), progress, other)
@@ -149,8 +148,7 @@ def attack_run(
     to hold the folder (`results.locks.locked`) while any shard is at work. Args and errors as `evaluate_run`.
     """
     on = machine.device(device)
-    splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
-    run.check_data(splits.fingerprint)
+    splits = data.of_run(run, splits, trust_code=trust_code)
     for other, one in run.missing("evaluation", plan):
         model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
         attack_splits(model.to(on), splits, one, run.state_folder(other), shard, progress=progress)

@@ -1,5 +1,6 @@
 """Jobs of a study: the stages of its runs, how they ended, and who carries them out."""
 
+import importlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from robustlens import stopping
-from robustlens.errors import RobustlensError, out_of_memory
+from robustlens.errors import ConfigError, RobustlensError, out_of_memory
 from robustlens.progress import Event, Listener
 
 
@@ -58,6 +59,11 @@ class Outcome:
     name: str
     error: str | None = None
     exit_code: int = 0
+
+    @property
+    def event(self) -> Event:
+        """The event with which the run ends."""
+        return Event("ended" if self.error else "done", 1, 1, self.error or "")
 
 
 @runtime_checkable
@@ -152,6 +158,20 @@ def carry_out(name: str, load: Callable[[], Sequence[Job]], listen: Listener) ->
         line = f"{name}: out of memory; lower the batch size or the number of workers"
         return Outcome(name, line, 5)
     return Outcome(name)
+
+
+def cluster_package(name: str) -> Any:
+    """A package of the extra `cluster`, imported.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"executor: found no package {name!r}; install it with pip install 'robustlens[cluster]'"
+        ) from error
 
 
 class Sender:

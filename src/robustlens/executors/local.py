@@ -94,8 +94,7 @@ class LocalProcesses:
                         busy.remove(worker)
                         free.append(worker.device)
                         outcome = _outcome(worker)
-                        phase = "ended" if outcome.error else "done"
-                        listen(outcome.name, Event(phase, 1, 1, outcome.error or ""))
+                        listen(outcome.name, outcome.event)
                         yield outcome
         finally:
             _end(busy)

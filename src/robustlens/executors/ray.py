@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from robustlens import stopping
-from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedError
-from robustlens.executors.jobs import Job, Outcome, Shared, by_run
+from robustlens.errors import LockedError, ResourceError, StoppedError
+from robustlens.executors.jobs import Job, Outcome, Shared, by_run, cluster_package
 from robustlens.executors.places import Place
 from robustlens.executors.ray_worker import Coordinator, carry_out_there
 from robustlens.progress import Event
@@ -76,7 +76,7 @@ class Ray:
             ConfigError: Ray is not installed. ResourceError: there is no such cluster, or none of its
                 machines has what a job needs.
         """
-        ray = _import()
+        ray = _ray()
         with _connected(ray, self.address):
             has_gpus = ray.cluster_resources().get("GPU", 0) > 0
             self.gpus = self.share if self.use_gpus or (self.use_gpus is None and has_gpus) else 0.0
@@ -108,9 +108,9 @@ class Ray:
             asked = self.options(job)
             needs = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
             if not any(all(node.get(name, 0) >= need for name, need in needs.items()) for node in nodes):
-                has = [{name: node.get(name, 0) for name in needs} for node in nodes]
+                found = "; ".join(_describe({name: node.get(name, 0) for name in needs}) for node in nodes)
                 raise ResourceError(
-                    f"{job.name}: needs {_describe(needs)} on one machine, found {'; '.join(map(_describe, has))}; "
+                    f"{job.name}: needs {_describe(needs)} on one machine, found {found}; "
                     "lower --threads or --memory-gib, or give --device cpu"
                 )
 
@@ -120,16 +120,11 @@ def _describe(resources: dict[str, float]) -> str:
     return f"{resources['CPU']:g} CPUs, {resources['GPU']:g} GPUs and {gib:.3g} GiB"
 
 
-def _import() -> Any:
+def _ray() -> Any:
     # Set before Ray is imported: it sends statistics of its use, and would change CUDA_VISIBLE_DEVICES.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigError(
-            "executor: found no package 'ray'; install it with pip install 'robustlens[cluster]'"
-        ) from error
+    return cluster_package("ray")
 
 
 @contextlib.contextmanager
@@ -192,8 +187,7 @@ class _Tasks:
                 outcome = self._ended(ref, self.busy.pop(ref))
                 if outcome is not None:
                     del self.left[outcome.name]
-                    note = outcome.error or ""
-                    self.listen(outcome.name, Event("ended" if note else "done", 1, 1, note))
+                    self.listen(outcome.name, outcome.event)
                     yield outcome
 
     def end(self) -> None:

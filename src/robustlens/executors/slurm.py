@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, ResourceError, StoppedError
-from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out
+from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out, cluster_package
 from robustlens.executors.places import Place
 from robustlens.machine import keep_memory
 from robustlens.progress import Event
@@ -77,7 +77,7 @@ class Slurm:
             ConfigError: submitit is not installed, or has no such parameter.
             ResourceError: there is no Slurm here.
         """
-        submitit = _import()
+        submitit = cluster_package("submitit")
         executor = self._executor(submitit)
         tasks = {name: self._task(name, some) for name, some in by_run(jobs).items()}
         events = {name: _Tail(Path(task.events)) for name, task in tasks.items()}
@@ -96,8 +96,7 @@ class Slurm:
                         listen(name, Event("lost its worker", losses[name], self.retries, loss))
                         busy[name] = executor.submit(tasks[name])
                         continue
-                    note = outcome.error or ""
-                    listen(name, Event("ended" if note else "done", 1, 1, note))
+                    listen(name, outcome.event)
                     yield outcome
                 for name in busy:
                     events[name].passed_to(partial(listen, name))
@@ -130,15 +129,6 @@ class Slurm:
 
 def _full(key: str) -> str:
     return key if key in _COMMON or key.startswith("slurm_") else f"slurm_{key}"
-
-
-def _import() -> Any:
-    try:
-        return importlib.import_module("submitit")
-    except ImportError as error:
-        raise ConfigError(
-            "executor: found no package 'submitit'; install it with pip install 'robustlens[cluster]'"
-        ) from error
 
 
 def _outcome(submitit: Any, name: str, job: Any) -> tuple[Outcome, str]:

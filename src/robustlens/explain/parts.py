@@ -89,8 +89,7 @@ def measure_part_of_run(
     folder (`results.locks.locked`) while any part is at work. Args and errors as `explain_run`.
     """
     on = machine.device(device)
-    splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
-    run.check_data(splits.fingerprint)
+    splits = data.of_run(run, splits, trust_code=trust_code)
     one = next(one for other, one in run.missing("explanation", plan) if other == part.other)
     model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
     _measure_part(run, run.expected(one), model.to(on), splits, one, part, progress)

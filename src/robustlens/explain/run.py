@@ -76,8 +76,7 @@ def explain_run(
         return models.load(run.folder, checkpoint=checkpoint, trust_code=trust_code).to(on)
 
     with locked(run.folder):
-        splits = splits or data.of_spec(run.data_spec, trust_code=trust_code)
-        run.check_data(splits.fingerprint)
+        splits = data.of_run(run, splits, trust_code=trust_code)
         for other, one in run.missing("explanation", plan):
             _explain_into(
                 run,

@@ -90,7 +90,7 @@ class FastNetwork:
                 theirs += own_tensors(self._sources[module])
         for norm, layer in self._pairs:
             own += [layer.weight, cast(Tensor, layer.bias)]
-            theirs += folded_tensors(self._sources[norm], self._sources[layer])
+            theirs += folded_tensors(self._sources[norm], self._sources[layer], Tensor.detach)
         if own:
             torch._foreach_copy_(own, theirs)
         return self.network

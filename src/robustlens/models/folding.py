@@ -147,9 +147,12 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def folded_tensors(
-    norm: Norm, layer: Layer, precision: Callable[[Tensor], Tensor] = Tensor.detach
-) -> tuple[Tensor, Tensor]:
+def exact(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU, since not every device has it."""
+    return tensor.detach().cpu().double()
+
+
+def folded_tensors(norm: Norm, layer: Layer, precision: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Weight and bias with which a layer computes the BatchNorm after it as well, in a precision."""
     scale, shift = scale_and_shift(norm, precision)
     weight = precision(layer.weight) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
@@ -157,10 +160,9 @@ def folded_tensors(
 
 
 def scale_and_shift(
-    norm: nn.modules.batchnorm._BatchNorm, precision: Callable[[Tensor], Tensor] | None = None
+    norm: nn.modules.batchnorm._BatchNorm, precision: Callable[[Tensor], Tensor] = exact
 ) -> tuple[Tensor, Tensor]:
     """The factor and the summand of each channel of a BatchNorm in eval mode, in float64 by default."""
-    precision = precision or exact
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (precision(norm.running_var) + norm.eps).rsqrt()
@@ -168,8 +170,3 @@ def scale_and_shift(
         scale = scale * precision(norm.weight)
     shift = -precision(norm.running_mean) * scale
     return scale, shift if norm.bias is None else shift + precision(norm.bias)
-
-
-def exact(tensor: Tensor) -> Tensor:
-    """In float64, on the CPU, since not every device has it."""
-    return tensor.detach().cpu().double()

@@ -96,10 +96,10 @@ def read_header(path: Path) -> TensorsHeader:
     return check_tensors(read_bytes(path), str(path), metadata_of(path))
 
 
-def read_tensors(path: Path) -> tuple[TensorsHeader, dict[str, Any]]:
-    """The header of a file of ours, checked, and its tensors, as torch has them."""
+def read_tensors(path: Path, framework: str = "pt") -> tuple[TensorsHeader, dict[str, Any]]:
+    """The header of a file of ours, checked, and its tensors, as torch has them, or "numpy"."""
     header = read_header(path)
-    with opened(path, "pt") as file:
+    with opened(path, framework) as file:
         return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
 
 

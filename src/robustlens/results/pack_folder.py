@@ -135,14 +135,14 @@ class PackFolder:
         path, shard = self._finished(split, number), self.shard_path(split, number)
         if not path.exists():
             return None
-        header = array_files.read_header(path).values
+        file, arrays = array_files.read_tensors(path, "numpy")
+        header = file.values
         if header.get("identity") != identity:
             raise StateError(f"{path}: belongs to another source or size; give another folder, or delete it")
         record = ShardRecord(shard.name, int(header["rows"]), str(header["sha256"]))
         if not shard.exists():
             raise StateError(f"{shard}: no such file, though {path.name} says it is finished; delete that")
-        with array_files.opened(path) as file:
-            return record, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        return record, arrays
 
     def remove_finished(self, split: str, shards: int) -> None:
         """Remove what was kept of each shard while the folder was being packed."""

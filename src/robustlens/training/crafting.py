@@ -1,7 +1,6 @@
 """The adversarial images of a training step, made on a faster copy of the network where that is allowed."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -21,12 +20,21 @@ class Crafter:
     Args:
         attack: of the recipe's objective.
         model: the network, on its device, with its first weights.
+        network: it as passes run it, compiled perhaps.
         few: some training images, on the same device, on which a copy has to show the same logits.
         recipe: says whether to compile, and in which precision.
         fabric: device and precision.
     """
 
-    def __init__(self, attack: Attack, model: nn.Module, few: Tensor, recipe: Recipe, fabric: Fabric) -> None:
+    def __init__(
+        self,
+        attack: Attack,
+        model: nn.Module,
+        network: nn.Module,
+        few: Tensor,
+        recipe: Recipe,
+        fabric: Fabric,
+    ) -> None:
         self.attack, self.fabric = attack, fabric
         self.copy = self.compiled = None
         if isinstance(attack, attacks.PGD | attacks.FGSM) and attack.model_mode == "eval":
@@ -35,14 +43,13 @@ class Crafter:
         if recipe.compile and isinstance(attack, attacks.PGD):
             graphs = recipe.fast and fabric.device.type == "cuda"
             self.compiled = attacks.CompiledPGD(attack, graphs=graphs)
-        compiles = recipe.compile and self.compiled is None
-        self.model = cast(nn.Module, torch.compile(model)) if compiles else model
+        self.network = model if self.compiled else network
 
     def __call__(
         self, x: Tensor, y: Tensor, *, weights: Sequence[nn.Parameter], generator: torch.Generator
     ) -> Crafted:
         """Adversarial images at the weights as they are, and gradients of `weights` as in `attacks.craft`."""
-        attack, network = self.attack, self.model
+        attack, network = self.attack, self.network
         if not weights:  # their gradients are asked of the network itself
             attack = self.compiled or attack
             network = network if self.copy is None else self.copy.refreshed()

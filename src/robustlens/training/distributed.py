@@ -1,7 +1,6 @@
 """Training on several devices: one process for each, started by torchrun, all of which compute alike."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,15 +26,14 @@ def fabric_for(precision: Any, device: str = "auto") -> Fabric:
     Its numbers of "tf32" are float32: how they are multiplied is torch's setting (`products`).
     """
     precision = "32-true" if precision == "tf32" else precision
-    processes, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    chosen = machine.device(device)
-    if processes == 1:
+    chosen, count = machine.device(device), processes.count()
+    if count == 1:
         place: Any = 1 if chosen.index is None else [chosen.index]
         return Fabric(accelerator=chosen.type, devices=place, precision=precision)
     fabric = Fabric(
         accelerator=chosen.type,
-        devices=local,
-        num_nodes=processes // local,
+        devices=processes.local_count(),
+        num_nodes=count // processes.local_count(),
         strategy="ddp",
         precision=precision,
     )
@@ -89,19 +87,14 @@ def same_buffers(network: nn.Module) -> None:
 
 def shutdown() -> None:
     """End together: a process that ends early may abort the others."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if processes.are_connected():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes."""
-    return processes.is_first()
-
-
 def run_at(folder: Path) -> Run:
     """Run folder as this rank may use it: all but the first only read."""
-    return Run(folder, read_only=not is_main())
+    return Run(folder, read_only=not processes.is_first())
 
 
 @contextlib.contextmanager

@@ -86,9 +86,9 @@ class TrainingStep:
         self.perturbation = perturbation_of(recipe, model)
         self._check()
         self.crafter: Crafter | None = None
-        if self.attack is not None:
+        if self.attack is not None and recipe.attack.replays == 1:  # a free step crafts by itself
             few = images.x(slice(_COMPARED)).to(fabric.device)
-            self.crafter = Crafter(self.attack, model, few, recipe, fabric)
+            self.crafter = Crafter(self.attack, model, self.model, few, recipe, fabric)
 
     def use(self, images: Split) -> None:
         """Train on these images from now on."""

@@ -6,6 +6,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from robustlens import processes
+
 
 class WholeBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose mean and variance in train mode are those of the images of all ranks together.
@@ -15,7 +17,7 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalised `input` (n, c, h, w), of which every rank has some images."""
-        if not self.training or not torch.distributed.is_initialized():
+        if not self.training or not processes.are_connected():
             return super().forward(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = x.new_tensor([x.numel() / x.shape[1]])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustlens import processes
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.models import preserved_state
 
@@ -166,14 +167,9 @@ def relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: flo
     return [direction * factor for direction, factor in zip(directions, factors, strict=True)]
 
 
-def in_parallel() -> bool:
-    """Whether several processes train one network together."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _means_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Mean of each tensor over the ranks, by one sum of all of them: a message each would wait for each."""
-    if not in_parallel():
+    if not processes.are_connected():
         return list(tensors)
     total = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(total)

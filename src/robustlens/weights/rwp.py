@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from robustlens import processes
 from robustlens.weights.perturbation import (
     Craft,
     LossFn,
     WeightPerturbation,
     check_size,
-    in_parallel,
     relative,
 )
 
@@ -41,7 +41,8 @@ class RandomWeightPerturbation(WeightPerturbation):
         """A random perturbation, whatever the loss."""
         weights = self.weights()
         draws = [torch.randn(w.shape, generator=generator, dtype=torch.float32).to(w) for w in weights]
-        if generator is None and in_parallel():  # the global random states of the ranks need not agree
+        # The global random states of the ranks need not agree.
+        if generator is None and processes.are_connected():
             for draw in draws:
                 torch.distributed.broadcast(draw, src=0)
         return relative(weights, draws, self.gamma)
