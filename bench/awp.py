@@ -61,7 +61,7 @@ def main() -> None:
     }
     print(json.dumps(found, indent=2))
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def step_with(more: dict[str, Any], arguments: argparse.Namespace) -> TrainingStep:

@@ -337,9 +337,8 @@ def main() -> None:
             for key, number in sorted(ends.items())
         ]
         table = {"command": " ".join(["python", *sys.argv]), "cases": args.cases, "seed": args.seed}
-        args.out.write_text(
-            json.dumps(table | {"total": dict(total), "bad": bad, "ends": rows}, indent=1) + "\n"
-        )
+        content = json.dumps(table | {"total": dict(total), "bad": bad, "ends": rows}, indent=1)
+        args.out.write_text(content + "\n", encoding="utf-8")
     sys.exit(bool(bad))
 
 

@@ -66,7 +66,7 @@ def main() -> None:
             results["networks"][key] = measured(name, awp, asked, device, peak)
             print(key, json.dumps(results["networks"][key], indent=1), flush=True)
     if asked.out:
-        asked.out.write_text(json.dumps(results, indent=1) + "\n")
+        asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def measured(

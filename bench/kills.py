@@ -229,7 +229,7 @@ def hurt_studies(args: argparse.Namespace) -> None:
             "same": same,
             "exits": exits,
         }
-        args.out.write_text(json.dumps(summary | {"rounds": rounds}, indent=1) + "\n")
+        args.out.write_text(json.dumps(summary | {"rounds": rounds}, indent=1) + "\n", encoding="utf-8")
     sys.exit(not all(fine))
 
 
@@ -269,7 +269,7 @@ def main() -> None:
     print(f"{identical} of {args.kills} identical; {sum(refusals)} of {len(refusals)} other suites refused")
     if args.out:
         summary = {"command": " ".join(sys.argv), "images": args.images, "rounds": rounds}
-        args.out.write_text(json.dumps(summary, indent=1) + "\n")
+        args.out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     sys.exit(not (identical == args.kills and all(refusals)))
 
 

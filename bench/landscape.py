@@ -114,7 +114,7 @@ def main() -> None:
     }
     print(json.dumps(found, indent=2))
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

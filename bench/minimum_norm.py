@@ -103,7 +103,9 @@ def main() -> None:
     print(f"Linf: {share:.3f} of the processor time of the plain search")
     if arguments.out:
         content = {"command": " ".join(sys.argv), "threads": arguments.threads, "share_of_time": share}
-        arguments.out.write_text(json.dumps({**content, "radii": RADII, "networks": rows}, indent=1) + "\n")
+        arguments.out.write_text(
+            json.dumps({**content, "radii": RADII, "networks": rows}, indent=1) + "\n", encoding="utf-8"
+        )
     near = all(row["median_ratio"] <= 1.005 and row["share_beyond_2_percent"] <= 0.1 for row in linf)
     sys.exit(not (share <= 0.4 and near))
 

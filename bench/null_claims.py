@@ -288,7 +288,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), f"{time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
     content = json.dumps({"command": "python bench/null_claims.py", "rows": rows}, indent=1)
     if arguments.out:
-        arguments.out.write_text(content + "\n")
+        arguments.out.write_text(content + "\n", encoding="utf-8")
     print(content)
 
 

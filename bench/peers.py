@@ -103,7 +103,9 @@ class Notebook:
     def __init__(self, path: Path, conditions: Entry) -> None:
         self.path = path
         self.conditions = conditions
-        self.entries: list[Entry] = json.loads(path.read_text())["measurements"] if path.exists() else []
+        self.entries: list[Entry] = (
+            json.loads(path.read_text(encoding="utf-8"))["measurements"] if path.exists() else []
+        )
 
     def find(self, who: str, what: str) -> Entry | None:
         """The measurement under the present conditions, finished or not."""
@@ -134,7 +136,7 @@ class Notebook:
         """Write the file as a whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps({"measurements": self.entries}, indent=1) + "\n")
+        new.write_text(json.dumps({"measurements": self.entries}, indent=1) + "\n", encoding="utf-8")
         new.replace(self.path)
 
 

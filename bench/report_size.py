@@ -76,7 +76,7 @@ def main() -> None:
         )
     if arguments.out:
         content = {"command": " ".join(sys.argv), "images": arguments.images, "methods": rows}
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     fits = (
         row["report"]["seconds"] <= SECONDS and row["report"]["memory"] <= MEMORY and row["page"] <= PAGE
         for row in rows.values()

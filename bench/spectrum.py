@@ -81,7 +81,7 @@ def main() -> None:
             "ratio": ratio,
             "largest_deviation": worst,
         }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.exit(worst > TOLERANCE)
 
 

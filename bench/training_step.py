@@ -178,14 +178,14 @@ def main() -> None:
     for name, times in seconds.items():
         print(f"{name:14s} {1000 * statistics.median(times):9.1f} ms   {ratios[name]:.2f}x")
     if arguments.out:
-        results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
         key = f"{arguments.model}{' with AWP' * arguments.awp}"
         results[key] = {
             "rounds": arguments.rounds,
             "threads": torch.get_num_threads(),
             "times faster": ratios,
         }
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class Trace:
         """Write what was seen."""
         calls = {by: sorted(places) for by, places in self.calls.items()}
         seen = {"seconds": self.seconds, "calls": calls, "failed": self.failed}
-        self.out.write_text(json.dumps(seen))
+        self.out.write_text(json.dumps(seen), encoding="utf-8")
 
     def _called(self, frame: Any, event: str, argument: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(self.source):
@@ -238,7 +238,7 @@ class Reaching:
     def __init__(self, tree: Path, tests: Sequence[str]) -> None:
         trace = tree / "trace.json"
         tested(tree, [*tests, "--maxfail=20"], Trace(tree, trace), limit=1200, keep_bytecode=True)
-        seen = json.loads(trace.read_text())
+        seen = json.loads(trace.read_text(encoding="utf-8"))
         for name in seen["failed"]:
             print(f"left out, as it fails without a change: {name}", flush=True)
         kept = {name: spent for name, spent in seen["seconds"].items() if name not in seen["failed"]}
@@ -282,10 +282,10 @@ def run(mutants: Sequence[Mutant], tree: Path, seconds: float, tests: Together |
         if spent > seconds:
             break
         path = tree / mutant.file
-        original, status = path.read_text(), path.stat()
-        path.write_text(mutant.code)
+        original, status = path.read_text(encoding="utf-8"), path.stat()
+        path.write_text(mutant.code, encoding="utf-8")
         outcome = tests.outcome(tree, mutant, original)
-        path.write_text(original)
+        path.write_text(original, encoding="utf-8")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that its bytecode is valid again
         done, spent = done + 1, spent + outcome.seconds
         if outcome.passed:
@@ -305,7 +305,7 @@ def _first_line(node: ast.FunctionDef) -> int:
 
 def recorded(out: Path) -> dict[str, Any]:
     """The rooms of a file of results."""
-    return dict(json.loads(out.read_text())["rooms"]) if out.exists() else {}
+    return dict(json.loads(out.read_text(encoding="utf-8"))["rooms"]) if out.exists() else {}
 
 
 def unexplained(room: dict[str, Any]) -> set[tuple[str, str, str]]:
@@ -345,7 +345,7 @@ def mutants_of(files: Sequence[Path]) -> Iterator[Mutant]:
     from cosmic_ray.plugins import get_operator
 
     for file in files:
-        code = (ROOT / file).read_text()
+        code = (ROOT / file).read_text(encoding="utf-8")
         tree, meaning = get_ast(code), meaning_of(code)
         for name in OPERATORS:
             operator = get_operator(f"core/{name}")()
@@ -430,7 +430,7 @@ def write(out: Path, room: str, result: dict[str, Any]) -> dict[str, Any]:
     not_run = sorted(parts - {Path(name).parts[0] for name in rooms})
     left_out = f"tests that are marked slow or take more than {LONGEST:g} s"
     content = {"rooms": rooms, "left_out": left_out, "not_run": not_run}
-    out.write_text(json.dumps(content, indent=1) + "\n")
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return content
 
 

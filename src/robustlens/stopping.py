@@ -49,6 +49,14 @@ def check() -> None:
         raise StoppedError(_line(_state.name))
 
 
+def terminate() -> None:
+    """Send this process a SIGTERM, from whatever thread."""
+    if os.name == "posix":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:  # where os.kill would end it at once
+        signal.raise_signal(signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Let a signal wait for the end of the block, where its error is raised.

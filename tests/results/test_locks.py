@@ -302,28 +302,6 @@ def test_the_next_writer_sweeps_what_a_killed_save_left(tmp_path):
         ), "but those of a run, which has its own lock"
 
 
-@pytest.mark.slow
-def test_the_package_imports_where_there_is_no_fcntl(tmp_path):
-    """As on Windows, which has no SIGKILL and no SIGHUP either."""
-    program = (
-        "import sys, signal, warnings; sys.modules['fcntl'] = None\n"
-        "warnings.simplefilter('ignore')\n"
-        "del signal.SIGKILL, signal.SIGHUP\n"
-        "import importlib, pkgutil, robustlens\n"
-        "for module in pkgutil.walk_packages(robustlens.__path__, 'robustlens.'):\n"
-        "    importlib.import_module(module.name)\n"
-        "from pathlib import Path\n"
-        "from robustlens.results.locks import LockedError, locked\n"
-        "with locked(Path(sys.argv[1])):\n"
-        "    try:\n"
-        "        with locked(Path(sys.argv[1])): sys.exit('two writers')\n"
-        "    except LockedError: pass\n"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 @pytest.mark.parametrize("change", [{"heartbeat": 1e10}, {"heartbeat": float("inf")}, {"start": 1e300}])
 def test_a_lease_of_numbers_that_no_clock_shows_holds_nothing(tmp_path, other, change, monkeypatch):
     monkeypatch.setattr(locks, "_SETTLE", 0.01)

@@ -1,9 +1,7 @@
 """The side of Ray's workers: a job carried out, its events sent home, and an end where nobody asks for it."""
 
 import importlib
-import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -117,5 +115,5 @@ def stop_when_refused(ask: Callable[[], bool | None], ended: threading.Event) ->
         answer = ask()
         heard = time.monotonic() if answer else heard
         if answer is False or time.monotonic() - heard > _SILENCE:
-            os.kill(os.getpid(), signal.SIGTERM)
+            stopping.terminate()
             return

@@ -186,7 +186,7 @@ class SlurmTask:
 
         def stop(number: int, frame: FrameType | None) -> None:
             taken_back.append(number)
-            os.kill(os.getpid(), signal.SIGTERM)
+            stopping.terminate()
 
         with stopping.handled():
             signal.signal(signal.SIGUSR2, stop)

@@ -16,6 +16,7 @@ from typing import Any
 
 from robustlens.errors import ResourceError, StateError
 from robustlens.results.locks import check_lease
+from robustlens.results.placing import replace
 from robustlens.results.upgrade import upgraded
 from robustlens.results.values import plain
 
@@ -56,8 +57,8 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
             Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
             check_lease(path)  # writing may have taken long
             if previous is not None and path.exists():
-                path.replace(previous)
-            Path(temporary).replace(path)
+                replace(path, previous)
+            replace(temporary, path)
             _sync(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -56,7 +56,7 @@ class Lease:
 
     def is_alive(self) -> bool:
         """Whether the owner still works, as far as this process can tell."""
-        if self.machine == _machine() and os.name == "posix":
+        if self.machine == _machine() and _sees_processes():
             process = _process(self.pid)
             if process is None or self.pid == os.getpid():
                 return False
@@ -223,7 +223,7 @@ _holders: list[_Holder] = []
 def _refusal(folder: Path, lease: Lease | None) -> LockedError:
     who = "" if lease is None else f" ({lease})"
     ends = ""
-    if lease is not None and lease.machine != _machine():
+    if lease is not None and not (lease.machine == _machine() and _sees_processes()):
         ends = f", at most {LIMIT:.0f} s if that process is gone"
     return LockedError(
         f"{folder}: another process is writing here{who}; wait for it{ends}, or choose another --out"
@@ -259,8 +259,15 @@ def _machine() -> str:
     return " ".join(parts)
 
 
+def _sees_processes() -> bool:
+    """Whether this process can tell which others of its system live."""
+    return os.name == "posix"
+
+
 def _process(pid: int) -> str | None:
     """Start of a process of this system, as the system counts; "" if unknown, None if there is none."""
+    if not _sees_processes():  # os.kill would send it Ctrl-C there
+        return ""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

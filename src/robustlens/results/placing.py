@@ -2,7 +2,30 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
+
+_TRIES = 40 if os.name == "nt" else 1
+_PAUSE = 0.05  # seconds between two tries
+
+
+def replace(source: Path | str, path: Path) -> None:
+    """Give `source` the name `path`, over the file that is there.
+
+    Windows refuses while any process has that file open, a virus scanner for instance: then it is tried again
+    for two seconds.
+
+    Raises:
+        OSError: it is refused still.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            Path(source).replace(path)
+            return
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(_PAUSE)
 
 
 def place(path: Path, content: bytes, *, new: bool) -> int | None:
@@ -22,7 +45,7 @@ def place(path: Path, content: bytes, *, new: bool) -> int | None:
         if os.name != "posix":
             os.close(handle)
         if not new or not _linked(temporary, path):
-            Path(temporary).replace(path)
+            replace(temporary, path)
     except BaseException:
         if os.name == "posix":
             os.close(handle)
