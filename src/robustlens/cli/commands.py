@@ -199,7 +199,7 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
     values |= {"threat": chosen.threat.model_dump(), "checkpoint": chosen.checkpoint}
     if attack is not None:
         values |= {"test_examples": attack.limit, "train_examples": attack.limit}
-        values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision")}
+        values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision", "compile")}
         values["save_adversarial"] = attack.save_adversarial
     return checked(kind, values, where)
 

@@ -76,6 +76,9 @@ class AttackOptions:
     precision: Annotated[
         str, typer.Option(help="What attacks search in: 32-true or bf16-mixed. Verdicts are float32.")
     ] = "32-true"
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile what attacks search on: pays on a GPU.")
+    ] = False
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep the images that break the model.")
     ] = False

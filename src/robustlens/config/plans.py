@@ -51,6 +51,8 @@ class EvaluationPlan(Plan):
     batch_size: int = Field(default=256, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of the attacks' search; verdicts are of float32 and float64."""
+    compile: bool = False
+    """Let torch compile the network that attacks search on: pays on a GPU, costs a minute at the start."""
     save_adversarial: bool = False
     seed: int = 0
 

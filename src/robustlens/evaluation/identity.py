@@ -28,6 +28,8 @@ def identity(
     threat: ThreatModel,
     tries: Sequence[tuple[str, Attack]],
     precision: str,
+    *,
+    compile: bool = False,
 ) -> dict[str, str]:
     """Hashes of everything that decides the masks, by the names that a user knows; `tries` have labels."""
     data, suite = hashlib.sha256(), hashlib.sha256()
@@ -43,7 +45,7 @@ def identity(
         "selection of images": data.hexdigest()[:16],
         "threat": repr(threat),
         "suite of attacks": suite.hexdigest()[:16],
-        "precision": precision,
+        "precision": f"{precision}, compiled" if compile else precision,
         "version of robustlens": __version__,
     }
 

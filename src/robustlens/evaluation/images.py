@@ -39,6 +39,7 @@ def evaluate(
     curve_search: str = "adaptive",
     batch_size: int = 256,
     precision: str = "32-true",
+    compile: bool = False,
     seed: int = 0,
     flags: bool = True,
     state: Path | str | None = None,
@@ -69,6 +70,8 @@ def evaluate(
             (`MinimumNorm`), which is what L2 and L1 always take.
         batch_size: changes speed, not verdicts.
         precision: "bf16-mixed" lets attacks search in bfloat16; success is decided as always.
+        compile: let attacks search on a network that torch compiles, which pays on a GPU and takes a minute;
+            success is decided as always.
         seed: base of the random starts.
         flags: whether to look for reasons to doubt the numbers (some further attacks on few images).
         state: a folder in which progress is kept after every batch: a call that was stopped, repeated,
@@ -77,7 +80,8 @@ def evaluate(
         progress: hears an event after every batch.
 
     Raises:
-        ConfigError: unknown attack. DataError: shapes, types, labels or pixel range do not fit.
+        ConfigError: unknown attack; torch cannot compile the network.
+        DataError: shapes, types, labels or pixel range do not fit.
         ModelError: the model does not return logits (n, classes).
         NumericsError: an attack left the threat model.
         StateError: the progress in `state` belongs to another model, data, threat or suite, or is damaged.
@@ -93,6 +97,7 @@ def evaluate(
         curve_search=curve_search,
         batch_size=batch_size,
         precision=precision,
+        compile=compile,
         seed=seed,
         state=state,
         save_adversarial=save_adversarial,
@@ -148,8 +153,8 @@ def attack_shard(
         attacks: in order.
         shard: which of them are attacked.
         state: the folder, the same for all shards.
-        settings: `restarts`, `curve`, `curve_search`, `batch_size`, `precision`, `seed`, `save_adversarial`
-            and `progress`, as for `evaluate`.
+        settings: `restarts`, `curve`, `curve_search`, `batch_size`, `precision`, `compile`, `seed`,
+            `save_adversarial` and `progress`, as for `evaluate`.
 
     Raises:
         As `evaluate`.

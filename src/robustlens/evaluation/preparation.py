@@ -63,6 +63,7 @@ def prepared(
     curve_search: str = "adaptive",
     batch_size: int = 256,
     precision: str = "32-true",
+    compile: bool = False,
     seed: int = 0,
     state: Path | str | None = None,
     save_adversarial: bool = False,
@@ -86,13 +87,14 @@ def prepared(
     rows = shard.rows(len(x), batch_size)
     own_x, own_y = (x, y) if shard.of == 1 else (_chosen(x, rows), y[rows])
     repeats = repeatable(models.device_of(model))
-    with models.frozen(model), float32_products(), repeats, attack_room.trusted():
+    graphs = models.repeated_gradients() if compile else contextlib.nullcontext()
+    with models.frozen(model), float32_products(), repeats, graphs, attack_room.trusted():
         logits = clean_logits(model, own_x, batch_size)
-        verifier, search = _networks(model, x, precision, seed)
+        verifier, search = _networks(model, x, precision, seed, batch_size if compile else None)
         clean = clean_verdict(verifier, own_x, own_y, logits, batch_size)
         folder = None if state is None else Path(state)
         attacked = [(each.label, each.attack) for each in tries]
-        bound_to = identity(model, x, y, threat, attacked, precision) if folder else {}
+        bound_to = identity(model, x, y, threat, attacked, precision, compile=compile) if folder else {}
         right = torch.zeros(len(x), dtype=torch.bool)
         right[rows] = clean.right
         saved = EvaluationState.open(folder, bound_to, right, len(tries), shard, rows)
@@ -107,14 +109,17 @@ def _chosen(x: Readable, rows: Tensor) -> Readable:
 
 
 def _networks(
-    model: nn.Module, x: Readable, precision: str, seed: int
+    model: nn.Module, x: Readable, precision: str, seed: int, compiled_batch: int | None
 ) -> tuple[Verifier | RandomVerifier, nn.Module]:
-    """The verifier of a model, and the network that attacks search on."""
+    """The verifier of a model, and the network that attacks search on, compiled for batches of this size."""
     few = x[:SAMPLE].to(models.device_of(model))
     if reliability.is_randomised(model, few):
         return RandomVerifier(model, seed), model
     verifier = Verifier(model, models.float64_copy(model, few[:8]))
-    return verifier, models.fast_copy(model, few[:32], precision=precision)
+    search = models.fast_copy(model, few[:32], precision=precision)
+    if compiled_batch is None or search is model:  # what cannot be copied has hooks or changes itself
+        return verifier, search
+    return verifier, models.compiled_copy(search, few[:32], compiled_batch)
 
 
 def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:

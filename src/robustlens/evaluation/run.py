@@ -187,6 +187,7 @@ def _settings(plan: EvaluationPlan) -> dict[str, Any]:
         "curve_search",
         "batch_size",
         "precision",
+        "compile",
         "seed",
         "save_adversarial",
     )

@@ -4,6 +4,7 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 "package.module:factory"; weights in safetensors, and those of others (docs/models.md).
 """
 
+from robustlens.models.compiled import compiled_copy, repeated_gradients
 from robustlens.models.copies import fast_copy, float64_copy, training_copy
 from robustlens.models.fast_network import FastNetwork
 from robustlens.models.fingerprint import fingerprint
@@ -22,6 +23,7 @@ __all__ = [
     "build_from",
     "check",
     "check_logits",
+    "compiled_copy",
     "count_parameters",
     "describe",
     "device_of",
@@ -36,6 +38,7 @@ __all__ = [
     "load",
     "load_weights",
     "preserved_state",
+    "repeated_gradients",
     "start_from",
     "to_bytes",
     "training_copy",

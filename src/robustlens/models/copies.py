@@ -40,7 +40,7 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     Raises:
         ConfigError: unknown precision.
     """
-    fast = _fast_network(model, x, precision)
+    fast = _fast_network(_uncompiled(model), x, precision)
     return model if fast is None else fast.network
 
 
@@ -95,7 +95,7 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
         The copy, which takes float64 images; None where there is none, as of a model that has hooks, draws
         random numbers, changes its own tensors, or names a dtype in its forward pass.
     """
-    batches = _batches(x)
+    model, batches = _uncompiled(model), _batches(x)
     with float32_products():
         wanted = _logits(model, batches)
         with _attempt():
@@ -105,6 +105,12 @@ def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | Non
                 if _agree(logits, [each.double() for each in wanted], _FLOAT64):
                     return candidate
     return None
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The network inside a model that its owner gave to torch.compile: a compiled pass gives one gradient."""
+    inside = getattr(model, "_orig_mod", model)  # its class, OptimizedModule, takes a second to import
+    return inside if isinstance(inside, nn.Module) else model
 
 
 def _batches(x: Tensor) -> tuple[Tensor, Tensor]:
