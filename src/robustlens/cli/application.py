@@ -7,6 +7,7 @@ import typer
 import typer.core
 
 from robustlens.errors import ModelError
+from robustlens.version import __version__
 
 
 class _Commands(typer.core.TyperGroup):
@@ -27,15 +28,24 @@ app = typer.Typer(
     help="Train robust networks, attack them honestly, and see what robustness did to them.",
     epilog="Start with: robustlens study quickstart. Every command has its own --help.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
 
+def _show_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"robustlens {__version__}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["ROBUSTLENS_DEBUG"] = "1"

@@ -1,4 +1,7 @@
-"""The commands: `robustlens study|train|evaluate|explain|report|verify|methods|doctor`."""
+"""The commands: `robustlens study|train|evaluate|explain|report|verify|methods|doctor`.
+
+A command imports what it works with, so that --help and a mistyped option wait for none of it.
+"""
 
 import os
 from functools import partial
@@ -6,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from robustlens import processes
-from robustlens.cli import arguments, executors, sharding, tables
+from robustlens.cli import executors
 from robustlens.cli.application import app
 from robustlens.cli.display import console, output, print_titled, shown
+from robustlens.cli.names import registered
 from robustlens.cli.options import (
     AttackOptions,
     DataDir,
@@ -24,10 +27,7 @@ from robustlens.cli.options import (
     TrustCode,
     grouped,
 )
-from robustlens.config import EvaluationPlan, ExplanationPlan, Recipe, checked
 from robustlens.errors import NumericsError, StateError
-from robustlens.results import StudyFolder, verify
-from robustlens.results.files import write_atomic
 
 
 @app.command()
@@ -51,6 +51,7 @@ def study(
     Example: robustlens study examples/cifar10.yaml --data-dir ~/data
     """
     from robustlens import report, study
+    from robustlens.cli import arguments, tables
 
     arguments.use_data_dir(data_dir)
     spec = study.read(source, trust_code=trust_code)
@@ -94,6 +95,8 @@ def train(
 
     Example: robustlens train --data cifar10 --model resnet20 --objective trades --eps 8/255 --out runs/trades
     """
+    from robustlens.cli import arguments, tables
+    from robustlens.config import Recipe, checked
     from robustlens.training import distributed, train
 
     arguments.use_data_dir(data_dir)
@@ -135,7 +138,10 @@ def evaluate(
     Example: robustlens evaluate my.package:make_model --data cifar10 --eps 8/255 --attacks standard --out ev
     """
     from robustlens import attacks
+    from robustlens.cli import arguments, sharding, tables
+    from robustlens.config import EvaluationPlan
     from robustlens.evaluation import leaderboard_entry, leaderboard_suite
+    from robustlens.results.files import write_atomic
 
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
@@ -165,7 +171,8 @@ def explain(
     subject: SubjectOptions,
     network: NetworkOptions,
     measures: Annotated[
-        str | None, typer.Option(help="Names with commas, or all. Default: a study's own five.")
+        str | None,
+        typer.Option(help=f"{registered('explain/registry.py', 'MEASURES')}; or all. Default: a study's."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
@@ -179,6 +186,8 @@ def explain(
     Example: robustlens explain runs/trades --measures margins,landscape
     """
     from robustlens import explain as room
+    from robustlens.cli import arguments, sharding, tables
+    from robustlens.config import ExplanationPlan
 
     network = sharding.on_own_device(network)
     chosen = arguments.resolve_model(model, subject, network, out)
@@ -196,6 +205,8 @@ def explain(
 
 def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = None, **values: Any) -> Any:
     """The plan that the options of `evaluate` or `explain` ask for."""
+    from robustlens.config import checked
+
     values |= {"threat": chosen.threat.model_dump(), "checkpoint": chosen.checkpoint}
     if attack is not None:
         values |= {"test_examples": attack.limit, "train_examples": attack.limit}
@@ -214,6 +225,7 @@ def report(
     The claims of a study are judged anew, by the present rules.
     """
     from robustlens import claims, report
+    from robustlens.results import StudyFolder
 
     if StudyFolder(folder).exists:
         page = report.write(folder, out, claims=claims.check(folder))
@@ -230,6 +242,8 @@ def verify_folder(
 
     Exit 7 names each file that is damaged. Files of format 1, which have no seal, are counted.
     """
+    from robustlens.results import verify
+
     checks = verify(folder)
     broken = [check for check in checks if check.problem]
     unsealed = sum(not check.sealed for check in checks if check.problem is None)
@@ -242,6 +256,8 @@ def verify_folder(
 @app.command()
 def methods() -> None:
     """List objectives, attacks, losses, perturbations, measures, claims, models, data sets and studies."""
+    from rich.table import Table
+
     from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
 
     suites = attacks.suites_in(tuple(attacks.SUITES))

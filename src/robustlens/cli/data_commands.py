@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from robustlens.cli import arguments
 from robustlens.cli.application import app
 from robustlens.cli.display import output, shown
 from robustlens.cli.options import DataDir, Quiet
@@ -39,6 +38,7 @@ def pack(
     Example: robustlens data pack folder:~/imagenet packed-imagenet --size 256
     """
     from robustlens import data
+    from robustlens.cli import arguments
 
     arguments.use_data_dir(data_dir)
     with shown(quiet) as listen:

@@ -3,11 +3,14 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from robustlens.progress import Event
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 NamedListener = Callable[[str, Event], None]
 _LINE_EVERY = 15.0  # seconds between plain lines of one piece of work
@@ -36,6 +39,8 @@ def shown(quiet: bool = False) -> Iterator[NamedListener]:
 
 @contextlib.contextmanager
 def _bars() -> Iterator[NamedListener]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.fields[name]}", style="bold"),
         TextColumn("{task.description}"),

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustlens import machine
-from robustlens.cli.arguments import pair
 from robustlens.errors import ConfigError
-from robustlens.executors import Executor, LocalProcesses
+
+if TYPE_CHECKING:
+    from robustlens.executors import Executor
 
 EXECUTORS = {
     "local": ("--runs-per-device",),
@@ -52,7 +52,7 @@ class ExecutorOptions:
     ] = False
 
 
-def of(options: ExecutorOptions, device: str, folder: Path) -> Executor:
+def of(options: ExecutorOptions, device: str, folder: Path) -> "Executor":
     """The executor that the options ask for.
 
     Args:
@@ -64,6 +64,9 @@ def of(options: ExecutorOptions, device: str, folder: Path) -> Executor:
         ConfigError: no such executor, or an option that it does not have.
         ResourceError: torch sees no such device here.
     """
+    from robustlens import machine
+    from robustlens.executors import LocalProcesses
+
     if options.executor not in EXECUTORS:
         raise ConfigError(f"--executor: found {options.executor!r}, expected one of {', '.join(EXECUTORS)}")
     _refuse_others(options)
@@ -76,7 +79,7 @@ def of(options: ExecutorOptions, device: str, folder: Path) -> Executor:
     return (_ray if options.executor == "ray" else _slurm)(options, kinds[device], folder)
 
 
-def _ray(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> Executor:
+def _ray(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Executor":
     from robustlens.executors.ray import Ray
 
     return Ray(
@@ -90,7 +93,8 @@ def _ray(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> Execu
     )
 
 
-def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> Executor:
+def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Executor":
+    from robustlens.cli.arguments import pair
     from robustlens.executors.slurm import Slurm
 
     pairs = [pair("--slurm", item, "NAME=VALUE, e.g. partition=gpu") for item in options.slurm or []]

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from robustlens.cli.names import registered
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 DataDir = Annotated[
     Path | None,
@@ -92,7 +94,9 @@ class RecipeOptions:
         str | None, typer.Option(help="Data set: fashion-mnist-10k, cifar10, folder:PATH ...")
     ] = None
     model: Annotated[str | None, typer.Option(help="Architecture, or package.module:factory.")] = None
-    objective: Annotated[str | None, typer.Option(help="standard, fgsm, at, trades, mart.")] = None
+    objective: Annotated[
+        str | None, typer.Option(help=f"{registered('objectives/__init__.py', 'OBJECTIVES')}.")
+    ] = None
     norm: Annotated[str | None, typer.Option(help="Linf, L2 or L1.")] = None
     eps: Eps = None
     awp: Annotated[

@@ -7,7 +7,7 @@ above what sound models show (docs/flags.md).
 
 from dataclasses import dataclass
 
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from robustlens import attacks
 from robustlens.reliability.diagnostics import Diagnostics
@@ -35,7 +35,7 @@ class Count:
         if self.broken == 0 or self.accuracy <= 0:
             return False
         chance = min(1.0, max(share, points / self.accuracy))
-        return float(binom.sf(self.broken - 1, self.of, chance)) < _CHANCE
+        return float(bdtrc(self.broken - 1, self.of, chance)) < _CHANCE
 
 
 def masked_gradient(diagnostics: Diagnostics) -> str | None:

@@ -1,0 +1,105 @@
+"""The command starts at once: what help, versions and an evaluation do not import; names in the help."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from robustlens import __version__, cli
+from robustlens.cli.names import registered
+from robustlens.explain import MEASURES
+from robustlens.objectives import OBJECTIVES
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "plotly",
+    "rich.progress",
+    "robustlens.config",
+    "robustlens.results",
+)
+
+
+def run(program):
+    environment = {**os.environ, "COLUMNS": "120"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["explain", "--help"], ["--version"]], ids=str
+)
+def test_help_imports_nothing_that_takes_time(arguments):
+    program = f"""
+import sys
+from robustlens import cli
+code = cli.run({arguments})
+sys.exit(code or ", ".join(name for name in {HEAVY} if name in sys.modules) or 0)
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_imports_nothing_but_its_version():
+    program = """
+import sys
+before = set(sys.modules)
+import robustlens
+print(sorted(set(sys.modules) - before - {"typing", "importlib", "warnings"} - set(sys.builtin_module_names)))
+"""
+    new = run(program).stdout
+    assert "robustlens.version" in new
+    assert not any(f"'{name}'" in new for name in HEAVY)
+
+
+@pytest.mark.slow
+def test_an_evaluation_imports_neither_fabric_nor_scipy_stats():
+    program = """
+import sys, torch
+import robustlens as rl
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+x, y = torch.rand(24, 1, 4, 4), torch.arange(24) % 3
+evaluation = rl.evaluate(model, x, y, rl.ThreatModel("Linf", 0.05), attacks=["fgsm", "pgd-5", "square"])
+assert evaluation.interval("robust").high <= 1
+evaluation.result()
+sys.exit(", ".join(name for name in ("lightning_fabric", "scipy.stats") if name in sys.modules) or 0)
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "registry"),
+    [("objectives/__init__.py", "OBJECTIVES", OBJECTIVES), ("explain/registry.py", "MEASURES", MEASURES)],
+    ids=["objectives", "measures"],
+)
+def test_names_read_in_the_source_of_a_registry_are_its_own(source, name, registry):
+    assert registered(source, name).split(", ") == list(registry)
+
+
+def test_help_names_every_objective_and_measure(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, registry in (("train", OBJECTIVES), ("explain", MEASURES)):
+        assert cli.run([command, "--help"]) == 0
+        words = capsys.readouterr().out.replace(",", " ").replace(".", " ").replace(";", " ").split()
+        assert set(registry) <= set(words)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"robustlens {__version__}\n"
+
+
+def test_completion_can_be_shown_for_a_shell():
+    environment = {
+        **os.environ,
+        "_ROBUSTLENS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "robustlens ev",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", "robustlens"]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["evaluate"], done.stderr
