@@ -1,6 +1,6 @@
 """Seconds of processor time until the command answers: the package, its help, and the call of an evaluation.
 
-Each is the smallest of several fresh processes, with the time that Python itself takes. Run: python bench/start.py
+Each is the smallest of several fresh processes, with the time that Python itself takes: python bench/start.py
 """
 
 import argparse
