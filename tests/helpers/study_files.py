@@ -207,6 +207,7 @@ def write_run(
         status="done",
         epochs_done=epochs,
         train_seconds=sum(epoch.seconds for epoch in run.metrics()),
+        data="made",
         environment={"torch": "2.13.0+cpu", "python": "3.11.2", "device": "cpu"},
     )
     return run
@@ -216,7 +217,7 @@ def _provenance(recipe: Recipe, plan: Plan) -> Provenance:
     return Provenance(
         recipe=recipe.hash(),
         weights="",
-        data="",
+        data="made",
         checkpoint=BEST,
         plan=plan.model_dump(mode="json"),
         version=__version__,

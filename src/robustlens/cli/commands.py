@@ -1,4 +1,4 @@
-"""The commands: `robustlens study|train|evaluate|explain|report|verify|methods|doctor`.
+"""The commands: `robustlens study|train|evaluate|explain|methods|doctor`.
 
 A command imports what it works with, so that --help and a mistyped option wait for none of it.
 """
@@ -27,7 +27,7 @@ from robustlens.cli.options import (
     TrustCode,
     grouped,
 )
-from robustlens.errors import NumericsError, StateError
+from robustlens.errors import NumericsError
 
 
 @app.command()
@@ -213,44 +213,6 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
         values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision", "compile")}
         values["save_adversarial"] = attack.save_adversarial
     return checked(kind, values, where)
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write. Default: <folder>/report.")] = None,
-) -> None:
-    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured.
-
-    The claims of a study are judged anew, by the present rules.
-    """
-    from robustlens import claims, report
-    from robustlens.results import StudyFolder
-
-    if StudyFolder(folder).exists:
-        page = report.write(folder, out, claims=claims.check(folder))
-    else:
-        page = report.write_run(folder, out)
-    output.print(f"report: {page}", soft_wrap=True)
-
-
-@app.command(name="verify")
-def verify_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, a run or packed data.")],
-) -> None:
-    """Read every file of a study, a run or a packed data set and check its seal; quiet where all is well.
-
-    Exit 7 names each file that is damaged. Files of format 1, which have no seal, are counted.
-    """
-    from robustlens.results import verify
-
-    checks = verify(folder)
-    broken = [check for check in checks if check.problem]
-    unsealed = sum(not check.sealed for check in checks if check.problem is None)
-    if unsealed:
-        output.print(f"{folder}: {unsealed} of {len(checks)} files are of format 1, unsealed", soft_wrap=True)
-    if broken:
-        raise StateError("; ".join(str(check.problem) for check in broken))
 
 
 @app.command()

@@ -1,9 +1,11 @@
 """Progress on the screen: bars on a terminal, plain lines otherwise, nothing with --quiet."""
 
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,6 +25,13 @@ def print_titled(where: Console, title: str, text: str) -> None:
     """Print one line: a title with markup, and a text that may hold anything."""
     where.print(title, end="")
     where.print(text, markup=False, soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print a document or a mapping as JSON on standard output; what is not finite is null."""
+    from robustlens.results.values import plain
+
+    sys.stdout.write(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

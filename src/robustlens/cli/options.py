@@ -12,6 +12,9 @@ import typer
 from robustlens.cli.names import registered
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder with the data files (or ROBUSTLENS_DATA). Without it, data sets come by name."),

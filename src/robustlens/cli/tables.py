@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from robustlens.cli.display import console, output, print_titled
 from robustlens.config import eps_text
@@ -12,6 +13,7 @@ from robustlens.results import EvaluationResult, Measurement, Run, StudyFolder
 from robustlens.stats.intervals import Interval, flushed
 
 if TYPE_CHECKING:
+    from robustlens.report.comparison import Comparison
     from robustlens.study import PlannedRun
 
 
@@ -105,6 +107,34 @@ def measurements(measures: Mapping[str, Measurement]) -> None:
             text = f"{flushed(value):.4g}" if isinstance(value, float) else str(value)
             text = "; ".join(value) if key == "favourable" else text
             output.print(f"  {key}  {text}", markup=False)
+
+
+def comparison(result: "Comparison") -> None:
+    """Two runs: recipes, numbers with the intervals of their differences, notes."""
+    from robustlens.report.comparison import text
+
+    output.print(f"A: {result.a.name}, B: {result.b.name}", markup=False, soft_wrap=True)
+    if result.recipe or result.evaluation:
+        table = Table("differs", "A", "B", box=None)
+        for title, fields in (("recipe", result.recipe), ("evaluation", result.evaluation)):
+            for one in fields:
+                values = (Text("-" if value is None else value) for value in (one.a, one.b))
+                table.add_row(Text(f"{title}: {one.field}"), *values)
+        output.print(table)
+    parts = [(text.heading(part), part.changes) for part in result.accuracy]
+    parts += [("Gaps between training and test images", result.gaps)] if result.gaps else []
+    parts += [(name.capitalize(), changes) for name, changes in result.measures.items()]
+    for title, changes in parts:
+        counted = any(change.counts for change in changes)
+        table = Table("", "A", "B", "B minus A", box=None, title=title, title_justify="left")
+        if counted:
+            table.add_column(", ".join(text.COUNTS))
+        for row in text.rows(changes):
+            cells = (cell.replace(" (", "\n[dim]").rstrip(")") for cell in (row.a, row.b, row.difference))
+            table.add_row(row.quantity, *cells, *([", ".join(row.counts)] if counted else ()))
+        output.print(table)
+    for note in result.notes:
+        output.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def _percent(interval: Interval | None) -> str:

@@ -13,7 +13,8 @@ TAIL = (1 - LEVEL) / 2
 """Share that lies beyond either end of an interval."""
 ROUNDING = 1e-9
 """Differences below this share of what is compared are rounding."""
-_Z = NormalDist().inv_cdf(0.975)
+Z = NormalDist().inv_cdf(0.975)
+"""Standard errors from an estimate to either end of its 95 % interval, where it is normal."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if n == 0:
         raise DataError("evaluate: found 0 images, expected at least 1")
-    rate, z2 = successes / n, _Z**2
+    rate, z2 = successes / n, Z**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * (rate * (1 - rate) / n + z2 / (4 * n * n)) ** 0.5
+    half = Z / (1 + z2 / n) * (rate * (1 - rate) / n + z2 / (4 * n * n)) ** 0.5
     return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
 
 
@@ -55,7 +56,7 @@ def mean_of(values: np.ndarray) -> Interval:
     mean = float(values.mean(dtype=np.float64))
     if len(values) < 2:
         return Interval(mean)
-    half = _Z * float(values.std(ddof=1, dtype=np.float64)) / len(values) ** 0.5
+    half = Z * float(values.std(ddof=1, dtype=np.float64)) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half)
 
 

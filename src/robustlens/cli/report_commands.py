@@ -1,0 +1,77 @@
+"""Commands that read what is there: `robustlens report|verify`.
+
+A command imports what it works with, as in `commands`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustlens.cli.application import app
+from robustlens.cli.display import output, print_json
+from robustlens.cli.options import Json
+from robustlens.errors import StateError
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A study folder or a run folder.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second run or evaluation folder: compares the two.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write. Default: <folder>/report, two runs: <folder>/report/against-<other>."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured.
+
+    The claims of a study are judged anew, by the present rules. Of two runs, the page shows what differs in
+    recipe and numbers, image by image where both were evaluated on the same images.
+
+    Example: robustlens report runs/at runs/at-awp
+    """
+    from robustlens import claims, report
+    from robustlens.cli import tables
+    from robustlens.report.comparison import write_pages
+    from robustlens.results import StudyFolder
+    from robustlens.results.values import plain
+
+    if other is not None:
+        comparison = report.compare(folder, other)
+        page = write_pages(comparison, out or folder / "report" / f"against-{other.resolve().name}")
+        if as_json:
+            print_json({**plain(comparison), "report": str(page)})
+            return
+        tables.comparison(comparison)
+    elif StudyFolder(folder).exists:
+        page = report.write(folder, out, claims=claims.check(folder))
+    else:
+        page = report.write_run(folder, out)
+    if as_json:
+        print_json({"report": str(page)})
+        return
+    output.print(f"report: {page}", soft_wrap=True)
+
+
+@app.command(name="verify")
+def verify_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study, a run or packed data.")],
+) -> None:
+    """Read every file of a study, a run or a packed data set and check its seal; quiet where all is well.
+
+    Exit 7 names each file that is damaged. Files of format 1, which have no seal, are counted.
+    """
+    from robustlens.results import verify
+
+    checks = verify(folder)
+    broken = [check for check in checks if check.problem]
+    unsealed = sum(not check.sealed for check in checks if check.problem is None)
+    if unsealed:
+        output.print(f"{folder}: {unsealed} of {len(checks)} files are of format 1, unsealed", soft_wrap=True)
+    if broken:
+        raise StateError("; ".join(str(check.problem) for check in broken))
