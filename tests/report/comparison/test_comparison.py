@@ -75,7 +75,7 @@ def test_the_table_counts_images_that_both_one_or_neither_has_right(a: Path, tmp
     assert (part.images, part.paired, part.shared) == ("test", True, 10)
     assert clean.counts == PairedCounts(both=5, only_a=1, only_b=3, neither=1)
     assert robust.counts == PairedCounts(both=2, only_a=1, only_b=3, neither=4)
-    assert (clean.a.value, clean.b.value, clean.difference.value) == (0.6, 0.8, pytest.approx(0.2))
+    assert (clean.a.value, clean.b.value, clean.difference.value) == pytest.approx((0.6, 0.8, 0.2))
     assert robust.quantity == "robust accuracy, PGD-20"
     assert loss.counts is None
     assert loss.difference.value == pytest.approx(

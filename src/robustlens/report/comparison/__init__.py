@@ -5,19 +5,19 @@
 
 from robustlens.report.comparison.comparing import compare
 from robustlens.report.comparison.documents import (
-    Change,
     Comparison,
     FieldDifference,
     ImageComparison,
+    QuantityChange,
     Side,
 )
 from robustlens.report.comparison.page import write_comparison, write_pages
 
 __all__ = [
-    "Change",
     "Comparison",
     "FieldDifference",
     "ImageComparison",
+    "QuantityChange",
     "Side",
     "compare",
     "write_comparison",

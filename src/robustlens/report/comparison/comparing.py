@@ -7,10 +7,10 @@ from typing import Any
 from robustlens.config import eps_text
 from robustlens.errors import StateError
 from robustlens.report.comparison.documents import (
-    Change,
     Comparison,
     FieldDifference,
     ImageComparison,
+    QuantityChange,
     Side,
 )
 from robustlens.report.comparison.images import compare_images, compare_means, gap_changes, pair
@@ -47,9 +47,9 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     sides = _sides(runs, evaluations, explanations)
     notes = [ONE_TRAINING]
     accuracy: tuple[ImageComparison, ...] = ()
-    gaps: tuple[Change, ...] = ()
+    gaps: tuple[QuantityChange, ...] = ()
     plans: tuple[FieldDifference, ...] = ()
-    measures: dict[str, tuple[Change, ...]] = {}
+    measures: dict[str, tuple[QuantityChange, ...]] = {}
     both = evaluations[0], evaluations[1]
     if both[0] and both[1]:
         plans = _differences(*(flat(one.provenance.plan) for one in both if one))
@@ -153,7 +153,9 @@ def _evaluation_notes(sides: tuple[Side, Side], a: EvaluationResult, b: Evaluati
     return notes
 
 
-def _measures(a: ExplanationResult, b: ExplanationResult) -> tuple[dict[str, tuple[Change, ...]], list[str]]:
+def _measures(
+    a: ExplanationResult, b: ExplanationResult
+) -> tuple[dict[str, tuple[QuantityChange, ...]], list[str]]:
     """Key numbers of the measures that both have, and the measures that do not compare."""
     same_data = bool(a.provenance.data) and a.provenance.data == b.provenance.data
     compared, unlike = {}, []
@@ -171,14 +173,16 @@ def _measures(a: ExplanationResult, b: ExplanationResult) -> tuple[dict[str, tup
     return compared, unlike
 
 
-def _change(number: KeyNumber, one: Measurement, other: Measurement, same_data: bool) -> Change | None:
+def _change(
+    number: KeyNumber, one: Measurement, other: Measurement, same_data: bool
+) -> QuantityChange | None:
     a, b = number.read(one), number.read(other)
     if a is None or b is None:
         return None
     if number.array and number.array in one.arrays and number.array in other.arrays:
         rows = pair(one.arrays, other.arrays, same_data=same_data, index=number.index)
         return compare_means(number.title, number.unit, _means(one, number), _means(other, number), rows)
-    return Change(number.title, number.unit, Interval(a), Interval(b), Inference(b - a))
+    return QuantityChange(number.title, number.unit, Interval(a), Interval(b), Inference(b - a))
 
 
 def _means(measurement: Measurement, number: KeyNumber) -> Any:

@@ -26,7 +26,7 @@ class FieldDifference:
 
 
 @dataclass(frozen=True)
-class Change:
+class QuantityChange:
     """One number of both.
 
     Attributes:
@@ -63,7 +63,7 @@ class ImageComparison:
     shared: int
     paired: bool
     why: str
-    changes: tuple[Change, ...]
+    changes: tuple[QuantityChange, ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ class Comparison:
     recipe: tuple[FieldDifference, ...] = ()
     evaluation: tuple[FieldDifference, ...] = ()
     accuracy: tuple[ImageComparison, ...] = ()
-    gaps: tuple[Change, ...] = ()
-    measures: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    gaps: tuple[QuantityChange, ...] = ()
+    measures: Mapping[str, tuple[QuantityChange, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlens.report.comparison.documents import Change, ImageComparison
+from robustlens.report.comparison.documents import ImageComparison, QuantityChange
 from robustlens.report.text.wording import SPLITS, attack_name, suite_name
 from robustlens.results import EvaluationResult, SplitResult
 from robustlens.results.values import Arrays
@@ -61,7 +61,7 @@ def compare_images(name: str, a: EvaluationResult, b: EvaluationResult) -> Image
     return ImageComparison(SPLITS[name], one.n, other.n, len(rows.a), bool(rows), rows.why, tuple(changes))
 
 
-def gap_changes(test: ImageComparison, train: ImageComparison) -> tuple[Change, ...]:
+def gap_changes(test: ImageComparison, train: ImageComparison) -> tuple[QuantityChange, ...]:
     """Changes of the error, robust and loss gap: b minus a."""
     here = {change.quantity: change for change in test.changes}
     shared = [change for change in train.changes if change.quantity in here]
@@ -71,11 +71,11 @@ def gap_changes(test: ImageComparison, train: ImageComparison) -> tuple[Change, 
     return tuple(_gap(title, there[name], here[name]) for title, name in chosen.items() if name in there)
 
 
-def _gap(title: str, train: Change, test: Change) -> Change:
-    """Change of one gap: training minus test for accuracies, test minus training for a loss."""
+def _gap(title: str, train: QuantityChange, test: QuantityChange) -> QuantityChange:
+    """QuantityChange of one gap: training minus test for accuracies, test minus training for a loss."""
     first, second = (test, train) if train.unit == "nats" else (train, test)
     a, b = difference(first.a, second.a), difference(first.b, second.b)
-    return Change(title, train.unit, a, b, _independent(second.difference, first.difference))
+    return QuantityChange(title, train.unit, a, b, _independent(second.difference, first.difference))
 
 
 def _robust(a: EvaluationResult, b: EvaluationResult) -> dict[str, tuple[str, str]]:
@@ -100,28 +100,28 @@ def _robust(a: EvaluationResult, b: EvaluationResult) -> dict[str, tuple[str, st
 
 def _of_masks(
     title: str, keys: tuple[str, str], one: SplitResult, other: SplitResult, rows: Pairing
-) -> Change:
+) -> QuantityChange:
     a, b = one.arrays[keys[0]].astype(bool), other.arrays[keys[1]].astype(bool)
     if not rows:
         rates = wilson(int(a.sum()), len(a)), wilson(int(b.sum()), len(b))
-        return Change(title, "share", *rates, _independent(*rates))
+        return QuantityChange(title, "share", *rates, _independent(*rates))
     a, b = a[rows.a], b[rows.b]
     counts = PairedCounts.of(a, b)
     rates = wilson(int(a.sum()), len(a)), wilson(int(b.sum()), len(b))
-    return Change(title, "share", *rates, counts.difference(), counts)
+    return QuantityChange(title, "share", *rates, counts.difference(), counts)
 
 
-def _of_losses(one: SplitResult, other: SplitResult, rows: Pairing) -> Change:
+def _of_losses(one: SplitResult, other: SplitResult, rows: Pairing) -> QuantityChange:
     return compare_means(LOSS, "nats", one.arrays["loss"], other.arrays["loss"], rows)
 
 
-def compare_means(title: str, unit: str, a: np.ndarray, b: np.ndarray, rows: Pairing) -> Change:
+def compare_means(title: str, unit: str, a: np.ndarray, b: np.ndarray, rows: Pairing) -> QuantityChange:
     """Means (n,) of both, over the images that stand in both where there are any."""
     if not rows:
         means = mean_of(a), mean_of(b)
-        return Change(title, unit, *means, _independent(*means))
+        return QuantityChange(title, unit, *means, _independent(*means))
     a, b = a[rows.a], b[rows.b]
-    return Change(title, unit, mean_of(a), mean_of(b), mean_difference(a, b))
+    return QuantityChange(title, unit, mean_of(a), mean_of(b), mean_difference(a, b))
 
 
 def _independent(a: Interval, b: Interval) -> Inference:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustlens.report.comparison.documents import Change, Comparison, ImageComparison
+from robustlens.report.comparison.documents import Comparison, ImageComparison, QuantityChange
 from robustlens.report.text.wording import minus, number, p_value, points
 from robustlens.stats.intervals import Interval
 
@@ -26,7 +26,7 @@ COUNTS = ("both", "only A", "only B", "neither")
 """Columns of the images that both networks have right, only one, or neither."""
 
 
-def rows(changes: tuple[Change, ...]) -> list[TextRow]:
+def rows(changes: tuple[QuantityChange, ...]) -> list[TextRow]:
     """Each change as text: shares in percent and points, other numbers as they are."""
     return [_row(change) for change in changes]
 
@@ -61,7 +61,7 @@ def sentences(comparison: Comparison) -> list[str]:
     return told
 
 
-def _row(change: Change) -> TextRow:
+def _row(change: QuantityChange) -> TextRow:
     text = _text(change.unit)
     counts = change.counts
     unit = "%" if change.unit == "share" else change.unit
