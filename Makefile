@@ -2,6 +2,7 @@
 #   make study   install, run the built-in study, print where the report is
 #   make test    install with the dev extra, then lint, types, import order, tests
 #   make check   the same with the fast tests alone
+#   make release build the wheel and the sdist, check them, and use each in a fresh environment
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,7 +11,7 @@ FAST   := tests/test_architecture.py tests/test_registry.py tests/test_losses.py
           tests/claims tests/results/test_files.py tests/results/test_run_folder.py
 OUT    ?= robustlens-out/quickstart
 
-.PHONY: study test check lint types imports tests fast browser bench bench-peers mutants clean
+.PHONY: study test check lint types imports tests fast browser release bench bench-peers mutants clean
 
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
@@ -40,9 +41,13 @@ fast: $(VENV)/.installed-dev
 browser: $(VENV)/.installed-dev
 	$(BIN)/python tools/ensure_browser.py
 
+# Publishes nothing: .github/workflows/release.yml does, for a tag.
+release: $(VENV)/.installed-dev
+	$(BIN)/python tools/release.py
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hub]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt

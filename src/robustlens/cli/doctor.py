@@ -12,11 +12,12 @@ from torch import nn
 
 from robustlens import machine
 from robustlens.attacks import PGD
+from robustlens.extras import install_extra
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation
 
-EXTRAS = {"hub": "datasets"}
+EXTRAS = {"hub": "datasets", "cluster": "ray"}
 """Optional extras and the package that shows whether each is there."""
 
 
@@ -47,7 +48,7 @@ def examine() -> list[Finding]:
 
 def _extra(name: str, package: str) -> Finding:
     there = importlib.util.find_spec(package) is not None
-    return Finding(f"extra {name}", "installed" if there else f"absent; pip install 'robustlens[{name}]'")
+    return Finding(f"extra {name}", "installed" if there else f"absent; {install_extra(name)}")
 
 
 def _computed(name: str, check: Callable[[], bool]) -> Finding:

@@ -25,6 +25,7 @@ from robustlens.data.arrays import class_names
 from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources, in_one_line
 from robustlens.errors import DataError
+from robustlens.extras import install_extra
 
 ONLINE = "check the name and the network, or give a folder that holds the files as data_dir"
 _BATCH = 1000  # encoded images in memory at a time while decoding
@@ -134,7 +135,7 @@ def library(where: str, fix: str) -> Iterator[Any]:
     try:
         datasets, hub = (importlib.import_module(name) for name in ("datasets", "huggingface_hub"))
     except ImportError as error:
-        raise DataError(f"{where}: needs the package {error.name}; pip install 'robustlens[hub]'") from error
+        raise DataError(f"{where}: needs the package {error.name}; {install_extra('hub')}") from error
     # Reading is silent; only a download may show itself, and only on a terminal.
     chatty = [datasets] if sys.stderr.isatty() else [datasets, hub.utils]
     chatty = [part for part in chatty if not part.are_progress_bars_disabled()]

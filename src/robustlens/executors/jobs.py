@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, RobustlensError, out_of_memory
+from robustlens.extras import install_extra
 from robustlens.progress import Event, Listener
 
 
@@ -170,7 +171,7 @@ def cluster_package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"executor: found no package {name!r}; install it with pip install 'robustlens[cluster]'"
+            f"executor: found no package {name!r}; install it with {install_extra('cluster')}"
         ) from error
 
 

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError, RobustlensError
+from robustlens.extras import install_package
 from robustlens.models.normalize import Normalize
 from robustlens.registry import imported, one_line, parameters_of, takes_any
 
-_TRANSFORMERS = "pip install -c constraints.txt transformers"
+_TRANSFORMERS = install_package("transformers")
 _TIMM = "pip install timm and the torchvision that fits your torch"
 
 
