@@ -32,6 +32,7 @@ ATTACK_ROWS = {
     "pgd on kl": lambda threat: rl.attacks.PGD(threat, steps=3, loss="kl"),
     "pgd on dlr": lambda threat: rl.attacks.PGD(threat, steps=3, loss="dlr", random_start=False),
     "pgd, targeted": lambda threat: rl.attacks.PGD(threat, steps=3, targeted=True),
+    "pgd, least likely": lambda threat: rl.attacks.PGD(threat, steps=3, targets="least-likely", restarts=2),
     "apgd-ce": lambda threat: rl.attacks.get("apgd-ce-12", threat),
     "apgd-dlr": lambda threat: rl.attacks.get("apgd-dlr-6", threat, restarts=2),
     "apgd-t": lambda threat: rl.attacks.get("apgd-t-5", threat),

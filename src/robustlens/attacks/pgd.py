@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +13,7 @@ from robustlens.attacks.base import Crafted, Goal, input_and_weight_gradients, r
 from robustlens.attacks.best import Best, in_turn
 from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.attacks.restarts import Restarts, require_at_least
+from robustlens.attacks.targets import checked_targets, wanted_classes
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
 from robustlens.threat import ThreatModel
@@ -29,6 +31,9 @@ class PGD(Restarts):
         random_start: begin at a random point of the ball (uniform, then clipped to the box) or at x.
         loss: "ce", "margin" (with it, this is the PGD form of Carlini-Wagner), "dlr" or "kl".
         targeted: `y` holds the wanted classes, and the attack moves towards them.
+        targets: the wanted classes where `y` holds the true ones: a class for each image, as a tensor or a
+            sequence, or "least-likely", the class of the smallest logit at x other than `y` (Kurakin et al.
+            2017). An image that gets its wanted class counts as won, one that gets another does not.
         model_mode: "eval", or "train" to reproduce training code that crafts in train mode.
         keep: "best" returns, for each image, the iterate with the highest loss, where an iterate that
             fools the model outranks one that does not; "last" returns the last iterate, as published
@@ -56,6 +61,7 @@ class PGD(Restarts):
     model_mode: str = "eval"
     keep: str = "best"
     stop_at_success: bool = False
+    targets: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +77,24 @@ class PGD(Restarts):
             raise ConfigError("attack.keep: 'last' does not compare iterates; use 'best' with restarts")
         if self.restarts > 1 and not self.random_start:
             raise ConfigError("attack.restarts: without a random start every restart is the same; use 1")
+        if self.targets is not None:
+            if self.targeted:
+                raise ConfigError("attack.targets: found beside targeted, where y holds the wanted classes")
+            object.__setattr__(self, "targets", checked_targets(self.targets))
+
+    def tries(self) -> tuple["PGD", ...]:
+        """One attack for each restart.
+
+        Raises:
+            ConfigError: `targets` holds a class for each image: the tries of an evaluation get survivors
+                alone, so that classes and images would not be in step.
+        """
+        if isinstance(self.targets, tuple):
+            raise ConfigError(
+                "attack.targets: found a class for each image, expected 'least-likely' in an evaluation, "
+                "whose attacks get the images that are left"
+            )
+        return super().tries()
 
     @property
     def gives_weight_gradients(self) -> bool:
@@ -87,6 +111,9 @@ class PGD(Restarts):
         return self.model_mode
 
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        if self.targets is not None:
+            towards = replace(self, targeted=True, targets=None)
+            return towards._images(model, x, wanted_classes(model, x, y, self.targets), seed)
         goal = Goal.of(model, x, y, self.loss, targeted=self.targeted)
         if self.restarts > 1:
             return in_turn(replace(self, seed=seed).tries(), model, x, y, goal)
@@ -120,6 +147,8 @@ class PGD(Restarts):
         """
         if not self.gives_weight_gradients:
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
+        if self.targets is not None:
+            raise ConfigError("attack.targets: found with craft, expected none in training")
         seed = noise.seed_from(generator, self.seed)
         with checked_inputs(model, x, y, self.threat, self.model_mode) as (x, y):
             if len(x) == 0:

@@ -55,5 +55,9 @@ def _settings(attack: Attack) -> str:
     kind = type(attack)
     if not is_dataclass(attack):
         return f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
-    names = sorted((field.name for field in fields(attack)), key=lambda name: _ORDER.get(name, len(_ORDER)))
+    # PGD's targets came later: without any, its hash is the one before.
+    given = (
+        each.name for each in fields(attack) if (each.name, getattr(attack, each.name)) != ("targets", None)
+    )
+    names = sorted(given, key=lambda name: _ORDER.get(name, len(_ORDER)))
     return f"{kind.__qualname__}({', '.join(f'{name}={getattr(attack, name)!r}' for name in names)})"
