@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from robustlens.version import __version__
 
 if TYPE_CHECKING:
-    from robustlens import attacks, data, explain, losses, models, objectives
+    from robustlens import attacks, compat, data, explain, losses, models, objectives
     from robustlens.config import Recipe
     from robustlens.evaluation import Evaluation, evaluate
+    from robustlens.progress import Event, Listener
     from robustlens.results import Run
     from robustlens.threat import ThreatModel
     from robustlens.training import train
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _HOME = {
     "AdversarialWeightPerturbation": "weights",
     "Evaluation": "evaluation",
+    "Event": "progress",
     "ExponentialMovingAverage": "weights",
+    "Listener": "progress",
     "Recipe": "config",
     "Run": "results",
     "ThreatModel": "threat",
@@ -29,17 +32,20 @@ _HOME = {
     "train": "training",
 }
 """Public names and the room that each comes from."""
-_ROOMS = {"attacks", "data", "explain", "losses", "models", "objectives", "report", "study"}
+_ROOMS = {"attacks", "compat", "data", "explain", "losses", "models", "objectives", "report", "study"}
 
 __all__ = [
     "AdversarialWeightPerturbation",
     "Evaluation",
+    "Event",
     "ExponentialMovingAverage",
+    "Listener",
     "Recipe",
     "Run",
     "ThreatModel",
     "__version__",
     "attacks",
+    "compat",
     "data",
     "evaluate",
     "explain",

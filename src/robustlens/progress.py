@@ -1,6 +1,6 @@
 """Events by which long work says how far it is: it calls a listener, and never prints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -21,6 +21,17 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+"""Whatever hears events: a function, or an object with `__call__`."""
+
+
+def to_all(listeners: Sequence[Listener]) -> Listener:
+    """One listener that tells several, in order; others may join the list later."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen
 
 
 def silent(event: Event) -> None:

@@ -35,6 +35,7 @@ class Registry(Mapping[str, Entry]):
         factories: whether "package.module:factory" may stand for an entry.
         other_names: names that the caller takes beside the entries, for messages.
         result_type: of the object that a factory has to return; None leaves its result and errors alone.
+        required: whether a parameter without a default is an option, too, and has to be given.
 
     >>> shapes = Registry("shape", {"square": lambda side=1: side * side, "disc": lambda r=1: 3 * r * r})
     >>> shapes.find("squaer")
@@ -53,8 +54,10 @@ class Registry(Mapping[str, Entry]):
         factories: bool = False,
         other_names: Iterable[str] = (),
         result_type: type | None = None,
+        required: bool = False,
     ) -> None:
         self.what, self.error, self.hidden, self.factories = what, error, hidden, factories
+        self.required = required
         self._entries, self._other_names, self._result_type = dict(entries), other_names, result_type
 
     def __getitem__(self, name: str) -> Entry:
@@ -90,7 +93,7 @@ class Registry(Mapping[str, Entry]):
 
     def options(self, name: str) -> tuple[str, ...]:
         """Names of the options that a registered entry takes."""
-        return tuple(options_of(self[name], self.hidden))
+        return tuple(options_of(self[name], self.hidden, required=self.required))
 
     def checked(self, name: str, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         """The options, each of the type that its entry declares.
@@ -99,9 +102,12 @@ class Registry(Mapping[str, Entry]):
             ConfigError (or the registry's error): unknown name or option, or a value of another type or
                 outside its range; `where` is the field that holds the options, for messages.
         """
-        return checked_options(
-            self.find(name), options, where or f"{self.what} {name!r}", name, self.error, self.hidden
-        )
+        entry, where = self.find(name), where or f"{self.what} {name!r}"
+        known = options_of(entry, self.hidden, required=self.required)
+        missing = [key for key, each in known.items() if each.default is each.empty and key not in options]
+        if missing and name in self._entries:
+            raise self.error(f"{where}.{missing[0]}: found none, expected a value: {name!r} has no default")
+        return checked_options(entry, options, where, name, self.error, self.hidden, required=self.required)
 
     def build(
         self, name: str, *arguments: Any, options: Mapping[str, Any] | None = None, where: str = ""
@@ -191,12 +197,16 @@ def takes_any(function: Callable[..., Any]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of(function).values())
 
 
-def options_of(entry: Any, hidden: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
-    """The parameters of an entry that have a default, less those that `hidden` names."""
+def options_of(
+    entry: Any, hidden: tuple[str, ...] = (), *, required: bool = False
+) -> dict[str, inspect.Parameter]:
+    """The parameters of an entry that have a default (or none, with `required`), less those in `hidden`."""
     return {
         name: parameter
         for name, parameter in parameters_of(entry).items()
-        if parameter.default is not inspect.Parameter.empty and name not in hidden
+        if (required or parameter.default is not parameter.empty)
+        and parameter.kind is not parameter.VAR_KEYWORD
+        and name not in hidden
     }
 
 
@@ -207,9 +217,11 @@ def checked_options(
     name: str,
     error: type[RobustlensError] = ConfigError,
     hidden: tuple[str, ...] = (),
+    *,
+    required: bool = False,
 ) -> dict[str, Any]:
     """The options, each validated by the annotation of its parameter; a bool is no number."""
-    known, types = options_of(entry, hidden), _annotations(entry)
+    known, types = options_of(entry, hidden, required=required), _annotations(entry)
     checked = {}
     for option, value in options.items():
         if option not in known and not takes_any(entry):

@@ -47,5 +47,31 @@ def test_leaderboard_needs_the_standard_suite():
         leaderboard_entry(replace(result(), suites={}))
     with pytest.raises(ConfigError, match="found the attacks apgd-ce, square, pgd-20"):
         leaderboard_entry(replace(result(), suites={"fast": ("apgd-ce",)}))
-    with pytest.raises(ConfigError, match="found the field 'auther'"):
-        leaderboard_entry(result(), auther="us")
+
+
+def test_facts_of_the_paper_are_as_given_and_numbers_are_read():
+    given = {
+        "authors": "A. Author, B. Author",
+        "venue": "ICML 2026",
+        "link": "https://arxiv.org/abs/2004.05884",
+    }
+    entry = leaderboard_entry(result(), **given, additional_data="true", number_forward_passes="20")
+    assert given.items() <= entry.items()
+    assert entry["additional_data"] is True
+    assert entry["number_forward_passes"] == 20
+    assert leaderboard_entry(result())["authors"] == ""
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"autors": "us"}, "found the field 'autors'.*did you mean 'authors'"),
+        ({"link": "arxiv"}, "link: found 'arxiv', expected an address"),
+        ({"number_forward_passes": "0"}, "greater than 0"),
+        ({"additional_data": "perhaps"}, "additional_data: found 'perhaps'"),
+        ({"venue": 2026}, "venue: found 2026; input should be a valid string"),
+    ],
+)
+def test_wrong_facts_are_one_line(about, said):
+    with pytest.raises(ConfigError, match=said):
+        leaderboard_entry(result(), **about)

@@ -27,6 +27,7 @@ from helpers.training_runs import (
 )
 from robustlens import stopping
 from robustlens.config import BEST, ModelSpec
+from robustlens.config.optimizer import TORCH_SCHEDULES
 from robustlens.data import from_tensors
 from robustlens.errors import ResourceError, StateError, StoppedError
 from robustlens.results import Run, array_files
@@ -58,8 +59,66 @@ VARIANTS = {
     "sam and l1": {"sam": {"rho": 0.05}, "optimizer": {"l1": 1e-4}},
     "free": {"attack": {"replays": 3}},
     "mixup": {"mixup": 1.0},
+    "awp and adamw": {
+        "awp": {"gamma": 0.01},
+        "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+    },
+    "amsgrad, cosine": {
+        "optimizer": {"name": "adam", "lr": 1e-3, "options": {"amsgrad": True}, "schedule": "cosine"}
+    },
+    "an optimizer of torch": {
+        "objective": "standard",
+        "optimizer": {"name": "torch.optim:NAdam", "lr": 1e-3, "schedule": "constant"},
+    },
     "held to a capacity": {"objective": "standard", "capacity": {"low": 0.5, "high": 2, "every": 3}},
 }
+
+
+SCHEDULES = {
+    "ConstantLR": {"factor": 0.5, "total_iters": 1},
+    "CosineAnnealingLR": {},
+    "CosineAnnealingWarmRestarts": {"T_0": 2},
+    "CyclicLR": {"base_lr": 0.001, "step_size_up": 3},
+    "ExponentialLR": {"gamma": 0.5},
+    "LinearLR": {"total_iters": 2},
+    "MultiStepLR": {"milestones": [1, 2]},
+    "OneCycleLR": {},
+    "PolynomialLR": {"power": 2.0},
+    "ReduceLROnPlateau": {"patience": 0, "threshold": 0.9},
+    "StepLR": {"step_size": 1},
+    f"{__name__}:warmed_up": {"epochs": 1},
+}
+
+
+def warmed_up(optimizer, epochs=2):
+    """A schedule of the user's own, of two of torch's."""
+    parts = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=epochs),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2),
+    ]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[epochs])
+
+
+def test_every_scheduler_of_torch_has_a_row():
+    assert set(TORCH_SCHEDULES) < set(SCHEDULES)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_scheduler_resumes_bit_for_bit_inside_an_epoch_and_after_one(
+    schedule, tmp_path, splits, monkeypatch
+):
+    monkeypatch.setattr("robustlens.training.loop._CHECK_EVERY", 1)
+    optimizer = {"schedule": schedule, "schedule_options": SCHEDULES[schedule], "momentum": 0.9}
+    asked = recipe(objective="standard", optimizer=optimizer)
+    whole = rl.train(asked, tmp_path / "whole", splits=splits)
+    parts = Run(tmp_path / "parts")
+    for step in (steps_of(splits), 2 * steps_of(splits) - 1):  # at the end of an epoch, and before one
+        with stopping.handled(), pytest.raises(StoppedError, match="SIGTERM"):
+            rl.train(asked, parts.folder, splits=splits, progress=stop_at(step))
+    rl.train(asked, parts.folder, splits=splits)
+    assert_same_training(whole, parts)
+    rates = [epoch.lr for epoch in whole.metrics()]
+    assert len(set(rates)) > 1, "the schedule changes the rate"
 
 
 def assert_same_training(whole, other, files=("best", "last", "state", "state.previous")):

@@ -151,6 +151,21 @@ def pair(option: str, item: str, expected: str) -> tuple[str, Any]:
     return name, parsed_yaml(text, f"{option} {text[:80]!r}")
 
 
+def leaderboard_fields(about: list[str] | None, leaderboard: Path | None) -> dict[str, Any]:
+    """The fields of a leaderboard entry in --about, before anything is evaluated."""
+    from robustlens.evaluation.leaderboard import checked_about
+
+    if about and leaderboard is None:
+        raise ConfigError("--about: found without --leaderboard FILE, which it describes; give both")
+    fields = {}
+    for item in about or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--about: found {item!r}, expected FIELD=TEXT, e.g. authors='A. Author'")
+        fields[name] = text
+    return checked_about(fields, "--about")
+
+
 def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
     """Refuse to replace a result of another plan, which a study may stand on."""
     primary, *others = plan.checkpoints(run.kept_checkpoints())

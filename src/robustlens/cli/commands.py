@@ -24,6 +24,8 @@ from robustlens.cli.options import (
     Quiet,
     RecipeOptions,
     SubjectOptions,
+    Track,
+    TrackDir,
     TrustCode,
     grouped,
 )
@@ -41,6 +43,8 @@ def study(
     device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
+    track: Track = None,
+    track_dir: TrackDir = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +68,9 @@ def study(
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with shown(quiet) as listen:
-        result = study.run(spec, folder, executor=executor, listen=listen)
+        result = study.run(
+            spec, folder, executor=executor, listen=listen, track=track or (), track_dir=track_dir
+        )
     page = report.write(folder)
     tables.headline(result.folder)
     tables.claims(result.folder)
@@ -89,6 +95,8 @@ def train(
     ] = 30.0,
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
+    track: Track = None,
+    track_dir: TrackDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Train one network; the same command resumes at the last finished epoch.
@@ -97,6 +105,7 @@ def train(
     """
     from robustlens.cli import arguments, tables
     from robustlens.config import Recipe, checked
+    from robustlens.tracking import Tracking
     from robustlens.training import distributed, train
 
     arguments.use_data_dir(data_dir)
@@ -108,6 +117,7 @@ def train(
             device=device,
             checkpoint_minutes=checkpoint_minutes,
             progress=partial(listen, "train"),
+            track=Tracking(tuple(track or ()), track_dir),
         )
     distributed.shutdown()
     if processes.is_first():
@@ -127,6 +137,10 @@ def evaluate(
     leaderboard: Annotated[
         Path | None, typer.Option(help="Also write the fields of a RobustBench entry to this JSON file.")
     ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of that entry: authors=..., venue=..., link=..., name=... Repeatable."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 if a reliability flag is up.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -143,6 +157,7 @@ def evaluate(
     from robustlens.evaluation import leaderboard_entry, leaderboard_suite
     from robustlens.results.files import write_atomic
 
+    given = arguments.leaderboard_fields(about, leaderboard)
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
     network = sharding.on_own_device(network)
@@ -157,8 +172,8 @@ def evaluate(
         return
     tables.evaluation(result)
     if leaderboard is not None:
-        about = {"dataset": subject.data or "", "architecture": network.architecture or model}
-        write_atomic(leaderboard, arguments.json_bytes(leaderboard_entry(result, **about)))
+        known = {"dataset": subject.data or "", "architecture": network.architecture or model}
+        write_atomic(leaderboard, arguments.json_bytes(leaderboard_entry(result, **(known | given))))
     flags = ", ".join(flag.name for flag in result.splits["test"].flags)
     if strict and flags:
         raise NumericsError(f"evaluate --strict: found the flags {flags}, expected none")

@@ -28,6 +28,13 @@ Device = Annotated[
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run the package.module:factory that a file names.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell a tracker each epoch: tensorboard, mlflow, wandb or trackio. Repeatable."),
+]
+TrackDir = Annotated[
+    Path | None, typer.Option(help="Folder of the trackers' files. Default: tracking, in the output folder.")
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="A run folder, a file of weights, or package.module:factory.")
 ]

@@ -2,6 +2,7 @@
 
 from robustlens.config.checkpoint import BEST, LAST, Checkpoint
 from robustlens.config.names import name_problem, refuse_code
+from robustlens.config.optimizer import OptimizerSpec
 from robustlens.config.plans import EvaluationPlan, ExplanationPlan, Plan
 from robustlens.config.recipe import (
     AttackSpec,
@@ -12,7 +13,6 @@ from robustlens.config.recipe import (
     InitSpec,
     ModelSpec,
     MonitorSpec,
-    OptimizerSpec,
     PerturbationSpec,
     PseudoLabelSpec,
     Recipe,

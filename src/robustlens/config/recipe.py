@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import Checkpoint
 from robustlens.config.names import code_in
+from robustlens.config.optimizer import OptimizerSpec
 from robustlens.config.values import Number, Values, canonical, flat, norm_name, radius_problem
 
 
@@ -146,36 +147,6 @@ class CapacitySpec(Values):
         return self
 
 
-class OptimizerSpec(Values):
-    """SGD with momentum and a schedule over steps."""
-
-    lr: Number = Field(default=0.1, gt=0)
-    momentum: Number = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: Number = Field(default=5e-4, ge=0)
-    l1: Number = Field(default=0.0, ge=0)
-    """Factor of the L1 norm of the weights, whose gradient is taken at w as that of weight decay is."""
-    batch_size: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    """Micro-batches of each batch, whose gradients are added up."""
-    epochs: int = Field(default=30, ge=1)
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a better validation robust accuracy; None: never."""
-    schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
-    milestones: tuple[Annotated[Number, Field(gt=0, le=1)], ...] = (0.5, 0.75)
-    """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""
-    warmup: Number = Field(default=0.3, ge=0, lt=1)
-    """One-cycle: share of the steps that climb to `lr`."""
-
-    @model_validator(mode="after")
-    def _a_batch_has_its_parts(self) -> "OptimizerSpec":
-        if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"accumulate: found {self.accumulate}, expected at most batch_size ({self.batch_size})"
-            )
-        return self
-
-
 class PseudoLabelSpec(Values):
     """RST (Carmon et al. 2019): a standard network labels the unlabeled images, and training mixes both."""
 
@@ -226,6 +197,9 @@ class Recipe(Values):
     fast: bool = False
     """Give up equal bits on CUDA for speed: algorithms chosen by trial, sums in any order, CUDA graphs."""
     seed: int = Field(default=0, ge=0, lt=1 << 62)
+    listeners: tuple[Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")], ...] = Field(default=(), exclude=True)
+    """Functions or classes of yours, as "package.module:name", that hear every event of training. They change
+    no result, so they are no part of the hash and not saved."""
 
     @property
     def perturbations(self) -> dict[str, PerturbationSpec]:

@@ -35,7 +35,7 @@ def sweep(folder: Path, *, older: float = 0.0) -> None:
     """
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
-            if path.is_symlink() or path.name == "report" or (path / "lock").exists():
+            if path.is_symlink() or path.name in ("report", "tracking") or (path / "lock").exists():
                 continue
             if path.is_dir():
                 sweep(path, older=older)

@@ -1,5 +1,6 @@
 """Training runs as files keep them: `run.json` and `metrics.jsonl`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -89,3 +90,16 @@ class EpochRecord:
     validation: MonitorRecord | None = None
     best: bool = False
     cpu_seconds: Number = float("nan")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers of this epoch by name, as listeners and trackers get them.
+
+        `loss` (while training), `lr`, `seconds` and `cpu_seconds`; `train/...` and `validation/...`: `clean`
+        and `robust` accuracy in [0, 1], `loss` in nats, `ramp_risk`. What was not measured is left out.
+        """
+        own = {name: getattr(self, name) for name in ("loss", "lr", "seconds", "cpu_seconds")}
+        for name, record in (("train", self.train), ("validation", self.validation)):
+            for kind in ("clean", "robust", "loss", "ramp_risk") if record is not None else ():
+                own[f"{name}/{kind}"] = getattr(record, kind)
+        return {name: float(value) for name, value in own.items() if math.isfinite(value)}

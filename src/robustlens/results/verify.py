@@ -43,12 +43,12 @@ def verify(folder: Path | str) -> list[FileCheck]:
 
 
 def _is_ours(path: Path, folder: Path) -> bool:
-    """Files that are sealed; a report is made of them, and a name with a dot is what a killed save left."""
+    """Files that are sealed; not the report, files of trackers and, with a dot, what a killed save left."""
     inside = path.relative_to(folder).parts
     return (
         path.is_file()
         and path.suffix in (".json", ".jsonl", ".safetensors")
-        and "report" not in inside[:-1]
+        and not {"report", "tracking"} & set(inside[:-1])
         and not (path.name.startswith("."))
     )
 

@@ -23,6 +23,7 @@ from robustlens.study import planning
 from robustlens.study.length import length
 from robustlens.study.planning import PlannedRun, built_in, plan, read
 from robustlens.study.stages import Fingerprints, Stages, is_done
+from robustlens.tracking import Tracking
 
 __all__ = ["PlannedRun", "StudyResult", "StudySpec", "built_in", "plan", "read", "run"]
 
@@ -47,6 +48,8 @@ def run(
     *,
     executor: Executor | None = None,
     listen: Callable[[str, Event], None] = lambda name, event: None,
+    track: Sequence[str] = (),
+    track_dir: Path | None = None,
 ) -> StudyResult:
     """Carry out what is left of a study and check the claims on all that is there.
 
@@ -55,6 +58,8 @@ def run(
         out: its folder.
         executor: `LocalProcesses()` by default.
         listen: hears (run, event).
+        track: names of trackers (`tracking.TRACKERS`) that each run tells of its training.
+        track_dir: folder in which they write; None for `tracking` in `out`.
 
     Raises:
         ConfigError: the study is wrong; nothing has been started. DataError: its data cannot be read.
@@ -63,6 +68,7 @@ def run(
     planned = plan(spec)
     evaluation, explanation = planning.evaluation_plan(spec), planning.explanation_plan(spec)
     folder = StudyFolder(out)
+    tracking = Tracking(tuple(track), (track_dir or folder.folder / "tracking").absolute(), spec.name)
     with locked(folder.folder):
         for one in planned:
             folder.run(one.id).check(one.recipe)
@@ -72,7 +78,9 @@ def run(
         executor = executor or LocalProcesses()
         ordered = sorted(planned, key=lambda one: -length(one.recipe))
         threads = _threads(ordered, folder, executor)
-        jobs = _jobs([one for one in ordered if one in left], threads, folder, evaluation, explanation)
+        jobs = _jobs(
+            [one for one in ordered if one in left], threads, folder, evaluation, explanation, tracking
+        )
         outcomes = []
         for outcome in executor.run(jobs, listen):
             outcomes.append(outcome)
@@ -109,6 +117,7 @@ def _jobs(
     folder: StudyFolder,
     evaluation: EvaluationPlan,
     explanation: ExplanationPlan,
+    tracking: Tracking,
 ) -> list[Job]:
     """The stages of these runs; those of the same images share them."""
     images: dict[str, Shared] = {}
@@ -117,7 +126,7 @@ def _jobs(
         recipe = one.recipe
         key = f"{recipe.data.model_dump_json()} {recipe.data.data_dir} {recipe.names_code}"
         shared = images.setdefault(key, Shared(partial(of_spec, recipe.data, trust_code=recipe.names_code)))
-        stages = Stages(folder.run(one.id).folder, recipe, evaluation, explanation)
+        stages = Stages(folder.run(one.id).folder, recipe, evaluation, explanation, tracking)
         jobs.extend(stages.jobs(shared, threads[one.id]))
     return jobs
 

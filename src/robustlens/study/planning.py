@@ -25,6 +25,7 @@ from robustlens.data import augment
 from robustlens.errors import ConfigError
 from robustlens.explain.bound.covering import FEWEST_POINTS
 from robustlens.results import RunEntry, StudyRecord
+from robustlens.training.checks import check_optimizer
 
 _BUILT_IN = importlib.resources.files("robustlens") / "study" / "built_in"
 
@@ -153,6 +154,9 @@ def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:
     for recipe in recipes.values():
         models.check(recipe.model.name, recipe.model.options)
         data.check_name(recipe.data.name)
+        check_optimizer(recipe.optimizer)
+        if recipe.pseudo_labels is not None:
+            check_optimizer(recipe.pseudo_labels.teacher)
         if recipe.data.augment != "auto":
             augment.get(recipe.data.augment)
         _check_checkpoints(spec, recipe)

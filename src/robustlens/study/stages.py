@@ -3,7 +3,7 @@
 import math
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustlens import data
@@ -15,6 +15,7 @@ from robustlens.executors import Job, Resources, Shared
 from robustlens.explain import explain_run
 from robustlens.progress import Listener
 from robustlens.results import Run, StudyFolder
+from robustlens.tracking import Tracking
 from robustlens.training import train
 
 _ON_CPU = ("spectrum",)
@@ -28,12 +29,14 @@ class Stages:
     Attributes:
         folder: of the run, in the folder of a study.
         recipe: of its training. evaluation, explanation: plans of what comes after it.
+        tracking: trackers that are told of the training.
     """
 
     folder: Path
     recipe: Recipe
     evaluation: EvaluationPlan
     explanation: ExplanationPlan
+    tracking: Tracking = field(default_factory=Tracking)
 
     def jobs(self, images: Shared, threads: int = 0) -> list[Job]:
         """The stages, each after the one before.
@@ -71,7 +74,7 @@ class Stages:
 def _train(listen: Listener, stages: Stages, images: Shared) -> None:
     folder, splits = stages.run().folder, images.value()
     _check_radii(splits, stages.evaluation, stages.explanation)
-    train(stages.recipe, folder, splits=splits, progress=listen)
+    train(stages.recipe, folder, splits=splits, progress=listen, track=stages.tracking)
 
 
 def _evaluate(listen: Listener, stages: Stages, images: Shared) -> None:

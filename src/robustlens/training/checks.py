@@ -2,9 +2,20 @@
 
 import math
 
-from robustlens.config import Recipe, radius_problem
+import torch
+from torch import nn
+
+from robustlens.config import OptimizerSpec, Recipe, radius_problem
 from robustlens.data import Splits
 from robustlens.errors import ConfigError
+from robustlens.training import optimizers
+from robustlens.training.schedules import schedule_for
+
+
+def check_optimizer(spec: OptimizerSpec) -> None:
+    """Raise `ConfigError` where an optimizer or its schedule cannot be made with these options."""
+    optimizer = optimizers.build(spec, [nn.Parameter(torch.zeros(1))])
+    schedule_for(spec, optimizer, steps=1)
 
 
 def check_fit(recipe: Recipe, splits: Splits) -> None:
@@ -22,11 +33,16 @@ def _check_radius(recipe: Recipe, splits: Splits) -> None:
 
 
 def _check_patience(recipe: Recipe, splits: Splits) -> None:
-    """Refuse patience, of the network or of its teacher, where every epoch counts as the best."""
+    """Refuse what waits for a better epoch, of the network or its teacher, without images that show one."""
     specs = {"optimizer": recipe.optimizer}
     if recipe.pseudo_labels is not None:
         specs["pseudo_labels.teacher"] = recipe.pseudo_labels.teacher
     for name, spec in specs.items():
+        if spec.schedule == "ReduceLROnPlateau" and len(splits.validation) == 0:
+            raise ConfigError(
+                f"{name}.schedule: found ReduceLROnPlateau without validation images, whose error it "
+                "looks at; set data.validation above 0"
+            )
         if spec.patience is not None and len(splits.validation) == 0:
             raise ConfigError(
                 f"{name}.patience: found {spec.patience} without validation images, by which an epoch is "

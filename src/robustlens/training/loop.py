@@ -18,14 +18,14 @@ from robustlens.errors import NumericsError, StoppedError
 from robustlens.machine import environment
 from robustlens.progress import Event, Listener
 from robustlens.results import EpochRecord, Run
-from robustlens.training import state
+from robustlens.training import optimizers, state
 from robustlens.training.background import PeriodicWriter
 from robustlens.training.checks import check_fit
 from robustlens.training.distributed import fabric_for, mean_over_ranks, same_buffers
 from robustlens.training.monitor import Monitor
 from robustlens.training.network import describe_model, starting_network
 from robustlens.training.pseudo_labels import batch_order
-from robustlens.training.schedules import learning_rate
+from robustlens.training.schedules import schedule_for
 from robustlens.training.step import step_for
 from robustlens.training.stopwatch import Stopwatch
 from robustlens.training.whole_batch_norm import with_whole_batch_norm
@@ -67,15 +67,17 @@ class TrainingLoop:
         # nn.Module.to takes a memory format, although its type stubs leave it out
         to_device: Callable[..., nn.Module] = model.to
         self.model = to_device(self.fabric.device, memory_format=torch.channels_last)
-        self.optimizer = _sgd(recipe, self.model)
+        self.optimizer = optimizers.build(recipe.optimizer, self.model.parameters())
         self.step = step_for(recipe)(
             recipe, self.model, splits.train, self.optimizer, self.fabric, splits.num_classes
         )
         self.order = batch_order(recipe, len(splits.train))
+        self.steps = len(self.order(noise.generator_for(recipe.seed, 0)))
+        self.schedule = schedule_for(recipe.optimizer, self.optimizer, self.steps)
         self.average = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None
         self.monitors = [Monitor(recipe, split, self.fabric) for split in (splits.train, splits.validation)]
         origin = state.StateRecord(recipe.hash(), splits.fingerprint, start)
-        self.state = state.TrainingState(origin, self.model, self.optimizer, self.average)
+        self.state = state.TrainingState(origin, self.model, self.optimizer, self.schedule, self.average)
         # Of one process: several have a random state each, and some keep tensors of their own.
         minutes = checkpoint_minutes if self.fabric.world_size == 1 else math.inf
         self.partial_states = PeriodicWriter(partial(run.write_bytes, state.STEP), minutes)
@@ -193,6 +195,7 @@ class TrainingLoop:
         self._set_rate(epoch, step, len(batches))
         self.step.following = None if is_last else batches[step + 1]
         self.loss += self.step(epoch, step, batches[step])
+        self.schedule.after_step()
         if recipe.capacity is not None and ((step + 1) % recipe.capacity.every == 0 or is_last):
             bound_singular_values(self.model, recipe.capacity.low, recipe.capacity.high)
         if self.average is not None:
@@ -205,9 +208,7 @@ class TrainingLoop:
             self.listener(Event("train", at, steps, note))
 
     def _set_rate(self, epoch: int, step: int, steps: int) -> None:
-        done = (epoch + step / steps) / self.recipe.optimizer.epochs
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe.optimizer, done)
+        self.schedule.before_step((epoch + step / steps) / self.recipe.optimizer.epochs)
 
     def _save_partial_epoch(self, steps: int, seconds: float, cpu_seconds: float) -> None:
         """Write the state inside an epoch, of which so many steps are done."""
@@ -253,6 +254,7 @@ class TrainingLoop:
             raise NumericsError(
                 f"{self.run.folder}: a weight is not finite after epoch {epoch.epoch}; lower optimizer.lr"
             )
+        self.schedule.after_epoch(epoch)
         before, score = self.state.record, _score(epoch)
         is_best, seconds = score > before.best_score, before.seconds + epoch.seconds
         self._write_weights(epoch.epoch, is_best)
@@ -266,6 +268,10 @@ class TrainingLoop:
         self.run.write_bytes(state.FILE, self.state.to_bytes(), previous=state.PREVIOUS)
         self.run.remove(state.STEP)
         self.run.update(epochs_done=epoch.epoch, train_seconds=seconds)
+        epochs = self.recipe.optimizer.epochs
+        note = f"epoch {epoch.epoch}/{epochs}, loss {epoch.loss:.3f}"
+        at, total = epoch.epoch * self.steps, epochs * self.steps
+        self.listener(Event("train", at, total, note, step=epoch.epoch, metrics=epoch.metrics))
 
     def _write_weights(self, epoch: int, is_best: bool) -> None:
         """Write the checkpoints that this epoch, counted from 1, is."""
@@ -276,18 +282,6 @@ class TrainingLoop:
         self.run.write_weights(LAST, content)
         if keep_every is not None and epoch % keep_every == 0:
             self.run.write_weights(Checkpoint("epoch", epoch), content)
-
-
-def _sgd(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    spec = recipe.optimizer
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=next(model.parameters()).is_cuda or None,  # one kernel for all tensors
-    )
 
 
 def _score(epoch: EpochRecord) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 The state before it is kept: where the newest is damaged, training goes on from that one, to the same bits.
 """
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from robustlens import processes
 from robustlens.errors import StateError
 from robustlens.results import array_files
 from robustlens.results.values import decode, plain
+from robustlens.training import optimizer_state
+from robustlens.training.schedules import Schedule
 from robustlens.weights import ExponentialMovingAverage
 
 FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
@@ -36,6 +39,7 @@ class StateRecord:
             step_cpu_seconds: likewise.
         best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
         average_steps: updates of the running average of the weights.
+        values: what is no tensor of the optimizer and its schedule, as JSON (which may hold Infinity).
     """
 
     recipe: str
@@ -49,6 +53,7 @@ class StateRecord:
     step: int = 0
     step_seconds: float = 0.0
     step_cpu_seconds: float = 0.0
+    values: str = ""
 
     def check(self, other: "StateRecord", path: Path) -> None:
         """Raise `StateError` where `other`, read from `path`, belongs to another recipe, data or start."""
@@ -69,7 +74,8 @@ class TrainingState:
     Args:
         record: what training belongs to, before the first epoch.
         model: the network.
-        optimizer: of its parameters; SGD, of which the momentum is kept.
+        optimizer: of its parameters.
+        schedule: of its learning rate.
         average: the running average of the weights, if any.
 
     Attributes:
@@ -82,18 +88,21 @@ class TrainingState:
         record: StateRecord,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
         average: ExponentialMovingAverage | None,
     ) -> None:
         self.record, self.model, self.optimizer, self.average = record, model, optimizer, average
+        self.schedule = schedule
         self.partial_epoch: dict[str, Tensor] = {}
 
     def to_bytes(self) -> bytes:
         """The state as a sealed safetensors file."""
         record = self.record
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        for key, value in self.optimizer.state_dict()["state"].items():
-            if value.get("momentum_buffer") is not None:
-                tensors[f"momentum.{key}"] = value["momentum_buffer"]
+        of_optimizer, values = optimizer_state.packed(self.optimizer)
+        tensors |= of_optimizer
+        values = {"optimizer": values, "schedule": self.schedule.values()}
+        record = replace(record, values=json.dumps(values))
         if self.average is not None:
             averages = self.average.average.state_dict()
             tensors |= {f"average.{key}": value for key, value in averages.items()}
@@ -139,10 +148,9 @@ class TrainingState:
 
     def _take(self, record: StateRecord, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(under("model.", tensors))
-        optimizer = self.optimizer.state_dict()
-        momenta = under("momentum.", tensors)
-        optimizer["state"] = {int(key): {"momentum_buffer": value} for key, value in momenta.items()}
-        self.optimizer.load_state_dict(optimizer)
+        values = json.loads(record.values or "{}")
+        optimizer_state.restore(self.optimizer, tensors, values.get("optimizer", {}))
+        self.schedule.restore(values.get("schedule", {}))
         if self.average is not None:
             self.average.average.load_state_dict(under("average.", tensors))
             self.average.steps = record.average_steps

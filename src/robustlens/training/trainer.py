@@ -8,6 +8,7 @@ epoch and is the only file that a resumed run believes.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from torch import Tensor
 from robustlens import data, machine, models, processes
 from robustlens.config import DataSpec, Recipe, checked
 from robustlens.data import Split, Splits
-from robustlens.errors import DataError, LockedError, RobustlensError, StateError, StoppedError
+from robustlens.errors import ConfigError, DataError, LockedError, RobustlensError, StateError, StoppedError
 from robustlens.machine import float32_products, repeatable
-from robustlens.progress import Listener, silent
+from robustlens.progress import Listener, silent, to_all
+from robustlens.registry import imported, one_line
 from robustlens.results import ErrorRecord, Run
+from robustlens.tracking import Tracking, tracked
 from robustlens.training.distributed import connect, products, run_at, writer_lock
 from robustlens.training.loop import TrainingLoop
 from robustlens.training.pseudo_labels import pseudo_label, teacher_recipe, write_pseudo_labels
@@ -36,6 +39,8 @@ def train(
     device: str = "auto",
     checkpoint_minutes: float = 30.0,
     progress: Listener = silent,
+    listeners: Sequence[Listener] = (),
+    track: Tracking | Sequence[str] = (),
 ) -> Run:
     """Train one network, or go on with it, and return its run folder.
 
@@ -50,9 +55,13 @@ def train(
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1"; no part of the recipe.
         checkpoint_minutes: between two states that are written inside an epoch, for where a run is killed.
         progress: hears an event at every step.
+        listeners: hear the same events, in the first process alone. The event at the end of an epoch has
+            `step`, the epoch from 1, and `metrics` (`results.EpochRecord.metrics`), and is never left out.
+        track: names of trackers, as ["tensorboard"], or a `tracking.Tracking` that says where they write.
 
     Raises:
-        ConfigError: the recipe is wrong. DataError: the data cannot be read.
+        ConfigError: the recipe is wrong, or the package of a tracker is not installed.
+        DataError: the data cannot be read.
         ResourceError: there is no such device.
         NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
         LockedError: another process trains in `out`.
@@ -60,13 +69,19 @@ def train(
     """
     recipe = checked(Recipe, recipe, "recipe")
     machine.device(device)
+    tracking = track if isinstance(track, Tracking) else Tracking(tuple(track))
+    listeners = (*listeners, *map(_listener, recipe.listeners))
     connect(recipe.precision, device)
     run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
     splits = _images_of(run, recipe, splits)
     if processes.told_by_first(lambda: run.record.status) in ("trained", "done"):
-        return run
+        with tracked(run, recipe, tracking):
+            return run
+    hearers: list[Listener] = [progress]
+    if not run.read_only:
+        hearers += listeners
     # Data and network first: a wrong recipe leaves no file behind.
-    loop = TrainingLoop(recipe, run, splits, progress, device, checkpoint_minutes)
+    loop = TrainingLoop(recipe, run, splits, to_all(hearers), device, checkpoint_minutes)
     for warning in () if run.read_only else data.sanity_warnings(splits):
         _log.warning("data: %s", warning)
     with writer_lock(run):
@@ -77,7 +92,9 @@ def train(
                 loop.resume()
                 if recipe.pseudo_labels is not None:
                     loop.step.use(_with_pseudo_labels(loop))
-                loop.run_all_epochs()
+                with tracked(run, recipe, tracking) as tracker:
+                    hearers.append(tracker)
+                    loop.run_all_epochs()
         except (StoppedError, StateError, LockedError):
             raise  # a stop is no failure, and a folder that is refused stays as it is
         except RobustlensError as error:
@@ -85,6 +102,23 @@ def train(
             raise
     loop.fabric.barrier()  # the files of the first rank are there for all
     return run
+
+
+def _listener(name: str) -> Listener:
+    """The listener that a recipe names: a function, or an object of a class without arguments.
+
+    Raises:
+        ConfigError: it cannot be imported, made or called.
+    """
+    listener = imported(name, "recipe.listeners")
+    try:
+        listener = listener() if isinstance(listener, type) else listener
+    except Exception as error:  # code of the user's can raise anything
+        raise ConfigError(f"recipe.listeners {name!r}: failed ({one_line(error)}); mend it") from error
+    if not callable(listener):
+        raise ConfigError(f"recipe.listeners {name!r}: found {type(listener).__name__}, expected a function")
+    hear: Listener = listener
+    return hear
 
 
 def _images_of(run: Run, recipe: Recipe, splits: Splits | None) -> Splits:

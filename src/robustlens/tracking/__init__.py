@@ -1,0 +1,11 @@
+"""Trackers: training as TensorBoard, MLflow, Weights & Biases and trackio show it, epoch by epoch.
+
+`Tracking` says which and where, `tracked` opens them for a run. To add one, write a class against `Tracker`
+and add a line to `TRACKERS`.
+"""
+
+from robustlens.tracking.base import TrackedRun, Tracker
+from robustlens.tracking.registry import TRACKERS
+from robustlens.tracking.session import Tracking, tracked
+
+__all__ = ["TRACKERS", "TrackedRun", "Tracker", "Tracking", "tracked"]
