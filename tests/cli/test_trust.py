@@ -57,6 +57,9 @@ SMALL = {"data": {"name": "npz:blobs.npz", "augment": "none"}, "optimizer": {"ep
     "values",
     [
         {"model": {"name": "trap_module:fire"}},
+        {"optimizer": {"name": "trap_module:fire"}},
+        {"optimizer": {"schedule": "trap_module:fire"}},
+        {"listeners": ["trap_module:fire"]},
         {"data": {"name": "trap_module:fire"}},
         {"data": {"name": "npz:blobs.npz", "augment": "trap_module:fire"}},
         {"objective": "trap_module:fire"},
