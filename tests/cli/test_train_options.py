@@ -30,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train_tells_the_trackers_in_the_folder_that_is_named(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     command = ["train", "--recipe", "recipe.yaml", "--out", "run", "--track", "tensorboard", "--quiet"]
@@ -44,6 +45,7 @@ def test_train_tells_the_trackers_in_the_folder_that_is_named(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_study_tells_each_run_apart(folder):
     pytest.importorskip("tensorboard")
     fields = {key: RECIPE[key] for key in ("optimizer", "monitor")}
