@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustlens import cli
+from robustlens.errors import ConfigError
 
 VERBS = {
     "train": ["train", "--data", "npz:absent.npz"],
@@ -69,3 +70,86 @@ def test_the_options_of_a_study_make_its_executor(tmp_path):
     assert slurm.parameters["slurm_partition"] == "gpu"
     assert of(ExecutorOptions("slurm"), "auto", tmp_path).gpus == 0
     assert of(ExecutorOptions(threads=3), "cpu", tmp_path).threads == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["study", "quickstart", "--seeds", "0,a"], "--seeds: found '0,a', expected different whole numbers"),
+        (["study", "quickstart", "--seeds", "0,0"], "--seeds: found '0,0', expected different whole numbers"),
+        (["study", "quickstart", "--seeds", ""], "--seeds: found '', expected different whole numbers"),
+        (["study", "quickstart", "--seeds=-1"], "--seeds: found '-1', expected different whole numbers"),
+    ],
+)
+def test_seeds_that_are_none_are_refused(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([*arguments, "--plan"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert error.count("\n") == 1
+
+
+def test_a_study_is_planned_with_the_seeds_of_the_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert cli.run(["study", "quickstart", "--seeds", "3, 5", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("-s3 ") == said.count("-s5 ") == 6
+    assert "-s0 " not in said
+
+
+def test_a_curve_is_multiples_of_eps_or_none():
+    from robustlens.cli.arguments import curve
+    from robustlens.config import EvaluationPlan, checked
+
+    plans = {
+        text: checked(EvaluationPlan, {"curve": curve(text)}, "evaluate") for text in ("none", "1/2, 1,2")
+    }
+    assert plans["none"].curve == ()
+    assert plans["1/2, 1,2"].curve == (0.5, 1.0, 2.0)
+    for wrong in ("-1", "x", ""):
+        with pytest.raises(ConfigError, match=r"evaluate\.curve"):
+            checked(EvaluationPlan, {"curve": curve(wrong)}, "evaluate")
+
+
+def test_options_of_measures_are_typed_and_belong_to_a_measure_that_is_asked_for():
+    from robustlens.cli.arguments import measure_options
+
+    items = ["landscape.steps=9", "landscape.alphas=[0.5, 1]", "my.own:measure.k=2"]
+    assert measure_options(items, ["landscape", "my.own:measure"]) == {
+        "landscape": {"steps": 9, "alphas": [0.5, 1]},
+        "my.own:measure": {"k": 2},
+    }
+    for wrong in ("landscape.steps", "landscape=9", "margins.steps=9", ".steps=9"):
+        with pytest.raises(ConfigError, match="--measure-option: found"):
+            measure_options([wrong], ["landscape"])
+
+
+def test_an_option_that_a_measure_does_not_have_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    explain = [
+        "explain",
+        "mine:make",
+        "--data",
+        "fashion-mnist-10k",
+        "--eps",
+        "0.1",
+        "--examples",
+        "20",
+        "--quiet",
+    ]
+    assert cli.run([*explain, "--measures", "margins", "--measure-option", "margins.nonsense=9"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    assert (
+        cli.run(
+            [*explain, "--measures", "smoothness", "--measure-option", "smoothness.steps=2", "--out", "out"]
+        )
+        == 0
+    )
+    from robustlens.results import Run
+
+    assert Run(tmp_path / "out").explanation().provenance.plan["options"] == {"smoothness": {"steps": 2}}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -164,6 +164,33 @@ def leaderboard_fields(about: list[str] | None, leaderboard: Path | None) -> dic
             raise ConfigError(f"--about: found {item!r}, expected FIELD=TEXT, e.g. authors='A. Author'")
         fields[name] = text
     return checked_about(fields, "--about")
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """The seeds of `--seeds 0,1,2`."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise ConfigError(f"--seeds: found {text!r}, expected different whole numbers with commas: 0,1,2")
+    return tuple(int(word) for word in words)
+
+
+def curve(text: str) -> list[str]:
+    """The radii of `--curve 0.5,1,2`; none for "none"."""
+    return [] if text == "none" else [word.strip() for word in text.split(",")]
+
+
+def measure_options(items: Sequence[str], measures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by measure, of `--measure-option landscape.steps=9`, for measures that are asked for."""
+    options: dict[str, dict[str, Any]] = {}
+    for item in items:
+        name, value = pair("--measure-option", item, "MEASURE.OPTION=VALUE, e.g. landscape.steps=9")
+        measure, dot, option = name.rpartition(".")
+        if not dot or measure not in measures:
+            raise ConfigError(
+                f"--measure-option: found {item!r}, expected MEASURE.OPTION=VALUE of {', '.join(measures)}"
+            )
+        options.setdefault(measure, {})[option] = value
+    return options
 
 
 def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:

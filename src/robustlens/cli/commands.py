@@ -45,6 +45,7 @@ def study(
     trust_code: TrustCode = False,
     track: Track = None,
     track_dir: TrackDir = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the file's seeds: 0,1,2.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,6 +60,8 @@ def study(
 
     arguments.use_data_dir(data_dir)
     spec = study.read(source, trust_code=trust_code)
+    if seeds is not None:
+        spec = spec.model_copy(update={"seeds": arguments.seeds(seeds)})
     folder = out or Path("robustlens-out") / spec.name
     executor = executors.of(machines, device, folder)
     planned = study.plan(spec)
@@ -189,6 +192,9 @@ def explain(
         str | None,
         typer.Option(help=f"{registered('explain/registry.py', 'MEASURES')}; or all. Default: a study's."),
     ] = None,
+    measure_option: Annotated[
+        list[str] | None, typer.Option(help="Of a measure: landscape.steps=9 (docs/recipe.md). Repeatable.")
+    ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
     quiet: Quiet = False,
@@ -209,6 +215,8 @@ def explain(
     values: dict[str, Any] = {"examples": examples}
     if measures is not None:
         values["measures"] = list(room.MEASURES) if measures == "all" else measures.split(",")
+    chosen_measures = values.get("measures", ExplanationPlan().measures)
+    values["options"] = arguments.measure_options(measure_option or (), chosen_measures)
     plan = _plan(ExplanationPlan, "explain", chosen, **values)
     if chosen.run is not None:
         arguments.refuse_other_plan(chosen.run, "explanation", plan)
@@ -220,6 +228,7 @@ def explain(
 
 def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = None, **values: Any) -> Any:
     """The plan that the options of `evaluate` or `explain` ask for."""
+    from robustlens.cli import arguments
     from robustlens.config import checked
 
     values |= {"threat": chosen.threat.model_dump(), "checkpoint": chosen.checkpoint}
@@ -227,6 +236,7 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
         values |= {"test_examples": attack.limit, "train_examples": attack.limit}
         values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision", "compile")}
         values["save_adversarial"] = attack.save_adversarial
+        values |= {} if attack.curve is None else {"curve": arguments.curve(attack.curve)}
     return checked(kind, values, where)
 
 

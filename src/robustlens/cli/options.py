@@ -84,6 +84,10 @@ class AttackOptions:
     ] = "fast"
     restarts: Annotated[int, typer.Option(min=1, help="Random restarts of each attack.")] = 1
     limit: Annotated[int | None, typer.Option(min=1, help="Images of each split. Default: all.")] = None
+    curve: Annotated[
+        str | None,
+        typer.Option(help="Radii of the accuracy curve as multiples of eps: 0.5,1,2; none. Default: six."),
+    ] = None
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time: speed, not verdicts.")] = 256
     precision: Annotated[
         str, typer.Option(help="What attacks search in: 32-true or bf16-mixed. Verdicts are float32.")
