@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +124,23 @@ def test_networks_of_one_strength_are_drawn_beside_one_another_but_keep_their_st
     study: ReportData,
 ) -> None:
     strength = figure(study, "strength")
-    at_one_tenth = [
-        line for line in strength.views[0].panels[0].series if line.mark == "points" and line.x == (0.1,)
-    ]
-    assert len({line.drawn_x() for line in at_one_tenth}) == 3
+    panel = strength.views[0].panels[0]
+    at_one_tenth = [line for line in panel.series if line.mark == "points" and line.x == (0.1,)]
+    (first,), (second,), (third,) = (line.drawn_x(panel.x) for line in at_one_tenth)
+    # The axis is 0.2 long: its 25th part clears a marker of 9 pixels on a plot of 240.
+    assert (second - first, third - second) == pytest.approx((0.008, 0.008))
     assert {row["x"] for row in strength.rows() if row["label"] == "AT+AWP 0.1"} == {0.1}
+
+
+def test_networks_of_one_method_and_strength_are_beside_one_another_too(study: ReportData) -> None:
+    """Without a second strength, and with one name for both methods, markers still do not hide each other."""
+    same = [replace(network, method="AT", eps=0.1) for network in study.networks[2:4]]
+    panel = figure(replace(study, networks=tuple(same)), "strength").views[0].panels[0]
+    (one,), (other,) = (line.drawn_x(panel.x) for line in panel.series)
+    assert (one, other) == pytest.approx((0.098, 0.102))
+
+
+def test_axes_of_robust_accuracy_name_the_radius(study: ReportData) -> None:
+    titles = [panel.y.title for panel in figure(study, "strength").views[0].panels]
+    assert titles[:2] == ["accuracy", "accuracy at Linf eps 0.1"]
+    assert titles[-1] == "train - test at Linf eps 0.1"

@@ -83,10 +83,10 @@ def test_what_was_not_logged_is_not_drawn(study: ReportData) -> None:
 
 def test_accuracy_at_each_networks_own_eps_says_so_in_the_figure(study: ReportData) -> None:
     robust, clean = figure(study, "training").views[:2]
-    assert all("own training eps" in panel.y.title for panel in robust.panels)
-    assert not any("own training eps" in panel.y.title for panel in clean.panels)
+    assert all("at own eps" in panel.y.title for panel in robust.panels)
+    assert not any("at own eps" in panel.y.title for panel in clean.panels)
     logged = {panel.title: panel.y.title for panel in figure(study, "checkpoints").views[-1].panels}
-    assert [title for title, axis in logged.items() if "own training eps" in axis] == [
+    assert [title for title, axis in logged.items() if "at own eps" in axis] == [
         "Robust accuracy",
         "Robust gap",
     ]

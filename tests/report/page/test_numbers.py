@@ -412,35 +412,38 @@ def test_the_sentences_under_the_title(shown: Element) -> None:
         "3 networks (Standard, AT and TRADES), trained on shapes with the architecture tiny, 1 to 3"
     )
     assert "40 test and 50 training images within Linf eps = 0.1" in lead
-    best = over_runs([by_wilson(run.test[-1], 40) for run in NETWORKS["TRADES"]])
-    worst, cleanest = by_wilson(1, 40), by_wilson(38, 40)
-    share = {name: "{} % ({} to {})".format(*map(in_percent, ends)) for name, ends in {
-        "best": best, "worst": worst, "cleanest": cleanest,
-    }.items()}  # fmt: skip
-    assert f"TRADES keeps {share['best']} of the test images and Standard {share['worst']}" in lead
-    assert f"Standard is most accurate with {share['cleanest']}" in lead
-    assert best[0] == pytest.approx(41 / 80)
+    accuracy, robust = "Accuracy falls from 95.0 % to 77.5 %", "robust accuracy rises from 2.5 % to 37.5 %"
+    (effect,) = shown.find("article", class_="effect")  # 38 and 1 of 40; 93 and 45 of 120
+    assert only(effect.find("p", class_="says")).text == f"{accuracy} and {robust}."
+    assert only(shown.find("p", class_="basis")).text == "From Standard to AT, means of 1 and 3 seeds."
 
 
 def test_verdicts_are_counted_by_what_they_are(shown: Element) -> None:
-    lead = only(shown.find("p", class_="lead")).text
+    lead = next(only(shown.find("section", id="claims")).find("p", class_="look-for")).text
     counts = {"supported": 2, "not supported": 1, "inconclusive": 1, "as claimed": 5, "opposite": 1}
     for verdict, count in {**counts, "untested": 6}.items():
         assert len(re.findall(rf"\b{count}(?: is| are)? {verdict}\b", lead)) == 1, verdict
     assert re.findall(r"(\w+) claims? of the papers", lead) == [str(sum(counts.values()))]
-    badges = [" ".join(badge.text.lower().split()) for badge in shown.find("p", class_="verdict")]
+    tally = only(shown.find("p", class_="tally"))
+    assert only(tally.find("a", href="#claims")).text == "16 claims of 1 paper:"
+    assert [span.text for span in tally.find("span")] == [
+        "2 supported", "1 not supported", "1 inconclusive", "5 described: as claimed", "1 described: opposite",
+        "6 untested",
+    ]  # fmt: skip
+    badges = [" ".join(badge.text.lower().split()) for badge in shown.find("span", class_="verdict")]
     assert badges == [
         *["supported"] * 2, "not supported", "inconclusive", *["described: as claimed"] * 5, "described: opposite",
     ]  # fmt: skip
 
 
 def test_the_numbers_of_a_claim(shown: Element) -> None:
-    block = only(shown.find("article", id="claim-first"))
+    block = only(shown.find("details", id="claim-first"))
     names = [name.text for name in block.find("dt")]
     facts = dict(zip(names, (fact.text for fact in block.find("dd")), strict=True))
     minus = "\N{MINUS SIGN}"
     effect = f"{minus}12.5 points [{minus}18.3, {minus}6.82]"
     assert facts["Strongest minus standard"].startswith(effect)
+    assert only(only(block.find("summary")).find("span", class_="size")).text == effect
     assert facts["Spearman over strengths"].startswith(f"{minus}0.875")
     rows = list(only(block.find("table", class_="dots")).find("tr"))
     assert [(only(row.find("th")).text, only(row.find("td", class_="amount")).text) for row in rows] == [

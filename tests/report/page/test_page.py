@@ -275,7 +275,7 @@ def test_the_theme_follows_the_system_and_the_button_and_printing_is_light(
     dark.page.locator("#theme").click()
     dark.js("dispatchEvent(new Event('beforeprint'))")
     assert dark.js(theme) == "light"
-    assert dark.js("document.querySelectorAll('.claim details:not([open])').length") == 0
+    assert dark.js("document.querySelectorAll('details.claim:not([open])').length") == 0
     assert dark.js("document.getElementById('headline').scrollWidth") <= 700
     assert all(abs(plot["width"] - plot["room"]) < 2 and plot["room"] <= 700 for plot in dark.js(DRAWN))
     dark.js("dispatchEvent(new Event('afterprint'))")
@@ -360,3 +360,63 @@ def test_rows_without_numbers_sort_to_the_end(troubled: Visit) -> None:
         button.click()
         assert set(troubled.order()[-3:]) == {"Failed 0.1", "New 0.1", "Damaged 0.1"}
     assert "loss became NaN" in troubled.page.locator("#headline").inner_text()
+
+
+# -- the first screen ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_first_screen_says_what_robustness_did_and_counts_the_verdicts(
+    browser: Any, study_folder: Path
+) -> None:
+    for visit in _visited(browser, study_folder, viewport={"width": 1400, "height": 900}):
+        effects = visit.js(
+            """() => [...document.querySelectorAll('.effect')].map(one => ({
+                says: one.querySelector('.says').innerText, marks: one.querySelectorAll('.mark').length,
+                bottom: one.getBoundingClientRect().bottom}))"""
+        )
+        assert len(effects) == 6
+        assert max(effect["bottom"] for effect in effects) < 900
+        assert effects[0]["says"].startswith("Accuracy falls from ")
+        assert [effect["marks"] for effect in effects] == [12, 6, 6, 6, 6, 6]
+        assert visit.js("document.querySelector('.tally').getBoundingClientRect().bottom") < 900
+        outside = """[...document.querySelectorAll('.multiple text, .multiple .mark')].filter(one => {
+            const box = one.getBoundingClientRect(), frame = one.closest('.effect').getBoundingClientRect();
+            return box.left < frame.left || box.right > frame.right || box.bottom > frame.bottom; }).length"""
+        assert visit.js(outside) == 0
+
+
+@pytest.mark.slow
+def test_a_claim_is_a_row_that_opens_by_click_and_by_link(laptop: Visit) -> None:
+    claim = laptop.page.locator("#claim-accuracy-falls")
+    assert claim.evaluate("one => one.getBoundingClientRect().height") < 60
+    assert not claim.locator(".evidence").is_visible()
+    claim.locator("summary").click()
+    assert "the interval of the fall excludes 0" in claim.locator(".evidence").inner_text()
+    claim.locator("summary").click()
+    laptop.js("location.hash = '#claim-awp-flatter'")
+    laptop.page.wait_for_selector("#claim-awp-flatter[open]")
+    laptop.js("document.getElementById('claim-awp-flatter').open = false")
+
+
+@pytest.mark.slow
+def test_a_phone_has_a_contents_menu_and_one_column(phone: Visit) -> None:
+    nav = phone.page.locator("#contents")
+    assert not nav.is_visible()
+    phone.page.locator("#menu").click()
+    assert phone.page.locator("#menu").get_attribute("aria-expanded") == "true"
+    nav.get_by_text("Margins").click()
+    assert not nav.is_visible()
+    columns = """selector => new Set([...document.querySelectorAll(selector)].map(
+        one => Math.round(one.getBoundingClientRect().left))).size"""
+    assert [phone.js(columns, selector) for selector in (".effect", ".panel", ".block")] == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_no_table_is_cut_off(laptop: Visit) -> None:
+    laptop.js("document.querySelectorAll('details').forEach(one => (one.open = true))")
+    cut = """[...document.querySelectorAll('table')].filter(one => one.offsetParent && one.scrollWidth >
+        one.parentElement.clientWidth + 1 && !['auto', 'scroll'].includes(getComputedStyle(one.parentElement).overflowX)
+    ).length"""
+    assert laptop.js(cut) == 0
+    laptop.js("document.querySelectorAll('details').forEach(one => (one.open = false))")

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from robustlens.report.data import Network
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View, category_ticks
 
 MARKERS = {
     "circle": "o",
@@ -95,17 +95,17 @@ def _draw_panel(ax: Axes, panel: Panel, networks: Sequence[Network]) -> None:
         place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(text, (x, 1), (0, 2), ha="center", va="bottom", fontsize=6.5, color="#5c6470", **place)
     for series in panel.series:
-        _draw_series(ax, series, networks)
+        _draw_series(ax, series, panel.x, networks)
     if panel.surface:
         _draw_surface(ax, panel.surface)
     _set_axis(ax, "x", panel.x)
     _set_axis(ax, "y", panel.y)
 
 
-def _draw_series(ax: Axes, series: Series, networks: Sequence[Network]) -> None:
+def _draw_series(ax: Axes, series: Series, axis: Axis, networks: Sequence[Network]) -> None:
     thread = series.mark == "thread"
     style = networks[series.places(networks)[-1]].style
-    x: Any = series.drawn_x()
+    x: Any = series.drawn_x(axis)
     colour, marker = style.light, MARKERS[style.symbol]
     if thread:
         ax.plot(x, series.y, color=colour, linewidth=0.8, alpha=0.5, zorder=2)
@@ -138,6 +138,9 @@ def _set_axis(ax: Axes, which: str, axis: Axis) -> None:
         ax.set(**{f"{which}scale": "log"})
     if axis.percent:
         handle.set_major_formatter(FuncFormatter(lambda value, place: f"{round(100 * value, 6):g}%"))
+    if axis.categories:
+        handle.set_ticks(*zip(*category_ticks(axis), strict=True))
+        ax.set(**{f"{which}lim": (-0.5, len(axis.categories) - 0.5)})
     if axis.ticks:
         low, high = axis.range or (-np.inf, np.inf)
         ticks = [(value, text) for value, text in axis.ticks if low <= value <= high]

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustlens.report.data import Network
 from robustlens.report.drawing.palette import Style
-from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface
+from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, category_ticks
 
 _DRAWING_ORDER = ("thread", "steps", "line", "both", "points")  # of marks: the last lies on top
 
@@ -57,13 +57,15 @@ def _traces(series: Series, panel: Panel, networks: Sequence[Network]) -> list[d
     places = series.places(networks)
     style = networks[places[-1]].style
     trace: dict[str, Any] = {
-        "x": _numbers(series.drawn_x()),
+        "x": _numbers(series.drawn_x(panel.x)),
         "y": _numbers(series.y),
         "mode": {"points": "markers", "both": "lines+markers"}.get(series.mark, "lines"),
         "name": _text(series.label),
         "meta": {"of": places, "style": places[-1], "role": "thread" if thread else "line"},
         "hovertemplate": _hover(panel),
     }
+    if panel.x.categories:
+        trace["text"] = [_text(str(category)) for category in series.x]
     if thread:
         trace |= {"hoverinfo": "skip", "hovertemplate": "", "line": {"color": style.light, "width": 1.2}}
         return [trace]
@@ -134,17 +136,18 @@ def _surface(panel: Panel, surface: Surface, networks: Sequence[Network]) -> dic
 
 def _axis(axis: Axis) -> dict[str, Any]:
     layout: dict[str, Any] = {"title": {"text": _text(axis.title)}}
-    if axis.kind != "linear":
+    ticks = axis.ticks
+    if axis.categories:
+        ticks = category_ticks(axis)
+        layout |= {"range": [-0.5, len(axis.categories) - 0.5], "showgrid": False}
+    elif axis.kind != "linear":
         layout["type"] = axis.kind
     if axis.percent:
         layout |= {"tickformat": ",.0%", "hoverformat": ",.1%"}
     elif axis.kind != "category":
         layout["hoverformat"] = ".4~g"
-    if axis.ticks:
-        layout |= {
-            "tickvals": [value for value, _ in axis.ticks],
-            "ticktext": [_text(t) for _, t in axis.ticks],
-        }
+    if ticks:
+        layout |= {"tickvals": [value for value, _ in ticks], "ticktext": [_text(t) for _, t in ticks]}
     if axis.range:
         ends = [math.log10(end) for end in axis.range] if axis.kind == "log" else axis.range
         layout["range"] = [_rounded(end) for end in ends]
@@ -153,6 +156,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 def _hover(panel: Panel) -> str:
     """Text at the pointer: the network and its value; the x as well where every point has its own."""
+    if panel.x.categories:
+        return "%{fullData.name}, %{text}: <b>%{y}</b><extra></extra>"
     x = "" if _shares_x(panel) or panel.x.ticks else " at %{x}"
     return "%{fullData.name}: <b>%{y}</b>" + x + "<extra></extra>"
 

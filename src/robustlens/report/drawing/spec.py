@@ -21,13 +21,18 @@ POINTS = 240
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis. `percent`: values are shares and shown in %. `ticks`: (value, text) where they are given."""
+    """One axis.
+
+    `percent`: values are shares and shown in %. `ticks`: (value, text) where they are given. `categories`: of
+    a category axis with marks side by side, in their order; the first is drawn at 0, the next at 1.
+    """
 
     title: str
     kind: Literal["linear", "log", "category"] = "linear"
     percent: bool = False
     ticks: tuple[tuple[float, str], ...] = ()
     range: tuple[float, float] | None = None
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ class Series:
         labels = [network.method if self.mark == "thread" else network.label for network in networks]
         return [place for place, label in enumerate(labels) if label == self.label]
 
-    def drawn_x(self) -> Values:
-        """The x at which the points are drawn."""
+    def drawn_x(self, axis: Axis) -> Values:
+        """The x at which the points are drawn on this axis."""
+        places = {name: place for place, name in enumerate(axis.categories)}
+        x = [places[str(value)] for value in self.x] if places else self.x
         if not self.shift:
-            return self.x
-        return tuple(float(x) + by for x, by in zip(self.x, self.shift, strict=True))
+            return tuple(x)
+        return tuple(float(value) + by for value, by in zip(x, self.shift, strict=True))
 
     def points(self) -> Iterator[Point]:
         """The points with their intervals, as tidy data."""
@@ -177,6 +184,12 @@ def aligned(panels: Sequence[Panel]) -> list[Panel]:
         replace(panel, x=_same_range("x", panel.x, panels), y=_same_range("y", panel.y, panels))
         for panel in panels
     ]
+
+
+def category_ticks(axis: Axis, most: int = 24) -> tuple[tuple[float, str], ...]:
+    """Places and names of an axis's categories; every n-th where there are more than can be read."""
+    every = -(-len(axis.categories) // most) or 1
+    return tuple((float(place), name) for place, name in enumerate(axis.categories) if place % every == 0)
 
 
 def fitted(axis: Axis, values: Iterable[float]) -> Axis:

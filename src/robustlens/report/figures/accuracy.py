@@ -8,7 +8,7 @@ import numpy as np
 
 from robustlens.report.data import Network, ReportData, known
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
-from robustlens.report.figures.panels import SPLITS, against_strength, interval_series, views
+from robustlens.report.figures.panels import SPLITS, against_strength, attacked_at, interval_series, views
 from robustlens.results import CurvePoint
 from robustlens.stats.intervals import Interval, over_seeds, wilson
 
@@ -54,12 +54,13 @@ def robust_accuracy(data: ReportData) -> Figure:
 
 def strength(data: ReportData) -> Figure:
     """Accuracies and gaps against the strength of training."""
+    at = attacked_at(data)
     quantities = (
         ("Clean accuracy, test", "accuracy", True, methodcaller("clean")),
-        ("Robust accuracy, test", "accuracy", True, methodcaller("robust")),
+        ("Robust accuracy, test", f"accuracy{at}", True, methodcaller("robust")),
         ("Error gap", "test error - train error", True, methodcaller("gap", "error")),
         ("Loss gap", "test loss - train loss (nats)", False, methodcaller("gap", "loss")),
-        ("Robust gap", "train - test robust accuracy", True, methodcaller("gap", "robust")),
+        ("Robust gap", f"train - test{at}", True, methodcaller("gap", "robust")),
     )
     panels = [
         against_strength(data, title, unit, percent, methodcaller("over_seeds", quantity))

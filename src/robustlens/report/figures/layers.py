@@ -4,7 +4,7 @@ from operator import methodcaller
 
 from robustlens.report.data import ReportData
 from robustlens.report.drawing.spec import Axis, Panel, View, view
-from robustlens.report.figures.panels import against_strength, interval_series, views
+from robustlens.report.figures.panels import against_strength, category_panel, interval_series, views
 
 SPREADS = (("std / mean", "std_over_mean"), ("std", "std"))
 
@@ -17,8 +17,8 @@ def depth(data: ReportData, measure: str, layers: list[str], title: str, unit: s
         points = [(layer, value) for layer, value in values if value]
         if points:
             names, intervals = zip(*points, strict=True)
-            series.append(interval_series(network.label, names, intervals, "both"))
-    return Panel(title, Axis("layer", kind="category"), Axis(unit), tuple(series))
+            series.append(interval_series(network.label, names, intervals, "points"))
+    return category_panel(title, "layer", layers, Axis(unit), series)
 
 
 def uncovered(data: ReportData, measure: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, View, floats, view
 from robustlens.report.figures.comparison import share, transitions
-from robustlens.report.figures.panels import SPLITS, against_strength, views
+from robustlens.report.figures.panels import SPLITS, against_strength, category_panel, views
 from robustlens.report.text.wording import points
 from robustlens.stats.intervals import Interval
 from robustlens.stats.misclassification import OUTCOMES, TAU, TAUS, cross_table, outcomes
@@ -37,11 +37,11 @@ def by_class(data: ReportData) -> Figure:
         "by-class",
         "Mistakes",
         "Mistakes of each class",
-        "Robustness seldom costs all classes alike: look for classes whose line leaves that of the standard "
-        "network, and whether the right plot follows it (close calls) or not.",
+        "Robustness seldom costs all classes alike: look for classes whose dots lie far from that of the "
+        "standard network, and whether the right plot follows it (close calls) or not.",
         views(*(_class_view(data, title, split) for title, split in SPLITS)),
         note=f"Classes by their number in the data; means over seeds. Indecisive is p_max - p_y < {TAU:g}. A "
-        "class has few images, so lines that cross here and there say nothing.",
+        "class has few images, so dots that change places here and there say nothing.",
         selector="Images",
     )
 
@@ -99,9 +99,10 @@ def _transition_tables(data: ReportData) -> tuple[Table, ...]:
 def _class_view(data: ReportData, title: str, split: str) -> View | None:
     panels = []
     for heading, kinds in (("Error", WRONG), ("Indecisive error", INDECISIVE)):
-        lines = tuple(line for network in data.networks if (line := _by_class(network, split, kinds)))
+        dots = [line for network in data.networks if (line := _by_class(network, split, kinds))]
         axis = Axis("share of the class's images", percent=True)
-        panels.append(Panel(heading, Axis("class", kind="category"), axis, lines))
+        classes = sorted({str(x) for one in dots for x in one.x}, key=int)
+        panels.append(category_panel(heading, "class", classes, axis, dots))
     return view(title, panels)
 
 
@@ -124,5 +125,5 @@ def _by_class(network: Network, split: str, kinds: slice) -> Series | None:
         network.label,
         tuple(map(str, ranked)),
         floats(np.array([np.mean(shares[label]) for label in ranked])),
-        mark="both",
+        mark="points",
     )

@@ -8,6 +8,7 @@ import numpy as np
 from robustlens.config import eps_text
 from robustlens.report.data import LabelledArrays, Network, ReportData
 from robustlens.report.drawing.spec import POINTS, Axis, Panel, Series, View, ecdf, floats, histogram
+from robustlens.results.values import ThreatRecord
 from robustlens.stats.intervals import Interval
 
 SPLITS = (("Test images", "test"), ("Training images", "train"))
@@ -29,7 +30,7 @@ def against_strength(
     markers = [
         replace(
             interval_series(network.label, (network.eps,), [value], "points"),
-            shift=(shifts[network.method, network.eps],),
+            shift=(shifts[network.label],),
         )
         for network, value in known
     ]
@@ -72,34 +73,58 @@ def views(*candidates: View | None) -> tuple[View, ...]:
     return tuple(candidate for candidate in candidates if candidate is not None)
 
 
-def _threads(
-    known: list[tuple[Network, Interval]], shifts: dict[tuple[str, float], float]
-) -> Iterable[Series]:
+def category_panel(
+    title: str, name: str, categories: Iterable[str], axis: Axis, series: Sequence[Series]
+) -> Panel:
+    """Values by category (layers, classes): dots, those of one category side by side."""
+    shown = {x for one in series for x in one.x}
+    step = min(0.12, 0.7 / max(1, len(series)))
+    dots = tuple(
+        replace(one, mark="points", shift=(step * (place - (len(series) - 1) / 2),) * len(one.x))
+        for place, one in enumerate(series)
+    )
+    return Panel(
+        title, Axis(name, kind="category", categories=tuple(c for c in categories if c in shown)), axis, dots
+    )
+
+
+def attacked_at(data: ReportData) -> str:
+    """Norm and radius of the evaluations' attacks, " at Linf eps 0.1"; of runs that differ, each radius."""
+    threats = dict.fromkeys(run.evaluation.threat for run in data.runs if run.evaluation)
+    norms = dict.fromkeys(threat.norm for threat in threats)
+    each = (f"{norm} eps {' or '.join(_radii(threats, norm))}" for norm in norms)
+    return f" at {', '.join(each)}" if threats else " under every attack"
+
+
+def _radii(threats: Iterable[ThreatRecord], norm: str) -> Iterable[str]:
+    return dict.fromkeys(eps_text(threat.eps) for threat in threats if threat.norm == norm)
+
+
+def _threads(known: list[tuple[Network, Interval]], shifts: dict[str, float]) -> Iterable[Series]:
     """A faint line through the strengths of each method that has several."""
-    standard = [value.value for network, value in known if network.eps == 0]
+    standard = [(network, value) for network, value in known if network.eps == 0]
     for method in dict.fromkeys(network.method for network, _ in known):
         own = sorted(
-            ((network.eps, value.value) for network, value in known if network.method == method),
-            key=lambda point: point[0],
+            ((network, value) for network, value in known if network.method == method),
+            key=lambda point: point[0].eps,
         )
-        if len({eps for eps, _ in own}) > 1:
+        if len({network.eps for network, _ in own}) > 1:
             # eps 0 is standard training for every method, so its line starts there.
-            start = [(0.0, standard[0])] if len(standard) == 1 and own[0][0] > 0 else []
-            x, y = zip(*start, *own, strict=True)
-            aside = floats([shifts.get((method, eps), 0.0) for eps in x])
-            yield Series(method, floats(x), floats(y), mark="thread", shift=aside)
+            start = standard if len(standard) == 1 and own[0][0].eps > 0 else []
+            points = [(network.eps, value.value, shifts[network.label]) for network, value in (*start, *own)]
+            x, y, aside = zip(*points, strict=True)
+            yield Series(method, floats(x), floats(y), mark="thread", shift=floats(aside))
 
 
-def _shifts(networks: list[Network]) -> dict[tuple[str, float], float]:
-    """Distance by which the markers of each (method, eps) step aside where methods share a strength."""
+def _shifts(networks: list[Network]) -> dict[str, float]:
+    """Distance by which the marker of each network steps aside, so that one strength's stand side by side."""
     strengths = sorted({network.eps for network in networks})
+    span = strengths[-1] - strengths[0] or strengths[0] or 1.0
+    closest = float(np.diff(strengths).min()) if len(strengths) > 1 else span
     shifts = {}
     for eps in strengths:
-        methods = list(dict.fromkeys(network.method for network in networks if network.eps == eps))
-        step = 0.0
-        if len(strengths) > 1:
-            widest = 0.6 * float(np.diff(strengths).min()) / len(methods)
-            step = min(0.02 * (strengths[-1] - strengths[0]), widest)
-        for place, method in enumerate(methods):
-            shifts[method, eps] = step * (place - (len(methods) - 1) / 2)
+        labels = [network.label for network in networks if network.eps == eps]
+        step = min(0.04 * span, 0.8 * closest / len(labels))
+        for place, label in enumerate(labels):
+            shifts[label] = step * (place - (len(labels) - 1) / 2)
     return shifts

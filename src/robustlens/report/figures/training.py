@@ -8,9 +8,10 @@ from operator import attrgetter, methodcaller
 
 import numpy as np
 
+from robustlens.config import eps_text
 from robustlens.report.data import Network, Quantity, ReportData, RunReport
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
-from robustlens.report.figures.panels import interval_series, views
+from robustlens.report.figures.panels import attacked_at, interval_series, views
 from robustlens.results import EpochRecord, MonitorRecord
 from robustlens.stats.intervals import Interval, over_seeds
 
@@ -36,11 +37,8 @@ class LoggedQuantity:
 
 
 _ACCURACY = Axis("accuracy", percent=True)
-_OWN_EPS = Axis("accuracy at own training eps", percent=True)
 _LOGGED = (
-    LoggedQuantity(
-        "Robust accuracy", attrgetter("robust"), _OWN_EPS, "training - validation, at own training eps", True
-    ),
+    LoggedQuantity("Robust accuracy", attrgetter("robust"), _ACCURACY, "training - validation", True),
     LoggedQuantity("Clean accuracy", attrgetter("clean"), _ACCURACY, "training - validation"),
     LoggedQuantity("Clean loss", attrgetter("loss"), Axis("cross entropy (nats)"), "validation - training"),
     LoggedQuantity("Ramp risk", attrgetter("ramp_risk"), Axis("mean ramp loss"), "validation - training"),
@@ -59,8 +57,8 @@ def training(data: ReportData) -> Figure:
         "Robust overfitting shows as a training curve that still climbs while validation falls; the marker "
         "shows the epoch that was kept, chosen on validation images.",
         views(*every, view("Objective", [loss, rate])),
-        note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is at each "
-        "network's own training eps, so standard training has none. Bands span the seeds.",
+        note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is"
+        f"{_training_eps(data)}, so standard training has none. Bands span the seeds.",
         selector="Curve",
         paper=2,
         missing="No epochs were logged.",
@@ -69,12 +67,13 @@ def training(data: ReportData) -> Figure:
 
 def checkpoints(data: ReportData) -> Figure:
     """The best and the last checkpoint side by side: as evaluated, and as training logged them."""
+    at, own = attacked_at(data), _at_training_eps(data)
     evaluated = [
         _ends_panel(title, unit, data.networks, partial(_evaluated_ends, quantity))
         for title, unit, quantity in (
             ("Clean accuracy, test", "accuracy", methodcaller("clean")),
-            ("Robust accuracy, test", "accuracy", methodcaller("robust")),
-            ("Robust gap", "train - test robust accuracy", methodcaller("gap", "robust")),
+            ("Robust accuracy, test", f"accuracy{at}", methodcaller("robust")),
+            ("Robust gap", f"train - test{at}", methodcaller("gap", "robust")),
         )
     ]
     robust = [network for network in data.networks if network.eps > 0]
@@ -82,10 +81,10 @@ def checkpoints(data: ReportData) -> Figure:
         _ends_panel(title, unit, networks, partial(_logged_ends, number))
         for title, unit, networks, number in (
             ("Clean accuracy", "accuracy", data.networks, partial(_validation, attrgetter("clean"))),
-            ("Robust accuracy", _OWN_EPS.title, robust, partial(_validation, attrgetter("robust"))),
+            ("Robust accuracy", f"accuracy{own}", robust, partial(_validation, attrgetter("robust"))),
             (
                 "Robust gap",
-                "training - validation, at own training eps",
+                f"training - validation{own}",
                 robust,
                 partial(_gap, attrgetter("robust"), 1),
             ),
@@ -98,8 +97,9 @@ def checkpoints(data: ReportData) -> Figure:
         "Robust overfitting is a line that falls from best to last on test images while the gap rises; AWP "
         "should hold both level.",
         views(view("Evaluated", evaluated), view("Logged, on validation images", logged)),
-        note="The best checkpoint was chosen on validation images, which speak of it too kindly. Bands are "
-        "95 % intervals. The last one is evaluated where a plan's checkpoint is both, or every.",
+        note=f"Evaluated robust accuracy is{at}, logged{_training_eps(data)}. The best "
+        "checkpoint was chosen on validation images, which speak of it too kindly. Bands are 95 % intervals. "
+        "The last one is evaluated where a plan's checkpoint is both, or every.",
         selector="Accuracy",
         missing="No epochs were logged.",
     )
@@ -132,6 +132,19 @@ def _logged_ends(number: EpochNumber, network: Network) -> BestAndLast:
     return best, last
 
 
+def _at_training_eps(data: ReportData) -> str:
+    """Radius of the attack that training logs, for an axis: one for all, or each network's own."""
+    strengths = {network.eps for network in data.networks if network.eps > 0}
+    return f" at eps {eps_text(*strengths)}" if len(strengths) == 1 else " at own eps"
+
+
+def _training_eps(data: ReportData) -> str:
+    """The same for a note, with the range of what each network has for its own."""
+    strengths = sorted({network.eps for network in data.networks if network.eps > 0})
+    ends = f" ({eps_text(strengths[0])} to {eps_text(strengths[-1])})" if len(strengths) > 1 else ""
+    return f"{_at_training_eps(data)}, the eps of training{ends}"
+
+
 def _train(number: MonitorNumber, epoch: EpochRecord) -> float:
     return number(epoch.train) if epoch.train else math.nan
 
@@ -146,14 +159,17 @@ def _gap(number: MonitorNumber, sign: int, epoch: EpochRecord) -> float:
 
 
 def _logged_view(data: ReportData, quantity: LoggedQuantity) -> View | None:
-    number, axis = quantity.number, quantity.axis
+    number, axis, difference = quantity.number, quantity.axis, quantity.difference
+    if quantity.adversarial:
+        at = _at_training_eps(data)
+        axis, difference = replace(axis, title=f"{axis.title}{at}"), f"{difference}{at}"
     gap = partial(_gap, number, 1 if quantity.difference.startswith("training") else -1)
     networks = [network for network in data.networks if not quantity.adversarial or network.eps > 0]
     validation = partial(_validation, number)
     panels = [
         _epochs_panel(networks, "Validation images", axis, validation, _best_dots(networks, validation)),
         _epochs_panel(networks, "Training images", axis, partial(_train, number)),
-        _epochs_panel(networks, "Gap", replace(axis, title=quantity.difference), gap),
+        _epochs_panel(networks, "Gap", replace(axis, title=difference), gap),
     ]
     return view(quantity.title, aligned(panels))
 

@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from robustlens.report.data import ReportData
+from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.matplotlib import drawings
+from robustlens.report.drawing.multiples import SmallMultiple, small_multiple
 from robustlens.report.drawing.plotly import figure_json
 from robustlens.report.drawing.spec import Figure
 from robustlens.report.figures import figures
@@ -22,6 +23,7 @@ from robustlens.report.groups import caption, grouped
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text import attacks, details, flags
 from robustlens.report.text import claims as claims_text
+from robustlens.report.text.effects import EffectReport, effects
 from robustlens.report.text.headline import Headline, headline, interval_caption, notices
 from robustlens.report.text.summary import summary
 from robustlens.report.text.wording import count, duration, minus, points, sentence
@@ -82,12 +84,16 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
     }
     scripts = {"theme": _asset("theme.js"), "plotly": Markup(get_plotlyjs()), "report": _asset("report.js")}
     template, plotted = environment.get_template("template.html"), grouped(data)
+    strip = effects(plotted)
     return template.render(
         report=data,
         plotted=plotted,
         groups_caption=caption(data),
         table=table,
         summary=summary(data),
+        effects=strip,
+        strip=[(effect, _small_multiple(effect)) for effect in strip.effects],
+        keys=_keys(plotted),
         interval_caption=interval_caption(data),
         notices=notices(data),
         flags=flags.explained(data),
@@ -95,7 +101,8 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         several_seeds=any(len(network.runs) > 1 for network in data.networks),
         papers=claims_text.by_paper(data),
         claims=claims_text,
-        sections=_sections(drawn),
+        sections=_sections([figure for figure in drawn if figure.views]),
+        missing=_missing(drawn),
         details=details,
         css=_asset("report.css"),
         embedded=_embedded(plotted, drawn),
@@ -140,6 +147,28 @@ def _cell(value: Any) -> Any:
 def _sections(drawn: Sequence[Figure]) -> list[tuple[str, list[Figure]]]:
     titles = dict.fromkeys(figure.section for figure in drawn)
     return [(title, [figure for figure in drawn if figure.section == title]) for title in titles]
+
+
+def _missing(drawn: Sequence[Figure]) -> list[tuple[str, list[str]]]:
+    """Reasons for which there are no figures, and the titles of the figures that each leaves out."""
+    reasons: dict[str, list[str]] = {}
+    for figure in drawn:
+        if not figure.views:
+            reasons.setdefault(figure.missing, []).append(figure.title)
+    return list(reasons.items())
+
+
+def _small_multiple(effect: EffectReport) -> SmallMultiple:
+    return small_multiple(effect.values, effect.topic.quantities[0].write, effect.emphasised)
+
+
+def _keys(data: ReportData) -> list[tuple[Network, str]]:
+    """The strongest network of every method, whose mark stands for the method, and the method's name."""
+    strongest: dict[str, Network] = {}
+    for network in data.networks:
+        if network.method not in strongest or network.eps > strongest[network.method].eps:
+            strongest[network.method] = network
+    return [(network, method) for method, network in strongest.items()]
 
 
 def _embedded(data: ReportData, drawn: Sequence[Figure]) -> Markup:

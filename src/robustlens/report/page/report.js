@@ -259,6 +259,23 @@
     });
   }
 
+  // -- the contents of a phone, and claims that a link names -----------------------------------------
+
+  const menu = document.getElementById("menu");
+  const fold = (open) => menu.setAttribute("aria-expanded", String(open));
+  menu.addEventListener("click", () => fold(menu.getAttribute("aria-expanded") !== "true"));
+  document.getElementById("contents").addEventListener("click", () => fold(false));
+  addEventListener("keydown", (event) => event.key === "Escape" && fold(false));
+
+  function openTarget() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target instanceof HTMLDetailsElement) {
+      target.open = true;
+    }
+  }
+  addEventListener("hashchange", openTarget);
+  openTarget();
+
   // -- where we are --------------------------------------------------------------------------------
 
   const places = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));

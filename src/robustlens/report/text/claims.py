@@ -99,6 +99,20 @@ def verdict_counts(claims: Sequence[ClaimResult]) -> str:
     return " ".join(sentences)
 
 
+def total(claims: Sequence[ClaimResult]) -> str:
+    """Number of claims, and of the papers that make them."""
+    papers = len({claim.paper for claim in claims})
+    return f"{_claims(len(claims))} of {papers} paper{'' if papers == 1 else 's'}:"
+
+
+def tally(claims: Sequence[ClaimResult]) -> list[tuple[Verdict, int, str]]:
+    """Every verdict that occurs, how often, and its wording: decided, then described, then untested."""
+    counts = Counter(claim.verdict for claim in claims)
+    wordings = {claim.verdict: claim.wording for claim in claims}
+    verdicts: tuple[Verdict, ...] = (*VERDICTS, "untested")
+    return [(verdict, counts[verdict], wordings[verdict]) for verdict in verdicts if counts[verdict]]
+
+
 def by_chance(claims: Sequence[ClaimResult]) -> list[str]:
     """Number of verdicts that would come out by chance, and what is done about it, in sentences."""
     decided = [claim for claim in claims if claim.scope == "decided"]
@@ -125,7 +139,7 @@ def by_chance(claims: Sequence[ClaimResult]) -> list[str]:
             "chance cannot be said of so few seeds."
         )
     if any("second look" in claim.note for claim in claims):
-        sentences.append("Second looks, under “What was compared”, decide nothing.")
+        sentences.append("Second looks, in the evidence of a claim, decide nothing.")
     return sentences
 
 

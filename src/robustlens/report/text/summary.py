@@ -1,19 +1,16 @@
 """The summary under the title: sentences written from the data alone."""
 
 from collections.abc import Callable, Iterable
-from operator import methodcaller
 
 from robustlens.config import BEST, Recipe, eps_text
 from robustlens.report.data import ReportData
 from robustlens.report.text.attacks import SEARCH
-from robustlens.report.text.claims import verdict_counts
-from robustlens.report.text.wording import SPLITS, attack_name, names, points
-from robustlens.stats.intervals import Interval
+from robustlens.report.text.wording import SPLITS, attack_name, names
 
 
 def summary(data: ReportData) -> list[str]:
     """The paragraph under the title, sentence by sentence."""
-    sentences = [_networks(data), _attacked(data), _range_of_results(data), _verdicts(data), _missing(data)]
+    sentences = [_networks(data), _attacked(data), _missing(data)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -54,42 +51,6 @@ def _attack(name: str, members: Iterable[str]) -> str:
         return "a minimum-norm search"
     listed = names(attack_name(member) for member in members)
     return f"the {name} suite ({listed})" if listed else attack_name(name)
-
-
-def _range_of_results(data: ReportData) -> str:
-    both = [
-        (network.label, clean, robust)
-        for network in data.networks
-        if (clean := network.over_seeds(methodcaller("clean")))
-        and (robust := network.over_seeds(methodcaller("robust")))
-    ]
-    if not both:
-        return ""
-    if len(both) == 1:
-        _, clean, robust = both[0]
-        return (
-            f"It is right on {_share(clean)} of the test images, and on {_share(robust)} under every attack."
-        )
-    best = max(both, key=lambda row: row[2].value)
-    worst = min(both, key=lambda row: row[2].value)
-    cleanest = max(both, key=lambda row: row[1].value)
-    return (
-        f"Under every attack, {best[0]} keeps {_share(best[2])} of the test images and {worst[0]} "
-        f"{_share(worst[2])}; without attack, {cleanest[0]} is most accurate with {_share(cleanest[1])}."
-    )
-
-
-def _share(interval: Interval) -> str:
-    between = (
-        f" ({points(interval.low)} to {points(interval.high)})"
-        if interval.low is not None and interval.high is not None
-        else ""
-    )
-    return f"{points(interval.value)} %{between}"
-
-
-def _verdicts(data: ReportData) -> str:
-    return verdict_counts(data.claims) if data.claims else ""
 
 
 def _missing(data: ReportData) -> str:
