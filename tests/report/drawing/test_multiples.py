@@ -3,7 +3,7 @@
 import pytest
 
 from robustlens.report.data import Network
-from robustlens.report.drawing.multiples import small_multiple
+from robustlens.report.drawing.multiples import Rows, small_multiple
 from robustlens.report.drawing.palette import Style
 from robustlens.stats.intervals import Interval
 
@@ -50,7 +50,7 @@ def test_values_below_zero_move_the_line_at_zero_up() -> None:
 
 
 def test_of_two_quantities_the_first_is_hollow_and_one_may_be_missing() -> None:
-    rows = [(STANDARD, [Interval(1.0), None]), (STRONG, [Interval(0.5), Interval(0.5)])]
+    rows: Rows = [(STANDARD, [Interval(1.0), None]), (STRONG, [Interval(0.5), Interval(0.5)])]
     drawing = small_multiple(rows, str, frozenset({"AT 0.1"}))
     assert [(mark.network.label, mark.hollow) for mark in drawing.marks] == [
         ("Standard", True), ("AT 0.1", True), ("AT 0.1", False),

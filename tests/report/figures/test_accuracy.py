@@ -126,7 +126,7 @@ def test_networks_of_one_strength_are_drawn_beside_one_another_but_keep_their_st
     strength = figure(study, "strength")
     panel = strength.views[0].panels[0]
     at_one_tenth = [line for line in panel.series if line.mark == "points" and line.x == (0.1,)]
-    (first,), (second,), (third,) = (line.drawn_x(panel.x) for line in at_one_tenth)
+    first, second, third = (float(line.drawn_x(panel.x)[0]) for line in at_one_tenth)
     # The axis is 0.2 long: its 25th part clears a marker of 9 pixels on a plot of 240.
     assert (second - first, third - second) == pytest.approx((0.008, 0.008))
     assert {row["x"] for row in strength.rows() if row["label"] == "AT+AWP 0.1"} == {0.1}
