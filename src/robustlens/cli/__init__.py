@@ -5,7 +5,9 @@ import traceback
 
 from robustlens import stopping
 from robustlens.__main__ import main
-from robustlens.cli import commands, data_commands, report_commands  # noqa: F401 - they fill the application
+
+# They fill the application.
+from robustlens.cli import about_commands, commands, data_commands, report_commands  # noqa: F401
 from robustlens.cli.application import app
 from robustlens.cli.display import console, print_titled
 from robustlens.errors import ModelError, ResourceError, RobustlensError, StoppedError, out_of_memory

@@ -1,4 +1,4 @@
-"""The commands: `robustlens study|train|evaluate|explain|methods|doctor`.
+"""The commands: `robustlens study|train|evaluate|explain`.
 
 A command imports what it works with, so that --help and a mistyped option wait for none of it.
 """
@@ -13,12 +13,13 @@ import typer
 from robustlens import processes
 from robustlens.cli import executors
 from robustlens.cli.application import app
-from robustlens.cli.display import console, output, print_titled, shown
+from robustlens.cli.display import console, output, print_json, print_titled, shown
 from robustlens.cli.names import registered
 from robustlens.cli.options import (
     AttackOptions,
     DataDir,
     Device,
+    Json,
     ModelArgument,
     NetworkOptions,
     Quiet,
@@ -29,6 +30,7 @@ from robustlens.cli.options import (
     TrustCode,
     grouped,
 )
+from robustlens.cli.report_commands import print_json_of
 from robustlens.errors import NumericsError
 
 
@@ -48,6 +50,7 @@ def study(
     seeds: Annotated[str | None, typer.Option(help="Instead of the file's seeds: 0,1,2.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train, attack and explain every run of a study, check the papers' claims, write the report.
 
@@ -66,7 +69,10 @@ def study(
     executor = executors.of(machines, device, folder)
     planned = study.plan(spec)
     if plan_only:
-        tables.plan(planned)
+        if as_json:
+            print_json({"runs": [{"id": run.id, "recipe": run.recipe} for run in planned]})
+        else:
+            tables.plan(planned)
         return
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -75,11 +81,15 @@ def study(
             spec, folder, executor=executor, listen=listen, track=track or (), track_dir=track_dir
         )
     page = report.write(folder)
-    tables.headline(result.folder)
-    tables.claims(result.folder)
+    if as_json:
+        print_json_of(page)
+    else:
+        tables.headline(result.folder)
+        tables.claims(result.folder)
     for failure in result.failures:
         print_titled(console, f"[bold red]failed[/] {failure.name}: ", str(failure.error))
-    output.print(f"report: {page}", soft_wrap=True)
+    if not as_json:
+        output.print(f"report: {page}", soft_wrap=True)
     if result.failures:
         raise typer.Exit(result.failures[0].exit_code)
 
@@ -101,6 +111,7 @@ def train(
     track: Track = None,
     track_dir: TrackDir = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train one network; the same command resumes at the last finished epoch.
 
@@ -123,7 +134,9 @@ def train(
             track=Tracking(tuple(track or ()), track_dir),
         )
     distributed.shutdown()
-    if processes.is_first():
+    if processes.is_first() and as_json:
+        print_json({"run": str(run.folder), "record": run.record, "last_epoch": run.metrics()[-1]})
+    elif processes.is_first():
         tables.training(run)
 
 
@@ -146,6 +159,7 @@ def evaluate(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 if a reliability flag is up.")] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Attack a model on training and test images, with intervals, gaps and reliability flags.
 
@@ -173,7 +187,10 @@ def evaluate(
         result = sharding.evaluate(request, chosen, listen)
     if result is None:
         return
-    tables.evaluation(result)
+    if as_json:
+        print_json(result)
+    else:
+        tables.evaluation(result)
     if leaderboard is not None:
         known = {"dataset": subject.data or "", "architecture": network.architecture or model}
         write_atomic(leaderboard, arguments.json_bytes(leaderboard_entry(result, **(known | given))))
@@ -197,7 +214,9 @@ def explain(
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Images of each split.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder for explanation.json. Default: the run.")] = None,
+    every_number: Annotated[bool, typer.Option("--all", help="Print every number, not a summary.")] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Measure what robustness did: spectra, activations, margins, smoothness, loss landscape.
 
@@ -207,6 +226,7 @@ def explain(
     Example: robustlens explain runs/trades --measures margins,landscape
     """
     from robustlens import explain as room
+    from robustlens import report
     from robustlens.cli import arguments, sharding, tables
     from robustlens.config import ExplanationPlan
 
@@ -223,7 +243,13 @@ def explain(
     request = sharding.ExplanationRequest(model, subject, network, out, plan)
     with shown(quiet) as listen:
         result = sharding.explain(request, chosen, listen)
-    tables.measurements(result)
+    if as_json:
+        print_json({"measures": result})
+        return
+    (tables.measurements if every_number else tables.measurements_summary)(result)
+    folder = out or (chosen.run.folder if chosen.run else None)
+    if folder is not None:
+        output.print(f"report: {report.write_run(folder, formats=())}", soft_wrap=True)
 
 
 def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = None, **values: Any) -> Any:
@@ -238,46 +264,3 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
         values["save_adversarial"] = attack.save_adversarial
         values |= {} if attack.curve is None else {"curve": arguments.curve(attack.curve)}
     return checked(kind, values, where)
-
-
-@app.command()
-def methods() -> None:
-    """List objectives, attacks, losses, perturbations, measures, claims, models, data sets and studies."""
-    from rich.table import Table
-
-    from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
-
-    suites = attacks.suites_in(tuple(attacks.SUITES))
-    rooms = {
-        "objectives": _with_options(objectives.OBJECTIVES),
-        "weight perturbations": _with_options(weights.PERTURBATIONS),
-        "attacks": list(attacks.ATTACKS),
-        "attack suites": [f"{name} = {', '.join(parts)}" for name, parts in suites.items()],
-        "attack losses": list(losses.LOSSES),
-        "measures": list(explain.MEASURES),
-        "claims": list(claims.CLAIMS),
-        "models": [*models.MODELS, "package.module:factory"],
-        "data": data.names(),
-        "studies": study.built_in(),
-    }
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for room, names in rooms.items():
-        table.add_row(f"[bold]{room}[/]", ", ".join(names))
-    output.print(table)
-
-
-def _with_options(registry: Any) -> list[str]:
-    return [f"{name} ({', '.join(registry.options(name))})" for name in registry]
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine offers, and check that the installation computes right."""
-    from robustlens.cli.doctor import examine
-
-    findings = examine()
-    for finding in findings:
-        mark = "[green]ok[/]  " if finding.fine else "[red]bad[/] "
-        print_titled(output, f"{mark} {finding.name}: ", finding.text)
-    if not all(finding.fine for finding in findings):
-        raise typer.Exit(4)

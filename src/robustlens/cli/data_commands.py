@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from robustlens.cli.application import app
-from robustlens.cli.display import output, shown
-from robustlens.cli.options import DataDir, Quiet
+from robustlens.cli.display import output, print_json, shown
+from robustlens.cli.options import DataDir, Json, Quiet
 
 data_app = typer.Typer(help="Data sets: pack one that does not fit in memory.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -32,6 +32,7 @@ def pack(
     channels: Annotated[int | None, typer.Option(help="1 or 3. Default: as in the images.")] = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Decode a data set once, into files that training reads from the disk; the same command goes on.
 
@@ -43,6 +44,9 @@ def pack(
     arguments.use_data_dir(data_dir)
     with shown(quiet) as listen:
         record = data.pack(source, out, size=size, channels=channels, progress=partial(listen, "data"))
+    if as_json:
+        print_json({"data": f"packed:{out}", "manifest": record})
+        return
     counts = ", ".join(f"{split.rows} {name}" for name, split in record.splits.items())
     shape = "x".join(str(side) for side in record.shape)
     output.print(

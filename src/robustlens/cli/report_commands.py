@@ -3,13 +3,14 @@
 A command imports what it works with, as in `commands`.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustlens.cli.application import app
-from robustlens.cli.display import output, print_json
+from robustlens.cli.display import console, output, print_json
 from robustlens.cli.options import Json
 from robustlens.errors import StateError
 
@@ -26,9 +27,15 @@ def report(
             help="Where to write. Default: <folder>/report, two runs: <folder>/report/against-<other>."
         ),
     ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option(
+            help="Drawings for papers: all, none, or of pdf,svg,png. Default: all; pdf,svg over 50 networks."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the HTML page and the figures (PDF, SVG, CSV) from what a study or a run has measured.
+    """Write the page of a study or a run, its figures (PDF, SVG, PNG, CSV), LaTeX tables and results.json.
 
     The claims of a study are judged anew, by the present rules. Of two runs, the page shows what differs in
     recipe and numbers, image by image where both were evaluated on the same images.
@@ -41,6 +48,8 @@ def report(
     from robustlens.results import StudyFolder
     from robustlens.results.values import plain
 
+    named: dict[str | None, list[str] | None] = {None: None, "all": ["pdf", "svg", "png"], "none": []}
+    formats = named[figures] if figures in named else str(figures).split(",")
     if other is not None:
         comparison = report.compare(folder, other)
         page = write_pages(comparison, out or folder / "report" / f"against-{other.resolve().name}")
@@ -49,18 +58,25 @@ def report(
             return
         tables.comparison(comparison)
     elif StudyFolder(folder).exists:
-        page = report.write(folder, out, claims=claims.check(folder))
+        page = report.write(folder, out, claims=claims.check(folder), formats=formats)
     else:
-        page = report.write_run(folder, out)
+        page = report.write_run(folder, out, formats=formats)
     if as_json:
-        print_json({"report": str(page)})
+        print_json_of(page)
         return
     output.print(f"report: {page}", soft_wrap=True)
+
+
+def print_json_of(page: Path) -> None:
+    """Print `results.json`, which lies beside a report's page, and on standard error where the page is."""
+    sys.stdout.write(page.with_name("results.json").read_text(encoding="utf-8"))
+    console.print(f"report: {page}", soft_wrap=True)
 
 
 @app.command(name="verify")
 def verify_folder(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, a run or packed data.")],
+    as_json: Json = False,
 ) -> None:
     """Read every file of a study, a run or a packed data set and check its seal; quiet where all is well.
 
@@ -71,7 +87,10 @@ def verify_folder(
     checks = verify(folder)
     broken = [check for check in checks if check.problem]
     unsealed = sum(not check.sealed for check in checks if check.problem is None)
-    if unsealed:
+    if as_json:
+        files = [{"path": str(one.path), "sealed": one.sealed, "problem": one.problem} for one in checks]
+        print_json({"files": files, "damaged": len(broken), "unsealed": unsealed})
+    elif unsealed:
         output.print(f"{folder}: {unsealed} of {len(checks)} files are of format 1, unsealed", soft_wrap=True)
     if broken:
         raise StateError("; ".join(str(check.problem) for check in broken))

@@ -98,6 +98,30 @@ def evaluation(result: EvaluationResult) -> None:
         print_titled(console, f"[bold yellow]flag {flag.name}[/]: ", flag.message)
 
 
+SUMMARY_LINES = 12
+
+
+def measurements_summary(measures: Mapping[str, Measurement]) -> None:
+    """The key numbers of each measure, at most `SUMMARY_LINES` lines; `measurements` prints all."""
+    from robustlens.report.text.key_numbers import KEY_NUMBERS
+    from robustlens.report.text.wording import number
+
+    lines = []
+    for name, measurement in measures.items():
+        values = [(key, key.read(measurement)) for key in KEY_NUMBERS.get(name, ())]
+        own = [
+            f"{name}: {key.title}: {number(value)} {key.unit}".rstrip()
+            for key, value in values
+            if value is not None
+        ]
+        lines += own or [f"{name}: {measurement.what}"]
+    for line in lines[: SUMMARY_LINES - 1]:
+        output.print(line, markup=False, soft_wrap=True)
+    left = max(0, len(lines) - SUMMARY_LINES + 1)
+    more = f"{left} more lines, and every" if left else "every"
+    output.print(f"{more} number: the same command with --all")
+
+
 def measurements(measures: Mapping[str, Measurement]) -> None:
     """Every number of every measure."""
     for name, measurement in measures.items():

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -89,7 +90,15 @@ def _sized(value: float) -> float:
     return value
 
 
-Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False), AfterValidator(_sized)]
+_FRACTION = r"^\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*(/\s*[0-9.]+([eE][-+]?[0-9]+)?\s*)?$"
+Number = Annotated[
+    float,
+    BeforeValidator(number),
+    Field(allow_inf_nan=False),
+    AfterValidator(_sized),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": _FRACTION}]}),
+]
+"""A number of a file that people write: 0.1, or a text such as 8/255."""
 
 
 DIMENSIONS = 3 * 224 * 224

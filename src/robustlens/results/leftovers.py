@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustlens.results.links import inside, refuse_links
 
-_UNFINISHED = re.compile(r"\.(lease|.+\.(json|jsonl|safetensors|u8|html|svg|pdf|csv))\.\w{8}(\.tmp)?")
+_UNFINISHED = re.compile(r"\.(lease|.+\.(json|jsonl|safetensors|u8|html|svg|pdf|png|csv|tex))\.\w{8}(\.tmp)?")
 
 
 _HOUR = 3600.0

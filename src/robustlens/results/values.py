@@ -12,7 +12,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core.core_schema import any_schema
 
 from robustlens.config import Checkpoint, Plan
@@ -40,7 +47,9 @@ def _interval(value: Any) -> Any:
     return {**value, "value": _number(value.get("value"))}
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[
+    float, BeforeValidator(_number), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})
+]
 """A number of a document; null in its file is NaN."""
 Estimate95 = Annotated[Interval, BeforeValidator(_interval)]
 """An interval of a document."""

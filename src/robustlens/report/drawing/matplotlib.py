@@ -1,4 +1,4 @@
-"""Figures for papers: PDF and SVG through matplotlib."""
+"""Figures for papers and slides: PDF, SVG and PNG through matplotlib."""
 
 import io
 from collections.abc import Sequence
@@ -12,9 +12,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from robustlens.errors import ConfigError
 from robustlens.report.data import Network
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View, category_ticks
 
+FORMATS = ("pdf", "svg", "png")
+PNG_DPI = 200
 MARKERS = {
     "circle": "o",
     "square": "s",
@@ -53,19 +56,29 @@ SETTINGS: Any = {
 }
 
 
-def drawings(figure: Figure, view: View, networks: Sequence[Network]) -> dict[str, bytes]:
-    """One view of a figure as {"pdf": ..., "svg": ...}."""
+def checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """Formats of drawings in their order; raises `ConfigError` for one that there is not."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"figures: found {unknown[0]!r}, expected {', '.join(FORMATS)}, all or none")
+    return tuple(name for name in FORMATS if name in formats)
+
+
+def drawings(
+    figure: Figure, view: View, networks: Sequence[Network], formats: Sequence[str] = FORMATS
+) -> dict[str, bytes]:
+    """One view of a figure as {"pdf": ..., "svg": ..., "png": ...}."""
+    if not formats:
+        return {}
     with mpl.rc_context(SETTINGS):
         canvas = _canvas(view, networks)
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, not once a format
         contents = {}
-        for kind, metadata in (
-            ("pdf", {"Title": figure.title, "CreationDate": None}),
-            ("svg", {"Title": figure.title, "Date": None}),
-        ):
+        dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
+        for kind in formats:
             buffer = io.BytesIO()
-            canvas.savefig(buffer, format=kind, metadata=metadata)
+            canvas.savefig(buffer, format=kind, metadata={"Title": figure.title, **dated[kind]}, dpi=PNG_DPI)
             contents[kind] = buffer.getvalue()
     return contents
 

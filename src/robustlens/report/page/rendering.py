@@ -14,17 +14,19 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from robustlens.report.data import Network, ReportData
-from robustlens.report.drawing.matplotlib import drawings
+from robustlens.report.drawing.matplotlib import FORMATS, checked_formats, drawings
 from robustlens.report.drawing.multiples import SmallMultiple, small_multiple
 from robustlens.report.drawing.plotly import figure_json
 from robustlens.report.drawing.spec import Figure
 from robustlens.report.figures import figures
-from robustlens.report.groups import caption, grouped
+from robustlens.report.groups import MOST, caption, grouped
 from robustlens.report.reading import read_run, read_study
+from robustlens.report.results_document import results_bytes
 from robustlens.report.text import attacks, details, flags
 from robustlens.report.text import claims as claims_text
 from robustlens.report.text.effects import EffectReport, effects
 from robustlens.report.text.headline import Headline, headline, interval_caption, notices
+from robustlens.report.text.latex import claims_table, headline_table
 from robustlens.report.text.summary import summary
 from robustlens.report.text.wording import count, duration, minus, points, sentence
 from robustlens.results import ClaimResult
@@ -35,7 +37,11 @@ HERE = Path(__file__).parent
 
 
 def write(
-    study_folder: Path | str, out: Path | str | None = None, claims: tuple[ClaimResult, ...] | None = None
+    study_folder: Path | str,
+    out: Path | str | None = None,
+    claims: tuple[ClaimResult, ...] | None = None,
+    *,
+    formats: Sequence[str] | None = None,
 ) -> Path:
     """Write the report of a study and return the path of its page.
 
@@ -45,32 +51,39 @@ def write(
         study_folder: the folder that holds `study.json`.
         out: where `index.html` and `figures/` go; None for `report/` in the study's folder.
         claims: to show; None for those that the study's folder has.
+        formats: of the drawings: "pdf", "svg", "png", or none; None for all three, and for PDF and SVG alone
+            where networks are too many for a line each.
 
     Raises:
+        ConfigError: an unknown format.
         StateError: there is no readable `study.json`. ResourceError: `out` cannot be written.
     """
     folder = Path(study_folder)
-    return _write(read_study(folder, claims), report_folder(folder, out))
+    return _write(read_study(folder, claims), report_folder(folder, out), formats)
 
 
-def write_run(run_folder: Path | str, out: Path | str | None = None) -> Path:
+def write_run(
+    run_folder: Path | str, out: Path | str | None = None, *, formats: Sequence[str] | None = None
+) -> Path:
     """Write the same page for one run alone and return its path.
 
     Args:
         run_folder: a run folder, evaluated or explained.
         out: where `index.html` and `figures/` go; None for `report/` in the run's folder.
+        formats: as for `write`.
 
     Raises:
+        ConfigError: an unknown format.
         StateError: there is no run in the folder. ResourceError: `out` cannot be written.
     """
     folder = Path(run_folder)
-    return _write(read_run(folder), report_folder(folder, out))
+    return _write(read_run(folder), report_folder(folder, out), formats)
 
 
-def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
+def page(data: ReportData, drawn: Sequence[Figure], table: Headline, formats: Sequence[str] = FORMATS) -> str:
     """The page as HTML: these figures under this table, with everything else that `data` says.
 
-    The figures are those of `grouped(data)`.
+    The figures are those of `grouped(data)`; `formats` are those of their drawings beside the page.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -82,7 +95,12 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
     environment.filters |= {
         filter_.__name__: filter_ for filter_ in (count, duration, minus, points, sentence)
     }
-    scripts = {"theme": _asset("theme.js"), "plotly": Markup(get_plotlyjs()), "report": _asset("report.js")}
+    scripts = {
+        "theme": _asset("theme.js"),
+        "copying": _asset("copy.js"),
+        "plotly": Markup(get_plotlyjs()),
+        "report": _asset("report.js"),
+    }
     template, plotted = environment.get_template("template.html"), grouped(data)
     strip = effects(plotted)
     return template.render(
@@ -103,6 +121,7 @@ def page(data: ReportData, drawn: Sequence[Figure], table: Headline) -> str:
         claims=claims_text,
         sections=_sections([figure for figure in drawn if figure.views]),
         missing=_missing(drawn),
+        formats=formats,
         details=details,
         css=_asset("report.css"),
         embedded=_embedded(plotted, drawn),
@@ -122,7 +141,9 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _write(data: ReportData, out: Path) -> Path:
+def _write(data: ReportData, out: Path, formats: Sequence[str] | None) -> Path:
+    usual = FORMATS if len(data.networks) <= MOST else ("pdf", "svg")
+    kinds = usual if formats is None else checked_formats(formats)
     plotted = grouped(data)
     drawn, table = figures(plotted), headline(data)
     for figure in drawn:
@@ -130,12 +151,15 @@ def _write(data: ReportData, out: Path) -> Path:
             write_atomic(out / "figures" / f"{figure.name}.csv", csv_bytes(figure.rows()))
         for view in figure.views:
             if name := figure.file_of(view):
-                for kind, content in drawings(figure, view, plotted.networks).items():
+                for kind, content in drawings(figure, view, plotted.networks, kinds).items():
                     write_atomic(out / "figures" / f"{name}.{kind}", content)
     write_atomic(out / "figures" / "headline.csv", csv_bytes(table.csv_rows()))
     write_atomic(out / "figures" / "attacks.csv", csv_bytes(attacks.csv_rows(data)))
+    write_atomic(out / "headline.tex", headline_table(table).encode())
+    write_atomic(out / "claims.tex", claims_table(data.claims).encode())
+    write_atomic(out / "results.json", results_bytes(data, table))
     # The page comes last: where there is a page, the figures that it links to are there.
-    write_atomic(out / "index.html", page(data, drawn, table).encode())
+    write_atomic(out / "index.html", page(data, drawn, table, kinds).encode())
     return out / "index.html"
 
 

@@ -1,0 +1,86 @@
+"""Commands about the installation: `robustlens methods|doctor|schema`.
+
+A command imports what it works with, as in `commands`.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from robustlens.cli.application import app
+from robustlens.cli.display import output, print_json, print_titled
+from robustlens.cli.options import Json
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List objectives, attacks, losses, perturbations, measures, claims, models, data sets and studies."""
+    from rich.table import Table
+
+    from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
+
+    suites = attacks.suites_in(tuple(attacks.SUITES))
+    rooms = {
+        "objectives": _with_options(objectives.OBJECTIVES),
+        "weight perturbations": _with_options(weights.PERTURBATIONS),
+        "attacks": list(attacks.ATTACKS),
+        "attack suites": [f"{name} = {', '.join(parts)}" for name, parts in suites.items()],
+        "attack losses": list(losses.LOSSES),
+        "measures": list(explain.MEASURES),
+        "claims": list(claims.CLAIMS),
+        "models": [*models.MODELS, "package.module:factory"],
+        "data": data.names(),
+        "studies": study.built_in(),
+    }
+    if as_json:
+        print_json(rooms)
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for room, names in rooms.items():
+        table.add_row(f"[bold]{room}[/]", ", ".join(names))
+    output.print(table)
+
+
+def _with_options(registry: Any) -> list[str]:
+    return [f"{name} ({', '.join(registry.options(name))})" for name in registry]
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine offers, and check that the installation computes right."""
+    from robustlens.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json({"findings": findings})
+    for finding in () if as_json else findings:
+        mark = "[green]ok[/]  " if finding.fine else "[red]bad[/] "
+        print_titled(output, f"{mark} {finding.name}: ", finding.text)
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(4)
+
+
+class SchemaOf(StrEnum):
+    """Files that have a published schema."""
+
+    RECIPE = "recipe"
+    STUDY = "study"
+    RESULTS = "results"
+
+
+@app.command()
+def schema(
+    of: Annotated[SchemaOf, typer.Argument(help="recipe or study (files you write), or results.json.")],
+) -> None:
+    """Print the JSON Schema of a file, for editors and programs that read results.
+
+    Example: robustlens schema study > study.schema.json
+    """
+    from robustlens.config.schema import recipe_schema, study_schema
+    from robustlens.report.results_document import results_schema
+
+    schemas = {SchemaOf.RECIPE: recipe_schema, SchemaOf.STUDY: study_schema, SchemaOf.RESULTS: results_schema}
+    sys.stdout.write(json.dumps(schemas[of](), indent=1) + "\n")
