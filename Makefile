@@ -3,6 +3,7 @@
 #   make test    install with the dev extra, then lint, types, import order, tests
 #   make check   the same with the fast tests alone
 #   make release build the wheel and the sdist, check them, and use each in a fresh environment
+#   make docs    the documentation as a site, in site/
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,7 +12,7 @@ FAST   := tests/test_architecture.py tests/test_registry.py tests/test_losses.py
           tests/claims tests/results/test_files.py tests/results/test_run_folder.py
 OUT    ?= robustlens-out/quickstart
 
-.PHONY: study test check lint types imports tests fast browser release bench bench-peers mutants clean
+.PHONY: study test check docs lint types imports tests fast browser release bench bench-peers mutants clean
 
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
@@ -54,6 +55,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# The sample study of the site first (minutes, once), then the pages; a warning is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/build_docs.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/training_step.py

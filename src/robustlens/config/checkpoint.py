@@ -39,7 +39,8 @@ class Checkpoint:
         return self.kind if self.epoch is None else f"epoch-{self.epoch:04d}"
 
 
-BEST, LAST = Checkpoint("best"), Checkpoint("last")
+BEST = Checkpoint("best")
+LAST = Checkpoint("last")
 
 
 def selection(text: object) -> str:
