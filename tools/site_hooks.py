@@ -1,17 +1,17 @@
 """Hooks of mkdocs (mkdocs.yml): the parts of the site that lie outside docs/, or are made from the code.
 
-A page may link to any file of the repository, as it does in a checkout: the file becomes a part of the site, and
-the link leads there. README.md is the home page, every notebook a page; the reference has a page for each room,
-with the names of its `__all__`; under each heading of pictures.md stands the figure of that name, drawn from the
-sample study, whose report is part of the site.
+A page may link to any file of the repository, as it does in a checkout: the file becomes a part of the site,
+and the link leads there. README.md is the home page, every notebook a page; the reference has a page for each
+room, with the names of its `__all__`; under each heading of pictures.md stands the figure of that name, drawn
+from the sample study, whose report is part of the site.
 """
 
 import importlib
 import json
 import os
 import re
-import tomllib
 from pathlib import Path, PurePosixPath
+from types import FunctionType, ModuleType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -44,8 +44,8 @@ LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies outside docs/."""
-    for path, page in PAGES.items():
-        files.append(File.generated(config, page, content=(ROOT / path).read_text(encoding="utf-8")))
+    for document, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / document).read_text(encoding="utf-8")))
     for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, site_path(repository_path(path)), content=notebook(path)))
     for room in ("robustlens", *ROOMS):
@@ -54,12 +54,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.is_file():
             place = f"sample-report/{path.relative_to(SAMPLE).as_posix()}"
             files.append(File.generated(config, place, abs_src_path=str(path)))
-    for page in [file for file in files if file.is_documentation_page()]:
-        for target in linked(page.content_string, origin(page.src_uri)):
+    for file in [file for file in files if file.is_documentation_page()]:
+        for target in linked(file.content_string, origin(file.src_uri)):
             if files.get_file_from_path(site_path(target)) is None:
-                files.append(
-                    File.generated(config, site_path(target), abs_src_path=str(ROOT / target))
-                )
+                source = str(ROOT / target)
+                files.append(File.generated(config, site_path(target), abs_src_path=source))
     return files
 
 
@@ -108,13 +107,9 @@ def target_of(target: str, source: str) -> str | None:
 
     A link to a folder leads to its README.md.
     """
-    home = repository_url()
-    if home and target.startswith(home):
-        path = ROOT / re.sub(r"^/(blob|tree|raw)/[^/]+/", "", target.removeprefix(home))
-    elif "://" in target or target.startswith("mailto:"):
+    if "://" in target or target.startswith("mailto:"):
         return None
-    else:
-        path = Path(os.path.normpath(ROOT / PurePosixPath(source).parent / target))
+    path = Path(os.path.normpath(ROOT / PurePosixPath(source).parent / target))
     if path.is_dir():
         path /= "README.md"
     return repository_path(path) if path.is_file() and path.is_relative_to(ROOT) else None
@@ -126,12 +121,6 @@ def linked(markdown: str, source: str) -> list[str]:
     return [target for target in targets if target is not None]
 
 
-def repository_url() -> str:
-    """Address of the repository; empty where pyproject.toml names none."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)["project"].get("urls", {}).get("Repository", "").rstrip("/")
-
-
 def notebook(path: Path) -> str:
     """A notebook as a page: its texts, and its code in fences."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -139,31 +128,36 @@ def notebook(path: Path) -> str:
     for cell in cells:
         text = "".join(cell["source"]).rstrip()
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    file = f"{path.name}"
-    return "\n\n".join(parts) + f"\n\nThe notebook itself: `examples/notebooks/{file}`.\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def reference(room: str) -> str:
     """A page with the public names of a room, each from its docstring."""
     module = importlib.import_module("robustlens" if room == "robustlens" else f"robustlens.{room}")
     short = "rl" if room == "robustlens" else f"rl.{room}"
-    defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-    names = [name for name in getattr(module, "__all__", defined) if not name.startswith("_")]
-    objects = {name: getattr(module, name) for name in names}
-    parts = [f"# `{module.__name__}`", f"::: {module.__name__}\n    options: {{members: false, show_root_heading: false}}"]
-    for name, value in objects.items():
-        if type(value).__name__ == "module":
-            continue
-        parts.append(
-            f"::: {definition(module.__name__, name, value)}\n"
-            f"    options: {{heading: {short}.{name}, toc_label: {name}}}"
-        )
+    parts = [
+        f"# `{module.__name__}`",
+        f"::: {module.__name__}\n    options: {{members: false, show_root_heading: false}}",
+    ]
+    for name in public_names(module):
+        value = getattr(module, name)
+        if not isinstance(value, ModuleType):
+            options = f"{{heading: {short}.{name}, toc_label: {name}}}"
+            parts.append(f"::: {definition(module.__name__, name, value)}\n    options: {options}")
     return "\n\n".join(parts) + "\n"
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """Its `__all__`, or all that it defines itself."""
+    own = [
+        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+    ]
+    return [name for name in getattr(module, "__all__", own) if not name.startswith("_")]
 
 
 def definition(module: str, name: str, value: Any) -> str:
     """The path at which a public name is defined."""
-    if isinstance(value, type) or type(value).__name__ == "function":
+    if isinstance(value, type | FunctionType):
         return f"{value.__module__}.{value.__qualname__}"
     return f"{module}.{name}"
 
