@@ -88,7 +88,10 @@ def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp
     assert run.metrics()[0].perturbed
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/explain.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", *(f"docs/{page}.md" for page in ("explain", "start", "how-to", "coming-from", "faq"))],
+)
 def test_the_python_of_the_documents_runs(name):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
     assert blocks

@@ -38,6 +38,9 @@ ROOMS = (
     "report",
     "results",
     "config",
+    "compat",
+    "compat.foolbox",
+    "compat.torchattacks",
 )
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
@@ -157,7 +160,7 @@ def public_names(module: ModuleType) -> list[str]:
 
 def definition(module: str, name: str, value: Any) -> str:
     """The path at which a public name is defined."""
-    if isinstance(value, type | FunctionType):
+    if isinstance(value, type | FunctionType) and "<locals>" not in value.__qualname__:
         return f"{value.__module__}.{value.__qualname__}"
     return f"{module}.{name}"
 
