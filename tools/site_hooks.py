@@ -108,13 +108,13 @@ def repository_path(path: Path) -> str:
 def target_of(target: str, source: str) -> str | None:
     """The file of the repository that a link of `source` leads to; None for any other link.
 
-    A link to a folder leads to its README.md.
+    A link to a folder leads to its README.md, or to the first of its files.
     """
     if "://" in target or target.startswith("mailto:"):
         return None
     path = Path(os.path.normpath(ROOT / PurePosixPath(source).parent / target))
     if path.is_dir():
-        path /= "README.md"
+        path = min(path.iterdir(), key=lambda file: (file.name != "README.md", file.name))
     return repository_path(path) if path.is_file() and path.is_relative_to(ROOT) else None
 
 
