@@ -90,7 +90,10 @@ def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", *(f"docs/{page}.md" for page in ("explain", "start", "how-to", "coming-from", "faq"))],
+    [
+        "README.md",
+        *(f"docs/{page}.md" for page in ("overview", "explain", "start", "how-to", "coming-from", "faq")),
+    ],
 )
 def test_the_python_of_the_documents_runs(name):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
@@ -111,10 +114,10 @@ def test_the_documented_recipe_and_study_are_what_the_code_takes():
     assert len(study.plan(checked(study.StudySpec, yaml.safe_load(example), "docs/recipe.md"))) == 6
 
 
-def test_the_readme_counts_the_claims_that_there_are():
+def test_the_overview_counts_the_claims_that_there_are():
     from robustlens.claims import CLAIMS
 
-    assert f"| claims | {len(CLAIMS)} statements" in (ROOT / "README.md").read_text()
+    assert f"| claims | {len(CLAIMS)} statements" in (ROOT / "docs" / "overview.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["awp_from_attack", "awp_along_training"])

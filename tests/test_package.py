@@ -16,6 +16,8 @@ from robustlens.data.hub import HUB_DATASETS
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOLD = README + (ROOT / "docs" / "overview.md").read_text(encoding="utf-8")
+"""Where the commands are told: README, and the overview that it points to."""
 
 
 def release():
@@ -76,7 +78,7 @@ def test_a_release_names_every_problem():
     assert tool.problems(metadata(), tool.INSIDE[1:]) == ["robustlens/py.typed: is not inside"]
     plain = metadata()
     plain.set_payload(README.encode())
-    assert "description: the link docs/scale.md leads nowhere on the package index" in tool.problems(
+    assert "description: the link docs/start.md leads nowhere on the package index" in tool.problems(
         plain, tool.INSIDE
     )
     plain.set_payload(b"")
@@ -118,13 +120,13 @@ def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
 
 
-# -- the commands of README ------------------------------------------------------------------------------
+# -- the commands of the overview ---------------------------------------------------------------------------
 
 
 def commands():
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    blocks = re.findall(r"```sh\n(.*?)```", TOLD, flags=re.S)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    inline = re.findall(r"`(robustlens [a-z][^`]+)`", README)
+    inline = re.findall(r"`(robustlens [a-z][^`]+)`", TOLD)
     return [line.partition("robustlens ")[2].split() for line in [*lines, *inline] if "robustlens " in line]
 
 
@@ -154,7 +156,7 @@ def test_commands_of_readme_are_commands():
 def test_make_study_leaves_an_environment_in_which_the_commands_of_readme_run():
     needed = [needs(words) for words in commands()]
     assert {"hub"} in needed
-    told = set(re.findall(r"pip install -c constraints.txt -e '\.\[(\w+)\]'", README))
+    told = set(re.findall(r"pip install -c constraints.txt -e '\.\[(\w+)\]'", TOLD))
     for extras in needed:
         assert extras <= installed_by(".installed") | told
     assert "hub" in installed_by(".installed")

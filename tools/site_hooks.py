@@ -114,7 +114,8 @@ def target_of(target: str, source: str) -> str | None:
         return None
     path = Path(os.path.normpath(ROOT / PurePosixPath(source).parent / target))
     if path.is_dir():
-        path = min(path.iterdir(), key=lambda file: (file.name != "README.md", file.name))
+        inside = [file for file in path.iterdir() if file.is_file()]
+        path = min(inside, key=lambda file: (file.name != "README.md", file.name), default=path)
     return repository_path(path) if path.is_file() and path.is_relative_to(ROOT) else None
 
 
