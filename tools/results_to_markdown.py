@@ -9,6 +9,7 @@ to themselves, or shared them alike all along.
 import math
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -225,7 +226,8 @@ def spread(values: list[float | None]) -> str:
 
 def claims(data: ReportData) -> None:
     """One row per claim that was tested; the untested ones are listed below, by reason."""
-    print(f"\n## Claims\n\n{verdict_counts(data.claims)} {' '.join(by_chance(data.claims))}\n")
+    print("\n## Claims\n")
+    print(wrapped(f"{verdict_counts(data.claims)} {' '.join(by_chance(data.claims))}") + "\n")
     head(["paper", "claim", "verdict", "effect", "p, alone and together", "statistic", "why"])
     for claim in data.claims:
         if claim.verdict == "untested":
@@ -242,9 +244,15 @@ def claims(data: ReportData) -> None:
     if lacking.number:
         print("\nUntested:\n")
     for why, statements in lacking.reasons.items():
-        print(f"- {'; '.join(statements)}: {why[:1].lower()}{why[1:].split(';')[0].rstrip('.')}.")
+        reason = f"{why[:1].lower()}{why[1:].split(';')[0].rstrip('.')}."
+        print(wrapped(f"- {'; '.join(statements)}: {reason}", indent="  "))
     if lacking.yaml:
         print(f"\nLines of the study's file that would measure them:\n\n```yaml\n{lacking.yaml}\n```")
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Prose in the lines of the documents, at most 120 characters."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def number(value: float | None) -> str:
