@@ -98,7 +98,7 @@ def test_a_state_keeps_types_that_torch_would_cast_and_refuses_what_it_cannot_ke
         packed(optimizer)
 
 
-HEARD = []
+HEARD: list = []
 
 
 class Hearing:

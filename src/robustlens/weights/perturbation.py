@@ -3,6 +3,8 @@
 import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,14 @@ LossFn = Callable[[], Tensor]
 
 Craft = Callable[[], None]
 """Makes the adversarial images of a batch anew, at the weights as they are."""
+
+
+@runtime_checkable
+class Scaler(Protocol):
+    """Factor of the loss, against gradients that vanish in float16: a `torch.amp.GradScaler`."""
+
+    def scale(self, outputs: Tensor) -> Tensor:
+        """The loss, times the factor."""
 
 
 class WeightPerturbation(abc.ABC):
@@ -103,6 +113,7 @@ class WeightPerturbation(abc.ABC):
         *,
         craft: Craft | None = None,
         generator: torch.Generator | None = None,
+        scaler: Scaler | None = None,
     ) -> Iterator[None]:
         """Hold the weights at w + v.
 
@@ -114,12 +125,24 @@ class WeightPerturbation(abc.ABC):
                 is called; only an alternating perturbation (AWP with `alternations` above 1) calls it.
             generator: of what is drawn, the same on every rank; None for torch's global random state, in
                 data-parallel training that of the first rank.
+            scaler: of a float16 loop; `loss_fn` gives the loss as it is, and v ascends the scaled one. Where
+                that overflows, the weights stay at w: the body overflows there as well, and the scaler skips
+                the step and lowers its factor, as it does without the perturbation.
 
         Raises:
-            NumericsError: a loss or its gradient is not finite; the weights are untouched.
+            NumericsError: a loss or its gradient is not finite, and there is no scaler; the weights are
+                untouched.
         """
         losses = [loss_fn] if callable(loss_fn) else list(loss_fn)
-        with offset_weights(self.weights(), self.offsets(losses, craft, generator)):
+        if scaler is not None:
+            losses = [partial(_scaled, scaler, loss) for loss in losses]
+        try:
+            offsets = self.offsets(losses, craft, generator)
+        except NumericsError:
+            if scaler is None:
+                raise
+            offsets = [torch.zeros_like(weight) for weight in self.weights()]
+        with offset_weights(self.weights(), offsets):
             yield
 
     @contextlib.contextmanager
@@ -157,6 +180,10 @@ class WeightPerturbation(abc.ABC):
             broken = f"of {int((~finite).sum())} of {len(means)} tensors"
             raise NumericsError(f"{self.name}: the gradient {broken} is not finite; lower the learning rate")
         return means
+
+
+def _scaled(scaler: Scaler, loss_fn: LossFn) -> Tensor:
+    return scaler.scale(loss_fn())
 
 
 def relative(weights: Sequence[Tensor], directions: Sequence[Tensor], gamma: float) -> list[Tensor]:
