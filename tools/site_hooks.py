@@ -51,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, content=(ROOT / document).read_text(encoding="utf-8")))
     for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, site_path(repository_path(path)), content=notebook(path)))
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     for room in ("robustlens", *ROOMS):
         files.append(File.generated(config, f"reference/{room}.md", content=reference(room)))
     for path in sorted(SAMPLE.rglob("*")):
@@ -73,7 +74,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def led(match: re.Match[str]) -> str:
         opened, target, anchor, closed = match.groups(default="")
         path = target_of(target, source)
-        if path is None:
+        if path in (None, source):  # a notebook links to its own file
             return match[0]
         return f"{opened}{os.path.relpath(site_path(path), here.parent)}{anchor}{closed}"
 
@@ -132,7 +133,7 @@ def notebook(path: Path) -> str:
     for cell in cells:
         text = "".join(cell["source"]).rstrip()
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, f"[This notebook as a file]({path.name})"]) + "\n"
 
 
 def reference(room: str) -> str:
