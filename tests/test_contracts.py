@@ -77,6 +77,7 @@ MEASURE_ROWS = {
     "activations": {},
     "margins": {},
     "smoothness": {"steps": 2},
+    "gallery": {"steps": 2},
     "landscape": {
         "alphas": (0.0, 0.5),
         "steps": 2,

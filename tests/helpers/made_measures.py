@@ -26,6 +26,7 @@ def explained(
         "activations": activations,
         "margins": margins(images, nets),
         "smoothness": smoothness(traits, images["test"], nets["test"], rng),
+        "gallery": gallery(traits),
         "landscape": landscape(traits, nets, rng),
     }
 
@@ -213,6 +214,42 @@ def landscape(traits: Traits, nets: Splits, rng: np.random.Generator) -> Measure
         "Wu et al. 2020, section 3",
         seconds=SECONDS,
         arrays=arrays,
+    )
+
+
+def gallery(traits: Traits, n: int = 4, shape: tuple[int, ...] = (1, 8, 8)) -> Measurement:
+    """The same noise for every network, and adversarial images that all of them are wrong on."""
+    names = [f"class {number}" for number in range(n)]
+    images = np.random.default_rng(5).random((n, *shape))
+    sign = np.sign(np.random.default_rng(round(1e6 * traits.scale)).standard_normal((n, *shape)))
+    moved = np.clip(images + EPS * sign, 0, 1)
+    labels = np.arange(n)
+    confidence = np.full(n, 1 / (1 + np.exp(-traits.scale)), np.float32)
+    arrays: Arrays = {
+        "x": images.astype(np.float32),
+        "x_adv": moved.astype(np.float32),
+        "gradient": sign.astype(np.float16),
+        "label": labels,
+        "prediction": labels,
+        "adversarial_prediction": (labels + 1) % n,
+        "confidence": confidence,
+        "adversarial_confidence": confidence / 2,
+        "index": 10 * labels,
+    }
+    return Measurement(
+        {
+            "right": n,
+            "right_under_attack": 0,
+            "labels": names,
+            "predictions": names,
+            "adversarial_predictions": [*names[1:], names[0]],
+        },
+        "images",
+        "A few test images, attacked.",
+        "Tsipras et al. 2019",
+        {"split": "test", "examples": n, "eps": EPS, "steps": 20},
+        SECONDS,
+        {f"test_{name}": array for name, array in arrays.items()},
     )
 
 

@@ -68,7 +68,7 @@ class ExplanationPlan(Plan):
     """Measures of a trained network, their threat, and the number of images."""
 
     threat: ThreatSpec = ThreatSpec()
-    measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "landscape")
+    measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "gallery", "landscape")
     examples: int = Field(default=1000, ge=1)
     options: dict[str, dict[str, Any]] = {}
     """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""

@@ -8,6 +8,7 @@ from robustlens.explain.activations import activations
 from robustlens.explain.bound import bound, covering, instance_margins, intrinsic_dimension
 from robustlens.explain.curvature import curvature
 from robustlens.explain.flatness import flatness
+from robustlens.explain.gallery import gallery
 from robustlens.explain.jacobian import jacobian
 from robustlens.explain.landscape import input_landscape, landscape, plane
 from robustlens.explain.margins import margins
@@ -45,6 +46,7 @@ __all__ = [
     "extremes",
     "feature_changes",
     "flatness",
+    "gallery",
     "get",
     "input_landscape",
     "instance_margins",

@@ -42,6 +42,7 @@ class Subject:
         seed: base of every random choice. batch_size: changes speed, not results.
         progress: hears how far a measure is.
         training_examples: how many images the network was trained on; None: those of `train`.
+        classes: their names, in the order of the labels; those beyond have numbers.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Subject:
     batch_size: int = 256
     progress: Listener = silent
     training_examples: int | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from robustlens.results import Provenance, Run
 
 _SHORTEST_FIRST = (
     "activations",
+    "gallery",
     "margins",
     "jacobian",
     "bound",

@@ -8,6 +8,7 @@ from robustlens.explain.activations import measure_activations
 from robustlens.explain.bound.measure import measure_bound
 from robustlens.explain.curvature import measure_curvature
 from robustlens.explain.flatness import measure_flatness
+from robustlens.explain.gallery import measure_gallery
 from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape.measure import measure_landscape
 from robustlens.explain.margins import measure_margins
@@ -24,6 +25,7 @@ MEASURES: Registry[Measure] = Registry(
         "activations": measure_activations,
         "margins": measure_margins,
         "smoothness": measure_smoothness,
+        "gallery": measure_gallery,
         "landscape": measure_landscape,
         "flatness": measure_flatness,
         "curvature": measure_curvature,

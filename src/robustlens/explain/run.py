@@ -152,7 +152,7 @@ def measured(
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
     )
     threat, seen = ThreatModel.of(plan.threat), len(splits.train)
-    subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen)
+    subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen, splits.classes)
     highest = max(int(part.labels.max()) for part in (train, test) if len(part))
     models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
     for number, (name, measure) in enumerate(chosen.items()):

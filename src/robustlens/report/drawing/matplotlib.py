@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from robustlens.errors import ConfigError
 from robustlens.report.data import Network
+from robustlens.report.drawing.gallery import Drawing, Gallery, Picture
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Surface, View, category_ticks
 
 FORMATS = ("pdf", "svg", "png")
@@ -71,7 +72,7 @@ def drawings(
     if not formats:
         return {}
     with mpl.rc_context(SETTINGS):
-        canvas = _canvas(view, networks)
+        canvas = _gallery_canvas(figure.gallery) if figure.gallery else _canvas(view, networks)
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, not once a format
         contents = {}
@@ -99,6 +100,49 @@ def _canvas(view: View, networks: Sequence[Network]) -> Canvas:
     lines = -(-len(handles) // (2 * columns)) or 1
     canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, -(-len(handles) // lines)))
     return canvas
+
+
+def _gallery_canvas(gallery: Gallery) -> Canvas:
+    """A gallery on one pair of axes, in units of a picture's side: many axes would take long."""
+    width, height = 3.3 * len(gallery.columns) + 1.6, 1.6 * len(gallery.rows) + 0.9
+    inch = min(0.5, 7.0 / width)
+    canvas = Canvas(figsize=(inch * width, inch * height))
+    FigureCanvasAgg(canvas)
+    ax = canvas.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    size = 14 * inch
+    for column, label in enumerate(gallery.columns):
+        left = 1.6 + 3.3 * column
+        ax.text(left, 0.25, label, fontsize=1.3 * size, va="center", fontweight="bold")
+        for place, kind in enumerate(gallery.kinds):
+            ax.text(left + 1.05 * place, 0.65, kind.replace(" ", "\n", 1), fontsize=0.8 * size, va="center")
+    for number, row in enumerate(gallery.rows):
+        top = 0.95 + 1.6 * number
+        _draw_one(ax, row.drawing, 0.1, top)
+        ax.text(0.1, top + 1.05, row.name, fontsize=size, va="top", fontweight="bold")
+        for column, cell in enumerate(row.cells):
+            left = 1.6 + 3.3 * column
+            for place, drawing in enumerate(cell.drawings):
+                _draw_one(ax, drawing, left + 1.05 * place, top)
+            for line, said in enumerate((cell.clean, cell.attacked)):
+                text = f"{'' if line == 0 else '→ '}{said.name} {100 * said.confidence:.0f} %"
+                colour = "#1d2129" if said.is_right else "#b3341f"
+                ax.text(left, top + 1.05 + 0.22 * line, text, fontsize=size, va="top", color=colour)
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    return canvas
+
+
+def _draw_one(ax: Axes, drawing: Drawing, left: float, top: float) -> None:
+    """A picture, or curves, in the square of side 1."""
+    if isinstance(drawing, Picture):
+        grey: dict[str, Any] = {} if drawing.pixels.ndim == 3 else {"cmap": "gray", "vmin": 0, "vmax": 255}
+        extent = (left, left + 1, top + 1, top)
+        ax.imshow(drawing.pixels, extent=extent, interpolation="nearest", aspect="auto", **grey)
+        return
+    for lines, colour in ((drawing.behind, "#c3c8ce"), (drawing.lines, "#1d2129")):
+        for line in lines:
+            x, y = np.linspace(left, left + 1, len(line)), top + 1 - np.array(line)
+            ax.plot(x, y, color=colour, linewidth=0.5)
 
 
 def _draw_panel(ax: Axes, panel: Panel, networks: Sequence[Network]) -> None:

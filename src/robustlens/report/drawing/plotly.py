@@ -23,7 +23,7 @@ def figure_json(figure: Figure, networks: Sequence[Network]) -> list[dict[str, A
             "file": figure.file_of(view),
             "panels": [{"title": panel.title, **panel_json(panel, networks)} for panel in view.panels],
         }
-        for view in figure.views
+        for view in (() if figure.gallery else figure.views)  # the page has the pictures of a gallery
     ]
 
 

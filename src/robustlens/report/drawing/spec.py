@@ -11,6 +11,7 @@ import numpy as np
 
 from robustlens.config.names import slug
 from robustlens.report.data import Network
+from robustlens.report.drawing.gallery import Gallery
 
 Values = tuple[float | str, ...]
 Point = dict[str, float | str | None]
@@ -108,7 +109,7 @@ class Surface:
 class Panel:
     """One pair of axes. `rules`: (x, text) of thin upright lines that mark a value of interest.
 
-    A panel shows series, or one `surface`.
+    A panel shows series, or one `surface`, or a `gallery`, which has no axes.
     """
 
     title: str
@@ -117,6 +118,7 @@ class Panel:
     series: tuple[Series, ...] = ()
     rules: tuple[tuple[float, str], ...] = ()
     surface: Surface | None = None
+    gallery: Gallery | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ class Figure:
     missing: str = field(default="Not measured in these runs.", kw_only=True)
     tables: tuple[Table, ...] = field(default=(), kw_only=True)
 
+    @property
+    def gallery(self) -> Gallery | None:
+        """Its gallery, where it is one; it has no other views."""
+        return self.views[0].panels[0].gallery if self.views else None
+
     def file_of(self, view: View) -> str | None:
         """Name of the drawing of `view`, without its ending; None where none is made."""
         place = self.views.index(view)
@@ -173,7 +180,7 @@ class Figure:
             {"view": view.name, "panel": panel.title, "label": part.label, "mark": part.mark, **point}
             for view in self.views
             for panel in view.panels
-            for part in (*panel.series, *([panel.surface] if panel.surface else ()))
+            for part in (*panel.series, *(one for one in (panel.surface, panel.gallery) if one))
             for point in part.points()
         ]
 

@@ -15,6 +15,7 @@ from robustlens.report.figures import (
     confidence,
     curvature,
     flatness,
+    gallery,
     landscape,
     margins,
     misclassification,
@@ -26,6 +27,7 @@ from robustlens.report.figures import (
 FIGURES: tuple[Callable[[ReportData], Figure], ...] = (
     accuracy.robust_accuracy,
     accuracy.strength,
+    gallery.gallery,
     training.training,
     training.checkpoints,
     spectra.spectrum,

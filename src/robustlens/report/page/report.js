@@ -207,6 +207,7 @@
     chips.forEach((chip) => chip.setAttribute("aria-pressed", String(!hidden.has(Number(chip.dataset.network)))));
     all.hidden = hidden.size === 0;
     panels.forEach((panel, plot) => Plotly.restyle(plot, { visible: panel.data.map(isVisible) }));
+    document.querySelectorAll("[data-network-of]").forEach((cell) => (cell.hidden = hidden.has(Number(cell.dataset.networkOf))));
   }
 
   chips.forEach((chip) => {
