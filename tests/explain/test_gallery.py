@@ -161,11 +161,8 @@ def folder_of_images(root: Path) -> str:
 def test_names_of_the_classes_come_from_the_data(tmp_path: Path) -> None:
     built_in = rl.data.load("fashion-mnist-10k", train_limit=40, test_limit=40)
     folder = rl.data.load(folder_of_images(tmp_path / "images"))
-    np.savez(
-        tmp_path / "images.npz",
-        **{f"x_{split}": np.stack([PNG] * 6) for split in ("train", "test")},
-        **{f"y_{split}": np.arange(6) % 3 for split in ("train", "test")},
-    )
+    x, y = np.stack([PNG] * 6), np.arange(6) % 3
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     numbers = rl.data.load(f"npz:{tmp_path / 'images.npz'}")
     rl.data.pack(f"folder:{tmp_path / 'images'}", tmp_path / "packed")
     packed = rl.data.load(f"packed:{tmp_path / 'packed'}")
