@@ -33,6 +33,7 @@ MARKERS = {
 DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 SETTINGS: Any = {
     "pdf.fonttype": 42,  # TrueType inside: editable, and accepted by publishers
+    "image.composite_image": False,  # every picture keeps its own pixels
     "svg.hashsalt": "robustlens",  # the same data, the same bytes
     "text.parse_math": False,  # a label with a dollar sign is a label
     "font.size": 8,
