@@ -78,7 +78,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GalleryCell:
     """One input as one network has it: answers without and under attack, and a drawing of each kind."""
 
     label: str
@@ -88,13 +88,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class GalleryRow:
     """One input. `index`: its position in its source. `name`: of its class."""
 
     index: int
     name: str
     drawing: Drawing
-    cells: tuple[Cell, ...]
+    cells: tuple[GalleryCell, ...]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Gallery:
 
     columns: tuple[str, ...]
     kinds: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[GalleryRow, ...]
     noun: str = "image"
     label: str = ""
     mark: str = "gallery"

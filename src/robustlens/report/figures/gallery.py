@@ -7,7 +7,16 @@ import numpy as np
 
 from robustlens.config import eps_text
 from robustlens.report.data import Network, ReportData, RunReport
-from robustlens.report.drawing.gallery import Answer, Cell, Curves, Drawing, Gallery, Picture, Row, reduced
+from robustlens.report.drawing.gallery import (
+    Answer,
+    Curves,
+    Drawing,
+    Gallery,
+    GalleryCell,
+    GalleryRow,
+    Picture,
+    reduced,
+)
 from robustlens.report.drawing.spec import Axis, Figure, Panel, View, floats, thinned
 from robustlens.report.text.wording import names
 from robustlens.results import ThreatRecord
@@ -60,8 +69,8 @@ class _Images:
 
 def gallery(data: ReportData) -> Figure:
     """The same test images for every network: adversarial image, perturbation and input gradient."""
-    every = [found for network in data.networks if (found := _of_network(network))]
-    shared = [found for found in every if found.compares_with(every[0])]
+    every = [one for network in data.networks if (one := _of_network(network))]
+    shared = [one for one in every if one.compares_with(every[0])]
     views: tuple[View, ...] = ()
     note, missing = "", "Not measured in these runs."
     if shared and not _is_drawable(shared[0].shape):
@@ -86,15 +95,15 @@ def gallery(data: ReportData) -> Figure:
 
 
 def _of_network(network: Network) -> _Images | None:
-    return next((found for run in network.runs if (found := _of_run(network, run))), None)
+    return next((images for run in network.runs if (images := _of_run(network, run))), None)
 
 
 def _of_run(network: Network, run: RunReport) -> _Images | None:
     """The images of a run; None where it lacks an array, or they do not fit one another."""
-    found = {name: run.array("gallery", f"test_{name}") for name in (*_ARRAYS, *_SHARES)}
-    arrays = {name: array for name, array in found.items() if array is not None}
+    stored = {name: run.array("gallery", f"test_{name}") for name in (*_ARRAYS, *_SHARES)}
+    arrays = {name: array for name, array in stored.items() if array is not None}
     texts = {name: run.at("gallery", name) for name in _NAMES}
-    if len(arrays) < len(found) or run.explanation is None:
+    if len(arrays) < len(stored) or run.explanation is None:
         return None
     n, shape = len(arrays["x"]), arrays["x"].shape
     images = all(arrays[name].shape == shape for name in ("x_adv", "gradient"))
@@ -112,16 +121,16 @@ def _of_run(network: Network, run: RunReport) -> _Images | None:
     return _Images(network, arrays, words, threat, steps if isinstance(steps, int) else 0)
 
 
-def _spread(found: Sequence[_Images]) -> list[_Images]:
+def _spread(images: Sequence[_Images]) -> list[_Images]:
     """At most six networks: from standard to the strongest, and the strongest with perturbed weights."""
-    if len(found) <= COLUMNS:
-        return list(found)
-    ordered = sorted(found, key=lambda one: one.network.eps)
+    if len(images) <= COLUMNS:
+        return list(images)
+    ordered = sorted(images, key=lambda one: one.network.eps)
     plain = [one for one in ordered if not _moves_weights(one.network)]
     moved = [one for one in reversed(ordered) if _moves_weights(one.network)]
     kept = [plain[place] for place in thinned(len(plain), COLUMNS - bool(moved))]
     kept += [moved[place] for place in thinned(len(moved), COLUMNS - len(kept))]
-    return [one for one in found if one in kept]
+    return [one for one in images if one in kept]
 
 
 def _moves_weights(network: Network) -> bool:
@@ -165,11 +174,11 @@ def _gallery(shown: Sequence[_Images], scale: int) -> Gallery:
     for place, name in enumerate(shown[0].names["labels"]):
         x, index = shown[0].arrays["x"][place], int(shown[0].arrays["index"][place])
         cells = tuple(_cell(one, place, scale, kinds) for one in shown)
-        rows.append(Row(index, name, _drawing(x, f"{name}, as it is"), cells))
+        rows.append(GalleryRow(index, name, _drawing(x, f"{name}, as it is"), cells))
     return Gallery(tuple(one.network.label for one in shown), kinds, tuple(rows), noun)
 
 
-def _cell(one: _Images, place: int, scale: int, kinds: tuple[str, str, str]) -> Cell:
+def _cell(one: _Images, place: int, scale: int, kinds: tuple[str, str, str]) -> GalleryCell:
     label = one.network.label
     clean, attacked = one.answer("", place), one.answer("adversarial_", place)
     x, x_adv, gradient = (one.arrays[name][place] for name in ("x", "x_adv", "gradient"))
@@ -179,7 +188,7 @@ def _cell(one: _Images, place: int, scale: int, kinds: tuple[str, str, str]) -> 
         _drawing(0.5 + scale * (x_adv - x), f"{label}: {kinds[1]}", signed=True),
         _drawing(0.5 + 0.5 * _in_ends(gradient), f"{label}: {kinds[2]}", signed=True),
     )
-    return Cell(label, clean, attacked, drawings)
+    return GalleryCell(label, clean, attacked, drawings)
 
 
 def _in_ends(gradient: np.ndarray) -> np.ndarray:
