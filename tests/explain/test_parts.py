@@ -256,14 +256,14 @@ def test_devices_share_the_measures_and_go_on_with_what_is_left(
     said = capsys.readouterr().out
     assert cli.run([*COMMAND, "--out", together, "--devices", "cpu,cpu"]) == 0
     assert jobs == ["explain smoothness", "explain margins", "explain activations"]
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out.replace(together, alone) == said
     assert_same_files(tmp_path / "alone", tmp_path / "together")
     assert cli.run([*COMMAND, "--out", together, "--devices", "3"]) == 0
     assert len(jobs) == 3  # nothing is left
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out.replace(together, alone) == said
     assert cli.run([*COMMAND, "--devices", "2"]) == 0  # no folder is kept
     assert len(jobs) == 6
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == said.partition("report: ")[0]
 
 
 def test_one_device_and_wrong_devices(

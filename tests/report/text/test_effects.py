@@ -11,7 +11,9 @@ import pytest
 from robustlens.config import BEST
 from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.report.drawing.palette import styles
+from robustlens.report.page.rendering import page
 from robustlens.report.text.effects import EffectsReport, effects
+from robustlens.report.text.headline import headline
 from robustlens.results import (
     EvaluationResult,
     ExplanationResult,
@@ -241,3 +243,13 @@ def test_a_study_without_results_has_no_effects(networks: tuple[RunReport, ...])
     shown = effects(study(*networks))
     assert shown.effects == ()
     assert len(shown.missing) == 6
+
+
+def test_a_topic_whose_drawn_numbers_are_unknown_has_its_sentence_alone() -> None:
+    """Activations were measured; singular values, which the drawing is of, were not."""
+    measures = {"activations": explained(spreads=(0.5, 0.3))["spectrum"]}
+    data = study(run("AT 0.1", 0.1, measures=measures))
+    (shown,) = effects(data).effects
+    assert (shown.topic.title, shown.values) == ("Singular values", ())
+    assert shown.sentence == "The spread of activation norms is 0.40."
+    assert "<article" in page(data, [], headline(data), ())

@@ -182,7 +182,10 @@ def _missing(drawn: Sequence[Figure]) -> list[tuple[str, list[str]]]:
     return list(reasons.items())
 
 
-def _small_multiple(effect: EffectReport) -> SmallMultiple:
+def _small_multiple(effect: EffectReport) -> SmallMultiple | None:
+    """The drawing beside a sentence; None where it is of quantities that are not drawn."""
+    if not effect.values:
+        return None
     return small_multiple(effect.values, effect.topic.quantities[0].write, effect.emphasised)
 
 
