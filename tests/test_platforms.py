@@ -87,7 +87,8 @@ def _opens_text(call: ast.Call) -> bool:
 
 def _of_a_library(function: ast.Attribute) -> bool:
     """Whether `x.open` opens something else than a text: a number of a file, an archive, an image, our state."""
-    return ast.unparse(function.value) in ("os", "gzip", "archive", "Image", "EvaluationState", "webbrowser")
+    others = ("os", "gzip", "tarfile", "archive", "Image", "EvaluationState", "TRACKERS[name]", "webbrowser")
+    return ast.unparse(function.value) in others
 
 
 def _says_encoding(call: ast.Call) -> bool:

@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "robustlens-out" / "sample" / "report"
+SAMPLE = Path(os.environ.get("SAMPLE_STUDY") or ROOT / "robustlens-out" / "sample") / "report"
 """The report of examples/every_figure.yaml; tools/build_docs.py makes it."""
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Documents of the repository's root, and the pages that they are."""
