@@ -46,7 +46,7 @@ def carry_out_sample() -> int:
 
 def run(*command: str, sample: Path = SAMPLE) -> int:
     """Run a module of this Python at the root of the repository; returns its exit status."""
-    # The sample is for tools/site_hooks.py; mkdocs-material's notice of another generator is not about this site.
+    # The sample is for tools/site_hooks.py; the notice of mkdocs-material is of another generator.
     environment = {**os.environ, "SAMPLE_STUDY": str(sample.resolve()), "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode
 
