@@ -32,7 +32,18 @@ _HOME = {
     "train": "training",
 }
 """Public names and the room that each comes from."""
-_ROOMS = {"attacks", "compat", "data", "explain", "losses", "models", "objectives", "report", "study"}
+_ROOMS = {
+    "attacks",
+    "compat",
+    "data",
+    "explain",
+    "losses",
+    "models",
+    "objectives",
+    "report",
+    "sharing",
+    "study",
+}
 
 __all__ = [
     "AdversarialWeightPerturbation",

@@ -7,7 +7,13 @@ from robustlens import stopping
 from robustlens.__main__ import main
 
 # They fill the application.
-from robustlens.cli import about_commands, commands, data_commands, report_commands  # noqa: F401
+from robustlens.cli import (  # noqa: F401
+    about_commands,
+    commands,
+    data_commands,
+    report_commands,
+    sharing_commands,
+)
 from robustlens.cli.application import app
 from robustlens.cli.display import console, print_titled
 from robustlens.errors import ModelError, ResourceError, RobustlensError, StoppedError, out_of_memory

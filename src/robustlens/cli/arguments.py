@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robustlens.cli.options import RECIPE_FIELDS, NetworkOptions, RecipeOptions, SubjectOptions
 from robustlens.config import (
     Checkpoint,
+    DataSpec,
     Plan,
     ThreatSpec,
     checked,
@@ -20,6 +21,7 @@ from robustlens.config import (
     refuse_code,
 )
 from robustlens.config.checkpoint import SELECTIONS
+from robustlens.config.names import names_path
 from robustlens.errors import ConfigError
 from robustlens.results import Run, Stage
 
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 class ResolvedModel:
     """A model with its images and its threat, as the arguments name them.
 
-    `run` is the run whose result is asked for; None where the model is none, or --out or --data is given.
+    `run` is the run whose result is asked for; None where the model is no folder of a run, or --out or
+    --data is given.
     """
 
     splits: "Splits"
@@ -60,25 +63,62 @@ def resolve_model(
     model: str, subject: SubjectOptions, network: NetworkOptions, out: Path | None
 ) -> ResolvedModel:
     """The data, the threat, the run folder (if the model is one) and the network that the arguments name."""
-    from robustlens import data, machine
+    from robustlens import data, hub, machine
 
     use_data_dir(subject.data_dir)
     device = machine.device(network.device)
-    run = Run(model) if Run(model).has_recipe else None
+    run = _run_of(model, network)
     if run is None and (subject.data is None or subject.eps is None):
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
     if run is None and network.checkpoint != NetworkOptions.checkpoint:
         raise ConfigError(f"--checkpoint: found {network.checkpoint}, but {model} is no run folder of ours")
     threat = _threat(model, run, subject)
     options = model_options(run, network.architecture, network.model_option)
+    is_fetched = hub.is_hub_run(model)
     if run is not None and subject.data is None:
-        splits = data.of_spec(run.data_spec, trust_code=network.trust_code)
+        spec = data_of_others(model, run) if is_fetched else run.data_spec
+        splits = data.of_spec(spec, trust_code=network.trust_code)
+        if is_fetched:  # of a run of ours, the stage checks it
+            run.check_data(splits.fingerprint)
     else:
         splits = data.load(str(subject.data))
-    build = partial(_network, model, run, network, options, device)
-    own = run if out is None and subject.data is None else None
+    source = str(run.folder) if run is not None else model
+    build = partial(_network, source, run, network, options, device)
+    own = run if out is None and subject.data is None and not is_fetched else None
     run_options = {"splits": splits, "trust_code": network.trust_code, "device": network.device}
     return ResolvedModel(splits, threat, network.checkpoint, own, build, run_options)
+
+
+def pinned(model: str) -> str:
+    """The model argument; of a run on the Hub with its commit, so that all processes load the same one."""
+    from robustlens import hub
+
+    return hub.pinned(model) if hub.is_hub_run(model) else model
+
+
+def data_of_others(model: str, run: Run) -> DataSpec:
+    """The data of a run that others trained, without any path of a recipe that they wrote.
+
+    Raises:
+        ConfigError: the data are files of their machine.
+    """
+    spec = run.recipe.data
+    if names_path(spec.name):
+        raise ConfigError(f"{model}: was trained on {spec.name!r} of another machine, so --data is needed")
+    return spec.model_copy(update={"data_dir": None})
+
+
+def _run_of(model: str, network: NetworkOptions) -> Run | None:
+    """The run that the argument names: a folder of ours, or a run on the Hub, which is fetched."""
+    from robustlens import hub
+
+    if not hub.is_hub_run(model):
+        return Run(model) if Run(model).has_recipe else None
+    if network.checkpoint in SELECTIONS:
+        raise ConfigError(
+            f"--checkpoint: found {network.checkpoint}, expected best or last of a run on the Hub"
+        )
+    return hub.fetch(model, network.checkpoint)
 
 
 def _threat(model: str, run: Run | None, subject: SubjectOptions) -> ThreatSpec:

@@ -36,7 +36,7 @@ TrackDir = Annotated[
     Path | None, typer.Option(help="Folder of the trackers' files. Default: tracking, in the output folder.")
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(help="A run folder, a file of weights, or package.module:factory.")
+    str, typer.Argument(help="A run folder, a file of weights, hf-run:owner/name, or package.module:factory.")
 ]
 
 

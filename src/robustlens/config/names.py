@@ -13,6 +13,8 @@ LONGEST_NAME = 100
 """Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, to Windows
 _TEXTS = ("description", "label", "data_dir")  # fields that are never looked up
+_HUBS = ("hf:", "hf-run:", "timm:")  # of models: what follows is a name, or for hf: a folder
+_LOCAL_FOLDER = re.compile(r"hf:([/~.\\]|[A-Za-z]:[/\\])")
 _READERS = ("folder:", "idx:", "npz:", "packed:")  # of data: what follows is a path
 
 
@@ -98,3 +100,27 @@ def refuse_code(values: Any, where: str, *, trust_code: bool = False) -> None:
             f"{where}: {field}: found {function!r}, which is code from outside; give --trust-code "
             "(trust_code=True) if you trust the function and whoever names it"
         )
+
+
+def names_path(data_name: str) -> bool:
+    """Whether the name of a data set is a path on the machine that wrote it.
+
+    >>> names_path("folder:~/imagenet"), names_path("hf:owner/name")
+    (True, False)
+    """
+    return data_name.startswith(_READERS)
+
+
+def paths_in(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, text) for the fields of a recipe that name a file or folder of the machine that wrote it.
+
+    >>> list(paths_in({"data": {"name": "npz:/home/me/x.npz"}, "init": {"model": "runs/at"}}))
+    [('data.name', 'npz:/home/me/x.npz'), ('init.model', 'runs/at')]
+    """
+    data, init, model = (recipe.get(name) or {} for name in ("data", "init", "model"))
+    if names_path(data.get("name", "")):
+        yield "data.name", data["name"]
+    if init.get("model") and not is_factory(init["model"]) and not init["model"].startswith(_HUBS):
+        yield "init.model", init["model"]
+    if _LOCAL_FOLDER.match(str(model.get("name", ""))):
+        yield "model.name", model["name"]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from robustlens import hub
 from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import ConfigError, ModelError, StateError, out_of_memory
 from robustlens.models import checkpoints, external, foreign, tensors
@@ -20,7 +21,7 @@ from robustlens.models.registry import MODELS, build_from
 from robustlens.registry import is_factory, one_line
 from robustlens.results import Run, array_files, files
 
-_ACCEPTED = "a run folder, a file of weights, package.module:factory, hf:NAME or timm:NAME"
+_ACCEPTED = "a run folder, a file of weights, package.module:factory, hf-run:owner/name, hf:NAME or timm:NAME"
 
 
 def load(
@@ -37,7 +38,8 @@ def load(
     Args:
         spec: a run folder; a weights file that robustlens wrote; weights of others (`.safetensors`, or `.pt`,
             `.pth`, `.ckpt`, `.bin`, `.tar` of torch.save, of which no code is run); "package.module:factory";
-            "hf:NAME" (an image classifier of transformers, hub name or folder); "timm:NAME".
+            "hf-run:owner/name" (a run on the Hub, with @REVISION for a commit of it); "hf:NAME" (an image
+            classifier of transformers, hub name or folder); "timm:NAME".
         checkpoint: which weights of a run folder: "best" on validation, "last", "epoch-0010" if it was kept,
             or None for the best where there is one and the last otherwise.
         trust_code: allow a weights file whose network was made by a "package.module:factory" to import and
@@ -56,6 +58,9 @@ def load(
             not have its seal, or a newer robustlens wrote it.
     """
     text, path = str(spec), Path(spec)
+    if hub.is_hub_run(text):
+        _refuse(text, {"architecture": architecture, "entry": entry} | options)
+        return load(hub.fetch(text, checkpoint).folder, checkpoint=checkpoint, trust_code=trust_code)
     if text.startswith(("hf:", "timm:")) or is_factory(text):
         _refuse(text, {"architecture": architecture, "entry": entry})
         return _from_library(text, options).eval()
@@ -164,6 +169,12 @@ def _described(
     if is_factory(str(name)) and not trust_code:
         raise ModelError(
             f"{path}: its network is made by {name!r}, code from outside this file; "
+            "load it with trust_code=True if you trust both"
+        )
+    options = description.get("options")
+    if isinstance(options, Mapping) and options.get("trust_remote_code") and not trust_code:
+        raise ModelError(
+            f"{path}: its network asks transformers to run code of {name!r} (trust_remote_code); "
             "load it with trust_code=True if you trust both"
         )
     try:
