@@ -121,7 +121,7 @@ def fetch(text: str, checkpoint: Checkpoint | str | None = None) -> Run:
             extra is absent. StateError: the documents are damaged or do not belong together.
         ResourceError: the disk is full.
     """
-    wanted = _checkpoints(text, checkpoint)
+    wanted = published_checkpoints(text, checkpoint)
     run = HubRun.parse(pinned(text))
     folder = _folder(run)
     _download(run, folder, *DOCUMENTS)
@@ -179,8 +179,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _checkpoints(text: str, checkpoint: Checkpoint | str | None) -> tuple[Checkpoint, ...]:
-    """Checkpoints to look for, in order; only best and last are ever pushed."""
+def published_checkpoints(text: str, checkpoint: Checkpoint | str | None) -> tuple[Checkpoint, ...]:
+    """Checkpoints to look for, in order; `ModelError` for others than best and last: none is pushed."""
     if checkpoint is None:
         return BEST, LAST
     named = {str(one): one for one in (BEST, LAST)}

@@ -89,11 +89,14 @@ def resolve_model(
     return ResolvedModel(splits, threat, network.checkpoint, own, build, run_options)
 
 
-def pinned(model: str) -> str:
+def pinned(model: str, network: NetworkOptions) -> str:
     """The model argument; of a run on the Hub with its commit, so that all processes load the same one."""
     from robustlens import hub
 
-    return hub.pinned(model) if hub.is_hub_run(model) else model
+    if not hub.is_hub_run(model):
+        return model
+    hub.published_checkpoints(model, network.checkpoint)  # refused before the network is asked
+    return hub.pinned(model)
 
 
 def data_of_others(model: str, run: Run) -> DataSpec:
@@ -114,10 +117,6 @@ def _run_of(model: str, network: NetworkOptions) -> Run | None:
 
     if not hub.is_hub_run(model):
         return Run(model) if Run(model).has_recipe else None
-    if network.checkpoint in SELECTIONS:
-        raise ConfigError(
-            f"--checkpoint: found {network.checkpoint}, expected best or last of a run on the Hub"
-        )
     return hub.fetch(model, network.checkpoint)
 
 

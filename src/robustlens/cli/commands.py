@@ -177,7 +177,7 @@ def evaluate(
     given = arguments.leaderboard_fields(about, leaderboard)
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
-    network, model = sharding.on_own_device(network), arguments.pinned(model)
+    network, model = sharding.on_own_device(network), arguments.pinned(model, network)
     chosen = arguments.resolve_model(model, subject, network, out)
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
     if chosen.run is not None:
@@ -230,7 +230,7 @@ def explain(
     from robustlens.cli import arguments, sharding, tables
     from robustlens.config import ExplanationPlan
 
-    network, model = sharding.on_own_device(network), arguments.pinned(model)
+    network, model = sharding.on_own_device(network), arguments.pinned(model, network)
     chosen = arguments.resolve_model(model, subject, network, out)
     values: dict[str, Any] = {"examples": examples}
     if measures is not None:
