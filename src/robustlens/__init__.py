@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from robustlens.version import __version__
 
 if TYPE_CHECKING:
-    from robustlens import attacks, compat, data, explain, losses, models, objectives
+    from robustlens import attacks, compat, data, explain, losses, models, objectives, report, study
     from robustlens.config import Recipe
     from robustlens.evaluation import Evaluation, evaluate
     from robustlens.progress import Event, Listener
@@ -63,6 +63,8 @@ __all__ = [
     "losses",
     "models",
     "objectives",
+    "report",
+    "study",
     "train",
 ]
 
