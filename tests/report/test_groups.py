@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from helpers.made_networks import Member
 from helpers.report_figures import figure, series
 from helpers.study_files import write_study
 from robustlens.report.data import ReportData
+from robustlens.report.drawing.matplotlib import drawings
 from robustlens.report.groups import MOST, caption, grouped
 from robustlens.report.page import rendering
 from robustlens.report.reading import read_study
@@ -86,3 +88,22 @@ def test_below_fifty_networks_nothing_changes(study: ReportData, large: ReportDa
     assert grouped(study) is study
     assert caption(few) == caption(study) == ""
     assert caption(ReportData("more", large.networks[: MOST + 1])) != ""
+
+
+def test_many_networks_are_drawn_for_papers_only_where_someone_asks(
+    large: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(rendering, "drawings", lambda *given: asked.append(given[-1]) or {})
+    monkeypatch.setattr(rendering, "MOST", 2)
+    few, more = (ReportData("some", large.networks[:count]) for count in (2, 3))
+    for data, formats in ((more, None), (few, None), (more, ["svg"])):
+        rendering._write(data, tmp_path, formats)
+    assert list(dict.fromkeys(asked)) == [(), ("pdf", "svg", "png"), ("svg",)]
+
+
+def test_a_legend_of_fifty_networks_leaves_room_for_the_plot(large: ReportData) -> None:
+    """Warnings are errors here: matplotlib gives up a layout in which the axes have no room."""
+    few = ReportData("few", large.networks[:MOST])
+    flatness = figure(few, "flatness-gap")
+    assert drawings(flatness, flatness.views[0], few.networks, ["svg"])["svg"]

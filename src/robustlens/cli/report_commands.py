@@ -30,7 +30,7 @@ def report(
     figures: Annotated[
         str | None,
         typer.Option(
-            help="Drawings for papers: all, none, or of pdf,svg,png. Default: all; pdf,svg over 50 networks."
+            help="Drawings for papers: all, none, or of pdf,svg,png. Default: all; none over 50 networks."
         ),
     ] = None,
     as_json: Json = False,

@@ -89,16 +89,17 @@ def _canvas(view: View, networks: Sequence[Network]) -> Canvas:
     count = len(view.panels)
     columns = min(count, 3)
     rows = -(-count // columns)
-    canvas = Canvas(figsize=(2.5 * columns + 0.2, 2.15 * rows + 0.45), layout="constrained")
+    shown = {series.label for panel in view.panels for series in panel.series}
+    shown |= {panel.surface.label for panel in view.panels if panel.surface}
+    handles = [_handle(network) for network in networks if network.label in shown]
+    lines = -(-len(handles) // (2 * columns)) or 1
+    legend = 0.2 * max(0, lines - 2)  # two lines have room without it
+    canvas = Canvas(figsize=(2.5 * columns + 0.2, 2.15 * rows + 0.45 + legend), layout="constrained")
     FigureCanvasAgg(canvas)
     for place, panel in enumerate(view.panels, start=1):
         in_space = panel.surface is not None and panel.surface.mark == "surface"
         ax = canvas.add_subplot(rows, columns, place, projection="3d" if in_space else None)
         _draw_panel(ax, panel, networks)
-    shown = {series.label for panel in view.panels for series in panel.series}
-    shown |= {panel.surface.label for panel in view.panels if panel.surface}
-    handles = [_handle(network) for network in networks if network.label in shown]
-    lines = -(-len(handles) // (2 * columns)) or 1
     canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, -(-len(handles) // lines)))
     return canvas
 

@@ -51,8 +51,8 @@ def write(
         study_folder: the folder that holds `study.json`.
         out: where `index.html` and `figures/` go; None for `report/` in the study's folder.
         claims: to show; None for those that the study's folder has.
-        formats: of the drawings: "pdf", "svg", "png", or none; None for all three, and for PDF and SVG alone
-            where networks are too many for a line each.
+        formats: of the drawings: "pdf", "svg", "png", or none; None for all three, and for none where
+            networks are too many for a line each.
 
     Raises:
         ConfigError: an unknown format.
@@ -142,7 +142,7 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _write(data: ReportData, out: Path, formats: Sequence[str] | None) -> Path:
-    usual = FORMATS if len(data.networks) <= MOST else ("pdf", "svg")
+    usual = FORMATS if len(data.networks) <= MOST else ()
     kinds = usual if formats is None else checked_formats(formats)
     plotted = grouped(data)
     drawn, table = figures(plotted), headline(data)
