@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,12 @@ def test_many_networks_are_drawn_for_papers_only_where_someone_asks(
     large: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(rendering, "drawings", lambda *given: asked.append(given[-1]) or {})
+
+    def recorded(*given: Any) -> dict[str, bytes]:
+        asked.append(given[-1])
+        return {}
+
+    monkeypatch.setattr(rendering, "drawings", recorded)
     monkeypatch.setattr(rendering, "MOST", 2)
     few, more = (ReportData("some", large.networks[:count]) for count in (2, 3))
     for data, formats in ((more, None), (few, None), (more, ["svg"])):
