@@ -242,7 +242,7 @@ def test_other_labels_under_the_same_path_end_with_7(folder, capsys):
     evaluate = ["evaluate", "run", "--attacks", "fgsm", "--limit", "20", "--quiet"]
     assert cli.run(evaluate) == 0
     assert cli.run(["explain", "run", "--measures", "margins", "--examples", "20", "--quiet"]) == 0
-    before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     arrays = dict(np.load("blobs.npz"))
     np.savez("blobs.npz", **{**arrays, "y_test": arrays["y_test"][::-1]})
     capsys.readouterr()
@@ -252,7 +252,7 @@ def test_other_labels_under_the_same_path_end_with_7(folder, capsys):
         ["explain", "run", "--measures", "margins", "--examples", "20", "--quiet"],
     ):
         refused(arguments, capsys, 7, "belongs to other images")
-    assert before == {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow

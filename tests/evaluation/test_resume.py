@@ -155,6 +155,7 @@ def _command(folder, *more):
 def test_kills_leave_the_same_masks(tmp_path, monkeypatch, capsys):
     (tmp_path / "made_here.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "made_here", raising=False)  # of another test
 
     def finish(folder, *more):
         """In this process: what is killed needs one of its own, what goes on does not."""

@@ -85,6 +85,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "activations": {},
     "margins": {},
     "smoothness": {"steps": 10, "examples": None},
+    "gallery": {"examples": 10, "steps": 20},
     "landscape": {
         "alphas": GRID, "draws": 1, "steps": 10, "examples": 256, "splits": ("test", "train"),
         "plane": 0, "plane_examples": 64, "input": False,

@@ -208,6 +208,7 @@ def test_every_run_is_evaluated_and_explained(finished):
             "activations",
             "margins",
             "smoothness",
+            "gallery",
             "landscape",
         }
         index = measures["margins"].arrays["test_index"].tolist()
