@@ -103,3 +103,14 @@ def test_completion_can_be_shown_for_a_shell():
     command = [sys.executable, "-m", "robustlens"]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["evaluate"], done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["methods", "--json"], ["--version"]])
+def test_a_reader_that_leaves_ends_the_command_without_a_word(arguments):
+    """As in `robustlens methods | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "robustlens", *arguments]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, "")

@@ -1,7 +1,7 @@
 """Trackers: each epoch is told once, also over stops, and what fails in them ends nothing.
 
 TensorBoard, MLflow and Weights & Biases are the packages themselves, read back with their own readers; trackio
-is a stand-in with the calls of its documentation, since it needs older packages than are pinned.
+is a stand-in with the calls that we know of it: the package itself needs older packages than are pinned.
 """
 
 import logging

@@ -18,6 +18,8 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # `... | head`: rich ends as the parser does
+                raise
             raise ModelError(
                 f"code outside robustlens called sys.exit({error.code!r}), expected it to return or to raise"
             ) from error
