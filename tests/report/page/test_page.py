@@ -409,7 +409,10 @@ def test_a_phone_has_a_contents_menu_and_one_column(phone: Visit) -> None:
     assert not nav.is_visible()
     columns = """selector => new Set([...document.querySelectorAll(selector)].filter(
         one => one.offsetParent).map(one => Math.round(one.getBoundingClientRect().left))).size"""
+    fold = phone.page.locator("#figure-margins .fold")
+    fold.click()
     assert [phone.js(columns, selector) for selector in (".effect", ".panel", ".block")] == [1, 1, 1]
+    fold.click()
 
 
 @pytest.mark.slow
@@ -420,3 +423,24 @@ def test_no_table_is_cut_off(laptop: Visit) -> None:
     ).length"""
     assert laptop.js(cut) == 0
     laptop.js("document.querySelectorAll('details').forEach(one => (one.open = false))")
+
+
+def test_a_phone_shows_figures_by_their_titles_until_they_are_opened(phone: Visit) -> None:
+    card = phone.page.locator("#figure-spectrum")
+    fold = card.locator(".fold")
+    assert fold.get_attribute("aria-expanded") == "false"
+    assert not card.locator(".plot").first.is_visible()
+    fold.click()
+    assert fold.get_attribute("aria-expanded") == "true"
+    phone.page.wait_for_function(
+        "document.querySelector('#figure-spectrum .main-svg').getBoundingClientRect().width > 250"
+    )
+    fold.click()
+    assert not card.locator(".plot").first.is_visible()
+    phone.js("location.hash = '#figure-margins'")
+    phone.page.locator("#figure-margins .plot").first.wait_for(state="visible")
+    assert phone.said == []
+
+
+def test_a_wide_page_folds_nothing(laptop: Visit) -> None:
+    assert laptop.js("document.querySelectorAll('.fold').length") == 0

@@ -268,10 +268,34 @@
   document.getElementById("contents").addEventListener("click", () => fold(false));
   addEventListener("keydown", (event) => event.key === "Escape" && fold(false));
 
+  // -- a phone: figures open by their titles ---------------------------------------------------------
+
+  function unfold(card, open) {
+    card.classList.toggle("open", open);
+    card.querySelector(".fold").setAttribute("aria-expanded", String(open));
+    dispatchEvent(new Event("resize")); // a plot that was hidden has no size
+  }
+
+  if (matchMedia("(max-width: 640px)").matches) {
+    document.querySelectorAll(".plots article").forEach((card) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "fold";
+      button.append(...card.querySelector("h3").childNodes);
+      card.querySelector("h3").append(button);
+      card.classList.add("folds");
+      button.addEventListener("click", () => unfold(card, !card.classList.contains("open")));
+      unfold(card, false);
+    });
+  }
+
   function openTarget() {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target instanceof HTMLDetailsElement) {
       target.open = true;
+    }
+    if (target?.classList.contains("folds")) {
+      unfold(target, true);
     }
   }
   addEventListener("hashchange", openTarget);
