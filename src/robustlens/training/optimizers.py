@@ -1,6 +1,6 @@
 """Optimizers by name."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import torch
@@ -30,37 +30,26 @@ def _sgd(
     )
 
 
-def _adam(
-    parameters: Parameters,
-    *,
-    lr: float,
-    weight_decay: float,
-    betas: tuple[Beta, Beta] = (0.9, 0.999),
-    eps: Eps = 1e-8,
-    amsgrad: bool = False,
-) -> torch.optim.Adam:
-    return torch.optim.Adam(
-        parameters, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, amsgrad=amsgrad
-    )
+def _of_adam(kind: type[torch.optim.Adam]) -> Callable[..., torch.optim.Adam]:
+    """What builds Adam or AdamW, which have the same options."""
 
+    def build_kind(
+        parameters: Parameters,
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[Beta, Beta] = (0.9, 0.999),
+        eps: Eps = 1e-8,
+        amsgrad: bool = False,
+    ) -> torch.optim.Adam:
+        return kind(parameters, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, amsgrad=amsgrad)
 
-def _adamw(
-    parameters: Parameters,
-    *,
-    lr: float,
-    weight_decay: float,
-    betas: tuple[Beta, Beta] = (0.9, 0.999),
-    eps: Eps = 1e-8,
-    amsgrad: bool = False,
-) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, amsgrad=amsgrad
-    )
+    return build_kind
 
 
 OPTIMIZERS: Registry[Any] = Registry(
     "optimizer",
-    {"sgd": _sgd, "adam": _adam, "adamw": _adamw},
+    {"sgd": _sgd, "adam": _of_adam(torch.optim.Adam), "adamw": _of_adam(torch.optim.AdamW)},
     hidden=("lr", "weight_decay"),
     factories=True,
     result_type=torch.optim.Optimizer,
