@@ -59,7 +59,8 @@ PINNED = {
     "objective": "at",
     "objective_options": {},
     "attack": {"steps": 10, "step_size": None, "random_start": True, "model_mode": "eval", "replays": 1},
-    "awp": {"warmup_epochs": 0, "gamma": 0.01, "steps": 1, "alternations": 1, "from_attack": False},
+    "awp": {"warmup_epochs": 0, "gamma": 0.01, "steps": 1, "alternations": 1, "from_attack": False}
+    | {"images": "all", "loss_threshold": None},
     "rwp": {"warmup_epochs": 0, "gamma": 0.01},
     "sam": {"warmup_epochs": 0, "rho": 0.05},
     "weight_perturbation": {"warmup_epochs": 0, "options": {}},

@@ -105,7 +105,7 @@ def test_training_with_awp_uses_the_ball_of_its_threat_and_stays_in_it(
 
 
 COMPILED = """
-import functools, sys, torch, robustlens as rl
+import functools, json, sys, torch, robustlens as rl
 from robustlens.config import Recipe
 from robustlens.data import from_tensors
 torch.compile = functools.partial(torch.compile, backend="eager")  # the default backend takes a compiler
@@ -114,22 +114,28 @@ for flag in (False, True):
     recipe = Recipe.model_validate({
         "model": {"name": sys.argv[2], "options": {"width": 4, "hidden": 8}}, "attack": {"steps": 2},
         "optimizer": {"epochs": 1, "batch_size": 32}, "data": {"name": "arrays", "augment": "none"},
-        "awp": {"gamma": 0.01}, "compile": flag})
+        "awp": {"gamma": 0.01, **(json.loads(sys.argv[3]))}, "compile": flag})
     rl.train(recipe, f"{sys.argv[1]}/{flag}", splits=from_tensors(x, y, x, y))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["small-cnn", "small-cnn-bn"])
-def test_a_compiled_network_and_attack_train_as_the_plain_ones(model, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "awp"),
+    [("small-cnn", "{}"), ("small-cnn-bn", '{"images": "small-loss", "loss_threshold": 1.1}')],
+)
+def test_a_compiled_network_and_attack_train_as_the_plain_ones(model, awp, tmp_path):
     # In a process of its own: here every call is type-checked, which dynamo cannot follow.
-    subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path), model], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path), model, awp], check=True, timeout=240)
     plain, compiled = (load_file(tmp_path / str(flag) / "last.safetensors") for flag in (False, True))
     assert distance(plain, compiled) < 1e-5
 
 
-def test_micro_batches_change_nothing_but_rounding(tmp_path, splits):
-    awp = {"awp": {"gamma": 0.01}}
+@pytest.mark.parametrize(
+    "images", [{}, {"images": "small-loss", "loss_threshold": 1.1}], ids=["all", "small"]
+)
+def test_micro_batches_change_nothing_but_rounding(images, tmp_path, splits):
+    awp = {"awp": {"gamma": 0.01, **images}}
     whole = after_one_epoch(tmp_path / "whole", splits, **awp)
     parts = after_one_epoch(tmp_path / "parts", splits, optimizer={"accumulate": 4}, **awp)
     plain = after_one_epoch(tmp_path / "plain", splits)
@@ -259,6 +265,12 @@ def test_free_training_steps_on_every_replay_and_keeps_its_perturbation(tmp_path
             "sam.from_attack: 'standard' does not train",
         ),
         ({"rwp": {"from_attack": True}}, "rwp.from_attack: this perturbation follows no gradient"),
+        (
+            {"awp": {"from_attack": True, "images": "small-loss", "loss_threshold": 1.0}},
+            "from_attack: the attack's gradient is of all images; found small-loss",
+        ),
+        ({"awp": {"images": "large-loss"}}, "loss_threshold: found without images"),
+        ({"awp": {"loss_threshold": 1.0}}, "loss_threshold: found without images"),
         (own("nowhere:Class"), "'nowhere:Class': cannot import 'nowhere'"),
         (own("torch.nn:Linear"), "weight perturbation 'torch.nn:Linear': failed"),
         (own("torch.nn:Identity"), "'torch.nn:Identity': gives a Identity, expected a WeightPerturbation"),

@@ -133,6 +133,8 @@ x, y = x.chunk(size)[rank], y.chunk(size)[rank]
 torch.manual_seed(rank)  # nobody says that ranks share their random state
 perturbations = {
     "awp": lambda model: rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2),
+    "awp, small": lambda model: rl.AdversarialWeightPerturbation(
+        model, gamma=0.05, images="small-loss", loss_threshold=1.1),  # about half of the images
     "rwp": lambda model: RandomWeightPerturbation(model, gamma=0.05),
     "sam": lambda model: SharpnessAwareMinimization(model, rho=0.05),
 }
@@ -143,9 +145,10 @@ for name, perturbation_of in perturbations.items():
     perturbation = perturbation_of(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(4):
-        loss_fn = lambda: F.cross_entropy(model(x), y)
+        losses = lambda: F.cross_entropy(model(x), y, reduction="none")
+        loss_fn = lambda: losses().mean()
         optimizer.zero_grad()
-        with perturbation.perturbed(loss_fn):
+        with perturbation.perturbed(losses if perturbation.takes_image_losses else loss_fn):
             loss_fn().backward()
         optimizer.step()
     trained[name] = [p.detach() for p in model.parameters()]

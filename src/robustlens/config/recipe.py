@@ -85,11 +85,26 @@ class AWPSpec(PerturbationSpec):
     """Weight steps of each alternation (K2)."""
     alternations: int = Field(default=1, ge=1)
     """Rounds of images and weights (A)."""
+    images: Literal["all", "small-loss", "large-loss"] = "all"
+    """Images whose gradient perturbs the weights, by their loss (Yu et al. 2022, IJCAI)."""
+    loss_threshold: Number | None = Field(default=None, gt=0)
+    """Largest small loss, in nats of the objective."""
 
     @model_validator(mode="after")
     def _attack_gives_one_step(self) -> "AWPSpec":
         if self.from_attack and self.steps * self.alternations > 1:
             raise ValueError("from_attack: the attack gives one step; found steps or alternations above 1")
+        if self.from_attack and self.images != "all":
+            raise ValueError(f"from_attack: the attack's gradient is of all images; found {self.images}")
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_goes_with_a_choice(self) -> "AWPSpec":
+        if (self.images == "all") != (self.loss_threshold is None):
+            raise ValueError(
+                "loss_threshold: found without images, or the other way; give both (images: small-loss or "
+                "large-loss) or none"
+            )
         return self
 
 

@@ -1,11 +1,11 @@
-"""The network of a recipe as it is before the first step."""
+"""The network of a recipe as it is before the first step, and what perturbs its weights."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustlens import data, models
+from robustlens import data, models, weights
 from robustlens.config import Recipe
 from robustlens.data import Splits
 
@@ -37,3 +37,16 @@ def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
         other = models.load(recipe.init.model, checkpoint=recipe.init.checkpoint)
         models.start_from(model, other, new_head=recipe.init.new_head)
     return model
+
+
+def perturbation_of(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbation | None:
+    """The perturbation of the weights of `model` that a recipe asks for, if any.
+
+    Raises:
+        ConfigError: it is not there, its options are wrong, or the model has no weight for it.
+    """
+    for field, spec in recipe.perturbations.items():
+        name, options = spec.entry(field)
+        where = field if name == field else f"{field}.options"
+        return weights.PERTURBATIONS.build(name, model, options=options, where=where)
+    return None

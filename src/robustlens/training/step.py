@@ -23,6 +23,7 @@ from robustlens.threat import ThreatModel
 from robustlens.training.crafting import Crafter
 from robustlens.training.distributed import averaged_over_ranks
 from robustlens.training.images import TrainingImages
+from robustlens.training.network import perturbation_of
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
 
@@ -199,10 +200,15 @@ class TrainingStep:
 
     # -- the weights -----------------------------------------------------------------------------
 
+    def _losses(self, model: nn.Module, batch: MicroBatch) -> Tensor:
+        """The objective of each image of a micro-batch, at the weights as they are."""
+        with self.fabric.autocast():
+            return self.objective(model, batch.x, batch.x_adv, batch.y)
+
     def _loss(self, model: nn.Module, batch: MicroBatch) -> Tensor:
         """Share of the batch's mean objective that a micro-batch adds, at the weights as they are."""
         with self.fabric.autocast():
-            return self.objective(model, batch.x, batch.x_adv, batch.y).mean() * batch.share
+            return self._losses(model, batch).mean() * batch.share
 
     def _weights_to_follow(self, epoch: int) -> list[nn.Parameter]:
         """Weights whose gradients are taken from the attack, as their perturbation will follow these."""
@@ -224,8 +230,9 @@ class TrainingStep:
         def craft_again() -> None:
             self._craft(batches, partial(draws, _ATTACK, next(rounds)))
 
+        loss_of = self._losses if self.perturbation.takes_image_losses else self._loss
         return self.perturbation.perturbed(
-            [partial(self._loss, self.model, batch) for batch in batches],
+            [partial(loss_of, self.model, batch) for batch in batches],
             craft=craft_again,
             generator=draws(_WEIGHTS),
         )
@@ -284,16 +291,3 @@ def augmentation(recipe: Recipe) -> str:
     """Name of the augmentation of a recipe."""
     chosen = recipe.data.augment
     return augment.default_for(recipe.data.name) if chosen == "auto" else chosen
-
-
-def perturbation_of(recipe: Recipe, model: nn.Module) -> weights.WeightPerturbation | None:
-    """The perturbation of the weights of `model` that a recipe asks for, if any.
-
-    Raises:
-        ConfigError: it is not there, its options are wrong, or the model has no weight for it.
-    """
-    for field, spec in recipe.perturbations.items():
-        name, options = spec.entry(field)
-        where = field if name == field else f"{field}.options"
-        return weights.PERTURBATIONS.build(name, model, options=options, where=where)
-    return None

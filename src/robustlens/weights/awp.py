@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlens.errors import ConfigError
+from robustlens.weights.counted_images import CountedImages, Images
 from robustlens.weights.perturbation import (
     TINY,
     Craft,
@@ -32,6 +33,9 @@ class AdversarialWeightPerturbation(WeightPerturbation):
         gamma: relative size of the perturbation; 0.01 for AT, 0.005 for TRADES, MART and RST.
         steps: weight steps of each alternation (the paper's K2).
         alternations: rounds of images and weights (the paper's A). Above 1 `perturbed` needs its `craft`.
+        images: which count: all, or only those of small or of large loss at w + v (`CountedImages`; Yu et al.
+            2022). With a choice `perturbed` is given each image's loss (n,); where no image counts v stays.
+        loss_threshold: in nats, largest loss of small-loss; 1.7 in Yu et al. for CIFAR-10, 4 for CIFAR-100.
 
     Raises:
         ConfigError: an argument is out of range, or the model has no weight to perturb.
@@ -46,7 +50,14 @@ class AdversarialWeightPerturbation(WeightPerturbation):
     follows_gradient = True
 
     def __init__(
-        self, model: nn.Module, gamma: float = 0.01, *, steps: int = 1, alternations: int = 1
+        self,
+        model: nn.Module,
+        gamma: float = 0.01,
+        *,
+        steps: int = 1,
+        alternations: int = 1,
+        images: Images = "all",
+        loss_threshold: float | None = None,
     ) -> None:
         check_size("awp.gamma", gamma)
         if steps < 1 or alternations < 1:
@@ -54,7 +65,13 @@ class AdversarialWeightPerturbation(WeightPerturbation):
                 f"awp: found steps {steps}, alternations {alternations}, expected at least 1 of each"
             )
         self.gamma, self.steps, self.alternations = gamma, steps, alternations
+        self.counted = CountedImages(images, loss_threshold)
+        self.takes_image_losses = images != "all"
         super().__init__(model)
+
+    def scalars(self, losses: Sequence[LossFn]) -> list[LossFn]:
+        """The losses as they are where all images count, else sums over those that do."""
+        return self.counted.sums(losses) if self.takes_image_losses else list(losses)
 
     def offsets(
         self, losses: Sequence[LossFn], craft: Craft | None = None, generator: torch.Generator | None = None
@@ -77,6 +94,8 @@ class AdversarialWeightPerturbation(WeightPerturbation):
 
     def offsets_along(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """One step from w along known gradients, each tensor by `gamma` of its norm."""
+        if self.takes_image_losses:
+            raise ConfigError("awp.from_attack: the attack's gradient is of all images; leave out awp.images")
         return relative(self.weights(), gradients, self.gamma)
 
     def _shortened(self, weight: Tensor, v: Tensor) -> Tensor:

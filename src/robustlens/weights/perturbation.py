@@ -46,7 +46,10 @@ def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 LossFn = Callable[[], Tensor]
-"""Scalar that a perturbation increases: the mean loss of a batch, at the weights as they are."""
+"""Scalar that a perturbation increases: the mean loss of a batch, at the weights as they are.
+
+For one that `takes_image_losses`, the loss of each image instead (n,).
+"""
 
 
 Craft = Callable[[], None]
@@ -86,6 +89,8 @@ class WeightPerturbation(abc.ABC):
     """In messages: the recipe's field that asks for it."""
     follows_gradient: bool = False
     """Whether `offsets_along` is there, so that the gradient may come from elsewhere."""
+    takes_image_losses: bool = False
+    """Whether `perturbed` is given the loss of each image (n,), of which not all count, not their mean."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -106,6 +111,10 @@ class WeightPerturbation(abc.ABC):
         """The perturbation v that follows `gradients`, one tensor for each weight."""
         raise ConfigError(f"{self.name}.from_attack: found true, but it follows no gradient; leave it out")
 
+    def scalars(self, losses: Sequence[LossFn]) -> list[LossFn]:
+        """Scalars that v increases, from what `perturbed` is given: as they are, where these are scalars."""
+        return list(losses)
+
     @contextlib.contextmanager
     def perturbed(
         self,
@@ -120,7 +129,8 @@ class WeightPerturbation(abc.ABC):
         Args:
             loss_fn: the scalar that v increases. Where gradients are accumulated, one function for each
                 micro-batch: v increases their sum. In data-parallel training each rank gives its own, v
-                increases the mean over ranks, and is the same on all of them.
+                increases the mean over ranks, and is the same on all of them. Each image's loss (n,) where
+                the perturbation `takes_image_losses`.
             craft: makes the adversarial images that `loss_fn` uses anew, at the weights as they are when it
                 is called; only an alternating perturbation (AWP with `alternations` above 1) calls it.
             generator: of what is drawn, the same on every rank; None for torch's global random state, in
@@ -133,7 +143,7 @@ class WeightPerturbation(abc.ABC):
             NumericsError: a loss or its gradient is not finite, and there is no scaler; the weights are
                 untouched.
         """
-        losses = [loss_fn] if callable(loss_fn) else list(loss_fn)
+        losses = self.scalars([loss_fn] if callable(loss_fn) else list(loss_fn))
         if scaler is not None:
             losses = [partial(_scaled, scaler, loss) for loss in losses]
         try:
