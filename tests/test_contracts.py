@@ -78,6 +78,7 @@ MEASURE_ROWS = {
     "margins": {},
     "smoothness": {"steps": 2},
     "gallery": {"steps": 2},
+    "gradients": {},
     "landscape": {
         "alphas": (0.0, 0.5),
         "steps": 2,

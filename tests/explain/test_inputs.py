@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "activations": lambda model, x, y: rl.explain.activations(model, x),
     "jacobian": lambda model, x, y: rl.explain.jacobian(model, x),
     "feature_changes": lambda model, x, y: rl.explain.feature_changes(model, x, x),
+    "gradients": rl.explain.gradients,
     "margins": rl.explain.margins,
     "smoothness": lambda model, x, y: rl.explain.smoothness(model, x, y, THREAT, steps=1),
     "landscape": lambda model, x, y: rl.explain.landscape(model, x, y, THREAT, steps=1, alphas=(0.0,)),

@@ -36,6 +36,8 @@ def test_indecisive_errors_by_hand():
     assert value["indecisive_errors"] == {"0.1": 0.25, "0.2": 0.5, "0.3": 0.5}
     assert value["indecisive_share"] == pytest.approx({"0.1": 1 / 3, "0.2": 2 / 3, "0.3": 2 / 3})
     assert value["within"] == {"0.1": 0.25, "0.2": 0.5, "0.3": 0.5}
+    # 2 artanh of 0.1, 0.2, 0.3 is 0.201, 0.405, 0.619.
+    assert value["within_logit"] == {"0.1": 0.25, "0.2": 0.5, "0.3": 0.5}
     assert value["error"] == 0.75
     assert value["confidence"] == pytest.approx(0.65)
     assert value["loss"] == pytest.approx(1.5)

@@ -86,6 +86,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "margins": {},
     "smoothness": {"steps": 10, "examples": None},
     "gallery": {"examples": 10, "steps": 20},
+    "gradients": {"examples": 1000},
     "landscape": {
         "alphas": GRID, "draws": 1, "steps": 10, "examples": 256, "splits": ("test", "train"),
         "plane": 0, "plane_examples": 64, "input": False,

@@ -9,6 +9,7 @@ from robustlens.explain.bound import bound, covering, instance_margins, intrinsi
 from robustlens.explain.curvature import curvature
 from robustlens.explain.flatness import flatness
 from robustlens.explain.gallery import gallery
+from robustlens.explain.gradients import gradients
 from robustlens.explain.jacobian import jacobian
 from robustlens.explain.landscape import input_landscape, landscape, plane
 from robustlens.explain.margins import margins
@@ -48,6 +49,7 @@ __all__ = [
     "flatness",
     "gallery",
     "get",
+    "gradients",
     "input_landscape",
     "instance_margins",
     "intrinsic_dimension",

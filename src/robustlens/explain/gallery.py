@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustlens import noise
 from robustlens.attacks import PGD
+from robustlens.explain.derivatives import log_odds_gradient
 from robustlens.explain.margins import logits_of
 from robustlens.explain.measure import Count, Measurement, Subject
-from robustlens.models import as_logits, device_of, forward, frozen
+from robustlens.models import device_of
 from robustlens.models.inputs import Images, Labels, checked
 from robustlens.threat import ThreatModel
 
@@ -45,7 +46,10 @@ def gallery(
     """
     x, y = (part.to(device_of(model)) for part in checked(model, x, y, threat.bounds, where="gallery"))
     x_adv = PGD(threat, steps=steps, seed=seed)(model, x, y)
-    arrays = {"x_adv": x_adv.float().cpu().numpy(), "gradient": _gradient(model, x, y).float().cpu().numpy()}
+    arrays = {
+        "x_adv": x_adv.float().cpu().numpy(),
+        "gradient": log_odds_gradient(model, x, y).float().cpu().numpy(),
+    }
     for prefix, images in (("", x), ("adversarial_", x_adv)):
         confidence, prediction = logits_of(model, images, len(images)).softmax(1).max(1)
         arrays[f"{prefix}prediction"] = prediction.numpy()
@@ -94,16 +98,6 @@ def spread_over_classes(labels: Int64[Tensor, " n"], examples: int, seed: int) -
     rank[grouped] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[grouped]]
     chosen = order[rank[order].argsort(stable=True)][:examples].sort().values
     return chosen[labels[chosen].argsort(stable=True)]
-
-
-def _gradient(model: nn.Module, x: Float[Tensor, "n ..."], y: Int64[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-    """Gradient of `log sum_{i != y} exp(f_i) - f_y`, of which the cross entropy is the softplus."""
-    with frozen(model), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        logits = as_logits(forward(model, leaf * 1), len(leaf))  # a network may write to what it is given
-        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-        odds = others - logits.gather(1, y[:, None]).squeeze(1)
-        return torch.autograd.grad(odds.sum(), leaf)[0]
 
 
 def _scaled(gradient: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:

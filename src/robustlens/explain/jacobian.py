@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from robustlens.errors import ModelError, NumericsError
+from robustlens.errors import NumericsError
+from robustlens.explain.derivatives import with_gradient
 from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, frozen
 from robustlens.models.inputs import Batches, Images, checked_images
@@ -73,12 +74,7 @@ def measure_jacobian(subject: Subject, *, examples: Count = 64) -> Measurement:
 
 def _singular_values(model: nn.Module, images: Float[Tensor, "n ..."]) -> Float64[Tensor, "n k"]:
     leaf = images.detach().clone().requires_grad_()
-    logits = as_logits(forward(model, leaf * 1), len(leaf))  # a network may write to what it is given
-    if not logits.requires_grad:
-        raise ModelError(
-            "model: its logits carry no gradient with respect to the input, expected a differentiable "
-            "network; remove the no_grad, detach or rounding inside its forward pass"
-        )
+    logits = with_gradient(as_logits(forward(model, leaf * 1), len(leaf)))  # a network may write to it
     rows = [
         torch.autograd.grad(logit.sum(), leaf, retain_graph=True, materialize_grads=True)[0].flatten(1)
         for logit in logits.unbind(1)

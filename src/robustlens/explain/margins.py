@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.attacks import Attack
+from robustlens.explain.features import between_over_within, logits_and_features, scatter
 from robustlens.explain.measure import Measurement, SplitName, Subject
 from robustlens.explain.temperature import best_temperature, why_missing
 from robustlens.models import device_of, inference
 from robustlens.models.inputs import Images, Labels, Readable, checked
 from robustlens.stats import misclassification
 from robustlens.stats.intervals import interquartile_range
-from robustlens.stats.misclassification import TAUS
+from robustlens.stats.misclassification import TAUS, logit_margin
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 MATCHED = "matched_"
@@ -88,7 +89,8 @@ def ramp_risk(probability: np.ndarray) -> float:
 def summarize(margins: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS) -> dict[str, Any]:
     """Numbers of one split's margins.
 
-    `within`: share of images whose probability margin is within tau of the boundary, on either side.
+    `within`: share of images whose probability margin is within tau of the boundary, on either side;
+    `within_logit`: whose logit margin is within 2 artanh(tau), which with two classes is the same.
     `indecisive_errors`: share of all images that are wrong with p_max - p_y < tau (on a mistake that is
     minus the probability margin); `indecisive_share`: the same as a share of the mistakes.
     """
@@ -101,6 +103,7 @@ def summarize(margins: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS)
         "std_probability": float(probability.std()),
         "iqr_probability": interquartile_range(probability),
         "within": {str(tau): float((np.abs(probability) < tau).mean()) for tau in taus},
+        "within_logit": {str(tau): float((np.abs(logit) < logit_margin(tau)).mean()) for tau in taus},
         "confidence": float(margins["confidence"].mean()),
         "ramp_risk": ramp_risk(probability),
         "loss": float(margins["loss"].mean()),
@@ -109,11 +112,18 @@ def summarize(margins: Mapping[str, np.ndarray], taus: tuple[float, ...] = TAUS)
 
 
 def measure_margins(subject: Subject) -> Measurement:
-    """Margins on training and test images, how far the two lie apart, and the same at matched temperature."""
-    logits, labels = {}, {}
+    """Margins on training and test images, how far the two lie apart, and the same at matched temperature.
+
+    The features that the margins are made of are measured in the same pass: their scatter between the classes
+    over that within them.
+    """
+    logits, features, labels = {}, {}, {}
     for split in SPLITS:
         x, y = subject.readable(split)
-        logits[split], labels[split] = logits_of(subject.model, x, subject.batch_size), y.cpu()
+        logits[split], features[split], no_features = logits_and_features(
+            subject.model, x, subject.batch_size
+        )
+        labels[split] = y.cpu()
     temperature = best_temperature(logits["test"], labels["test"])
     plain = {split: margins_of(logits[split], labels[split]) for split in SPLITS}
     matched = {split: margins_of(logits[split] / temperature, labels[split]) for split in SPLITS}
@@ -130,10 +140,17 @@ def measure_margins(subject: Subject) -> Measurement:
         value[split]["by_class"] = misclassification.by_class(
             plain[split]["correct"], plain[split]["probability"], arrays[f"{split}_label"]
         )
+        if (points := features[split]) is not None:
+            spread = scatter(points, labels[split])
+            value[split]["between_over_within"] = between_over_within(**spread)
+            arrays |= {f"{split}_scatter_{name}": array for name, array in spread.items()}
+        else:
+            value["scatter_missing"] = no_features
     return Measurement(
         value,
         unit="logits, or probability in [-1, 1]",
-        what="Margin to the runner-up class, confidence, and the mistakes that are close calls.",
+        what="Margin to the runner-up class, confidence, the mistakes that are close calls, and how far the "
+        "features set the classes apart.",
         source="Wen, Li and Jia 2020, section 3 and figures 3-5; Wasserstein-1 distance is ours",
         conditions={f"{split}_examples": len(labels[split]) for split in SPLITS},
         arrays=arrays,

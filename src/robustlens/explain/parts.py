@@ -22,6 +22,7 @@ _SHORTEST_FIRST = (
     "activations",
     "gallery",
     "margins",
+    "gradients",
     "jacobian",
     "bound",
     "spectrum",

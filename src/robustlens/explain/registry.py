@@ -9,6 +9,7 @@ from robustlens.explain.bound.measure import measure_bound
 from robustlens.explain.curvature import measure_curvature
 from robustlens.explain.flatness import measure_flatness
 from robustlens.explain.gallery import measure_gallery
+from robustlens.explain.gradients import measure_gradients
 from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape.measure import measure_landscape
 from robustlens.explain.margins import measure_margins
@@ -26,6 +27,7 @@ MEASURES: Registry[Measure] = Registry(
         "margins": measure_margins,
         "smoothness": measure_smoothness,
         "gallery": measure_gallery,
+        "gradients": measure_gradients,
         "landscape": measure_landscape,
         "flatness": measure_flatness,
         "curvature": measure_curvature,

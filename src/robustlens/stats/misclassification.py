@@ -3,6 +3,7 @@
 All on saved margins, so that measures, claims and the report split misclassifications alike.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,17 @@ TAU = 0.2
 """An image is near a decision boundary, and an error indecisive, if |p_y - max p_i| is below this."""
 TAUS = (0.1, TAU, 0.3)
 """Other thresholds beside it, to see how far the choice matters."""
+
+
+def logit_margin(tau: float) -> float:
+    """The logit margin whose probability margin is `tau` where there are two classes: 2 artanh(tau).
+
+    With more classes the probability margin is smaller at the same logit margin.
+
+    >>> round(logit_margin(0.2), 4)
+    0.4055
+    """
+    return 2 * math.atanh(tau)
 
 
 def outcomes(correct: np.ndarray, margin: np.ndarray, tau: float) -> np.ndarray:

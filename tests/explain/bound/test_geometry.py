@@ -8,7 +8,8 @@ from torch import nn
 import robustlens as rl
 from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError, ModelError
-from robustlens.explain.bound.geometry import last_linear, margin_paths, stretch, violations
+from robustlens.explain.bound.geometry import margin_paths, stretch, violations
+from robustlens.explain.features import last_linear
 
 
 class _Curve(nn.Module):

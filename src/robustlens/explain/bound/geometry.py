@@ -4,19 +4,17 @@ Assumption 3.1: the margin falls all the way. And the step from feature to insta
 Jacobian stretches the way there at least as much as the layers' smallest singular values say.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from robustlens import losses
-from robustlens.errors import ConfigError, ModelError
+from robustlens.errors import ConfigError
 from robustlens.explain.derivatives import jvp
+from robustlens.explain.features import features_of
 from robustlens.explain.margins import logits_of
-from robustlens.models import device_of, forward, inference
-from robustlens.models.hooks import matrix_layers, reading
+from robustlens.models import device_of, inference
 
 ROUNDING = 1e-5
 """Rises of the margin below this share of the largest one on the segment are rounding."""
@@ -99,37 +97,6 @@ def stretch(
             at_x.append(_norm(moved) / size)
             on_the_way.append(_norm(features(start + delta) - before) / size)
     return {"at_x": _joined(at_x), "on_the_way": _joined(on_the_way)}
-
-
-def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
-    """Name of the linear layer that gives the logits.
-
-    Raises:
-        ModelError: the last of the convolutions and linear layers that a forward pass calls is a convolution,
-            or is called more than once.
-    """
-    layers = matrix_layers(model)
-    names = {layer: name for name, layer in layers.items()}
-    called: list[str] = []
-    with reading(names, lambda layer, _: called.append(names[layer])), inference(model):
-        forward(model, x[:1].to(device_of(model)))
-    if not called or not isinstance(layers[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
-        last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
-        raise ModelError(f"geometry: found {last} as the last layer, expected a Linear layer, called once")
-    return called[-1]
-
-
-def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor], Tensor]:
-    """The function from images to what the last linear layer reads; `x` is an image to find that layer by."""
-    layer = model.get_submodule(last_linear(model, x))
-
-    def features(images: Tensor) -> Tensor:
-        inputs: list[Tensor] = []
-        with reading([layer], lambda _, tensor: inputs.append(tensor)):
-            model(images)
-        return inputs[0]
-
-    return features
 
 
 def _norm(values: Tensor) -> Tensor:

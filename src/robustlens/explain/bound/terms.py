@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from robustlens import losses
 from robustlens.certification.lipschitz import diagonal
 from robustlens.explain.bound.covering import Covering, covering
-from robustlens.explain.bound.geometry import last_linear
 from robustlens.explain.bound.instance_margins import InstanceMargins, instance_margins
 from robustlens.explain.bound.theorem import Bound
+from robustlens.explain.features import last_linear
 from robustlens.explain.margins import logits_of
 from robustlens.models import Normalize
 from robustlens.models.inputs import Bounds, Images, Labels, checked

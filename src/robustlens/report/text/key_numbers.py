@@ -87,6 +87,16 @@ KEY_NUMBERS: Mapping[str, tuple[KeyNumber, ...]] = {
             "index",
         ),
     ),
+    "gradients": (
+        KeyNumber("Gini index of the input gradient", "", at("mean_gini"), "test_gini", "test_index"),
+        KeyNumber(
+            "correlation of the input gradient with the contrast of the image",
+            "",
+            at("mean_contrast"),
+            "test_contrast",
+            "test_index",
+        ),
+    ),
     "landscape": (
         KeyNumber("rise of the adversarial loss at 0.5 of the filters' norms", "nats", at("rise", "0.5")),
     ),
