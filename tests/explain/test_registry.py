@@ -121,5 +121,4 @@ def test_a_function_has_the_defaults_of_its_measure(name: str) -> None:
     known |= {"towards": "gradient"} | DEFAULTS[measure]
     parameters = inspect.signature(getattr(explain, name)).parameters
     shared = {option: known[option] for option in known if option in parameters}
-    shared |= {"eps": inspect.Parameter.empty} if name == "bound" else {}
     assert {option: parameters[option].default for option in shared} == shared

@@ -35,8 +35,13 @@ def test_the_measure_writes_every_term_as_json_knows_it():
     subject = _subject(everything())
     found = measure_bound(subject, examples=10, steps=8, points=4, gammas=(0.1, 1.0))
     value = json.loads(json.dumps(found.value, allow_nan=False))
-    assert value["training_examples"] == 1000
-    assert value["eps"] == 0.05
+    x, y = subject.images("train")
+    right = subject.model(x).argmax(1) == y
+    assert 0.6 < right.double().mean() < 0.9
+    assert value["training_examples"] == round(1000 * right.double().mean().item())
+    assert 0 < value["eps"] <= value["v_min"]
+    assert value["within_radius"]
+    assert found.conditions["eps"] == "least"
     assert set(value["sigma_min"]) == {"conv"}
     assert [row["gamma"] for row in value["gammas"]] == [0.1, 1.0]
     assert value["log10"]["u_min"] == pytest.approx(
@@ -52,7 +57,7 @@ def test_the_measure_writes_every_term_as_json_knows_it():
     v_min = found.arrays["train_upper"][found.arrays["train_correct"]].min()
     assert value["v_min"] == pytest.approx(v_min)
     assert v_min > 0 == found.arrays["train_upper"].min()
-    assert value["train"]["min_in_balls"] == pytest.approx(max(0.0, found.arrays["train_upper"].min() - 0.05))
+    assert value["train"]["min_in_balls"] == pytest.approx(v_min - value["eps"])
 
 
 def test_the_measure_of_a_singular_network_has_reasons_in_place_of_infinite_numbers():
@@ -68,7 +73,7 @@ def test_the_measure_of_a_singular_network_has_reasons_in_place_of_infinite_numb
     assert value["train"]["lower"]["0.5"] <= value["train"]["upper"]["0.5"]
 
 
-def test_certified_and_robust_shares_are_of_all_images_by_the_exact_margins_of_a_linear_network():
+def test_certified_and_robust_shares_are_of_the_right_images_by_the_exact_margins_of_a_linear_network():
     """Of two classes the margin is (w_y - w_other) . x + b_y - b_other over the norm of w_0 - w_1."""
     torch.manual_seed(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
@@ -81,15 +86,16 @@ def test_certified_and_robust_shares_are_of_all_images_by_the_exact_margins_of_a
         logits = x.double().flatten(1) @ weight.T + bias
         gap = torch.where(y == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
         margin = gap / (weight[0] - weight[1]).norm()
-        certified = (margin > eps).double().mean().item()
-        assert 0.1 < certified < float((gap > 0).double().mean()) < 0.9
+        certified = (margin[gap > 0] > eps).double().mean().item()
+        assert 0.1 < certified < 0.9
+        assert 0.1 < float((gap > 0).double().mean()) < 0.9
         assert value[split]["examples"] == len(x)
         assert value[split]["correct"] == pytest.approx(float((gap > 0).double().mean()))
         assert value[split]["certified_at_eps"] == pytest.approx(certified)
         # Every pixel is at the box, so the nearest misclassified image is further away than the margin.
         nearest = LinearProblem(model[1], x.flatten(1), y).distances("L2")
         assert (nearest / eps - 1).abs().min() > 0.005  # more than the search misses
-        robust = (nearest > eps).double().mean().item()
+        robust = (nearest[gap > 0] > eps).double().mean().item()
         assert certified < robust
         assert value[split]["robust_at_eps"] == pytest.approx(robust)
         right = margin[margin > 0].sort().values
@@ -104,7 +110,7 @@ TERMS = Bound(
     sigma_min={"first": 0.5, "second": 0.2},
     v_min=0.5,
     covering=Covering(np.ones(1), np.ones(1), 2.0, 1.0, points=10),
-    eps=0.5,
+    eps=np.array([0.5]),
     eta=0.05,
     training_examples=100,
     ramp_train=np.zeros(1),
@@ -133,7 +139,7 @@ def test_numbers_of_a_split_by_hand():
     correct = [False, True, True, True, True]
     found = crossings(upper, lower, correct).summary(TERMS)
     assert (found["examples"], found["correct"], found["why_no_lower"]) == (5, 0.8, "why")
-    assert (found["robust_at_eps"], found["certified_at_eps"]) == (0.6, 0.4)
+    assert (found["robust_at_eps"], found["certified_at_eps"]) == (0.75, 0.5)
     assert found["min_in_balls"] == 0.0
     assert found["upper"] == {"0.05": 0.5, "0.25": 0.5, "0.5": 0.75, "0.75": 0.9, "0.95": None}
     assert found["lower"] == {"0.05": 0.25, "0.25": 0.25, "0.5": 0.5, "0.75": 0.6, "0.95": 0.7}
@@ -166,4 +172,5 @@ def test_numbers_of_a_split_without_a_certificate_or_without_a_boundary_by_hand(
     }
     assert none.arrays()["crossed"].tolist() == [False, False]
     wrong = crossings([0.0], [0.0], [False]).summary(TERMS)
-    assert (wrong["upper"], wrong["lower"], wrong["robust_at_eps"]) == (None, None, 0.0)
+    assert (wrong["upper"], wrong["lower"], wrong["robust_at_eps"]) == (None, None, None)
+    assert wrong["min_in_balls"] is None

@@ -10,7 +10,6 @@ from torch import nn
 import robustlens as rl
 from helpers.known_networks import WIDE, orthogonal_network
 from helpers.small_models import Snapshot
-from robustlens.explain.bound.terms import l2_radius
 
 
 def test_the_feature_margin_that_the_theorem_promises_is_met_exactly_by_anorthogonal_network():
@@ -25,7 +24,26 @@ def test_the_feature_margin_that_the_theorem_promises_is_met_exactly_by_anorthog
     assert found.training_examples == 60
     gap = (logits[:, 0] - logits[:, 1]).abs()
     np.testing.assert_allclose(found.ramp_train, (1 - gap).clamp(0, 1).mean(), rtol=1e-5)
-    assert found.ramp_test.tolist() == [1.0]  # every label is wrong
+    assert np.isnan(found.ramp_test).all()  # every label is wrong
+
+
+def test_wrong_images_count_in_no_term():
+    model, x = orthogonal_network(), torch.rand(60, 12)
+    y = model(x).argmax(1)
+    y[::3] = 1 - y[::3]
+    right = torch.arange(60) % 3 != 0
+    margins = rl.explain.instance_margins(model, x, y, bounds=WIDE)
+    gammas = (0.1, 1.0)
+    found = rl.explain.bound(model, x, y, x, y, margins=margins, gammas=gammas, training_examples=900)
+    assert found.training_examples == 600
+    assert found.v_min == pytest.approx(margins.upper[right.numpy()].min())
+    gap = (model(x)[:, 0] - model(x)[:, 1]).abs().detach()[right]
+    for place, gamma in enumerate(gammas):
+        assert found.ramp_train[place] == pytest.approx((1 - gap / gamma).clamp(0, 1).mean().item(), rel=1e-5)
+    np.testing.assert_array_equal(found.ramp_train, found.ramp_test)
+    assert any(
+        "wrong images count nowhere: v_min is over the 40 of 60" in text for text in found.favourable()
+    )
 
 
 def test_layers_are_those_of_the_network_in_eval_mode():
@@ -53,9 +71,3 @@ def test_a_singular_layer_says_so():
     assert found.sigma_min == {"0": 0.0}
     assert "sigma_min of 0" in found.vanishing()
     assert found.because()[-1][0] == "margin"
-
-
-def test_the_radius_of_a_threat_in_l2():
-    assert l2_radius(rl.ThreatModel("Linf", 0.03), 48) == 0.03
-    assert l2_radius(rl.ThreatModel("L2", 0.5), 48) == 0.5
-    assert l2_radius(rl.ThreatModel("L1", 12.0), 16) == 3.0

@@ -12,7 +12,7 @@ from pydantic import Field
 from robustlens.explain.bound.covering import covering, intrinsic_dimension
 from robustlens.explain.bound.geometry import margin_paths, stretch, violations
 from robustlens.explain.bound.instance_margins import InstanceMargins, instance_margins
-from robustlens.explain.bound.terms import EXAMPLES, GAMMAS, bound, l2_radius
+from robustlens.explain.bound.terms import EXAMPLES, GAMMAS, bound
 from robustlens.explain.bound.theorem import Bound, finite
 from robustlens.explain.margins import SPLITS
 from robustlens.explain.measure import Count, Measurement, Positive, SplitName, Subject
@@ -40,7 +40,8 @@ def measure_bound(
         subject: a network and its images. Covering numbers and ramp losses are of all the images.
         gammas: widths of the ramp loss.
         eta: probability with which the bound may fail.
-        eps: radius of the covering balls, in L2; None for the largest L2 ball inside the threat's.
+        eps: radius of the covering balls, in L2; None for the one at which the bound is least, for each gamma
+            by itself, up to the smallest margin found.
         examples: images of each split whose instance margins are searched.
         steps: of that search.
         points: on each segment from an image to its boundary point.
@@ -51,7 +52,6 @@ def measure_bound(
             the last layer is not linear.
     """
     x, y = subject.images("train")
-    eps = l2_radius(subject.threat, x[0].numel()) if eps is None else eps
     net = covering(x)
     crossings = {split: Crossings.of(subject, split, examples, steps, points) for split in SPLITS}
     terms = bound(
@@ -84,7 +84,13 @@ def measure_bound(
         what="The generalization bound, each of its terms, and how often what it assumes holds."
         + (f" {NO_BOUND} leaves out {in_words(terms.uncovered)}." if terms.uncovered else ""),
         source="Wen, Li and Jia 2020, theorem 3.1 and assumption 3.1; u_min in its favour, see `bound`",
-        conditions={"eps": eps, "eta": eta, "examples": examples, "steps": steps, "operator": operator},
+        conditions={
+            "eps": "least" if eps is None else eps,
+            "eta": eta,
+            "examples": examples,
+            "steps": steps,
+            "operator": operator,
+        },
         arrays=arrays,
     )
 
@@ -119,18 +125,20 @@ class Crossings:
         )
 
     def summary(self, terms: Bound) -> dict[str, Any]:
-        """Numbers of this split."""
+        """Numbers of this split; but for `correct` they are all of the images that are right."""
         margins, correct = self.margins, self.margins.correct
+        upper = margins.upper[correct]
         lower = None if margins.lower is None else margins.lower[correct]
+        eps = float(terms.eps[np.argmin(terms.log_total)])
         return {
             "examples": len(correct),
             "correct": float(correct.mean()),
-            "upper": _quantiles(margins.upper[correct]),
+            "upper": _quantiles(upper),
             "lower": None if lower is None else _quantiles(lower),
             "why_no_lower": margins.why,
-            "robust_at_eps": float((correct & (margins.upper > terms.eps)).mean()),
-            "certified_at_eps": None if lower is None else float((lower > terms.eps).sum() / len(correct)),
-            "min_in_balls": finite(max(0.0, float(margins.upper.min()) - terms.eps)),
+            "robust_at_eps": _share(upper > eps),
+            "certified_at_eps": None if lower is None else _share(lower > eps),
+            "min_in_balls": finite(max(0.0, float(upper.min(initial=math.inf)) - eps)),
             "assumption_3_1_fails": violations(self.paths),
             "stretch": {name: _step(values, terms) for name, values in self.stretch.items()},
         }
@@ -141,6 +149,11 @@ class Crossings:
         lower = {} if margins.lower is None else {"lower": margins.lower}
         crossed = {"crossed": margins.crossed, "paths": self.paths, **self.stretch}
         return {"index": self.index, "correct": margins.correct, "upper": margins.upper, **lower, **crossed}
+
+
+def _share(mask: np.ndarray) -> float | None:
+    """Share of True, None where there is nothing to share."""
+    return float(mask.mean()) if len(mask) else None
 
 
 def _step(stretch: np.ndarray, terms: Bound) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from robustlens.explain.margins import logits_of
 from robustlens.models import Normalize
 from robustlens.models.inputs import Bounds, Images, Labels, checked
 from robustlens.spectra import Survey, extremes
-from robustlens.threat import ThreatModel
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Widths of the ramp, in logits."""
@@ -35,7 +34,7 @@ def bound(
     x_test: Images,
     y_test: Labels,
     *,
-    eps: float,
+    eps: float | None = None,
     gammas: Sequence[float] = GAMMAS,
     eta: float = 0.05,
     training_examples: int | None = None,
@@ -50,15 +49,18 @@ def bound(
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
     `spectrum`); the normalisation of the images is a layer too.
 
+    Images that the network gets wrong count in no term: v_min is over the right ones that were searched, m is
+    the share of `x` that is right of the training examples, and the ramp losses are of right images. The
+    covering numbers alone are of all images: they are a property of the space, the same for every network.
+    Where no image is right there is no bound.
+
     u_min is read in the network's favour, in ways that `Bound.favourable` names: v_min is an upper bound,
-    over the images given and among them over those that the network gets right (the theorem is about
-    networks that get all right; where none is right, v_min is infinite and the margin term 0); average
-    pooling, shortcuts and attention weights, which the theorem does not know, count as nothing lost, as does
-    the null space of a layer that narrows; and circular convolutions have larger smallest values than the
-    zero-padded ones that the layers are. So where the margin term makes the bound vacuous, it is, at any
-    eps. Where nothing does, ask for `operator="zero"`, and read the instance margins' `lower` and what
-    `geometry` says, before you believe it. A network with layers that no spectrum covers has no bound:
-    `Bound.uncovered`.
+    over the images given; average pooling, shortcuts and attention weights, which the theorem does not know,
+    count as nothing lost, as does the null space of a layer that narrows; and circular convolutions have
+    larger smallest values than the zero-padded ones that the layers are. So where it is vacuous, it is, at
+    any eps that the theorem allows. Where it is not, ask for `operator="zero"`, and read the instance
+    margins' `lower` and what `geometry` says, before you believe it. A network with layers that no spectrum
+    covers has no bound: `Bound.uncovered`.
 
     Args:
         model: evaluated in eval mode, and left as it was.
@@ -66,7 +68,8 @@ def bound(
         y: their labels.
         x_test: test images, for the gap that the bound is about.
         y_test: their labels.
-        eps: radius of the covering balls, in L2; the network should be robust there.
+        eps: radius of the covering balls, in L2; the network should be robust there. None for the one, up to
+            the smallest instance margin, at which the bound is least, for each gamma by itself.
         gammas: widths of the ramp loss.
         eta: probability with which the bound may fail.
         training_examples: m, where the network has seen more than `x`.
@@ -89,39 +92,39 @@ def bound(
     last = last_linear(model, x)
     survey = Survey.of(model, x.shape[1:])
     rows = model.get_parameter(f"{last}.weight").detach().cpu().double()
-    return Bound(
+    covered = covered or covering(x)
+    right, ramp_train = _ramp_risks(model, x, y, gammas, batch_size)
+    _, ramp_test = _ramp_risks(model, x_test, y_test, gammas, batch_size)
+    seen = len(x) if training_examples is None else training_examples
+    terms = Bound(
         gammas=np.array(gammas, dtype=np.float64),
         distances=torch.linalg.vector_norm(rows[:, None] - rows, dim=2).numpy(),
         sigma_min=_smallest_values(model, x.shape[1:], last, operator),
         v_min=float(margins.upper[margins.correct].min(initial=math.inf)),
-        covering=covered or covering(x),
-        eps=eps,
+        covering=covered,
+        eps=np.full(len(gammas), covered.extent if eps is None else eps, dtype=np.float64),
         eta=eta,
-        training_examples=len(x) if training_examples is None else training_examples,
-        ramp_train=_ramp_risks(model, x, y, gammas, batch_size),
-        ramp_test=_ramp_risks(model, x_test, y_test, gammas, batch_size),
+        training_examples=max(1, round(right * seen)),
+        ramp_train=ramp_train,
+        ramp_test=ramp_test,
         operator=operator if any(layer.is_convolution for layer in survey.layers.values()) else None,
         searched=len(margins.correct),
         right=int(margins.correct.sum()),
         narrowing=tuple(name for name, layer in survey.layers.items() if layer.narrows and name != last),
         uncovered=survey.uncovered,
     )
-
-
-def l2_radius(threat: ThreatModel, pixels: int) -> float:
-    """Radius of the largest L2 ball that lies in the threat's ball: a network robust there is robust in it.
-
-    >>> l2_radius(ThreatModel("Linf", 0.03), 3072)
-    0.03
-    """
-    return threat.eps / math.sqrt(pixels) if threat.norm == "L1" else threat.eps
+    return terms.least(covered.extent) if eps is None else terms
 
 
 def _ramp_risks(
     model: nn.Module, x: Tensor, y: Tensor, gammas: Sequence[float], batch_size: int
-) -> Float64[np.ndarray, " gammas"]:
-    margin = -losses.margin(logits_of(model, x, batch_size).double(), y.cpu()).numpy()
-    return np.array([losses.ramp(margin, gamma).mean() for gamma in gammas])
+) -> tuple[float, Float64[np.ndarray, " gammas"]]:
+    """The share of images that are right, and their mean ramp loss at each gamma; NaN where none is."""
+    logits = logits_of(model, x, batch_size).double()
+    right = (~losses.is_wrong(logits, y.cpu())).numpy()
+    margin = -losses.margin(logits, y.cpu()).numpy()[right]
+    risks = [losses.ramp(margin, gamma).mean() if len(margin) else math.nan for gamma in gammas]
+    return float(right.mean()), np.array(risks)
 
 
 def _smallest_values(
