@@ -33,7 +33,7 @@ imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.installed-dev browser
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(FAST)

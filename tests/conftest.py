@@ -1,6 +1,7 @@
 """Every shape in a signature of the package is checked while the tests run (jaxtyping with beartype)."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,23 @@ _hook = install_import_hook(
     "robustlens", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+# A signal that is ignored (`nohup make test &`) is ignored by every program that a test starts too. A handler
+# that does nothing keeps it from this process alone.
+for _name in ("SIGINT", "SIGHUP"):
+    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that last longest: the last of them would keep a single core busy at the end."""
+
+    def lasts(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("lasts")
+        return float(mark.args[0]) if mark else 0.0
+
+    items.sort(key=lasts, reverse=True)
 
 
 @pytest.fixture(autouse=True)

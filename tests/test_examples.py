@@ -12,6 +12,8 @@ import torch
 
 from robustlens import study
 
+pytestmark = pytest.mark.lasts(60)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

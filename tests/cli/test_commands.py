@@ -14,6 +14,8 @@ import yaml
 from robustlens import cli
 from robustlens.results import Run
 
+pytestmark = pytest.mark.lasts(120)
+
 TINY = {
     "name": "tiny",
     "data": {"name": "fashion-mnist-10k", "train_limit": 400, "test_limit": 100},
@@ -80,7 +82,7 @@ def test_evaluate_and_explain_a_run(study_folder, capsys):
         cli.run(["explain", run, "--measures", "margins", "--examples", "40", "--out", out, "--quiet"]) == 0
     )
     assert "confidence" in capsys.readouterr().out
-    assert cli.run(["report", run]) == 0
+    assert cli.run(["report", run, "--figures", "none"]) == 0
     assert (Path(run) / "report" / "index.html").exists()
 
 
@@ -180,7 +182,12 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
 
 def test_a_stopped_study_exits_75_and_goes_on(tmp_path):
     """SIGTERM to the real program in the middle of training; then the same command finishes the work."""
-    slow = {**TINY, "methods": TINY["methods"][1:]}
+    slow = {
+        **TINY,
+        "methods": TINY["methods"][1:],
+        "evaluation": {"attacks": ["fgsm"], "curve": []},
+        "explanation": {"examples": 20, "measures": ["margins"]},
+    }
     slow["defaults"] = {**TINY["defaults"], "optimizer": {"epochs": 12, "schedule": "one-cycle"}}
     (tmp_path / "slow.yaml").write_text(yaml.safe_dump(slow))
     command = [

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.lasts(50)
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "notebooks"
 TINY = {"images": 50, "tested": 20, "trained_on": 100, "epochs": 2, "draws": 1}
 """What the sizes of a notebook's cell tagged "parameters" become here."""

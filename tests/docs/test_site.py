@@ -20,7 +20,7 @@ from robustlens.report import write
 from robustlens.report.figures import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lasts(50)]
 
 
 class Quiet(SimpleHTTPRequestHandler):

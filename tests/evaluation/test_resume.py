@@ -23,6 +23,8 @@ from robustlens.evaluation import evaluate_run
 from robustlens.evaluation.identity import _settings, identity
 from robustlens.results import Run
 
+pytestmark = pytest.mark.lasts(60)
+
 
 @pytest.mark.slow
 def test_a_stop_after_any_batch_changes_nothing(tmp_path):

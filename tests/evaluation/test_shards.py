@@ -41,6 +41,8 @@ from robustlens.evaluation import (
 from robustlens.evaluation.shards import block_size
 from robustlens.results import Run
 
+pytestmark = pytest.mark.lasts(60)
+
 
 @dataclass(frozen=True)
 class Neighbourly:

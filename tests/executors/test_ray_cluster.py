@@ -16,6 +16,8 @@ from robustlens.executors import InProcess
 from robustlens.results import StudyFolder
 from robustlens.results.locks import owner
 
+pytestmark = pytest.mark.lasts(150)
+
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs the extra cluster")
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 RUNS = 24

@@ -14,7 +14,9 @@ from robustlens.executors.slurm import Slurm
 from robustlens.progress import Event
 
 submitit = pytest.importorskip("submitit", reason="needs the extra cluster")
-pytestmark = [  # submitit leaves files of its logs, and processes that it has ended, to the garbage collector
+pytestmark = [
+    pytest.mark.lasts(50),
+    # submitit leaves files of its logs, and processes that it has ended, to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

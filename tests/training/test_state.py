@@ -33,6 +33,8 @@ from robustlens.errors import ResourceError, StateError, StoppedError
 from robustlens.results import Run, array_files
 from robustlens.training.monitor import Monitor
 
+pytestmark = pytest.mark.lasts(60)
+
 
 class Stop(Exception):  # noqa: N818 - stands for a signal
     pass

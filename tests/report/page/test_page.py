@@ -17,6 +17,8 @@ from robustlens.report.figures import figures
 from robustlens.report.page import rendering
 from robustlens.report.reading import read_study
 
+pytestmark = pytest.mark.lasts(100)
+
 
 def _reported(folder: Path) -> Path:
     """Write the report without drawing its figures for papers, which is slow and tested elsewhere."""

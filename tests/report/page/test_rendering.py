@@ -24,6 +24,8 @@ from robustlens.report.text.headline import headline
 from robustlens.results import Flag
 from robustlens.stats.intervals import wilson
 
+pytestmark = pytest.mark.lasts(60)
+
 SOFTMAX = Flag("softmax", "rows sum to one", "all rows sum to one", "gradients vanish", "return the logits")
 
 
@@ -31,7 +33,7 @@ SOFTMAX = Flag("softmax", "rows sum to one", "all rows sum to one", "gradients v
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole study with its report."""
     folder = measure_more(write_study(tmp_path_factory.mktemp("study") / "quick", claims=example_claims()))
-    write(folder)
+    write(folder, formats=["pdf", "svg"])
     return folder
 
 
