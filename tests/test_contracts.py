@@ -89,6 +89,7 @@ MEASURE_ROWS = {
     },
     "flatness": {"draws": 2, "ascents": 2, "steps": 2, "examples": 8},
     "curvature": {"lanczos_steps": 4, "draws": 2, "steps": 2, "examples": 8},
+    "sharpness": {"steps": 2, "factors": (1.0,)},
     "bound": {"examples": 12, "steps": 8, "points": 2},
 }
 

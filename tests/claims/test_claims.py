@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.claim_data import LAYERS, N, write
-from helpers.claim_stories import ALONG, ASSOCIATIONS, EVERY, check_one, story
+from helpers.claim_stories import ALONG, ASSOCIATIONS, EVERY, STORIES, check_one, story
 from helpers.study_files import write_study
 from robustlens import claims
 from robustlens.errors import ConfigError, StateError
@@ -22,7 +22,7 @@ def test_every_registered_claim_is_tested_here():
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "as claimed"), (3, "supported")])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STORIES)
 def test_data_that_support_a_claim_support_it(tmp_path, name, seeds, verdict):
     claim = check_one(tmp_path, name, story(name, "holds", seeds))
     assert claim.verdict == verdict, claim.why
@@ -31,7 +31,7 @@ def test_data_that_support_a_claim_support_it(tmp_path, name, seeds, verdict):
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "opposite"), (3, "not supported")])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STORIES)
 def test_reversed_data_do_not_support_it(tmp_path, name, seeds, verdict):
     claim = check_one(tmp_path, name, story(name, "reversed", seeds))
     assert claim.verdict == verdict, claim.why
@@ -39,7 +39,7 @@ def test_reversed_data_do_not_support_it(tmp_path, name, seeds, verdict):
 
 
 @pytest.mark.parametrize("how", ["same", "equal"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STORIES)
 def test_data_without_a_difference_are_unclear(tmp_path, name, how):
     claim = check_one(tmp_path, name, story(name, how))
     assert claim.verdict == "unclear", claim.why
@@ -48,7 +48,7 @@ def test_data_without_a_difference_are_unclear(tmp_path, name, how):
     )
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STORIES)
 def test_failed_runs_leave_it_untested_and_are_named(tmp_path, name):
     nets = story(name, "holds")
     failed = len(nets) - 3 if name in ASSOCIATIONS else 1
@@ -61,7 +61,7 @@ def test_failed_runs_leave_it_untested_and_are_named(tmp_path, name):
     assert claim.effect.value is None
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STORIES)
 def test_a_value_that_is_not_finite_makes_it_unclear(tmp_path, name):
     nets = story(name, "holds", seeds=2 if name in ALONG else 1)
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (

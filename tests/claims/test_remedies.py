@@ -51,7 +51,29 @@ def test_pairs_and_methods_to_correlate_over():
         {"label": "TRADES+AWP", "objective": "trades", "awp": {}},
     ]
     assert yaml.safe_load(remedies.awp_pair()) == {"methods": pair}
-    assert yaml.safe_load(remedies.methods()) == {"methods": [*pair, *trades]}
+    more = [{"label": "MART", "objective": "mart"}, {"label": "FGSM", "objective": "fgsm"}]
+    assert yaml.safe_load(remedies.methods()) == {"methods": [*pair, *trades, *more]}
+
+
+def test_the_last_checkpoint_is_measured_unless_both_stages_do_so_already():
+    def record(evaluation, explanation):
+        return StudyRecord(evaluation={"checkpoint": evaluation}, explanation={"checkpoint": explanation})
+
+    expected = {"evaluation": {"checkpoint": "both"}, "explanation": {"checkpoint": "both"}}
+    for study in (StudyRecord(), record("both", "best"), record("last", "every")):
+        assert yaml.safe_load(remedies.last_checkpoint(study)) == expected
+    assert remedies.last_checkpoint(record("both", "every")) == ""
+
+
+def test_controls_and_ladders_of_awp():
+    small, large = yaml.safe_load(remedies.awp_by_images())["methods"][2:]
+    assert small["awp"] == {"images": "small-loss", "loss_threshold": 1.7}
+    assert large["awp"] == {"images": "large-loss", "loss_threshold": 1.7}
+    assert yaml.safe_load(remedies.random_control())["methods"][2]["rwp"] == {}
+    for option, values in (("gamma", [0.0025, 0.005, 0.01]), ("steps", [1, 2, 4])):
+        plain, *rungs = yaml.safe_load(remedies.awp_ladder(option))["methods"]
+        assert "awp" not in plain
+        assert [method["awp"] for method in rungs] == [{option: value} for value in values]
 
 
 def test_reasons_are_listed_up_to_two():

@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "flatness": {"draws": 2, "ascents": 2, "steps": 2, "examples": 8},
     "curvature": {"examples": 8, "lanczos_steps": 3, "draws": 2, "steps": 2},
+    "sharpness": {"examples": 8, "steps": 2},
     "bound": {"examples": 8, "steps": 8, "points": 2},
 }
 PLAN = ExplanationPlan.model_validate(

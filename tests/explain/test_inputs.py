@@ -26,6 +26,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "input_landscape": lambda model, x, y: rl.explain.input_landscape(model, x, y, THREAT, radii=(0.0,)),
     "flatness": lambda model, x, y: rl.explain.flatness(model, x, y, THREAT, steps=1, draws=1, ascents=1),
     "curvature": lambda model, x, y: rl.explain.curvature(model, x, y, THREAT, steps=1, **FEW),
+    "sharpness": lambda model, x, y: rl.explain.sharpness(model, x, y, THREAT, steps=1),
     "instance_margins": lambda model, x, y: rl.explain.instance_margins(model, x, y, steps=4),
     "bound": lambda model, x, y: rl.explain.bound(model, x, y, x, y, eps=0.1),
 }

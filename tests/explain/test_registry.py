@@ -98,6 +98,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "curvature": {
         "examples": 64, "split": "test", "eigenvalues": 5, "lanczos_steps": 20, "draws": 20, "steps": 10,
     },
+    "sharpness": {"factors": (0.25, 0.5, 1.0, 2.0), "steps": 10, "examples": 256, "splits": ("test",)},
     "bound": {
         "gammas": WIDTHS, "eta": 0.05, "eps": None, "examples": 128, "steps": 50, "points": 20,
         "operator": "circular",
@@ -113,7 +114,8 @@ def test_a_measure_has_the_defaults_that_saved_plans_leave_out(name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["landscape", "plane", "flatness", "curvature", "smoothness", "bound", "input_landscape"]
+    "name",
+    ["landscape", "plane", "flatness", "curvature", "smoothness", "sharpness", "bound", "input_landscape"],
 )
 def test_a_function_has_the_defaults_of_its_measure(name: str) -> None:
     measure = {"plane": "landscape", "input_landscape": "landscape"}.get(name, name)

@@ -31,12 +31,19 @@ from robustlens.stats.intervals import Interval
 N = 400
 LAYERS = tuple(f"layer{i}" for i in range(8))
 ALPHA = (-1.0, -0.5, 0.0, 0.5, 1.0)
+NAN = float("nan")
+"""Knob of what is not measured."""
 
 KNOBS: dict[str, float] = {
     "accuracy": 0.8,
     "error_gap": 0.0,
     "loss_gap": 0.1,
+    "robust": 0.4,  # test accuracy under attack
     "robust_gap": 0.1,
+    "train_rise": NAN,  # of the landscape on training images
+    "flatter": NAN,  # log10 of sharpness at broken images, attacked minus clean
+    "surer": NAN,  # the same of confidence
+    "protected": NAN,  # log10 of sharpness at clean images, of those that break minus of those that stand
     "confidence": 0.7,
     "near": 0.1,  # share of right images near the boundary
     "indecisive": 0.2,  # share of errors
@@ -82,6 +89,8 @@ class Net:
     perturbation: str | None = None
     """Of the weights, where it is not AWP."""
     from_attack: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the perturbation."""
     unperturbed: str | None = None
     along: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Knobs at the epochs that were measured along training; the highest is the last."""
@@ -108,6 +117,7 @@ class Net:
             seed=self.seed,
             unperturbed=self.unperturbed,
             setting=self.setting,
+            perturbation_options=self.options,
         )
 
 
@@ -209,6 +219,7 @@ def _conditions(name: str, common: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, dict[str, Any]] = {
         "flatness": {"xi_average": 0.5, "draws": 2},
         "curvature": {"split": "test"},
+        "sharpness": {"radii": [0.0, 0.1]},
     }
     return {**own.get(name, {}), **common}
 
@@ -232,8 +243,8 @@ def _evaluation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[st
         "train/clean": _share(knobs["accuracy"] + knobs["error_gap"], rng),
         "test/loss": (0.5 + knobs["loss_gap"] + 0.2 * _normal(rng)).astype(np.float32),
         "train/loss": (0.5 + 0.2 * _normal(rng)).astype(np.float32),
-        "test/robust": _share(0.4, rng),
-        "train/robust": _share(0.4 + knobs["robust_gap"], rng),
+        "test/robust": _share(knobs["robust"], rng),
+        "train/robust": _share(knobs["robust"] + knobs["robust_gap"], rng),
     }
 
 
@@ -272,6 +283,11 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
         "flatness/test_average_loss": around.astype(np.float32),
         "flatness/test_worst_loss": (reference + knobs["worst"]).astype(np.float32),
     }
+    if not np.isnan(knobs["train_rise"]):
+        arrays["landscape/train_index"] = np.arange(N) + 1000
+        arrays["landscape/train_loss"] = landscape(knobs["train_rise"])
+    if not np.isnan(knobs["flatter"] + knobs["surer"] + knobs["protected"]):
+        arrays |= _sharpness(knobs, rng)
     for scale, name in enumerate(LAYERS, start=1):
         norms = scale * knobs["norm"] * (1 + knobs["variation"] * _normal(rng))
         arrays[f"activations/{name}"] = norms.astype(np.float32)
@@ -288,3 +304,21 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
     )
     arrays["smoothness/matched_probability_change"] = (0.3 + 0.2 * _normal(rng)).astype(np.float32)
     return arrays
+
+
+def _sharpness(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A quarter of the images is wrong; of the others the attack breaks half."""
+    quarter, broken = N // 4, np.arange(N) % 2 == 0
+    wrong = np.arange(N) < quarter
+    noise = np.zeros(N)
+    for group in (wrong, ~wrong & broken, ~wrong & ~broken):
+        noise[group] = _normal(rng, int(group.sum()))
+    clean = 0.2 * noise + knobs["protected"] * broken
+    sure = 0.6 + 0.02 * noise
+    return {
+        "sharpness/test_index": np.arange(N),
+        "sharpness/radius": np.array([0.0, 0.1]),
+        "sharpness/test_sharpness": 10.0 ** np.stack([clean, clean + knobs["flatter"]]),
+        "sharpness/test_confidence": np.stack([sure, sure + knobs["surer"]]),
+        "sharpness/test_wrong": np.stack([wrong, wrong | broken]),
+    }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from helpers.awp_stories import AWP_STORIES
 from helpers.claim_data import Net, sweep, write
 from robustlens import claims
 from robustlens.claims.evidence import StudyData
@@ -56,7 +57,9 @@ GAPS: dict[str, Sequence[int]] = {
     "equal": [0] * 6,
 }
 ASSOCIATION = "flatter-smaller-gap"
-EVERY = [*SWEEPS, *PAIRS, *ASSOCIATIONS, *ALONG]
+STORIES = [*SWEEPS, *PAIRS, *ASSOCIATIONS, *ALONG]
+"""Claims whose stories are told here."""
+EVERY = [*STORIES, *AWP_STORIES]
 
 
 def check_one(folder: Path, name: str, nets: list[Net]) -> ClaimResult:

@@ -10,7 +10,7 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, Estimator, estimate, lacking, listed
 from robustlens.claims.evidence import Missing, RunData, StudyData, Unranked
-from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints
+from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck, checkpoints
 from robustlens.claims.pairs import share
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import ClaimValue, Effect, Statistic
@@ -28,10 +28,13 @@ from robustlens.stats.ranks import (
 Member = TypeVar("Member")
 
 
-def across_methods(against: Estimator, noun: str) -> Design:
+def across_methods(
+    against: Estimator, noun: str, parts: Callable[[StudyData], Sequence[StudyData]] = checkpoints
+) -> Design:
     """Correlation of a quantity with `against`, which `noun` names, over all adversarially trained methods.
 
-    The unit is a method at a strength, averaged over its seeds: seeds of one method are no new methods.
+    The unit is a method at a strength, averaged over its seeds: seeds of one method are no new methods. The
+    hypothesis's sensitivity checks take the place of `against` in second looks.
     """
 
     def findings(hypothesis: Hypothesis, study: StudyData) -> Findings:
@@ -72,10 +75,11 @@ def across_methods(against: Estimator, noun: str) -> Design:
                 "the interval is over methods and strengths, not over examples or training randomness",
                 _resampled_across(methods, study.bootstrap),
                 "methods trained at different strengths are pooled" if several else "",
+                *(_second_look(check, hypothesis, study, rho) for check in hypothesis.checks(study)),
             ),
         )
 
-    return Design(findings, checkpoints, reads=(against,))
+    return Design(findings, parts, reads=(against,))
 
 
 def along_training(against: Estimator, noun: str) -> Design:
@@ -121,6 +125,23 @@ def along_training(against: Estimator, noun: str) -> Design:
         )
 
     return Design(findings)
+
+
+def _second_look(check: SensitivityCheck, hypothesis: Hypothesis, study: StudyData, seen: float) -> str:
+    """The correlation with another quantity in place of the claim's own, over the methods that have it."""
+    try:
+        points, _ = _points(hypothesis.estimator, check.estimator, study.adversarial())
+    except Unusable as reason:
+        return f"second look: {check.noun}: {reason}"
+    methods = _by_method(points, lambda point: point.run)
+    if len(methods) < LEAST_POINTS:
+        return f"second look: {check.noun}: measured in {len(methods)} methods only"
+    x, y = np.array([np.mean([point.values for point in own], axis=0) for own in methods]).T
+    rho = spearman(x, y)
+    if rho is None:
+        return f"second look: {check.noun}: nothing to correlate"
+    way = " goes the other way," if rho * seen < 0 else ":"
+    return f"second look: {check.noun}{way} {rho:+.2f} over {len(methods)} methods"
 
 
 @dataclass(frozen=True)

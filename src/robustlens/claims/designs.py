@@ -1,4 +1,4 @@
-"""Designs of matched pairs: over the strengths of training, or with and without AWP.
+"""Designs of matched pairs: over the strengths of training, or of two methods at the same seed.
 
 A design gathers the runs that it needs, estimates one quantity of each, and returns `Findings`. The direction
 that a paper claims serves it only to express agreement; the verdict is that of `verdict.decide`. The designs
@@ -46,7 +46,7 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
     if not pairs:
         no_seed = "no training seed was run at both the weakest and the strongest strength"
         raise lacking(listed(missing) or no_seed, missing)
-    return _compared(
+    return compared(
         hypothesis,
         study,
         pairs,
@@ -92,60 +92,67 @@ def _trend(hypothesis: Hypothesis, study: StudyData, estimates: Sequence[Estimat
     )
 
 
-def _with_and_without_awp(hypothesis: Hypothesis, study: StudyData) -> Findings:
-    """Every run with AWP against its partner without: the same objective, strength and seed.
+Partner = tuple[RunData, RunData | None]
+"""A run, and the one that it is held against; None where the study has none."""
 
-    Raises:
-        Untested: no run with AWP, or no pair of which both runs were measured.
+
+def matched_pairs(
+    pairs_of: Callable[[StudyData], Sequence[Partner]],
+    *,
+    ends: tuple[str, str],
+    nothing: str,
+    remedy: Callable[[], str],
+    parts: Callable[[StudyData], Sequence[StudyData]] = checkpoints,
+) -> Design:
+    """Design that holds every run against its partner of the same training seed.
+
+    Args:
+        pairs_of: the runs of a study, each with its partner.
+        ends: words for the partners and for the runs: "without AWP", "with AWP".
+        nothing: why the claim is untested where there is no such run.
+        remedy: lines of a study file that would train both.
+        parts: of a study, checked one by one.
     """
-    planned = _awp_pairs(study)
-    if not planned:
-        raise Untested("the study has no adversarially trained run with AWP", remedies.awp_pair())
-    missing = [
-        Missing(f"{run.name} has no matching run without AWP", remedies.awp_pair())
-        for run, partner in planned
-        if partner is None
-    ]
-    both = [(partner, run) for run, partner in planned if partner is not None]
-    estimates, unmeasured = estimate(hypothesis.estimator, [run for pair in both for run in pair])
-    missing += unmeasured
-    of_run = {one.run: one for one in estimates}
-    pairs = [
-        MatchedPair(of_run[partner], of_run[run])
-        for partner, run in both
-        if partner in of_run and run in of_run
-    ]
-    if not pairs:
-        raise lacking(listed(missing), missing)
+    before = ends[0]
 
-    def of_pairs() -> Consistency:
-        changes = np.array([float(pair.change(lambda one: one.value)) for pair in pairs])
-        consistency = share(changes, hypothesis.direction, "pair", least=3)
-        return consistency if len(pairs) > 1 else replace(consistency, words="")
+    def findings(hypothesis: Hypothesis, study: StudyData) -> Findings:
+        planned = pairs_of(study)
+        if not planned:
+            raise Untested(nothing, remedy())
+        missing = [
+            Missing(f"{run.name} has no matching run {before}", remedy())
+            for run, partner in planned
+            if partner is None
+        ]
+        both = [(partner, run) for run, partner in planned if partner is not None]
+        runs = dict.fromkeys(run for pair in both for run in pair)
+        estimates, unmeasured = estimate(hypothesis.estimator, runs)
+        missing += unmeasured
+        of_run = {one.run: one for one in estimates}
+        pairs = [
+            MatchedPair(of_run[partner], of_run[run])
+            for partner, run in both
+            if partner in of_run and run in of_run
+        ]
+        if not pairs:
+            raise lacking(listed(missing), missing)
 
-    ends = ("without", "with AWP")
-    return _compared(hypothesis, study, pairs, estimates, missing, ends=ends, consistency=of_pairs)
+        def of_pairs() -> Consistency:
+            changes = np.array([float(pair.change(lambda one: one.value)) for pair in pairs])
+            consistency = share(changes, hypothesis.direction, "pair", least=3)
+            return consistency if len(pairs) > 1 else replace(consistency, words="")
 
+        return compared(hypothesis, study, pairs, estimates, missing, ends=ends, consistency=of_pairs)
 
-def _awp_pairs(study: StudyData) -> list[tuple[RunData, RunData | None]]:
-    """Every adversarially trained run with AWP, and its partner without (None where there is none).
-
-    Runs that take the perturbation from the attack's gradient are left out: the paper's AWP does not.
-    """
-    partners = {_matching(run): run for run in reversed(study.runs) if run.entry.perturbation is None}
-    return [
-        (run, partners.get(_matching(run)))
-        for run in study.adversarial()
-        if run.entry.perturbation == "awp" and not run.entry.from_attack
-    ]
+    return Design(findings, parts)
 
 
-def _matching(run: RunData) -> object:
+def matching(run: RunData) -> object:
     """Key that a run shares with its partner: the hash of the recipe without AWP, where the study has it."""
     return run.entry.unperturbed or (run.entry.objective, run.eps, run.entry.seed)
 
 
-def _compared(
+def compared(
     hypothesis: Hypothesis,
     study: StudyData,
     pairs: Sequence[MatchedPair],
@@ -170,7 +177,7 @@ def _compared(
     before, after = ends
     interval = change.interval
     if change.layers is None:
-        seen, size = describe_change(noun, pairs), "a change of"
+        seen, size = describe_change(noun, pairs, ends), "a change of"
         name, unit = f"{noun}, {after} minus {before}", hypothesis.unit
         scale, factor = max(float(np.abs(one.value)) for one in estimates), 1.0
         consistent = consistency()
@@ -190,7 +197,7 @@ def _compared(
         consistency=consistent,
         values=tuple(one.claim_value() for one in estimates),
         seeds=change.seeds,
-        note=note(pairs, hypothesis.sensitivity, missing, hypothesis.direction * interval.value),
+        note=note(pairs, hypothesis.checks(study), missing, hypothesis.direction * interval.value),
         scale=scale,
         limitation=limitation(change, pairs),
     )
@@ -198,5 +205,3 @@ def _compared(
 
 STRENGTH_SWEEP = Design(_strength_sweep, settings)
 """Over the strengths of training, in every setting."""
-PAIRS = Design(_with_and_without_awp, checkpoints)
-"""With AWP against without, at every checkpoint."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustlens.claims import remedies
-from robustlens.config import Checkpoint
+from robustlens.config import LAST, Checkpoint
 from robustlens.errors import StateError
 from robustlens.results import (
     EvaluationResult,
@@ -142,7 +142,8 @@ class RunData:
 
     def _present(self, document: Document | None, stage: Stage) -> Document:
         if document is None:
-            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}")
+            remedy = remedies.last_checkpoint(self.study.record) if self.other == LAST else ""
+            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}", remedy)
         return document
 
     # -- arrays ----------------------------------------------------------------------------------

@@ -56,9 +56,10 @@ class Hypothesis:
         noun: the quantity's short name inside a sentence.
         estimator: the quantity as a function of a run.
         direction: +1 where the claim says it grows, -1 where it falls.
-        design: `designs.STRENGTH_SWEEP`, `designs.PAIRS`, or one of `correlations`.
+        design: `designs.STRENGTH_SWEEP`, one of `designs.matched_pairs`, or one of `correlations`.
         unit: of the quantity.
-        sensitivity: checks of the same claim by other quantities, for the note.
+        sensitivity: checks of the same claim by other quantities, for the note; or a function that gives
+            those of a study.
     """
 
     id: str
@@ -70,7 +71,11 @@ class Hypothesis:
     direction: Literal[-1, 1]
     design: Design
     unit: str = ""
-    sensitivity: tuple[SensitivityCheck, ...] = ()
+    sensitivity: "tuple[SensitivityCheck, ...] | Callable[[StudyData], tuple[SensitivityCheck, ...]]" = ()
+
+    def checks(self, study: StudyData) -> tuple[SensitivityCheck, ...]:
+        """The sensitivity checks, some of which depend on what a study measured."""
+        return self.sensitivity(study) if callable(self.sensitivity) else self.sensitivity
 
     def claims(self, study: StudyData) -> list[ClaimResult]:
         """The claim on every part of the study that it is checked in.

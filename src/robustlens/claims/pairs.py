@@ -85,10 +85,12 @@ def effect(pairs: Sequence[MatchedPair], study: StudyData) -> Change:
             else over_seeds(draws)
         )
     else:
-        interval = interval_of_median(values.mean(0))
-        if seeds > 1:
-            constant = np.broadcast_to(values[:, None], (seeds, bootstrap.resamples, *values.shape[1:]))
-            interval = hull(interval, over_seeds(constant))
+        constant = np.broadcast_to(values[:, None], (seeds, bootstrap.resamples, *values.shape[1:]))
+        if not quantity.layers:  # one number of each run, with nothing behind it to resample
+            interval = over_seeds(constant) if seeds > 1 else Inference(float(values[0]))
+        else:
+            interval = interval_of_median(values.mean(0))
+            interval = hull(interval, over_seeds(constant)) if seeds > 1 else interval
     return Change(interval, seeds, values.mean(0) if quantity.layers else None)
 
 
@@ -132,6 +134,8 @@ def share(
 
 def limitation(change: Change, pairs: Sequence[MatchedPair]) -> str:
     """Reason why the interval alone does not decide; empty if it does."""
+    if change.interval.low is None and change.layers is None:
+        return "one number of one seed has no interval"
     if change.interval.low is None:
         n = len(pairs[0].before.value)
         return f"{n} layer{'s' if n > 1 else ''} are too few for a 95 % interval, which takes 6"
@@ -145,13 +149,13 @@ def limitation(change: Change, pairs: Sequence[MatchedPair]) -> str:
     return f"even the larger value, {value:.3g}, is no more than sampling alone gives (up to {floor:.3g})"
 
 
-def describe_change(noun: str, pairs: Sequence[MatchedPair]) -> str:
-    """Mean values of the quantity before and after, in words."""
+def describe_change(noun: str, pairs: Sequence[MatchedPair], ends: tuple[str, str]) -> str:
+    """Mean values of the quantity before and after, in words; `ends` name these where labels differ."""
     before = float(np.mean([float(pair.before.value) for pair in pairs]))
     after = float(np.mean([float(pair.after.value) for pair in pairs]))
     scale = max(abs(before), abs(after), LEAST_SCALE)
     labels = {(pair.before.run.entry.label, pair.after.run.entry.label) for pair in pairs}
-    ends = next(iter(labels)) if len(labels) == 1 else ("mean without AWP", "mean with AWP")
+    ends = next(iter(labels)) if len(labels) == 1 else (f"mean {ends[0]}", f"mean {ends[1]}")
     first, last = (f"{rounded(value, scale):.3g}" for value in (before, after))
     return f"{noun} went from {first} ({ends[0]}) to {last} ({ends[1]})"
 
@@ -175,12 +179,15 @@ def note(
 
 def _coverage(pairs: Sequence[MatchedPair]) -> tuple[str, ...]:
     seeds, quantity = len({pair.seed for pair in pairs}), pairs[0].before.quantity
-    over = "examples" if quantity.examples else "layers"
+    over = "examples" if quantity.examples else "layers" if quantity.layers else "runs"
     apart = any(pair.before.quantity.examples != pair.after.quantity.examples for pair in pairs)
     return (
-        f"one seed: the interval is over {over} and does not cover training randomness"
+        "one seed: there is no interval"
+        if seeds == 1 and over == "runs"
+        else f"one seed: the interval is over {over} and does not cover training randomness"
         if seeds == 1
-        else f"{seeds} seeds: the interval covers training randomness and {over}",
+        else f"{seeds} seeds: the interval covers training randomness"
+        + (f" and {over}" if over != "runs" else ""),
         "an unqualified verdict takes at least 3 seeds" if seeds == 2 else "",
         quantity.caveat,
         "the runs were measured on different images, which are resampled apart" if apart else "",

@@ -29,6 +29,13 @@ def along_training(study: StudyRecord) -> str:
     )
 
 
+def last_checkpoint(study: StudyRecord) -> str:
+    """Measures the end of training too; empty where the study plans it already."""
+    if {study.evaluation.get("checkpoint"), study.explanation.get("checkpoint")} <= {"both", "every"}:
+        return ""
+    return "evaluation: {checkpoint: both}\nexplanation: {checkpoint: both}"
+
+
 def strengths(study: StudyRecord) -> str:
     """Trains at several strengths, standard training among them."""
     eps = study.threat.get("eps")
@@ -44,9 +51,35 @@ def awp_pair() -> str:
     return "methods:\n  - {label: AT, objective: at}\n  - {label: AT+AWP, objective: at, awp: {}}"
 
 
+def awp_by_images() -> str:
+    """Trains without AWP, with AWP by all images, and by those of small and of large loss."""
+    choices = "\n".join(
+        f"  - {{label: AT+AWP by {images.replace('-', ' ')}, objective: at, "
+        f"awp: {{images: {images}, loss_threshold: 1.7}}}}"
+        for images in ("small-loss", "large-loss")
+    )
+    return f"{awp_pair()}\n{choices}"
+
+
+def awp_ladder(option: str) -> str:
+    """Trains with AWP at three values of gamma or of steps, and without."""
+    values = {"gamma": "0.0025, 0.005, 0.01", "steps": "1, 2, 4"}[option].split(", ")
+    rungs = "\n".join(
+        f"  - {{label: AT+AWP {option} {value}, objective: at, awp: {{{option}: {value}}}}}"
+        for value in values
+    )
+    return f"methods:\n  - {{label: AT, objective: at}}\n{rungs}"
+
+
+def random_control() -> str:
+    """Trains with AWP and with random perturbation of the same size."""
+    return f"{awp_pair()}\n  - {{label: AT+RWP, objective: at, rwp: {{}}}}"
+
+
 def methods() -> str:
-    """Trains four methods to correlate over."""
+    """Trains six methods to correlate over, four of them without AWP."""
     return (
         f"{awp_pair()}\n  - {{label: TRADES, objective: trades}}\n"
-        "  - {label: TRADES+AWP, objective: trades, awp: {}}"
+        "  - {label: TRADES+AWP, objective: trades, awp: {}}\n"
+        "  - {label: MART, objective: mart}\n  - {label: FGSM, objective: fgsm}"
     )

@@ -23,6 +23,7 @@ from robustlens.explain.parts import (
 )
 from robustlens.explain.registry import MEASURES, get
 from robustlens.explain.run import explain, explain_model, explain_run
+from robustlens.explain.sharpness import sharpness
 from robustlens.explain.smoothness import feature_changes, smoothness
 from robustlens.spectra import density, extremes, spectral_norms, spectrum, uncovered
 
@@ -61,6 +62,7 @@ __all__ = [
     "parts_of_model",
     "parts_of_run",
     "plane",
+    "sharpness",
     "smoothness",
     "spectral_norms",
     "spectrum",

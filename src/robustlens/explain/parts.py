@@ -27,6 +27,7 @@ _SHORTEST_FIRST = (
     "bound",
     "spectrum",
     "smoothness",
+    "sharpness",
     "flatness",
     "curvature",
     "landscape",

@@ -14,6 +14,7 @@ from robustlens.explain.jacobian import measure_jacobian
 from robustlens.explain.landscape.measure import measure_landscape
 from robustlens.explain.margins import measure_margins
 from robustlens.explain.measure import Measure, Measurement, Subject
+from robustlens.explain.sharpness import measure_sharpness
 from robustlens.explain.smoothness import measure_smoothness
 from robustlens.explain.spectrum import measure_spectrum
 from robustlens.registry import Registry
@@ -31,6 +32,7 @@ MEASURES: Registry[Measure] = Registry(
         "landscape": measure_landscape,
         "flatness": measure_flatness,
         "curvature": measure_curvature,
+        "sharpness": measure_sharpness,
         "bound": measure_bound,
     },
     hidden=("subject",),

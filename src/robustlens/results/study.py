@@ -40,7 +40,8 @@ class RunEntry:
         id: name of the run. folder: where it lies in the study. method, label: as reports call it.
         objective: name of the training objective. eps: training strength. seed: training seed.
         perturbation: of the weights, by its field of the recipe; None for none.
-        from_attack: whether that takes its gradient from the attack.
+        from_attack: whether that takes its gradient from the attack. perturbation_options: its settings, as
+            the recipe has them; empty in older files.
         unperturbed: hash of the same recipe without the perturbation: equal for two runs that differ in it
             alone. setting: hash of what strengths are compared within.
     """
@@ -56,6 +57,7 @@ class RunEntry:
     seed: int = 0
     unperturbed: str | None = None
     setting: str | None = None
+    perturbation_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

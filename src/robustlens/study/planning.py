@@ -54,6 +54,9 @@ class PlannedRun:
             seed=recipe.seed,
             unperturbed=recipe.unperturbed.hash(),
             setting=_setting(recipe),
+            perturbation_options={}
+            if recipe.perturbation is None
+            else recipe.perturbation.model_dump(mode="json"),
         )
 
 

@@ -1,13 +1,15 @@
 """Claims of Wu, Xia and Wang (NeurIPS 2020): AWP against none, and flatness against the robust gap."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from robustlens.claims.correlations import across_methods, along_training
-from robustlens.claims.designs import PAIRS
 from robustlens.claims.estimates import Estimator
+from robustlens.claims.evidence import StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck
-from robustlens.claims.wu2020 import quantities
+from robustlens.claims.wu2020 import adversarial_flatness, ladder, quantities, robustness, selections
+from robustlens.claims.wu2020.robustness import PAIRS
 
 PAPER = "Wu et al. 2020"
 
@@ -20,6 +22,7 @@ def _gap_grows_with(
     sharpness: str,
     estimator: Estimator,
     noun: str,
+    sensitivity: Callable[[StudyData], tuple[SensitivityCheck, ...]] = lambda _: (),
 ) -> Hypothesis:
     """Claim that the robust gap grows with the sharpness of a network, which `estimator` measures."""
     return Hypothesis(
@@ -31,12 +34,13 @@ def _gap_grows_with(
         estimator=quantities.robust_gap,
         direction=1,
         design=design(estimator, noun),
+        sensitivity=sensitivity,
     )
 
 
 _flatter = partial(
     _gap_grows_with,
-    across_methods,
+    partial(across_methods, parts=selections.without_awp_then_with),
     "rank correlation, over all adversarially trained methods and strengths (means over seeds)",
 )
 _together = partial(
@@ -44,6 +48,18 @@ _together = partial(
     along_training,
     "mean over adversarially trained runs of the rank correlation, over epochs",
 )
+
+
+def _further_flat(study: StudyData) -> tuple[SensitivityCheck, ...]:
+    """Second looks at "AWP flattens": at matched temperature, of the error, at other places and images."""
+    return (
+        SensitivityCheck(
+            "temperature-matched rise", quantities.matched_rise, -1, "low confidence alone looks flat"
+        ),
+        SensitivityCheck("rise of the adversarial error", quantities.error_rise, -1),
+        *(replace(check, direction=-1) for check in quantities.further_rises(study)),
+    )
+
 
 HYPOTHESES = (
     Hypothesis(
@@ -73,12 +89,7 @@ HYPOTHESES = (
         estimator=quantities.rise,
         direction=-1,
         design=PAIRS,
-        sensitivity=(
-            SensitivityCheck(
-                "temperature-matched rise", quantities.matched_rise, -1, "low confidence alone looks flat"
-            ),
-            SensitivityCheck("rise of the adversarial error", quantities.error_rise, -1),
-        ),
+        sensitivity=_further_flat,
     ),
     _flatter(
         "flatter-smaller-gap",
@@ -86,6 +97,7 @@ HYPOTHESES = (
         "the rise of the adversarial loss along random directions",
         quantities.rise,
         "landscape rise",
+        quantities.further_rises,
     ),
     _flatter(
         "flatter-at-matched-temperature-smaller-gap",
@@ -102,6 +114,7 @@ HYPOTHESES = (
         "flatness of Stutz, Hein and Schiele 2021)",
         quantities.average_case,
         "average-case flatness",
+        partial(quantities.further_flatness, quantities.average_case),
     ),
     _flatter(
         "worst-case-flatter-smaller-gap",
@@ -110,6 +123,7 @@ HYPOTHESES = (
         "(worst-case flatness of Stutz, Hein and Schiele 2021)",
         quantities.worst_case,
         "worst-case flatness",
+        partial(quantities.further_flatness, quantities.worst_case),
     ),
     _flatter(
         "smaller-eigenvalue-smaller-gap",
@@ -142,5 +156,8 @@ HYPOTHESES = (
         quantities.matched_rise,
         "matched landscape rise",
     ),
+    *robustness.HYPOTHESES,
+    *ladder.HYPOTHESES,
+    *adversarial_flatness.HYPOTHESES,
 )
 """In the order of the report."""

@@ -105,6 +105,7 @@ KEY_NUMBERS: Mapping[str, tuple[KeyNumber, ...]] = {
         KeyNumber("rise of the adversarial loss around the weights, worst", "nats", at("worst", "loss")),
     ),
     "curvature": (KeyNumber("largest eigenvalue of the Hessian", "", at("top_eigenvalue")),),
+    "sharpness": (KeyNumber("relative sharpness of the loss at clean images", "", at("clean", "sharpness")),),
     "bound": (KeyNumber("log10 of the bound's complexity term", "", at("log10", "complexity_term")),),
 }
 """By measure. A measure without a row is shown in full by --all and in `explanation.json`."""

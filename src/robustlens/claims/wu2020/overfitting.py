@@ -1,0 +1,72 @@
+"""Robust overfitting of a run: how far robust accuracy falls from its best to the end of training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robustlens.claims.evidence import Damaged, Missing, RunData
+from robustlens.claims.wu2020 import quantities
+from robustlens.errors import StateError
+from robustlens.stats.bootstrap import Quantity, Unusable
+
+LAST_EPOCHS = 10
+"""Epochs whose mean is the end of training, as in the paper's logs."""
+
+
+def fall(run: RunData) -> Quantity:
+    """Robust test accuracy at the best checkpoint minus its mean over the end of training.
+
+    On test images where the study evaluated any run beside its best checkpoint, else on the monitor's
+    validation images (`fall_of_monitor`); conditions say which.
+    """
+    if not run.study.once(_is_evaluated_along):
+        return fall_of_monitor(run)
+    ends = _last_epochs(run)
+    best, *last = (quantities.robust_mask(each) for each in (run, *ends))
+    if any(examples != best[0] for examples, _ in last):
+        raise Unusable(f"{run.name} was evaluated on different images at its checkpoints")
+    mean = np.mean([mask for _, mask in last], axis=0)
+    values = best[1] - mean
+    epochs = f"{len(last)} of the last {LAST_EPOCHS} epochs"
+    return Quantity(lambda w: w @ values, (best[0],), conditions=f"test images, {epochs}")
+
+
+def fall_of_monitor(run: RunData) -> Quantity:
+    """The same of validation robust accuracy after every epoch: the highest minus the mean of the last ten.
+
+    One number of a run, with no images behind it. The highest of noisy numbers is a little too high.
+    """
+    try:
+        epochs = run.run.metrics()
+    except StateError as error:
+        raise Damaged(str(error)) from None
+    robust = [epoch.validation.robust for epoch in epochs if epoch.validation is not None]
+    if not robust:
+        run.along_training()  # says what became of a run that has neither
+        raise Missing(f"{run.name} has no robust accuracy of validation images in its log")
+    value = np.array([max(robust) - float(np.mean(robust[-LAST_EPOCHS:]))])
+    return Quantity(lambda: value, conditions="validation images of the monitor")
+
+
+def _last_epochs(run: RunData) -> list[RunData]:
+    """The run at its evaluated checkpoints among the last ten epochs; `Missing` where there is none."""
+    along = run.along_training()
+    done = run.run.record.epochs_done
+    last = [
+        each
+        for each in along
+        if each.other is not None and (each.other.epoch is None or each.other.epoch > done - LAST_EPOCHS)
+    ]
+    if not last:
+        raise Missing(f"{run.name} was evaluated at none of its last {LAST_EPOCHS} epochs")
+    return last
+
+
+def _is_evaluated_along(runs: Sequence[RunData]) -> bool:
+    for run in runs:
+        try:
+            if run.along_training():
+                return True
+        except Missing:
+            continue
+    return False
