@@ -59,7 +59,7 @@ def test_the_last_checkpoint_is_measured_unless_both_stages_do_so_already():
     def record(evaluation, explanation):
         return StudyRecord(evaluation={"checkpoint": evaluation}, explanation={"checkpoint": explanation})
 
-    expected = {"evaluation": {"checkpoint": "both"}, "explanation": {"checkpoint": "both"}}
+    expected = {"evaluation": {"checkpoint": "every"}, "explanation": {"checkpoint": "every"}}
     for study in (StudyRecord(), record("both", "best"), record("last", "every")):
         assert yaml.safe_load(remedies.last_checkpoint(study)) == expected
     assert remedies.last_checkpoint(record("both", "every")) == ""

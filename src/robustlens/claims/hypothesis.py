@@ -75,7 +75,7 @@ class Hypothesis:
 
     def checks(self, study: StudyData) -> tuple[SensitivityCheck, ...]:
         """The sensitivity checks, some of which depend on what a study measured."""
-        return self.sensitivity(study) if callable(self.sensitivity) else self.sensitivity
+        return self.sensitivity if isinstance(self.sensitivity, tuple) else self.sensitivity(study)
 
     def claims(self, study: StudyData) -> list[ClaimResult]:
         """The claim on every part of the study that it is checked in.

@@ -30,10 +30,10 @@ def along_training(study: StudyRecord) -> str:
 
 
 def last_checkpoint(study: StudyRecord) -> str:
-    """Measures the end of training too; empty where the study plans it already."""
+    """Measures the last epoch too, and any that are kept; empty where the study plans it already."""
     if {study.evaluation.get("checkpoint"), study.explanation.get("checkpoint")} <= {"both", "every"}:
         return ""
-    return "evaluation: {checkpoint: both}\nexplanation: {checkpoint: both}"
+    return "evaluation: {checkpoint: every}\nexplanation: {checkpoint: every}"
 
 
 def strengths(study: StudyRecord) -> str:

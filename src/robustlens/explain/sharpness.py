@@ -9,6 +9,7 @@ themselves, the relative flatness of Petzka et al. 2021, has a closed form that 
 No factor that moves between the features and the weights changes it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def sharpness(
     if any(not 0 <= factor < float("inf") for factor in factors):
         raise ConfigError(f"sharpness.factors: found {list(factors)}, expected finite numbers >= 0")
     x, y = checked(model, x, y, threat.bounds, where="sharpness")
-    widest = widest_radius(threat.norm, threat.bounds, x[0].numel())
+    widest = widest_radius(threat.norm, threat.bounds, math.prod(x.shape[1:]))
     radii = sorted({0.0, *(min(float(factor) * threat.eps, widest) for factor in factors)})
     head = model.get_submodule(last_linear(model, x))
     rows = []

@@ -64,7 +64,7 @@ def test_the_last_checkpoint_that_was_not_evaluated_is_named_with_its_remedy(tmp
     claim = check_one(tmp_path, "awp-beats-early-stopping", [Net(0.1), Net(0.1, awp=True)])
     assert claim.verdict == "untested"
     assert "has no evaluation-last" in claim.why
-    assert yaml.safe_load(claim.remedy)["evaluation"] == {"checkpoint": "both"}
+    assert yaml.safe_load(claim.remedy)["evaluation"] == {"checkpoint": "every"}
 
 
 def test_each_objective_gets_a_verdict_of_its_own(tmp_path):
