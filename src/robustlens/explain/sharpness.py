@@ -23,7 +23,7 @@ from robustlens import losses
 from robustlens.attacks import PGD
 from robustlens.config import widest_radius
 from robustlens.errors import ConfigError, ModelError
-from robustlens.explain.bound.geometry import last_linear
+from robustlens.explain.features import last_linear
 from robustlens.explain.margins import attacked_images
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.models import device_of, inference
@@ -171,22 +171,27 @@ def _values(
     """Sharpness, confidence, mistake and loss of each image."""
     weight, device = head.get_parameter("weight").detach(), device_of(model)
     parts: list[dict[str, Tensor]] = []
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        read: list[Tensor] = []
-        with reading([head], lambda _, tensor, read=read: read.append(tensor)), inference(model):
-            logits = model(images.to(device)).float()
-        if read[0].shape != (len(logits), weight.shape[1]) or logits.shape[1] != len(weight):
+    for images, labels in zip(x.split(batch_size), y.to(device).split(batch_size), strict=True):
+        features, logits = _features_and_logits(model, head, images.to(device))
+        if features.shape != (len(logits), weight.shape[1]) or logits.shape[1] != len(weight):
             raise ModelError(
                 f"sharpness: found logits {tuple(logits.shape)}; a last linear layer {tuple(weight.shape)} "
-                f"that reads {tuple(read[0].shape)}, expected the layer to give the logits of each image"
+                f"that reads {tuple(features.shape)}, expected the layer to give the logits of each image"
             )
-        labels = labels.to(device)
         parts.append(
             {
-                "sharpness": relative_sharpness(read[0], weight, logits).float(),
+                "sharpness": relative_sharpness(features, weight, logits).float(),
                 "confidence": logits.softmax(1).amax(1),
                 "wrong": losses.is_wrong(logits, labels),
                 "loss": losses.cross_entropy(logits, labels),
             }
         )
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+
+def _features_and_logits(model: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What the last linear layer reads, and the logits."""
+    read: list[Tensor] = []
+    with reading([head], lambda _, tensor: read.append(tensor)), inference(model):
+        logits = model(images).float()
+    return read[0], logits
