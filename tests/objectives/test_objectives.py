@@ -69,6 +69,18 @@ def test_mart_stays_finite_for_a_confident_mistake():
     assert torch.isfinite(loss).all()
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_confident_mistakes_stay_finite_under_autocast(name):
+    """Logits of +-30 in bfloat16: no loss and no gradient is infinite or NaN."""
+    model = nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(60 * torch.eye(3) - 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = rl.objectives.get(name)(model, torch.eye(3), torch.eye(3), torch.tensor([1, 2, 0]))
+    loss.float().mean().backward()
+    assert loss.isfinite().all() and model.weight.grad.isfinite().all()
+
+
 def test_inner_attacks_are_the_published_ones():
     threat, spec = rl.ThreatModel("Linf", 8 / 255), AttackSpec()
     for name, loss in {"at": "ce", "trades": "kl", "mart": "ce"}.items():

@@ -76,10 +76,11 @@ class MART:
         if y.ndim > 1:
             raise ConfigError("objective 'mart': found soft labels (mixup), expected one class an image")
         logits_adv, logits = model(x_adv), model(x)
-        p_adv = logits_adv.softmax(1)
+        # In float32 at least: in bfloat16, which autocast hands on, 1 + 1e-4 is 1 and the floor is gone.
+        p_adv = logits_adv.softmax(1, dtype=torch.promote_types(logits_adv.dtype, torch.float32))
         runner_up = p_adv.scatter(1, y[:, None], 0.0).amax(1)
         boosted = losses.cross_entropy(logits_adv, y) - torch.log(1.0 + 1e-4 - runner_up)
-        p_true = logits.softmax(1).gather(1, y[:, None]).squeeze(1)
+        p_true = logits.softmax(1, dtype=p_adv.dtype).gather(1, y[:, None]).squeeze(1)
         return boosted + self.beta * (1.0 - p_true) * losses.kl(logits_adv, logits)
 
 
