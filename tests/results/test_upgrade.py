@@ -71,15 +71,22 @@ def test_results_of_format_1_are_current(format_1):
 
 def test_claims_are_the_same_to_the_last_digit(format_1):
     saved = json.loads((format_1 / "study" / "claims.json").read_text())["claims"]
-    found = [plain(claim) for claim in claims.check(format_1 / "study")]
+    kept = {claim["id"] for claim in saved}
+    # Claims that came later are left out, as are methods without AWP by themselves and later second looks.
+    found = [plain(claim) for claim in claims.check(format_1 / "study") if claim.id in kept]
+    found = [claim for claim in found if "without AWP" not in claim["setting"]]
     for claim in found:
+        claim["setting"] = claim["setting"].removeprefix("among all methods ")
         claim["values"] = [{k: v for k, v in value.items() if v is not None} for value in claim["values"]]
         # The study has two seeds: its verdicts are descriptions, in other words, and have no p-value.
         assert claim.pop("scope") == (None if claim["verdict"] == "untested" else "described")
         assert claim.pop("adjusted_p") is None
         assert claim["effect"].pop("p") is None
+        claim["effect"]["name"] = claim["effect"]["name"].replace("minus without AWP", "minus without")
         assert claim.pop("remedy") == "" or claim["verdict"] == "untested"
-        claim["note"] = claim["note"].replace("second look: ", "")
+        looks = claim["note"].replace("second look: ", "").split("; ")
+        later = "rise at |alpha|", "rise on training images"
+        claim["note"] = "; ".join(look for look in looks if not look.startswith(later))
     for claim in saved:
         claim["verdict"] = DESCRIBED[claim["verdict"]] if claim["values"] else "untested"
     assert found == saved
