@@ -68,8 +68,10 @@ def test_a_value_that_is_not_finite_makes_it_unclear(tmp_path, name):
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
         "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/{LAYERS[0]}",
         "landscape/test_loss", "landscape/test_matched", "flatness/test_average_loss", "flatness/test_worst_loss",
+        "train/clean", "test/distance", "margins/train_probability", "margins/test_scatter_total",
+        "gradients/test_gini", "gradients/test_contrast",
     )}  # fmt: skip
-    knobs = {**nets[1].knobs, "spectrum": np.nan, "top": np.nan, "trace": np.nan}
+    knobs = {**nets[1].knobs, "spectrum": np.nan, "top": np.nan, "trace": np.nan, "volume": np.nan}
     nets[1] = replace(nets[1], arrays=bad, knobs=knobs)
     claim = check_one(tmp_path, name, nets)
     assert claim.verdict == "unclear"

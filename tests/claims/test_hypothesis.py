@@ -67,6 +67,19 @@ def test_awp_is_checked_at_the_best_and_at_the_last_checkpoint(tmp_path):
     assert {value.checkpoint for value in gaps["at the best checkpoint"].values} == {None}
 
 
+def test_strengths_are_compared_at_the_best_and_at_the_last_checkpoint(tmp_path):
+    nets = [
+        Net(eps, "at" if eps else "standard", knobs={"accuracy": best}, along={40: {"accuracy": last}})
+        for eps, best, last in ((0.0, 0.9, 0.7), (0.1, 0.8, 0.8), (0.2, 0.6, 0.9))
+    ]
+    accuracy = by_setting(write(tmp_path, nets), "accuracy-falls")
+    assert {setting: claim.verdict for setting, claim in accuracy.items()} == {
+        "at the best checkpoint": "as claimed",
+        "at the last checkpoint": "opposite",
+    }
+    assert accuracy["at the last checkpoint"].effect.value == pytest.approx(0.2)
+
+
 def test_a_quantity_that_the_last_checkpoint_lacks_is_not_reported_twice(tmp_path):
     folder = write(tmp_path, [Net(0.1, awp=awp, along={40: {}}) for awp in (False, True)])
     for file in folder.glob("runs/*/explanation-last.*"):

@@ -44,6 +44,13 @@ KNOBS: dict[str, float] = {
     "flatter": NAN,  # log10 of sharpness at broken images, attacked minus clean
     "surer": NAN,  # the same of confidence
     "protected": NAN,  # log10 of sharpness at clean images, of those that break minus of those that stand
+    "class_spread": 0.02,  # std of accuracy over four classes
+    "ranked": 0.5,  # share of right images near the boundary whose distance is small, as many as these
+    "lost": 0.0,  # share of images that are right elsewhere, and here indecisively wrong
+    "scatter": 2.0,  # of features, between over within classes
+    "volume": 1.0,  # geometric mean of singular values
+    "gini": 0.6,
+    "contrast": 0.2,
     "confidence": 0.7,
     "near": 0.1,  # share of right images near the boundary
     "indecisive": 0.2,  # share of errors
@@ -156,7 +163,9 @@ def _write_results(run: Run, net: Net, changed: Mapping[str, float], beside: Che
     assert not unknown, unknown
     knobs = {**KNOBS, **changed}
     rng = np.random.default_rng(net.noise)
-    evaluated, explained = (_replaced(made(knobs, rng), net) for made in (_evaluation, _explanation))
+    made = _evaluation(knobs, rng), _explanation(knobs, rng)
+    made[0]["test/distance"] = _distances(knobs, made[1]["margins/test_probability"])
+    evaluated, explained = (_replaced(arrays, net) for arrays in made)
     threat = ThreatRecord("Linf", 0.1)
     conditions = {"eps": 0.1, "steps": 10, **net.conditions}
     attacks = tuple(conditions.pop("attacks", ("pgd-20",)))
@@ -239,7 +248,9 @@ def _evaluation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[st
     return {
         "test/index": np.arange(N),
         "train/index": np.arange(N) + 1000,
-        "test/clean": _share(knobs["accuracy"], rng),
+        "test/labels": np.arange(N) % 4,
+        "test/curve_eps": np.array([0.05, 0.1]),
+        "test/clean": _by_class(knobs, rng),
         "train/clean": _share(knobs["accuracy"] + knobs["error_gap"], rng),
         "test/loss": (0.5 + knobs["loss_gap"] + 0.2 * _normal(rng)).astype(np.float32),
         "train/loss": (0.5 + 0.2 * _normal(rng)).astype(np.float32),
@@ -248,12 +259,33 @@ def _evaluation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[st
     }
 
 
+def _by_class(knobs: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
+    """Right answers: the accuracy, plus the spread in two of four classes, minus it in the others."""
+    counts, each = np.full(4, round(knobs["accuracy"] * N) // 4), N // 4
+    counts[: round(knobs["accuracy"] * N) % 4] += 1
+    counts += round(knobs["class_spread"] * each) * np.array([1, 1, -1, -1])
+    right = np.empty(N, bool)
+    for label, count in enumerate(counts.clip(0, each)):
+        right[label::4] = rng.permutation(each) < count
+    return right
+
+
+def _distances(knobs: Mapping[str, float], margin: np.ndarray) -> np.ndarray:
+    """Distances of right images: small for this share of those near the boundary, and for as many in all."""
+    distance = np.where(margin > 0, 0.08, 0.0)
+    near, far = np.flatnonzero((margin > 0) & (margin < 0.2)), np.flatnonzero(margin >= 0.2)
+    small = round(knobs["ranked"] * len(near))
+    distance[near[:small]], distance[far[: len(near) - small]] = 0.01, 0.01
+    return distance
+
+
 def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[str, np.ndarray]:
     half = N // 2
     right = np.where(_share(knobs["near"], rng, half), 0.1, 0.8)
     wrong = np.where(_share(knobs["indecisive"], rng, half), -0.1, -0.8)
     # Training and test margins differ by the shift alone, so their Wasserstein distance is the shift.
     margin = np.concatenate([right, wrong])
+    margin[: round(knobs["lost"] * N)] = -0.05
     alpha = np.array(ALPHA)[:, None, None]
 
     def landscape(rise: float) -> np.ndarray:
@@ -302,6 +334,15 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
     arrays["margins/test_matched_confidence"] = (0.5 + knobs["cooled"] + 0.05 * _normal(rng)).astype(
         np.float32
     )
+    for split in ("train", "test"):
+        arrays[f"margins/{split}_logit"] = 4 * arrays[f"margins/{split}_probability"]
+        arrays[f"margins/{split}_scatter_within"] = 1 + 0.1 * _normal(rng)
+        arrays[f"margins/{split}_scatter_total"] = 1 + knobs["scatter"] + 0.1 * _normal(rng)
+    arrays["gradients/test_index"] = np.arange(N)
+    for name, value in (("gini", knobs["gini"]), ("hoyer", 0.5), ("contrast", knobs["contrast"])):
+        arrays[f"gradients/test_{name}"] = value * (1 + 0.1 * _normal(rng))
+    for scale, name in enumerate(LAYERS, start=1):
+        arrays[f"spectrum/{name}"] = scale * knobs["volume"] * np.exp(np.linspace(-0.5, 0.5, 9))
     arrays["smoothness/matched_probability_change"] = (0.3 + 0.2 * _normal(rng)).astype(np.float32)
     return arrays
 

@@ -14,13 +14,18 @@ from robustlens.stats.bootstrap import Bootstrap
 STRENGTHS = (0.0, 0.1, 0.2)
 SWEEPS: dict[str, tuple[str, tuple[float, ...], float]] = {
     # claim: knob, its values at eps 0, 0.1 and 0.2 where the claim holds, and the effect these make
+    "stronger-more-robust": ("robust", (0.1, 0.3, 0.5), 0.4),
     "accuracy-falls": ("accuracy", (0.9, 0.85, 0.7), -0.2),
     "less-confident": ("confidence", (0.9, 0.8, 0.6), -0.3),
     # Half of the images are right, and 20 % of the errors are near the boundary as well.
     "margins-concentrate": ("near", (0.1, 0.2, 0.5), 0.2),
+    # Training margins are right by 0.1 or 0.8, wrong by 0.1 (10 % of all) or 0.8, and shifted: by 0.25 these are
+    # near, by 0.05 also the 5 % that are right by 0.1.
+    "training-margins-concentrate": ("shift", (0.5, 0.25, 0.05), 0.15),
     "smoother-under-attack": ("change", (1.5, 0.5, 0.2), -1.3),
     "feature-change-falls": ("feature", (0.6, 0.5, 0.3), -50.0),
-    "errors-indecisive": ("indecisive", (0.1, 0.2, 0.5), 0.4),
+    "errors-indecisive": ("indecisive", (0.1, 0.2, 0.5), 0.2),  # half of the images are errors
+    "right-answers-become-indecisive": ("lost", (0.0, 0.05, 0.1), 0.1),
     "train-test-margins-closer": ("shift", (0.5, 0.3, 0.1), -0.4),
     # Of all images 45 % are right by 0.8, 5 % by 0.1, 10 % are wrong by 0.1; cut to 0..1 a shift of 0.5 takes
     # these up by 0.2, 0.5 and 0.4; one of 0.1 by 0.1, 0.1 and 0.
@@ -29,7 +34,20 @@ SWEEPS: dict[str, tuple[str, tuple[float, ...], float]] = {
     "error-gap-grows": ("error_gap", (0.0, 0.05, 0.15), 0.15),
     "activation-variation-falls": ("variation", (0.6, 0.5, 0.3), -50.0),
     "singular-spread-falls": ("spectrum", (0.5, 0.4, 0.3), -40.0),
+    "training-error-grows": ("accuracy", (0.9, 0.85, 0.7), 0.2),
+    "singular-volume-falls": ("volume", (1.0, 0.8, 0.6), -40.0),
+    "class-scatter-falls": ("scatter", (3.0, 2.0, 1.0), -2.0),
 }
+FURTHER: dict[str, tuple[str, tuple[float, ...], float]] = {
+    # 20 of 200 right images are near, k of these and 20 - k others have a small distance: the correlation is
+    # (k / 200 - 0.01) / 0.09.
+    "margins-rank-distances": ("ranked", (0.2, 0.55, 1.0), 8 / 9),
+    "class-differences-grow": ("class_spread", (0.02, 0.05, 0.15), 0.13),
+    "better-calibrated": ("confidence", (0.95, 0.9, 0.8), -0.15),  # half of the images are right
+    "gradients-sparser": ("gini", (0.5, 0.6, 0.8), 0.3),
+    "gradients-nearer-to-the-object": ("contrast", (0.1, 0.2, 0.4), 0.3),
+}
+SWEEPS |= FURTHER
 PAIRS: dict[str, tuple[str, tuple[float, ...], float]] = {
     # claim: knob, without and with AWP where the claim holds
     "awp-smaller-robust-gap": ("robust_gap", (0.3, 0.1), -0.2),
@@ -59,7 +77,7 @@ GAPS: dict[str, Sequence[int]] = {
 ASSOCIATION = "flatter-smaller-gap"
 STORIES = [*SWEEPS, *PAIRS, *ASSOCIATIONS, *ALONG]
 """Claims whose stories are told here."""
-EVERY = [*STORIES, *AWP_STORIES]
+EVERY = [*(name for name in STORIES if name not in FURTHER), *AWP_STORIES, *FURTHER]
 
 
 def check_one(folder: Path, name: str, nets: list[Net]) -> ClaimResult:

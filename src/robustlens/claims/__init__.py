@@ -47,6 +47,7 @@ from pathlib import Path
 
 from robustlens.claims.evidence import StudyData
 from robustlens.claims.family import controlled
+from robustlens.claims.further import hypotheses as further
 from robustlens.claims.hypothesis import Hypothesis
 from robustlens.claims.wen2020 import hypotheses as wen2020
 from robustlens.claims.wu2020 import hypotheses as wu2020
@@ -56,7 +57,11 @@ from robustlens.results import ClaimResult, StudyFolder
 __all__ = ["CLAIMS", "Hypothesis", "check", "judge", "write"]
 
 CLAIMS: Registry[Hypothesis] = Registry(
-    "claim", {hypothesis.id: hypothesis for hypothesis in (*wen2020.HYPOTHESES, *wu2020.HYPOTHESES)}
+    "claim",
+    {
+        hypothesis.id: hypothesis
+        for hypothesis in (*wen2020.HYPOTHESES, *wu2020.HYPOTHESES, *further.HYPOTHESES)
+    },
 )
 """Every claim by its id, in the order of the report."""
 

@@ -14,8 +14,9 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, estimate, lacking, listed
 from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
-from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings
+from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings_at_checkpoints
 from robustlens.claims.pairs import MatchedPair, describe_change, effect, limitation, note, share
+from robustlens.claims.robustness import against_measured_robustness, robust_accuracy
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import Effect, Statistic
 from robustlens.stats.ranks import spearman, spearman_p
@@ -46,7 +47,7 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
     if not pairs:
         no_seed = "no training seed was run at both the weakest and the strongest strength"
         raise lacking(listed(missing) or no_seed, missing)
-    return compared(
+    findings = compared(
         hypothesis,
         study,
         pairs,
@@ -55,6 +56,9 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
         ends=("weakest", "strongest"),
         consistency=lambda: _trend(hypothesis, study, estimates),
     )
+    if hypothesis.estimator is robust_accuracy:
+        return findings
+    return replace(findings, note=f"{findings.note}; second look: {against_measured_robustness(estimates)}")
 
 
 def _sweep(study: StudyData) -> list[RunData]:
@@ -203,5 +207,5 @@ def compared(
     )
 
 
-STRENGTH_SWEEP = Design(_strength_sweep, settings)
-"""Over the strengths of training, in every setting."""
+STRENGTH_SWEEP = Design(_strength_sweep, settings_at_checkpoints)
+"""Over the strengths of training, in every setting and at every checkpoint."""

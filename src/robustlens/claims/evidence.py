@@ -6,6 +6,7 @@ whose message ends in the claim's `why`. Documents are read once per study, and 
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,9 +159,9 @@ class RunData:
             reason = f"{self.name} has no {part}/{key} in its {self._result_name(stage)}"
             raise Missing(reason, self._remedy(part) if stage == "explanation" else "") from None
 
-    def evaluated(self, split: str, key: str) -> tuple[Examples, Array]:
-        """One number for each image of a split, as it was evaluated; raises as `measured`."""
-        examples, (values,) = self._examples("evaluation", split, split, "index", (key,))
+    def evaluated(self, split: str, key: str, at_most: float = math.inf) -> tuple[Examples, Array]:
+        """One number for each image of a split, as evaluated, cut at `at_most`; raises as `measured`."""
+        examples, (values,) = self._examples("evaluation", split, split, "index", (key,), at_most)
         return examples, values
 
     def measured(self, measure: str, index: str, *keys: str) -> tuple[Examples, list[Array]]:
@@ -195,9 +196,9 @@ class RunData:
         return layers
 
     def _examples(
-        self, stage: Stage, part: str, split: str, index: str, keys: Sequence[str]
+        self, stage: Stage, part: str, split: str, index: str, keys: Sequence[str], at_most: float = math.inf
     ) -> tuple[Examples, list[Array]]:
-        arrays = [self.array(stage, part, key).astype(np.float64) for key in keys]
+        arrays = [np.minimum(self.array(stage, part, key).astype(np.float64), at_most) for key in keys]
         n = arrays[0].shape[-1]
         for key, array in zip(keys, arrays, strict=True):
             if array.shape[-1] != n:
@@ -213,13 +214,13 @@ class RunData:
         except Missing:
             result = self.evaluation if stage == "evaluation" else self.explanation
             plan = json.dumps(result.provenance.plan, sort_keys=True)
-            return Examples(_key(split, n, plan.encode()), n), arrays
+            return Examples(examples_key(split, n, plan.encode()), n), arrays
         if position.shape != (n,):
             raise Unusable(
                 f"{self.name}: {part}/{index} has shape {position.shape}, {part}/{keys[0]} has {n} images"
             )
         order = np.argsort(position, kind="stable")
-        key = _key(split, n, position[order].astype(np.int64).tobytes())
+        key = examples_key(split, n, position[order].astype(np.int64).tobytes())
         return Examples(key, n), [array[..., order] for array in arrays]
 
     def _remedy(self, measure: str) -> str:
@@ -241,7 +242,8 @@ class RunData:
         return f"is {record.status}"
 
 
-def _key(split: str, n: int, content: bytes) -> str:
+def examples_key(split: str, n: int, content: bytes) -> str:
+    """Key of a set of images, by the bytes of their positions."""
     return f"{split} {n} {hashlib.sha256(content).hexdigest()}"
 
 

@@ -143,10 +143,20 @@ def checkpoints(study: StudyData) -> list[StudyData]:
         return [study]
     first = study.runs[0]
     primary = (first.evaluation.provenance.checkpoint if _is_evaluated(first) else None) or BEST
+    inside = f"{study.setting}, " if study.setting else ""
     return [
-        replace(study, setting=f"at the {primary} checkpoint"),
-        replace(study, runs=last, setting="at the last checkpoint"),
+        replace(study, setting=f"{inside}at the {primary} checkpoint"),
+        replace(study, runs=last, setting=f"{inside}at the last checkpoint"),
     ]
+
+
+def settings_at_checkpoints(study: StudyData) -> list[StudyData]:
+    """Every setting in which strengths can be compared, at its primary and at its last checkpoints.
+
+    The best epoch of each run is chosen at its own strength, so "best" is another rule on every rung of a
+    ladder over strengths; the last epoch is the same for all.
+    """
+    return [part for setting in settings(study) for part in checkpoints(setting)]
 
 
 def _is_evaluated(run: RunData) -> bool:

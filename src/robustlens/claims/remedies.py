@@ -36,6 +36,11 @@ def last_checkpoint(study: StudyRecord) -> str:
     return "evaluation: {checkpoint: every}\nexplanation: {checkpoint: every}"
 
 
+def curve(study: StudyRecord) -> str:
+    """Searches the nearest misclassified image of each; empty where the study plans it already."""
+    return "" if study.evaluation.get("curve") else "evaluation: {curve: [0.25, 0.5, 0.75, 1, 1.5, 2]}"
+
+
 def strengths(study: StudyRecord) -> str:
     """Trains at several strengths, standard training among them."""
     eps = study.threat.get("eps")

@@ -12,6 +12,8 @@ from robustlens.stats.intervals import TAIL, Inference
 
 LEAST_POINTS = 4
 """Fewest points (methods, epochs) of which a rank correlation is reported: fewer have no interval."""
+_LEAST_SPREAD = 1e-12
+"""Variance of weighted ranks, which lie in [0, 1], below which it is rounding."""
 _ENUMERATED = 200_000
 """Permutation tests enumerate up to this many arrangements, and draw 20,000 beyond."""
 
@@ -27,6 +29,28 @@ def spearman_of_rows(x: Array, y: Array) -> Array:
     a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.clip(divide((a * b).sum(1), scale), -1, 1)
+
+
+def weighted_spearman(weights: Array, x: Array, y: Array) -> Array:
+    """Spearman's correlation of `x` and `y` (n,) under each row of `weights` (b, n); NaN where all are equal.
+
+    A resample that holds an image twice weighs it twice: the same as `spearman` of the resample.
+    """
+    shares = divide(weights, weights.sum(1, keepdims=True))
+    a, b = (_weighted_ranks(shares, values) - 0.5 for values in (x, y))
+    spreads = [(shares * ranks * ranks).sum(1) for ranks in (a, b)]
+    varies = np.minimum(*spreads) > _LEAST_SPREAD
+    return np.clip(divide((shares * a * b).sum(1), np.sqrt(spreads[0] * spreads[1]) * varies), -1, 1)
+
+
+def _weighted_ranks(shares: Array, values: Array) -> Array:
+    """Mean rank of each value under each row of shares: the share below it, and half of that at it."""
+    _, first, place = np.unique(values[np.argsort(values)], return_index=True, return_inverse=True)
+    order = np.argsort(values)
+    at = np.add.reduceat(shares[:, order], first, axis=1)
+    ranks = np.empty_like(shares)
+    ranks[:, order] = (np.cumsum(at, axis=1) - at / 2)[:, place]
+    return ranks
 
 
 def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:

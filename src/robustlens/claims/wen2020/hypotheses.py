@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from robustlens.claims.designs import STRENGTH_SWEEP
+from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
-from robustlens.claims.wen2020 import quantities
+from robustlens.claims.robustness import median_distance, robust_accuracy
+from robustlens.claims.wen2020 import capacity, mistakes, quantities
 from robustlens.stats.bootstrap import Quantity
 
 _hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=STRENGTH_SWEEP)
@@ -20,7 +22,24 @@ def _matched(estimator: Callable[..., Quantity], direction: Literal[-1, 1]) -> S
     )
 
 
+def _within(**options: Any) -> Callable[[RunData], Quantity]:
+    """Share of images near the boundary, of other images, at another distance or in logits."""
+    return partial(quantities.near_boundary, **options)
+
+
 HYPOTHESES = (
+    _hypothesis(
+        id="stronger-more-robust",
+        statement="Training at a larger eps makes networks more robust.",
+        quantity=(
+            "share of test images that are right under every attack of the evaluation: the premise of "
+            "all claims about strength, since the eps of training is only what was asked for"
+        ),
+        noun="robust accuracy",
+        estimator=robust_accuracy,
+        direction=1,
+        sensitivity=(SensitivityCheck("median smallest adversarial distance", median_distance, 1),),
+    ),
     _hypothesis(
         id="accuracy-falls",
         statement="Accuracy falls as adversarial training gets stronger.",
@@ -58,11 +77,37 @@ HYPOTHESES = (
                 "margins gather near the boundary without growing narrower as a whole",
             ),
             _matched(quantities.near_boundary, 1),
+            SensitivityCheck("within 0.1", _within(tau=0.1), 1),
+            SensitivityCheck("within 0.3", _within(tau=0.3), 1),
+            SensitivityCheck(
+                "logit margins within 0.41, the same with two classes",
+                _within(kind="logit"),
+                1,
+                "logits grow with strength, or probabilities are low in many classes at once",
+            ),
             SensitivityCheck(
                 "std of the logit margin over the product of the layers' largest singular values",
                 quantities.normalised_spread,
                 -1,
                 "the layers' gains fall faster than the margins",
+            ),
+        ),
+    ),
+    _hypothesis(
+        id="training-margins-concentrate",
+        statement="Stronger adversarial training concentrates training samples around the boundaries.",
+        quantity="share of training images whose probability margin is within 0.2 of zero",
+        noun="share of training images near the boundary",
+        estimator=_within(split="train"),
+        direction=1,
+        sensitivity=(
+            _matched(_within(split="train"), 1),
+            SensitivityCheck("within 0.1", _within(split="train", tau=0.1), 1),
+            SensitivityCheck("within 0.3", _within(split="train", tau=0.3), 1),
+            SensitivityCheck(
+                "logit margins within 0.41, the same with two classes",
+                _within(split="train", kind="logit"),
+                1,
             ),
         ),
     ),
@@ -100,17 +145,34 @@ HYPOTHESES = (
     ),
     _hypothesis(
         id="errors-indecisive",
-        statement="Stronger adversarial training makes misclassifications indecisive.",
+        statement="Stronger adversarial training increases indecisive misclassifications.",
         quantity=(
-            "share of the errors on test images with p_max - p_y < 0.2; the rate among all test "
-            "images is in the note"
+            "share of all test images that are wrong with p_max - p_y < 0.2; as a share of the errors in the "
+            "note, which rises as well where decisive errors vanish"
         ),
-        noun="share of errors that are indecisive",
-        estimator=quantities.indecisive_share,
+        noun="rate of indecisive errors",
+        estimator=quantities.indecisive_rate,
         direction=1,
         sensitivity=(
-            SensitivityCheck("rate of indecisive errors among all images", quantities.indecisive_rate, 1),
-            _matched(quantities.indecisive_share, 1),
+            SensitivityCheck("share of the errors that are indecisive", quantities.indecisive_share, 1),
+            _matched(quantities.indecisive_rate, 1),
+        ),
+    ),
+    _hypothesis(
+        id="right-answers-become-indecisive",
+        statement="Stronger adversarial training turns right answers of the standard network into "
+        "indecisive misclassifications.",
+        quantity=(
+            "share of test images that the standard network of the same seed gets right and this one wrong "
+            "with p_max - p_y < 0.2, minus the share that went the other way"
+        ),
+        noun="right answers that became indecisive",
+        estimator=mistakes.became_indecisive,
+        direction=1,
+        sensitivity=(
+            SensitivityCheck(
+                "share of the lost right answers that are indecisive", mistakes.lost_indecisively, 1
+            ),
         ),
     ),
     _hypothesis(
@@ -194,5 +256,6 @@ HYPOTHESES = (
             ),
         ),
     ),
+    *capacity.HYPOTHESES,
 )
 """In the order of the report."""

@@ -24,7 +24,7 @@ from robustlens.stats.bootstrap import (
     wasserstein,
     weighted_std,
 )
-from robustlens.stats.misclassification import TAU, outcomes
+from robustlens.stats.misclassification import TAU, logit_margin, outcomes
 
 LEAST_ERRORS = 30
 """With fewer errors their shares are too coarse to resample."""
@@ -40,10 +40,16 @@ def confidence(run: RunData, *, matched: bool = False) -> Quantity:
     return mean(*_of_margins(run, "test", "confidence", matched))
 
 
-def near_boundary(run: RunData, *, matched: bool = False) -> Quantity:
-    """Share of test images whose probability margin is within `TAU` of the decision boundary (zero)."""
-    examples, margin = _of_margins(run, "test", "probability", matched)
-    return mean(examples, (np.abs(margin) < TAU).astype(np.float64))
+def near_boundary(
+    run: RunData, *, matched: bool = False, split: str = "test", tau: float = TAU, kind: str = "probability"
+) -> Quantity:
+    """Share of images whose margin is within `tau` of the decision boundary (zero).
+
+    `kind` is "probability", or "logit": within 2 artanh(tau) then, the same with two classes.
+    """
+    examples, margin = _of_margins(run, split, kind, matched)
+    width = logit_margin(tau) if kind == "logit" else tau
+    return mean(examples, (np.abs(margin) < width).astype(np.float64))
 
 
 def margin_spread(run: RunData) -> Quantity:
@@ -89,9 +95,9 @@ def indecisive_share(run: RunData, *, matched: bool = False) -> Quantity:
     return ratio(examples, indecisive, wrong)
 
 
-def indecisive_rate(run: RunData) -> Quantity:
+def indecisive_rate(run: RunData, *, matched: bool = False) -> Quantity:
     """Share of all test images that are indecisive errors."""
-    examples, _, indecisive = _errors(run)
+    examples, _, indecisive = _errors(run, matched)
     return mean(examples, indecisive)
 
 

@@ -1,0 +1,61 @@
+"""Transitions of images, from their outcome under the standard network to that under a robust one."""
+
+import numpy as np
+
+from robustlens.claims import remedies
+from robustlens.claims.evidence import Missing, RunData
+from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, divide, mean
+from robustlens.stats.misclassification import TAU, outcomes
+
+RIGHT, INDECISIVE, DECISIVE = range(3)
+"""Places in `misclassification.OUTCOMES`."""
+
+
+def became_indecisive(run: RunData) -> Quantity:
+    """Share of test images that went from right to indecisively wrong, minus those that went the other way.
+
+    From the standard network of the same seed and setting, at the same checkpoint, to this one.
+    """
+    examples, before, after = _outcomes(run)
+    lost = (before == RIGHT) & (after == INDECISIVE)
+    won = (before == INDECISIVE) & (after == RIGHT)
+    return mean(examples, lost.astype(np.float64) - won)
+
+
+def lost_indecisively(run: RunData) -> Quantity:
+    """Share of the standard network's right answers now wrong that are indecisive; 0 if none is wrong."""
+    examples, before, after = _outcomes(run)
+    wrong = ((before == RIGHT) & (after != RIGHT)).astype(np.float64)
+    indecisive = wrong * (after == INDECISIVE)
+    if not wrong.any():
+        return mean(examples, wrong)
+    return Quantity(lambda weights: divide(weights @ indecisive, weights @ wrong), (examples,))
+
+
+def _outcomes(run: RunData) -> tuple[Examples, Array, Array]:
+    """Test images, and their outcomes under the standard network and under this one."""
+    examples, after = _own(run)
+    of_standard, before = _own(_standard(run))
+    if of_standard != examples:
+        raise Unusable(f"{run.name} and the standard network were measured on different images")
+    return examples, before, after
+
+
+def _own(run: RunData) -> tuple[Examples, Array]:
+    keys = "test_correct", "test_probability"
+    examples, (right, margin) = run.measured("margins", "test_index", *keys)
+    return examples, outcomes(right, margin, TAU).astype(np.float64)
+
+
+def _standard(run: RunData) -> RunData:
+    """The standard network of the same seed and setting, at the same checkpoint."""
+    own = run.entry
+    for other in run.study.unperturbed():
+        if (other.entry.objective, other.entry.seed, other.entry.setting) == (
+            "standard",
+            own.seed,
+            own.setting,
+        ):
+            return other if run.other is None else other.at(run.other)
+    reason = f"no standard network was trained beside {run.name}"
+    raise Missing(reason, remedies.strengths(run.study.record))
