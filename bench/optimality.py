@@ -44,7 +44,7 @@ from robustlens.stats.bootstrap import Bootstrap
 from robustlens.stats.optimality import local_optimality, nearest, optimality_interval, robust_accuracy
 from tiny_networks import FOLDER, METHODS, trained
 
-OURS = ("min-norm", "min-norm-adaptive", "fab-30", "fab-t-30")
+OURS = ("min-norm", "min-norm-400", "min-norm-adaptive", "fab-30", "fab-t-30")
 """Of ours, those that look for the nearest image."""
 WITHIN = {"pgd-20": 15, "cw-20": 15, "apgd-ce": 7, "apgd-t": 3}
 """Of ours, those within a radius, each with the number of radii that are tried."""
@@ -274,7 +274,7 @@ def summary(rows: list[Row], norm: str) -> dict[str, Row]:
             (np.array(group[name]["distances"]), each) for group, each in zip(groups, best, strict=True)
         ]
         interval = optimality_interval(curves, Bootstrap(1000))
-        ratio = np.concatenate([(found / least)[least > 0] for found, least in curves])
+        ratio = np.concatenate([found[least > 0] / least[least > 0] for found, least in curves])
         table[name] = {
             "global_optimality": interval.value,
             "low": interval.low,

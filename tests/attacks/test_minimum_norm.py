@@ -184,6 +184,20 @@ def test_walks_from_several_boundaries_find_nearer_points_than_one():
 
 
 @norms
+def test_the_nearest_class_is_found_where_five_others_look_nearer(norm):
+    """Boundaries at 0.5 along five coordinates; along a sixth at 0.2, where the slope at x promises 0.6."""
+
+    class Bent(nn.Module):
+        def forward(self, x):
+            bent = 10 * x[:, 5].square() + x[:, 5] - 0.6
+            return torch.stack([0 * bent, *(x[:, :5] - 0.5).unbind(1), bent], 1)
+
+    x, y = torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    found = MinimumNorm(endless(norm)).distance(Bent(), x, y)
+    torch.testing.assert_close(found, torch.full((2,), 0.2).double(), rtol=1e-3, atol=0)
+
+
+@norms
 def test_every_point_returned_has_been_judged_there(norm):
     model, x, y = trained_network()
     counted = Counted(model)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlens.attacks.base import input_gradient
-from robustlens.attacks.minimum_norm import LAST_CHANGE, LAST_STEP, WALKS, MinimumNorm, cosine
+from robustlens.attacks.minimum_norm import LAST_CHANGE, LAST_STEP, MinimumNorm, cosine
 from robustlens.attacks.walks import Images, MomentumWalk, Walk, best_of, project_within, regula_falsi
 
 SCREENING, SECOND = 4, 3
 """Steps of each walk that begins, and then of the better two of them."""
 
+_BEGINNINGS = 4  # walks, at the nearest boundaries as they look from x
 _NEAR = 1.3  # walks begin at boundaries whose linearised distance is at most so many times the nearest one's
 _LOOK = 3  # steps between two looks at how fast a distance falls
 _AHEAD = 2  # an image leaves where falling as much so many times more would not bring it within eps
@@ -51,7 +52,11 @@ class AdaptiveMinimumNorm(MinimumNorm):
 
     @property
     def _rivals(self) -> int:
-        return WALKS + 1
+        return self._walks + 1
+
+    @property
+    def _walks(self) -> int:
+        return _BEGINNINGS
 
     def _explore(self, model: nn.Module, images: Images, walks: list[Walk]) -> Walk:
         first, second = (SCREENING, SECOND) if self.steps > SCREENING + SECOND else (0, 0)

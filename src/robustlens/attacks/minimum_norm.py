@@ -18,8 +18,8 @@ from robustlens.threat import NORMS, ThreatModel
 RIVALS = 9
 """Classes whose boundaries are compared at x: the most likely ones, as many as targeted attacks take."""
 
-WALKS = 4
-"""Walks that begin; the better two of them go on, then the better one."""
+WALKS = 8
+"""Walks that begin; the better half of them goes on, then the better two, then the better one."""
 
 LAST_STEP, LAST_CHANGE = 0.01, 0.001
 """Ends of the schedules of the step and of the radius."""
@@ -37,13 +37,14 @@ class MinimumNorm(Restarts):
     Args:
         threat: what may be changed. The search goes as far as it must, and `eps` decides what counts as
             found; it may be infinite.
-        steps: gradient steps for each image, of all its walks together: a half for four walks, a quarter
-            for the better two of them, a quarter for the best. Fewer than 8 steps are one walk.
+        steps: gradient steps for each image, of all its walks together: a half for eight walks, a quarter for
+            the better four of them, nearly a quarter for the better two, the rest for the best. Fewer than 16
+            steps are one walk.
         gamma: share by which the radius changes at first.
         step_size: length of the first step as a multiple of the distance from x that the walk has.
         targeted: `y` holds the wanted classes, and only they count.
         stop_at_success: drop an image once it is broken, without bisection: the verdict only, sooner.
-        restarts, seed, restart: see `Restarts`; each try has four other beginnings.
+        restarts, seed, restart: see `Restarts`; each try has eight other beginnings.
 
     Returned is the nearest misclassified point found, which the model has been seen to misclassify; x itself
     where there is none within eps, and where x is misclassified. `distance` tells these apart. A point counts
@@ -94,6 +95,11 @@ class MinimumNorm(Restarts):
         """Classes whose boundaries are compared at x, the most likely ones."""
         return RIVALS
 
+    @property
+    def _walks(self) -> int:
+        """Walks that begin in a try."""
+        return WALKS
+
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         return self._nearest(model, x, y, seed)[0]
 
@@ -140,10 +146,11 @@ class MinimumNorm(Restarts):
 
     def _plan(self) -> tuple[tuple[int, int], ...]:
         """Number of walks and of their steps, stage by stage."""
-        share = self.steps // (2 * WALKS)
+        count = self._walks
+        share = self.steps // (2 * count)
         if not share:
             return ((1, self.steps),)
-        return (WALKS, share), (2, share), (1, self.steps - (WALKS + 2) * share)
+        return (count, share), (count // 2, share), (2, 2 * share), (1, self.steps - 2 * count * share)
 
     def _unfinished(self, *walks: Walk) -> Tensor:
         """The images whose search goes on."""
@@ -185,7 +192,7 @@ class MinimumNorm(Restarts):
         distance = threat.distance(points[:, 0], x)
         far = torch.where(distance > 0, distance, across)
         walks = []
-        for number in range(WALKS * self.restart, WALKS * (self.restart + 1)):
+        for number in range(self._walks * self.restart, self._walks * (self.restart + 1)):
             unit = norm.sample(noise.fold(key, number), x.flatten(1)).view_as(x)
             point = (x + per_image(far, x) * unit).clamp(low, high)
             if number < points.shape[1]:
