@@ -184,17 +184,26 @@ def test_walks_from_several_boundaries_find_nearer_points_than_one():
 
 
 @norms
-def test_the_nearest_class_is_found_where_five_others_look_nearer(norm):
-    """Boundaries at 0.5 along five coordinates; along a sixth at 0.2, where the slope at x promises 0.6."""
+def test_the_nearest_class_is_found_where_seven_others_look_nearer(norm):
+    """Boundaries at 0.5 along seven coordinates; along an eighth at 0.2, where the slope at x promises 0.6."""
 
     class Bent(nn.Module):
         def forward(self, x):
-            bent = 10 * x[:, 5].square() + x[:, 5] - 0.6
-            return torch.stack([0 * bent, *(x[:, :5] - 0.5).unbind(1), bent], 1)
+            bent = 10 * x[:, 7].square() + x[:, 7] - 0.6
+            return torch.stack([0 * bent, *(x[:, :7] - 0.5).unbind(1), bent], 1)
 
-    x, y = torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    x, y = torch.zeros(2, 8, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
     found = MinimumNorm(endless(norm)).distance(Bent(), x, y)
     torch.testing.assert_close(found, torch.full((2,), 0.2).double(), rtol=1e-3, atol=0)
+
+
+def test_steps_are_spent_stage_by_stage():
+    attack = MinimumNorm(endless("L2"))
+    assert [attack._walks(boundaries) for boundaries in (1, 7, 8, 9)] == [4, 4, 8, 8]
+    assert [MinimumNorm(endless("L2"), steps=steps)._walks(9) for steps in (15, 16)] == [4, 8]
+    assert attack._plan(8) == ((8, 6), (4, 6), (2, 12), (1, 4))
+    assert attack._plan(4) == ((4, 12), (2, 12), (1, 28))
+    assert MinimumNorm(endless("L2"), steps=7)._plan(4) == ((1, 7),)
 
 
 @norms

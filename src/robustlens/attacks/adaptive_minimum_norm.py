@@ -52,10 +52,9 @@ class AdaptiveMinimumNorm(MinimumNorm):
 
     @property
     def _rivals(self) -> int:
-        return self._walks + 1
+        return _BEGINNINGS + 1
 
-    @property
-    def _walks(self) -> int:
+    def _walks(self, boundaries: int) -> int:
         return _BEGINNINGS
 
     def _explore(self, model: nn.Module, images: Images, walks: list[Walk]) -> Walk:

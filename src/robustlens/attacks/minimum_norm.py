@@ -19,7 +19,8 @@ RIVALS = 9
 """Classes whose boundaries are compared at x: the most likely ones, as many as targeted attacks take."""
 
 WALKS = 8
-"""Walks that begin; the better half of them goes on, then the better two, then the better one."""
+"""Walks that begin where there are as many boundaries, half of them elsewhere; the better half goes on, then
+the better two, then the best."""
 
 LAST_STEP, LAST_CHANGE = 0.01, 0.001
 """Ends of the schedules of the step and of the radius."""
@@ -38,13 +39,14 @@ class MinimumNorm(Restarts):
         threat: what may be changed. The search goes as far as it must, and `eps` decides what counts as
             found; it may be infinite.
         steps: gradient steps for each image, of all its walks together: a half for eight walks, a quarter for
-            the better four of them, nearly a quarter for the better two, the rest for the best. Fewer than 16
-            steps are one walk.
+            the better four of them, nearly a quarter for the better two, the rest for the best. With fewer
+            than nine classes or 16 steps a half for four walks, a quarter for the better two, a quarter for
+            the best. Fewer than 8 steps are one walk.
         gamma: share by which the radius changes at first.
         step_size: length of the first step as a multiple of the distance from x that the walk has.
         targeted: `y` holds the wanted classes, and only they count.
         stop_at_success: drop an image once it is broken, without bisection: the verdict only, sooner.
-        restarts, seed, restart: see `Restarts`; each try has eight other beginnings.
+        restarts, seed, restart: see `Restarts`; each try has other beginnings.
 
     Returned is the nearest misclassified point found, which the model has been seen to misclassify; x itself
     where there is none within eps, and where x is misclassified. `distance` tells these apart. A point counts
@@ -95,10 +97,9 @@ class MinimumNorm(Restarts):
         """Classes whose boundaries are compared at x, the most likely ones."""
         return RIVALS
 
-    @property
-    def _walks(self) -> int:
-        """Walks that begin in a try."""
-        return WALKS
+    def _walks(self, boundaries: int) -> int:
+        """Walks that begin in a try. With few boundaries most begin at random: four use the steps better."""
+        return WALKS if min(boundaries, self.steps // 2) >= WALKS else WALKS // 2
 
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         return self._nearest(model, x, y, seed)[0]
@@ -130,7 +131,7 @@ class MinimumNorm(Restarts):
 
     def _explore(self, model: nn.Module, images: Images, walks: list[Walk]) -> Walk:
         """The best walk of each image, its nearest point on the boundary."""
-        plan, taken = self._plan(), 0
+        plan, taken = self._plan(len(walks)), 0
         whole = sum(steps for _, steps in plan)
         for count, steps in plan:
             walks = best_of(walks, count)
@@ -144,13 +145,16 @@ class MinimumNorm(Restarts):
         best.nearest[rows] = bisect(model, images[rows], best.nearest[rows])
         return best
 
-    def _plan(self) -> tuple[tuple[int, int], ...]:
-        """Number of walks and of their steps, stage by stage."""
-        count = self._walks
+    def _plan(self, count: int) -> tuple[tuple[int, int], ...]:
+        """Number of walks and of their steps, stage by stage, where `count` walks begin."""
         share = self.steps // (2 * count)
         if not share:
             return ((1, self.steps),)
-        return (count, share), (count // 2, share), (2, 2 * share), (1, self.steps - 2 * count * share)
+        stages = [(count, share), (count // 2, share)]
+        if count > 4:
+            stages.append((2, 2 * share))
+        spent = sum(walks * steps for walks, steps in stages)
+        return (*stages, (1, self.steps - spent))
 
     def _unfinished(self, *walks: Walk) -> Tensor:
         """The images whose search goes on."""
@@ -192,7 +196,8 @@ class MinimumNorm(Restarts):
         distance = threat.distance(points[:, 0], x)
         far = torch.where(distance > 0, distance, across)
         walks = []
-        for number in range(self._walks * self.restart, self._walks * (self.restart + 1)):
+        count = self._walks(points.shape[1])
+        for number in range(count * self.restart, count * (self.restart + 1)):
             unit = norm.sample(noise.fold(key, number), x.flatten(1)).view_as(x)
             point = (x + per_image(far, x) * unit).clamp(low, high)
             if number < points.shape[1]:
