@@ -5,15 +5,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+
+from helpers.shapes import check_package
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The networks here are too small for two threads, which on a busy machine mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# An int is a float here, as for every type checker (PEP 484).
-_hook = install_import_hook(
-    "robustlens", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+check_package("robustlens")
 
 # A signal that is ignored (`nohup make test &`) is ignored by every program that a test starts too. A handler
 # that does nothing keeps it from this process alone.

@@ -123,7 +123,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
     _checked: list[bool] = field(default_factory=lambda: [False], repr=False)
     _names: list[list[str]] = field(default_factory=list, repr=False)
 
-    def under(self, prefix: str) -> "ArrayFile":
+    def under(self, prefix: str) -> Mapping[str, np.ndarray]:
         """The arrays whose names begin with `prefix`, by the rest of their names."""
         return ArrayFile(self.path, self.seal, self.prefix + prefix, self._checked, self._names)
 

@@ -1,0 +1,58 @@
+"""Every signature of the package is checked while the tests run: types by beartype, shapes by jaxtyping."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import jaxtyping
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping import jaxtyped
+
+_ONLY_WHEN_READ: FrozenDict = FrozenDict({Mapping[str, np.ndarray]: Mapping})
+"""Arrays may be those of a file: a check that looks at one reads the file, which may be damaged."""
+# An int is a float here, as for every type checker (PEP 484). A wrong type is a TypeError, as it is of jaxtyping.
+_TYPED = beartype(
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=_ONLY_WHEN_READ, violation_type=TypeError)
+)
+
+
+def check_package(name: str) -> None:
+    """Have every function and dataclass of a package checked that is imported from now on.
+
+    jaxtyping's import hook decorates them with `jaxtyping.jaxtyped`, which binds the arguments and checks them
+    twice in each call: half of the processor time of tests that attack. `checked` stands in and checks them once.
+    """
+    jaxtyping.jaxtyped = checked
+    jaxtyping.install_import_hook(name, None)
+
+
+def checked(fn: Any = None, **options: Any) -> Any:
+    """A function whose arguments and result have the types and shapes of its annotations, or a dataclass so made."""
+    if fn is None:
+        return checked
+    if inspect.isclass(fn):
+        if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
+            fn.__init__ = checked(fn.__init__)  # type: ignore[method-assign]
+        return fn
+    typed = _TYPED(fn)
+    return _with_axes_of_its_own(typed) if _has_shapes(fn) else typed
+
+
+def _has_shapes(fn: Callable) -> bool:
+    return any(
+        "jaxtyping" in repr(hint) or isinstance(hint, str) for hint in inspect.get_annotations(fn).values()
+    )
+
+
+def _with_axes_of_its_own(fn: Callable) -> Callable:
+    """`n` is one size within a call, and may be another in the next."""
+
+    @wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):
+            return fn(*args, **kwargs)
+
+    return call
