@@ -67,7 +67,10 @@ def test_runs_measured_under_different_conditions_are_not_compared(tmp_path):
 def test_too_few_errors_or_images_are_inconclusive(tmp_path):
     few = {"margins/test_correct": np.arange(N) >= 7}
     nets = [replace(net, arrays=few) for net in story("errors-indecisive", "holds")]
-    assert "makes 7 errors" in check_one(tmp_path / "a", "errors-indecisive", nets).why
+    assert (
+        "share of the errors that are indecisive: Standard (seed 0) makes 7 errors"
+        in check_one(tmp_path / "a", "errors-indecisive", nets).note
+    )
     small = {"test/clean": np.arange(20) < 15, "test/index": np.arange(20)}
     nets = [replace(net, arrays=small) for net in story("accuracy-falls", "holds")]
     assert "on 20 images" in check_one(tmp_path / "b", "accuracy-falls", nets).why

@@ -122,10 +122,11 @@ def test_a_landscape_that_is_flat_by_low_confidence_only_is_noted(tmp_path):
     assert "temperature-matched rise: -0.3" in agreed.note
 
 
-def test_the_rate_of_indecisive_errors_is_given_beside_their_share(tmp_path):
+def test_the_share_of_indecisive_errors_is_given_beside_their_rate(tmp_path):
     # The knob moves 0.1 to 0.5 of the errors, which are half of the images.
     claim = check_one(tmp_path, "errors-indecisive", story("errors-indecisive", "holds"))
-    assert "rate of indecisive errors among all images: +0.2" in claim.note
+    assert claim.effect.value == pytest.approx(0.2)
+    assert "share of the errors that are indecisive: +0.4" in claim.note
 
 
 def test_a_sensitivity_check_that_was_not_measured_says_so(tmp_path):
