@@ -8,9 +8,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
-from robustlens import models
+from robustlens import ThreatModel, models
+from robustlens.data import Split
 from robustlens.errors import ConfigError, ModelError
-from robustlens.explain.activations import activations, coefficient_of_variation, summarize
+from robustlens.explain import Subject
+from robustlens.explain.activations import (
+    activations,
+    coefficient_of_variation,
+    measure_activations,
+    summarize,
+)
 
 
 def linear(*rows: list[float]) -> nn.Linear:
@@ -157,3 +164,97 @@ def test_a_network_in_double_precision_has_the_norms_of_its_single_precision() -
     found = activations(by_hand(nn.ReLU()).double(), X.double())
     for key, norms in EXPECTED.items():
         np.testing.assert_allclose(found[key], norms, rtol=1e-6)
+
+
+# What the layers write: (3, 4), (3, -4), (-1, -2), and the logits.
+OUTPUTS = {
+    "pre-activation/0": [5.0, 5.0, 5.0**0.5],
+    "post-activation/0": EXPECTED["2.input"],
+    "pre-activation/2": EXPECTED["logits"],
+    "post-activation/2": EXPECTED["logits"],
+}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_layers_and_non_linearities_write_is_that_worked_by_hand(in_place: bool) -> None:
+    found = activations(by_hand(nn.ReLU(inplace=in_place)), X, outputs=True)
+    assert set(found) == {*EXPECTED, *OUTPUTS}
+    for key, norms in (EXPECTED | OUTPUTS).items():
+        np.testing.assert_allclose(found[key], norms, rtol=1e-6)
+
+
+class Residual(nn.Module):
+    """Non-linearities written as functions, with a shortcut and a pooling behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = linear([1.0, 0.0], [0.0, -1.0]), linear([1.0, 1.0], [1.0, -1.0])
+        self.last = linear([1.0], [2.0])
+        self.temperature = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.clamp(x, -9, 9)  # of the image: no activation
+        x = self.first(x).clamp_min(0) + x
+        x = torch.relu(self.second(x))
+        return self.last(F.max_pool1d(x, 2)) / F.softplus(self.temperature)
+
+
+def test_post_activations_are_read_before_the_shortcut_and_the_pool() -> None:
+    found = activations(Residual(), torch.tensor([[3.0, -4.0]]), outputs=True)
+    # first writes (3, 4), rectified the same; the shortcut makes it (6, 0), second writes (6, 6), the pool 6.
+    expected = {
+        "pre-activation/first": 5.0,
+        "post-activation/first": 5.0,
+        "second.input": 6.0,
+        "post-activation/second": 72.0**0.5,
+        "last.input": 6.0,
+    }
+    assert {key: float(found[key][0]) for key in expected} == pytest.approx(expected)
+    assert "post-activation/last" not in found
+
+
+def test_without_outputs_nothing_else_is_read() -> None:
+    assert not any("/" in key for key in activations(Residual(), torch.tensor([[3.0, -4.0]])))
+
+
+def test_a_network_of_one_layer_has_its_logits_alone() -> None:
+    found = activations(linear([1.0, 0.0], [0.0, 2.0]), X, outputs=True)
+    assert list(found) == ["pre-activation/", "logits"]
+    np.testing.assert_array_equal(found["pre-activation/"], found["logits"])
+
+
+def test_the_measure_has_both_splits_and_what_varies_within_classes() -> None:
+    pixels = torch.randint(0, 256, (8, 1, 1, 2), generator=torch.Generator().manual_seed(0)).byte()
+    labels = torch.tensor([0, 0, 1, 1, 1, 2, 0, 1])
+    test, train = (
+        Split(pixels[rows], labels[rows], torch.arange(8)[rows]) for rows in (slice(5), slice(5, 8))
+    )
+    model = nn.Sequential(nn.Flatten(), by_hand(nn.ReLU()))
+    found = measure_activations(Subject(model, train, test, ThreatModel("Linf", 0.1)))
+    norms = activations(model, test.x(), outputs=True)
+    for key, each in norms.items():
+        np.testing.assert_allclose(found.arrays[key], each)
+    assert found.arrays["label"].tolist() == [0, 0, 1, 1, 1]
+    assert found.arrays["train_label"].tolist() == [2, 0, 1]
+    assert found.arrays["train_index"].tolist() == [5, 6, 7]
+    trained = activations(model, train.x(), outputs=True)
+    np.testing.assert_allclose(found.arrays["train/post-activation/1.0"], trained["post-activation/1.0"])
+    each = norms["post-activation/1.0"].astype(np.float64)
+    classes = [each[:2], each[2:]]
+    within = np.concatenate([own - own.mean() for own in classes])
+    summary = found.value["post-activation"]["1.0"]
+    assert summary["std"] == pytest.approx(each.std())
+    assert summary["within_class_std"] == pytest.approx(np.sqrt(np.mean(within**2)))
+    assert summary["within_class_std_over_mean"] == pytest.approx(np.sqrt(np.mean(within**2)) / each.mean())
+    assert set(found.value["layers"]) == {"1.2.input", "logits"}
+    # Three images of three classes: nothing varies within a class.
+    assert found.value["train"]["layers"]["logits"]["within_class_std"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_subject_without_training_images_is_measured_on_test_images() -> None:
+    x, none = torch.zeros(3, 1, 1, 2).byte(), torch.zeros(0).long()
+    model = nn.Sequential(nn.Flatten(), by_hand(nn.ReLU()))
+    split = Split(x, torch.zeros(3).long(), torch.arange(3))
+    found = measure_activations(Subject(model, Split(x[:0], none, none), split, ThreatModel("Linf", 0.1)))
+    assert "train" not in found.value
+    assert not any(key.startswith("train") for key in found.arrays)

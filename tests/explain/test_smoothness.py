@@ -129,9 +129,8 @@ def test_the_noise_is_the_same_for_every_network_and_stays_in_the_ball() -> None
 
 def test_without_a_radius_nothing_changes_and_nothing_is_amplified() -> None:
     found = measure_smoothness(subject(linear_network(), 0.0), steps=1)
-    assert found.value["layers"]["logits"] == dict.fromkeys(
-        ("attack", "attack_amplification", "noise", "noise_amplification"), 0.0
-    )
+    nothing = dict.fromkeys(("attack", "attack_amplification", "noise", "noise_amplification"), 0.0)
+    assert found.value["layers"]["logits"] == {**nothing, "attack_over_noise": None}
 
 
 def random_logits(n: int = 300) -> tuple[Tensor, Tensor]:
@@ -159,3 +158,32 @@ def test_margin_change_of_a_linear_model_is_the_dual_norm() -> None:
     gap = (model.weight[0] - model.weight[1]).detach()
     found = rl.explain.smoothness(model, x, y, rl.ThreatModel("Linf", 0.05))
     np.testing.assert_allclose(found["margin_change"], (0.05 * gap.abs().sum()).expand(30).numpy(), rtol=1e-6)
+
+
+def test_flips_and_the_quantile_of_the_fall_are_those_counted_by_hand() -> None:
+    # Two logits, half the gap of each: 100 images whose logit margin falls by 1 to 100, on both sides of 0.
+    fall = torch.arange(1.0, 101.0)
+    clean = torch.stack([torch.full((100,), 40.0), torch.zeros(100)], dim=1)
+    attacked = torch.stack([40.0 - fall, torch.zeros(100)], dim=1)
+    changes = changes_of(clean, attacked, torch.zeros(100).long())
+    # From 41 on the other logit is larger; at 40 they are equal, and the first one stays.
+    assert changes["label_flip"].tolist() == [False] * 40 + [True] * 60
+    np.testing.assert_allclose(changes["margin_change"], fall.numpy(), rtol=1e-6)
+
+
+def test_the_measure_gives_flips_the_quantile_of_the_fall_and_the_ratio_of_directions() -> None:
+    model = linear_network()
+    found = measure_smoothness(subject(model, 0.05), steps=3)
+    x, y = subject(model, 0.05).images("test")
+    x_adv = rl.attacks.PGD(rl.ThreatModel("Linf", 0.05), steps=3)(model, x, y)
+    flips = model(x).argmax(1) != model(x_adv).argmax(1)
+    assert found.arrays["label_flip"].tolist() == flips.tolist()
+    assert found.value["mean_label_flip"] == pytest.approx(flips.double().mean().item())
+    # Of 40 images 38 lie at or below the quantile.
+    fall = np.sort(found.arrays["margin_change"])
+    assert found.value["q95_margin_change"] == pytest.approx(fall[37])
+    assert found.arrays["noise_label_flip"].dtype == bool
+    # A rotation stretches all directions alike; the last layer keeps three of nine, which the attack finds.
+    layers = found.value["layers"]
+    assert layers["2.input"]["attack_over_noise"] == pytest.approx(1.0, rel=1e-4)
+    assert layers["logits"]["attack_over_noise"] > 1.2

@@ -1,5 +1,7 @@
 """The measure of spectra: with BatchNorm apart, and folded in."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from robustlens.data import Split
 from robustlens.explain import Subject
 from robustlens.explain.spectrum import measure_spectrum
 from robustlens.spectra import spectrum
+from robustlens.weights.singular_values import bound_singular_values
 
 
 class Block(nn.Module):
@@ -39,7 +42,8 @@ def test_the_measure_gives_layers_apart_and_folded(monkeypatch: pytest.MonkeyPat
     model = trained(Block())
     apart, fold = (measure_spectrum(subject(model), batch_norm=how) for how in ("apart", "fold"))
     assert apart.value["layers"] == fold.value["layers"]
-    assert set(apart.arrays) == {"conv1", "conv2", "shortcut", "bn1", "bn2"}
+    kernels = {f"kernel/{name}" for name in ("conv1", "conv2", "shortcut", "folded/conv1", "folded/shortcut")}
+    assert set(apart.arrays) == {"conv1", "conv2", "shortcut", "bn1", "bn2"} | kernels
     assert set(apart.value["layers"]) == {"conv1", "conv2", "shortcut"}
     assert set(apart.value["scales"]) == {"bn1", "bn2"}
     assert apart.value["uncovered"] == {}
@@ -70,3 +74,45 @@ def test_a_layer_too_large_for_its_matrix_is_measured_by_its_density() -> None:
     np.testing.assert_array_equal(measured.arrays["bn1"], exact.arrays["bn1"])
     again = measure_spectrum(subject(model), operator="zero", max_bytes=largest)
     assert again.value == measured.value
+
+
+def known_values(shape: tuple[int, ...], values: list[float]) -> Tensor:
+    """A weight whose matrix (outputs, rest) has these singular values."""
+    outputs, rest = shape[0], int(np.prod(shape[1:]))
+    torch.manual_seed(outputs)
+    u, v = (torch.linalg.qr(torch.randn(n, len(values), dtype=torch.float64)).Q for n in (outputs, rest))
+    return (u * torch.tensor(values, dtype=torch.float64) @ v.T).view(shape).float()
+
+
+def test_the_kernel_operator_has_the_values_of_the_weight_laid_flat() -> None:
+    model: Any = Block().eval()
+    values = [4.0, 3.0, 2.0, 1.5, 1.0, 0.5]
+    model.conv1.weight.data = known_values((6, 4, 3, 3), values)
+    model.bn2.weight.data = torch.full((6,), 3.0)
+    model.bn2.running_var.data = torch.full((6,), 4.0 - model.bn2.eps)
+    model.bn1.running_var.data = torch.full((4,), 1.0 - model.bn1.eps)
+    found = measure_spectrum(subject(model))
+    np.testing.assert_allclose(found.arrays["kernel/conv1"], values, rtol=1e-6)
+    # BatchNorm, behind conv1, multiplies all of its channels by 3 / 2.
+    np.testing.assert_allclose(found.arrays["kernel/folded/conv1"], 1.5 * np.array(values), rtol=1e-6)
+    kernel = found.value["kernel"]
+    assert kernel["layers"]["conv1"]["std"] == pytest.approx(np.std(values))
+    assert kernel["folded"]["conv1"]["max"] == pytest.approx(6.0)
+    assert found.conditions["operator"] == "circular"
+    direct = spectrum(model, (4, 5, 5), operator="kernel")
+    np.testing.assert_array_equal(direct["conv1"], found.arrays["kernel/conv1"])
+    # On the feature map a 3x3 kernel does something else.
+    assert found.arrays["conv1"][0] > 1.01 * values[0]
+
+
+def test_what_capacity_holds_is_what_the_kernel_operator_measures() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 2), nn.Flatten(), nn.Linear(64, 3))
+    bound_singular_values(model, 0.8, 1.25)
+    found = measure_spectrum(subject(model))
+    for name in ("0", "1", "3"):
+        held = found.arrays[f"kernel/{name}"]
+        assert held.min() >= 0.8 - 1e-5
+        assert held.max() <= 1.25 + 1e-5
+    assert found.arrays["0"].max() > 1.3
+    np.testing.assert_array_equal(found.arrays["3"], found.arrays["kernel/3"])
+    assert found.value["kernel"]["folded"] == {}

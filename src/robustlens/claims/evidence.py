@@ -33,6 +33,9 @@ from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 LEAST_EXAMPLES = 50
 """Below this many images, or errors, resampling says too little about another draw of images."""
 
+_OF_IMAGES = ("index", "label", "train_index", "train_label")
+"""Arrays of measures of layers that are of the images."""
+
 Document = TypeVar("Document")
 Value = TypeVar("Value")
 
@@ -189,7 +192,8 @@ class RunData:
         prefix = f"{kind}/" if kind else ""
         with _missing_if_damaged():
             layers = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
-        layers = [layer for layer in layers if layer != "index"]
+        if not kind:  # what is of no layer, or under a kind of its own
+            layers = [name for name in layers if "/" not in name and name not in _OF_IMAGES]
         if not layers:
             reason = f"{self.name} {self._state()} and has no {'/'.join(filter(None, (measure, kind)))}"
             raise Missing(reason, self._remedy(measure))

@@ -19,6 +19,12 @@ from robustlens.models import device_of
 from robustlens.models.inputs import Images, Labels, checked, checked_images
 from robustlens.threat import ThreatModel
 
+LOGITS_OF = ("clean", "attacked", "noisy")
+LABEL_FLIP = "label_flip"
+"""Name of the array of images whose prediction a perturbation changes."""
+SUDDEN = 0.95
+"""Share of the images that change no more than the quantile by which sudden changes are measured."""
+
 
 def smoothness(
     model: nn.Module,
@@ -36,7 +42,8 @@ def smoothness(
         margin_change: of the logit margin; probability_change: of the probability margin, in [-2, 2];
         confidence_change: of the largest probability. Positive where the attack lowers it; each (n,).
         matched_probability_change, matched_confidence_change: the same with the logits divided by the
-        temperature that fits the clean ones best; NaN where none does.
+        temperature that fits the clean ones best; NaN where none does. label_flip: whether the prediction
+        is another one, right or wrong.
 
     Raises:
         DataError: images or labels do not fit. ModelError: the model does not return logits (n, classes).
@@ -60,7 +67,8 @@ def changes_of(
     changes = {name: before[kind] - after[kind] for name, kind in names.items()}
     del names["margin_change"]  # at matched temperature it is the same, divided by the temperature
     matched = {MATCHED + name: matched_before[kind] - matched_after[kind] for name, kind in names.items()}
-    return changes | matched
+    flips = {LABEL_FLIP: (clean.argmax(1) != attacked.argmax(1)).numpy()}
+    return changes | matched | flips
 
 
 def feature_changes(
@@ -105,19 +113,17 @@ def measure_smoothness(subject: Subject, *, steps: Count = 10, examples: Count |
     index, y = subject.index("test", examples), subject.test.labels[:examples]
     parts = [_moved(subject, rows, steps) for rows in _parts(subject, len(y))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    clean, attacked = (torch.from_numpy(joined.pop(name)) for name in ("clean", "attacked"))
+    clean, attacked, noisy = (torch.from_numpy(joined.pop(name)) for name in LOGITS_OF)
     arrays = changes_of(clean, attacked, y)
+    arrays[f"noise_{LABEL_FLIP}"] = (clean.argmax(1) != noisy.argmax(1)).numpy()
     reason = why_missing(best_temperature(clean, y))
     value: dict[str, Any] = {"eps": subject.threat.eps, "steps": steps, **reason}
     for name, change in arrays.items():
         value |= {f"mean_{name}": float(change.mean()), f"std_{name}": float(change.std())}
+        if change.dtype != bool:
+            value[f"q95_{name}"] = float(np.quantile(change, SUDDEN, method="inverted_cdf"))
     arrays |= joined
-    for kind in ("attack", "noise"):
-        layers = {
-            name.removeprefix(f"{kind}/"): joined[name] for name in joined if name.startswith(f"{kind}/")
-        }
-        for layer, numbers in _by_layer(kind, layers, joined[f"{kind}_input"]).items():
-            value.setdefault("layers", {}).setdefault(layer, {}).update(numbers)
+    value["layers"] = _by_layer(joined)
     return Measurement(
         value,
         unit="difference of logits, or of probability; features: relative",
@@ -146,7 +152,7 @@ def _moved(subject: Subject, rows: slice, steps: int) -> dict[str, np.ndarray]:
     }
     values = {
         name: logits_of(subject.model, of, subject.batch_size).numpy()
-        for name, of in (("clean", x), ("attacked", moved["attack"]))
+        for name, of in zip(LOGITS_OF, (x, moved["attack"], moved["noise"]), strict=True)
     }
     for kind, images in moved.items():
         values[f"{kind}_input"] = input_change(x, images)
@@ -155,16 +161,24 @@ def _moved(subject: Subject, rows: slice, steps: int) -> dict[str, np.ndarray]:
     return values
 
 
-def _by_layer(kind: str, changes: Mapping[str, np.ndarray], size: np.ndarray) -> dict[str, dict[str, float]]:
-    """Mean relative change of every activation, and mean amplification: the same over that of the input."""
-    gain = {
-        layer: np.divide(change, size, np.zeros_like(change), where=size > 0)
-        for layer, change in changes.items()
-    }
-    return {
-        layer: {kind: float(change.mean()), f"{kind}_amplification": float(gain[layer].mean())}
-        for layer, change in changes.items()
-    }
+def _by_layer(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
+    """Mean relative change of every activation, and mean amplification: the same over that of the input.
+
+    "attack_over_noise" is the mean amplification under the attack over that under noise: 1 where the network
+    stretches the direction that was chosen against it no more than any other.
+    """
+    layers: dict[str, dict[str, float | None]] = {}
+    for kind in ("attack", "noise"):
+        size = arrays[f"{kind}_input"]
+        for name in (name for name in arrays if name.startswith(f"{kind}/")):
+            change = arrays[name]
+            gain = np.divide(change, size, np.zeros_like(change), where=size > 0)
+            numbers = layers.setdefault(name.removeprefix(f"{kind}/"), {})
+            numbers |= {kind: float(change.mean()), f"{kind}_amplification": float(gain.mean())}
+    for numbers in layers.values():
+        attack, noise = numbers["attack_amplification"], numbers["noise_amplification"]
+        numbers["attack_over_noise"] = attack / noise if attack is not None and noise else None
+    return layers
 
 
 def _norm_and_change(pairs: Float[Tensor, "n2 ..."]) -> Float[Tensor, "2 n"]:

@@ -2,7 +2,7 @@
 
 A linear layer is its weight matrix, and so is each projection of an attention layer; a BatchNorm in eval mode
 is a factor for each channel. A convolution is a matrix too, which depends on the size of its feature
-map. Two such matrices are offered, by name, and never mixed:
+map. Two such matrices are offered, by name, and the weight itself beside them; they are never mixed:
 
 `"circular"`: the convolution with wrap-around borders, which the DFT makes block diagonal (Sedghi, Gupta and
 Long 2019, "The singular values of convolutional layers"). Most of the literature uses it. It is cheap. On
@@ -11,6 +11,10 @@ large maps it is close to the layer, on small ones it is not (its largest value 
 `"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and of
 large ones the largest and smallest few (`extremes`), and the density of all with its error (`density`). A
 layer that pads with anything else has none.
+
+`"kernel"`: the weight laid flat, (outputs, inputs * kernel), whatever the feature map: the matrix whose
+values singular value bounding holds (`weights.singular_values`), and not what the layer does to a map. Of a
+linear layer it is the layer's own matrix.
 
 A transposed convolution has the singular values of the convolution whose transpose it is. Whatever else has
 weights is no linear map that this package knows: `uncovered` names it.

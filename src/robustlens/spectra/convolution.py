@@ -17,7 +17,9 @@ from robustlens.spectra.layers import Layer, Pair, Size, padding_of
 
 OperatorName = Literal["circular", "zero"]
 OPERATORS = {"circular": "wrap-around", "zero": "zero-padded"}
-"""The matrices that a convolution may stand for, and what its borders then are."""
+"""The matrices on its feature map that a convolution may stand for, and what its borders then are."""
+KERNEL = "kernel"
+"""The weight itself as a matrix, whatever the feature map."""
 MAX_BYTES = 2**27
 """Largest dense matrix that is built unasked: about a minute for its singular values."""
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -10,13 +10,14 @@ from torch import nn
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.progress import Event, Listener, silent
 from robustlens.spectra.circular import circular_singular_values
-from robustlens.spectra.convolution import MAX_BYTES, Convolution, check_operator
+from robustlens.spectra.convolution import KERNEL, MAX_BYTES, OPERATORS, Convolution
 from robustlens.spectra.coverage import Survey
 from robustlens.spectra.dense import dense_singular_values, fits
 from robustlens.spectra.density import DRAWS, STEPS, Density, density_of
 from robustlens.spectra.extreme import FACTOR_BYTES, largest_values, smallest_values
 from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import Layer, blank
+from robustlens.spectra.workers import decomposition, descending
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -44,7 +45,8 @@ def spectrum(
     Args:
         model: takes images (n, *input_shape).
         input_shape: of one image, (c, h, w): it decides the size of every feature map.
-        operator: which matrix a convolution stands for, "circular" or "zero"; see the module's text.
+        operator: which matrix a convolution stands for, "circular", "zero" or "kernel"; see the module's
+            text.
         layers: names of the layers wanted, as `trace` gives them; None for all.
         fold: with BatchNorm in the layer that it belongs to, where there is one, and not apart (`Folding`).
         dtype: "float64", or "float32", which is faster: values are then off by some 1e-7 of the largest, so
@@ -68,7 +70,7 @@ def spectrum(
         ModelError: the model does not take images of that shape.
         NumericsError: a weight is not finite.
     """
-    check_operator(operator)
+    _check_operator(operator)
     if dtype not in DTYPES:
         raise ConfigError(f"spectrum.dtype: found {dtype!r}, expected 'float64' or 'float32'")
     chosen = select(model, input_shape, layers=layers, fold=fold)
@@ -105,7 +107,7 @@ def extremes(
         ModelError: the model does not take images of that shape.
         NumericsError: a weight is not finite; an iteration has not converged.
     """
-    check_operator(operator)
+    _check_operator(operator)
     if count < 1:
         raise ConfigError(f"extremes.count: found {count}, expected at least 1")
 
@@ -135,7 +137,7 @@ def spectral_norms(
     That is Lanczos for a large convolution with zero borders, which holds no matrix, and the Gram matrix in
     float64 otherwise, which loses nothing at the large end. Arguments and errors as in `extremes`.
     """
-    check_operator(operator)
+    _check_operator(operator)
 
     def of(layer: Layer) -> float:
         if layer.is_convolution and operator == "zero":
@@ -185,6 +187,8 @@ def singular_values(
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
     """All singular values of one layer, descending, float64."""
+    if layer.is_convolution and operator == KERNEL:
+        return descending(decomposition(method)(layer.weight.flatten(1).to(dtype)))
     if layer.is_convolution and operator == "circular":
         wrapped = Convolution.of(layer, operator)
         if all(side % step == 0 for side, step in zip(wrapped.size, wrapped.stride, strict=True)):
@@ -199,6 +203,13 @@ def singular_values(
                 max_bytes=max_bytes,
             )
     return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
+
+
+def _check_operator(operator: str) -> None:
+    """Refuse an unknown operator."""
+    if operator not in (*OPERATORS, KERNEL):
+        expected = "'circular', 'zero' or 'kernel'"
+        raise ConfigError(f"spectrum.operator: found {operator!r}, expected {expected}")
 
 
 def spectrum_or_density(
