@@ -1,9 +1,13 @@
 """Every signature of the package is checked while the tests run: types by beartype, shapes by jaxtyping."""
 
+import ast
 import dataclasses
 import inspect
+import re
+import sys
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -37,8 +41,30 @@ def checked(fn: Any = None, **options: Any) -> Any:
         if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
             fn.__init__ = checked(fn.__init__)  # type: ignore[method-assign]
         return fn
+    _without_names_for_types_only(fn)
     typed = _TYPED(fn)
     return _with_axes_of_its_own(typed) if _has_shapes(fn) else typed
+
+
+def _without_names_for_types_only(fn: Callable) -> None:
+    """Hints that name what a module imports `if TYPE_CHECKING` say nothing while it runs."""
+    source = getattr(sys.modules.get(fn.__module__), "__file__", None)
+    hidden = _for_types_only(source) if source else frozenset()
+    for name, hint in inspect.get_annotations(fn).items():
+        if isinstance(hint, str) and not hidden.isdisjoint(re.findall(r"\w+", hint)):
+            fn.__annotations__[name] = Any
+
+
+@cache
+def _for_types_only(source: str) -> frozenset[str]:
+    """Names that a file imports under `if TYPE_CHECKING`."""
+    blocks = [
+        node
+        for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8")))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom | ast.Import)]
+    return frozenset(alias.asname or alias.name for node in imports for alias in node.names)
 
 
 def _has_shapes(fn: Callable) -> bool:

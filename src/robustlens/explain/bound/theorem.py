@@ -163,8 +163,8 @@ class Bound:
             return float(replace(self, eps=eps).log_total[place])
 
         ends = math.log(radius) - _DECADES * math.log(10), math.log(radius)
-        found = minimize_scalar(log_total, bounds=ends, method="bounded", options={"xatol": 1e-6})
-        return radius if log_total(ends[1]) <= found.fun else math.exp(found.x)
+        least = minimize_scalar(log_total, bounds=ends, method="bounded", options={"xatol": 1e-6})
+        return radius if log_total(ends[1]) <= least.fun else math.exp(least.x)
 
     def _log_feature_margin(self, v_min: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
         """Logarithm of the product of all factors with an instance margin of `v_min`; -inf where one is 0."""
