@@ -63,7 +63,9 @@ def _for_types_only(source: str) -> frozenset[str]:
         for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8")))
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     ]
-    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom | ast.Import)]
+    imports = [
+        node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom | ast.Import)
+    ]
     return frozenset(alias.asname or alias.name for node in imports for alias in node.names)
 
 

@@ -86,31 +86,31 @@ def objectives(
     """Parts of a study: each of `parts`, then, where pairs are of several objectives, each of these."""
 
     def split(study: StudyData) -> list[StudyData]:
-        parts: list[StudyData] = []
+        chosen: list[StudyData] = []
         for part in parts(study):
-            parts.append(part)
+            chosen.append(part)
             names = list(dict.fromkeys(run.entry.objective for run, _ in pairs_of(part)))
             for name in names if len(names) > 1 else ():
                 runs = [run for run in part.runs if run.entry.objective == name]
                 setting = " ".join(filter(None, (f"for {name}", part.setting)))
-                parts.append(replace(part, runs=runs, setting=setting))
-        return parts
+                chosen.append(replace(part, runs=runs, setting=setting))
+        return chosen
 
     return split
 
 
 def without_awp_then_with(study: StudyData) -> list[StudyData]:
     """At every checkpoint the methods without AWP, and then all of them; one part where none has AWP."""
-    parts: list[StudyData] = []
+    chosen: list[StudyData] = []
     for part in checkpoints(study):
         without = [run for run in part.runs if run.entry.perturbation != "awp"]
         if len(without) == len(part.runs):
-            parts.append(part)
+            chosen.append(part)
             continue
         for runs, name in ((without, "among methods without AWP"), (part.runs, "among all methods")):
             setting = " ".join(filter(None, (name, part.setting)))
-            parts.append(replace(part, runs=runs, setting=setting))
-    return parts
+            chosen.append(replace(part, runs=runs, setting=setting))
+    return chosen
 
 
 def _runs(study: StudyData, perturbation: str) -> list[RunData]:
