@@ -9,32 +9,15 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from robustlens.errors import ModelError
-from robustlens.models import device_of, forward, inference
-from robustlens.models.hooks import matrix_layers, reading
+from robustlens.models import device_of, inference
+from robustlens.models.hooks import reading
 from robustlens.models.inputs import Readable
-
-
-def last_linear(model: nn.Module, x: Float[Tensor, "n ..."]) -> str:
-    """Name of the linear layer that gives the logits.
-
-    Raises:
-        ModelError: the last of the convolutions and linear layers that a forward pass calls is a convolution,
-            or is called more than once.
-    """
-    layers = matrix_layers(model)
-    names = {layer: name for name, layer in layers.items()}
-    called: list[str] = []
-    with reading(names, lambda layer, _: called.append(names[layer])), inference(model):
-        forward(model, x[:1].to(device_of(model)))
-    if not called or not isinstance(layers[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
-        last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
-        raise ModelError(f"features: found {last} as the last layer, expected a Linear layer, called once")
-    return called[-1]
+from robustlens.models.last_layer import last_linear
 
 
 def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor], Tensor]:
     """The function from images to what the last linear layer reads; `x` is an image to find that layer by."""
-    layer = model.get_submodule(last_linear(model, x))
+    layer = model.get_submodule(last_linear(model, x, where="features"))
 
     def features(images: Tensor) -> Tensor:
         inputs: list[Tensor] = []
@@ -54,7 +37,7 @@ def logits_and_features(
     """
     layers, why = [], ""
     try:
-        layers.append(model.get_submodule(last_linear(model, x[:1])))
+        layers.append(model.get_submodule(last_linear(model, x[:1], where="features")))
     except ModelError as error:
         why = str(error)
     features: list[Tensor] = []

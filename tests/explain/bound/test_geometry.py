@@ -9,7 +9,7 @@ import robustlens as rl
 from helpers.small_models import Snapshot, everything, images
 from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.bound.geometry import margin_paths, stretch, violations
-from robustlens.explain.features import last_linear
+from robustlens.models.last_layer import last_linear
 
 
 class _Curve(nn.Module):

@@ -13,10 +13,10 @@ from robustlens.certification.lipschitz import diagonal
 from robustlens.explain.bound.covering import Covering, covering
 from robustlens.explain.bound.instance_margins import InstanceMargins, instance_margins
 from robustlens.explain.bound.theorem import Bound
-from robustlens.explain.features import last_linear
 from robustlens.explain.margins import logits_of
 from robustlens.models import Normalize
 from robustlens.models.inputs import Bounds, Images, Labels, checked
+from robustlens.models.last_layer import last_linear
 from robustlens.spectra import Survey, extremes
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -89,7 +89,7 @@ def bound(
     margins = margins or instance_margins(
         model, x[:EXAMPLES], y[:EXAMPLES], bounds=bounds, batch_size=batch_size
     )
-    last = last_linear(model, x)
+    last = last_linear(model, x, where="bound")
     survey = Survey.of(model, x.shape[1:])
     rows = model.get_parameter(f"{last}.weight").detach().cpu().double()
     covered = covered or covering(x)

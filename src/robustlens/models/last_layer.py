@@ -1,0 +1,32 @@
+"""The last linear layer of a network, and the features that it reads."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustlens.errors import ModelError
+from robustlens.models.hooks import matrix_layers, reading
+from robustlens.models.inference import inference
+from robustlens.models.probe import device_of, forward
+
+
+def last_linear(model: nn.Module, x: Float[Tensor, "n ..."], *, where: str = "model") -> str:
+    """Name of the linear layer that gives the logits.
+
+    Args:
+        model: left as it was.
+        x: an image, to find that layer by.
+        where: what asks, for the error.
+
+    Raises:
+        ModelError: the last of the convolutions and linear layers that a forward pass calls is a convolution,
+            or is called more than once.
+    """
+    layers = matrix_layers(model)
+    names = {layer: name for name, layer in layers.items()}
+    called: list[str] = []
+    with reading(names, lambda layer, _: called.append(names[layer])), inference(model):
+        forward(model, x[:1].to(device_of(model)))
+    if not called or not isinstance(layers[called[-1]], nn.Linear) or called.count(called[-1]) > 1:
+        last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
+        raise ModelError(f"{where}: found {last} as the last layer, expected a Linear layer, called once")
+    return called[-1]
