@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 from robustlens.version import __version__
 
 if TYPE_CHECKING:
-    from robustlens import attacks, compat, data, explain, losses, models, objectives, report, study
+    from robustlens import (
+        attacks,
+        compat,
+        data,
+        explain,
+        losses,
+        models,
+        objectives,
+        reliability,
+        report,
+        study,
+    )
     from robustlens.config import Recipe
     from robustlens.evaluation import Evaluation, evaluate
     from robustlens.progress import Event, Listener
@@ -40,6 +51,7 @@ _ROOMS = {
     "losses",
     "models",
     "objectives",
+    "reliability",
     "report",
     "sharing",
     "study",
@@ -63,6 +75,7 @@ __all__ = [
     "losses",
     "models",
     "objectives",
+    "reliability",
     "report",
     "study",
     "train",

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from robustlens.cli.application import app
-from robustlens.cli.display import output, print_json, print_titled
-from robustlens.cli.options import Json
+from robustlens.cli.display import output, print_json, print_titled, shown
+from robustlens.cli.options import Json, NetworkOptions, Quiet, SubjectOptions, grouped
+from robustlens.errors import ConfigError
 
 
 @app.command()
@@ -49,11 +50,42 @@ def _with_options(registry: Any) -> list[str]:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine offers, and check that the installation computes right."""
-    from robustlens.cli.doctor import examine
+@grouped
+def doctor(
+    subject: SubjectOptions,
+    network: NetworkOptions,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            "--attacks", metavar="MODEL", help="Test attacks on this model instead: a run folder, a file ..."
+        ),
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Attacks that are tested: suites or names, fgsm,pgd-50,standard.")
+    ] = "standard",
+    examples: Annotated[int, typer.Option(min=1, help="Test images in which one is planted.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the planted images, the guesses and the attacks.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine offers, and check that the installation computes right.
 
-    findings = examine()
+    With --attacks MODEL: plant adversarial images in that network, and say whether attacks find them. Exit 4
+    where they do not, or where the test says nothing.
+
+    Example: robustlens doctor --attacks runs/trades --suite fast,standard
+    """
+    from robustlens.cli.doctor import examine, examine_attacks
+
+    if attacks is None:
+        if (subject, network) != (SubjectOptions(), NetworkOptions()):
+            raise ConfigError("doctor: found options of a network, expected --attacks MODEL beside them")
+        findings = examine()
+    else:
+        with shown(quiet) as listen:
+            findings = examine_attacks(
+                attacks, subject, network, suite, examples=examples, seed=seed, listen=listen
+            )
     if as_json:
         print_json({"findings": findings})
     for finding in () if as_json else findings:

@@ -1,18 +1,24 @@
-"""Offers of this machine, and whether the installation computes right."""
+"""Offers of this machine, whether the installation computes right, and whether attacks work on a network."""
 
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from robustlens import machine
+from robustlens import attacks, machine, reliability
 from robustlens.attacks import PGD
+from robustlens.cli import arguments
+from robustlens.cli.display import NamedListener
+from robustlens.cli.options import NetworkOptions, SubjectOptions
+from robustlens.errors import ConfigError
 from robustlens.extras import install_extra
+from robustlens.stats.intervals import Interval
 from robustlens.threat import ThreatModel
 from robustlens.version import __version__
 from robustlens.weights import AdversarialWeightPerturbation
@@ -23,11 +29,18 @@ EXTRAS = {"hub": "datasets", "cluster": "ray"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report."""
+    """One line of the doctor's report.
+
+    Attributes:
+        name: of what was looked at. text: what was seen. fine: whether it is as it should be.
+        share: of the planted images that an attack or a suite found, with its interval; None of what counts
+            none.
+    """
 
     name: str
     text: str
     fine: bool = True
+    share: Interval | None = None
 
 
 def examine() -> list[Finding]:
@@ -44,6 +57,36 @@ def examine() -> list[Finding]:
         *(_extra(name, package) for name, package in EXTRAS.items()),
         *(_computed(name, check) for name, check in CHECKS.items()),
     ]
+
+
+def examine_attacks(
+    model: str,
+    subject: SubjectOptions,
+    network: NetworkOptions,
+    suite: str,
+    *,
+    examples: int,
+    seed: int,
+    listen: NamedListener,
+) -> list[Finding]:
+    """Findings of `reliability.planted` on test images: one for each attack and suite.
+
+    The last one counts: all that was asked for together. What one attack misses another may find.
+    """
+    if network.devices is not None:
+        raise ConfigError("--devices: found with doctor, which takes one; expected --device")
+    names = attacks.names(suite)
+    chosen = arguments.resolve_model(model, subject, network, None)
+    images = chosen.splits.test.take(min(examples, len(chosen.splits.test)), seed)
+    threat, listener = ThreatModel.of(chosen.threat), partial(listen, "doctor")
+    found = reliability.planted(chosen.network(), images.x(), threat, names, seed=seed, progress=listener)
+    whole = list(found.together)[-1]
+    said = [
+        Finding(name, found.sentence(name), found.is_believed(name) or name != whole, found.interval(name))
+        for name in found.together
+    ]
+    planted = f"{found.images} of {found.images + found.skipped} images"
+    return [Finding("planted", f"one adversarial image in the ball of {planted}"), *said]
 
 
 def _extra(name: str, package: str) -> Finding:

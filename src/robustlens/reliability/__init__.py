@@ -2,6 +2,9 @@
 
 Each check says when its flag is raised, what that means and what to do (docs/flags.md). To add one, write a
 function of the `Diagnostics` that returns what it observed or None, and a line in `CHECKS`.
+
+`planted` asks the attacks instead of the model: do they find adversarial images that are there for certain?
+`adaptive_copy` lets them search around layers whose gradient is useless.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,13 +16,25 @@ from torch import Tensor, nn
 from robustlens.machine import float32_products
 from robustlens.models import frozen
 from robustlens.reliability import outputs
+from robustlens.reliability.adaptive import AdaptiveCopy, adaptive_copy
 from robustlens.reliability.checks import CHECKS, Check, table
 from robustlens.reliability.diagnostics import Diagnostics
+from robustlens.reliability.planted_images import PlantedTest, planted
 from robustlens.reliability.state import ModelState
 from robustlens.results import Flag
 from robustlens.threat import ThreatModel
 
-__all__ = ["CHECKS", "Check", "check", "is_randomised", "table"]
+__all__ = [
+    "CHECKS",
+    "AdaptiveCopy",
+    "Check",
+    "PlantedTest",
+    "adaptive_copy",
+    "check",
+    "is_randomised",
+    "planted",
+    "table",
+]
 
 
 def check(

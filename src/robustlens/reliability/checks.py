@@ -51,6 +51,13 @@ CHECKS: dict[str, Check] = {
         remedy="look for saturation, rounding or clamping in the model, give the attack a smooth stand-in "
         "for it (BPDA), and add a score-based attack",
     ),
+    "useless-gradient": Check(
+        gradients.useless,
+        raised_if="a layer's output responds to its input, and its gradient is missing, zero, or misses a "
+        "tenth of the response to short steps",
+        meaning="gradient attacks go astray in that layer, and the accuracy may be too high",
+        remedy="attack around it (--adaptive, adaptive=True), and add a score-based attack",
+    ),
     "quantised": Check(
         gradients.quantised,
         raised_if="the logits stand still but for jumps, at every brightness, while grey pixels brighten in "

@@ -7,6 +7,7 @@ from torch import Tensor
 from robustlens import noise
 from robustlens.attacks.base import Goal, input_gradient
 from robustlens.errors import ModelError
+from robustlens.reliability.adaptive import find
 from robustlens.reliability.diagnostics import Diagnostics
 
 _SHARE = 0.05
@@ -14,12 +15,25 @@ _SHARE = 0.05
 
 _LEVELS, _INCREMENTS = 16, 8
 _IMAGES = 2
+_NAMED = 5
 
 
 def vanishing_gradient(diagnostics: Diagnostics) -> str | None:
     """The margin, unlike cross entropy, has a gradient however sure a sound model is."""
     dead = _dead(diagnostics, "margin").float().mean().item()
     return f"the input gradient is zero for {dead:.0%} of the images" if dead >= _SHARE else None
+
+
+def useless(diagnostics: Diagnostics) -> str | None:
+    """Layers that are not random, by name; those that are have a flag of their own."""
+    try:
+        found = [each for each in find(diagnostics.model, diagnostics.x) if each.kind != "random"]
+    finally:
+        diagnostics.state.restore()
+    if not found:
+        return None
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "gradient of " + ", ".join(f"{each.name} ({each.kind})" for each in found[:_NAMED]) + more
 
 
 def saturated(diagnostics: Diagnostics) -> str | None:

@@ -4,7 +4,7 @@
 written, sealed and read, `upgrade` what older formats become, `run_folder` and `study_folder` where it lies.
 """
 
-from robustlens.results.evaluation import CurvePoint, EvaluationResult, SplitResult
+from robustlens.results.evaluation import CurvePoint, EvaluationResult, ReplacedLayer, SplitResult
 from robustlens.results.explanation import ExplanationResult, Measurement
 from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, PseudoLabelRecord, RunRecord
 from robustlens.results.run_folder import Run
@@ -43,6 +43,7 @@ __all__ = [
     "MonitorRecord",
     "Provenance",
     "PseudoLabelRecord",
+    "ReplacedLayer",
     "Run",
     "RunEntry",
     "RunRecord",

@@ -23,6 +23,21 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class ReplacedLayer:
+    """A layer through which attacks did not follow autograd's gradient.
+
+    Attributes:
+        name: of the module, or "module: operation", or "the network".
+        kind: why: its gradient is "missing", "zero" or "inconsistent", or its output "random".
+        surrogate: what attacks followed: "straight-through", "smoothed" or "mean over draws".
+    """
+
+    name: str
+    kind: str
+    surrogate: str
+
+
+@dataclass(frozen=True)
 class SplitResult:
     """Numbers of one split of images, "test" or "train".
 
@@ -35,6 +50,7 @@ class SplitResult:
         seconds: time spent on each attack.
         certified: share proven robust, by certifier.
         curve: robust accuracy at each radius, ascending. flags, notes: as the evaluation raised them.
+        replaced: layers that adaptive attacks went round.
         arrays: labels, masks, losses and distances, image by image.
     """
 
@@ -50,6 +66,7 @@ class SplitResult:
     curve: tuple[CurvePoint, ...] = ()
     flags: tuple[Flag, ...] = ()
     notes: tuple[str, ...] = ()
+    replaced: tuple[ReplacedLayer, ...] = ()
     arrays: Arrays = field(default_factory=dict, compare=False, repr=False)
 
 
