@@ -95,6 +95,9 @@ class AttackOptions:
     compile: Annotated[
         bool, typer.Option("--compile", help="Let torch compile what attacks search on: pays on a GPU.")
     ] = False
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Attack around layers whose gradient is useless.")
+    ] = False
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep the images that break the model.")
     ] = False

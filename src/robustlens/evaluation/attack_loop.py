@@ -141,7 +141,8 @@ class AttackLoop:
     def _missed(self, x_adv: Tensor, y: Tensor, wrong: Bool[Tensor, " n"]) -> Int64[Tensor, " missed"]:
         """Points that only the copy gets wrong: their search ended too soon, and goes on on the model."""
         right = torch.nonzero(~wrong).squeeze(1)
-        if self.search is self.verifier.model or len(right) == 0:
+        is_same = self.search is self.verifier.model or isinstance(self.verifier, RandomVerifier)
+        if is_same or len(right) == 0:  # a random model's copy differs by chance
             return right[:0]
         with torch.no_grad():
             return right[losses.is_wrong(self.search(x_adv[right]), y[right])]

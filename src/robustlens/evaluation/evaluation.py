@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustlens.results import CurvePoint, Flag, SplitResult
+from robustlens.results import CurvePoint, Flag, ReplacedLayer, SplitResult
 from robustlens.stats.intervals import Interval, difference, mean_of, wilson
 from robustlens.threat import ThreatModel
 
@@ -31,6 +31,7 @@ class Evaluation:
         seconds: time by attack.
         x_adv: with `save_adversarial`, the images with an adversarial one in place of each that was broken;
             otherwise None.
+        replaced: layers that adaptive attacks went round; empty unless asked for.
     """
 
     threat: ThreatModel
@@ -47,6 +48,7 @@ class Evaluation:
     suites: dict[str, tuple[str, ...]]
     seconds: dict[str, float]
     x_adv: Tensor | None = None
+    replaced: tuple[ReplacedLayer, ...] = ()
 
     @property
     def robust(self) -> Tensor:
@@ -81,6 +83,7 @@ class Evaluation:
             curve=tuple(CurvePoint(eps, point.value, point.low, point.high) for eps, point in curve),
             flags=self.flags,
             notes=self.notes,
+            replaced=self.replaced,
             arrays=self.arrays(),
         )
 

@@ -28,10 +28,11 @@ def identity(
     threat: ThreatModel,
     tries: Sequence[tuple[str, Attack]],
     precision: str,
-    *,
-    compile: bool = False,
 ) -> dict[str, str]:
-    """Hashes of everything that decides the masks, by the names that a user knows; `tries` have labels."""
+    """Hashes of everything that decides the masks, by the names that a user knows.
+
+    `tries` have labels; `precision` is that of the search, and how else the network is changed for it.
+    """
     data, suite = hashlib.sha256(), hashlib.sha256()
     for values in (x, y):
         if isinstance(values, Reader):
@@ -45,7 +46,7 @@ def identity(
         "selection of images": data.hexdigest()[:16],
         "threat": repr(threat),
         "suite of attacks": suite.hexdigest()[:16],
-        "precision": f"{precision}, compiled" if compile else precision,
+        "precision": precision,
         "version of robustlens": __version__,
     }
 

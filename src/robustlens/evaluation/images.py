@@ -40,6 +40,7 @@ def evaluate(
     batch_size: int = 256,
     precision: str = "32-true",
     compile: bool = False,
+    adaptive: bool = False,
     seed: int = 0,
     flags: bool = True,
     state: Path | str | None = None,
@@ -72,6 +73,9 @@ def evaluate(
         precision: "bf16-mixed" lets attacks search in bfloat16; success is decided as always.
         compile: let attacks search on a network that torch compiles, which pays on a GPU and takes a minute;
             success is decided as always.
+        adaptive: let attacks search through a copy in which layers with a useless gradient have another one
+            in the backward pass (`reliability.adaptive_copy`); success is decided as always. Where no layer
+            is found, nothing changes.
         seed: base of the random starts.
         flags: whether to look for reasons to doubt the numbers (some further attacks on few images).
         state: a folder in which progress is kept after every batch: a call that was stopped, repeated,
@@ -98,6 +102,7 @@ def evaluate(
         batch_size=batch_size,
         precision=precision,
         compile=compile,
+        adaptive=adaptive,
         seed=seed,
         state=state,
         save_adversarial=save_adversarial,
@@ -109,7 +114,12 @@ def evaluate(
         x_adv, failures = _checked_images(loop)
         raised = _flags(loop, logits, chosen) if flags else ()
     of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
-    notes = (*notes_on(loop.verifier, loop.y, logits.shape[1]), *of_attacks, *failures)
+    notes = (
+        *notes_on(loop.verifier, loop.y, logits.shape[1]),
+        ready.adaptive.note,
+        *of_attacks,
+        *failures,
+    )
     return Evaluation(
         threat=threat,
         labels=loop.y,
@@ -125,6 +135,7 @@ def evaluate(
         suites=attack_room.suites_in(attacks),
         seconds=loop.seconds(),
         x_adv=x_adv,
+        replaced=ready.adaptive.replaced,
     )
 
 
@@ -153,8 +164,8 @@ def attack_shard(
         attacks: in order.
         shard: which of them are attacked.
         state: the folder, the same for all shards.
-        settings: `restarts`, `curve`, `curve_search`, `batch_size`, `precision`, `compile`, `seed`,
-            `save_adversarial` and `progress`, as for `evaluate`.
+        settings: `restarts`, `curve`, `curve_search`, `batch_size`, `precision`, `compile`, `adaptive`,
+            `seed`, `save_adversarial` and `progress`, as for `evaluate`.
 
     Raises:
         As `evaluate`.

@@ -26,6 +26,7 @@ from robustlens.machine import float32_products, repeatable
 from robustlens.models import inputs
 from robustlens.models.inputs import Batches, Images, Labels, Readable, Reader
 from robustlens.progress import Listener, silent
+from robustlens.reliability import AdaptiveCopy
 from robustlens.threat import ThreatModel
 
 SAMPLE = 64
@@ -41,12 +42,14 @@ class PreparedAttacks:
     Attributes:
         loop: of the attacks. chosen: these, by name.
         logits, clean: of the shard's images without an attack.
+        adaptive: layers that attacks go round, none unless asked for.
     """
 
     loop: AttackLoop
     chosen: Mapping[str, Attack]
     logits: Tensor
     clean: CleanVerdict
+    adaptive: AdaptiveCopy
 
 
 @contextlib.contextmanager
@@ -64,6 +67,7 @@ def prepared(
     batch_size: int = 256,
     precision: str = "32-true",
     compile: bool = False,
+    adaptive: bool = False,
     seed: int = 0,
     state: Path | str | None = None,
     save_adversarial: bool = False,
@@ -90,17 +94,19 @@ def prepared(
     graphs = models.repeated_gradients() if compile else contextlib.nullcontext()
     with models.frozen(model), float32_products(), repeats, graphs, attack_room.trusted():
         logits = clean_logits(model, own_x, batch_size)
-        verifier, search = _networks(model, x, precision, seed, batch_size if compile else None)
+        compiled_batch = batch_size if compile else None
+        verifier, search, changed = _networks(model, x, precision, seed, compiled_batch, adaptive=adaptive)
         clean = clean_verdict(verifier, own_x, own_y, logits, batch_size)
         folder = None if state is None else Path(state)
         attacked = [(each.label, each.attack) for each in tries]
-        bound_to = identity(model, x, y, threat, attacked, precision, compile=compile) if folder else {}
+        way = ", ".join([precision, *["compiled"][:compile], *["adaptive"][:adaptive]])
+        bound_to = identity(model, x, y, threat, attacked, way) if folder else {}
         right = torch.zeros(len(x), dtype=torch.bool)
         right[rows] = clean.right
         saved = EvaluationState.open(folder, bound_to, right, len(tries), shard, rows)
         kept = AdversarialImages(folder) if save_adversarial else None
         loop = AttackLoop(verifier, search, x, y, threat, tries, saved, batch_size, progress, kept, shard)
-        yield PreparedAttacks(loop, chosen, logits, clean)
+        yield PreparedAttacks(loop, chosen, logits, clean, changed)
 
 
 def _chosen(x: Readable, rows: Tensor) -> Readable:
@@ -109,17 +115,24 @@ def _chosen(x: Readable, rows: Tensor) -> Readable:
 
 
 def _networks(
-    model: nn.Module, x: Readable, precision: str, seed: int, compiled_batch: int | None
-) -> tuple[Verifier | RandomVerifier, nn.Module]:
+    model: nn.Module,
+    x: Readable,
+    precision: str,
+    seed: int,
+    compiled_batch: int | None,
+    *,
+    adaptive: bool,
+) -> tuple[Verifier | RandomVerifier, nn.Module, AdaptiveCopy]:
     """The verifier of a model, and the network that attacks search on, compiled for batches of this size."""
     few = x[:SAMPLE].to(models.device_of(model))
+    changed = reliability.adaptive_copy(model, few) if adaptive else AdaptiveCopy(model, ())
     if reliability.is_randomised(model, few):
-        return RandomVerifier(model, seed), model
+        return RandomVerifier(model, seed), changed.network, changed
     verifier = Verifier(model, models.float64_copy(model, few[:8]))
-    search = models.fast_copy(model, few[:32], precision=precision)
-    if compiled_batch is None or search is model:  # what cannot be copied has hooks or changes itself
-        return verifier, search
-    return verifier, models.compiled_copy(search, few[:32], compiled_batch)
+    search = models.fast_copy(changed.network, few[:32], precision=precision)
+    if compiled_batch is None or changed.replaced or search is model:  # what cannot be copied has hooks ...
+        return verifier, search, changed
+    return verifier, models.compiled_copy(search, few[:32], compiled_batch), changed
 
 
 def _tries(chosen: Mapping[str, Attack], threat: ThreatModel) -> list[Try]:

@@ -188,6 +188,7 @@ def _settings(plan: EvaluationPlan) -> dict[str, Any]:
         "batch_size",
         "precision",
         "compile",
+        "adaptive",
         "seed",
         "save_adversarial",
     )
