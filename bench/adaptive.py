@@ -83,7 +83,7 @@ def measured(name: str, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> d
     plain = rl.evaluate(model, x, y, threat, ATTACKS)
     adaptive = rl.evaluate(model, x, y, threat, ATTACKS, adaptive=True, flags=False)
     hand = ByHand(threat, draws=20 if random else 5, radius=0.0 if random else 0.5)
-    known = [hand, *([] if random else ["square-500"])]
+    known: list[str | rl.attacks.Attack] = [hand, *([] if random else ["square-500"])]
     best = rl.evaluate(model, x, y, threat, known, flags=False)
     return {
         "clean": plain.interval("clean").value,

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import robustlens as rl
+from defences import NETWORKS, keep, kept
+
+NAMES = ("none", "BatchNorm, none", "input quantiser", "k winners take all")
 
 
 def main() -> int:
@@ -33,8 +36,8 @@ def main() -> int:
         if name not in kept(given.out, command):
             keep(given.out, command, name, measured(NETWORKS[name](), x, rl.ThreatModel("Linf", given.eps)))
     rows = kept(given.out, command)
-    columns = ("random", "pgd", "fgsm", "pgd-20", "cw-20", "fast", "apgd-ce", "apgd-t", "fab-t", "square")
-    columns = (*columns, "standard")
+    gradient = ("fgsm", "pgd-20", "cw-20", "fast", "apgd-ce", "apgd-t", "fab-t")
+    columns = ("random", "pgd", *gradient, "square", "standard")
     print(f"| network | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     for name, row in rows.items():
         shares = [f"{100 * row['found'][each][0]:.0f}" for each in columns]

@@ -54,9 +54,9 @@ class Inline(nn.Module):
         return self.body((16 * x).round() / 16)
 
 
-def body(inputs=64):
+def body(inputs=64, classes=4):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 50), nn.ReLU(), nn.Linear(50, 4)).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 50), nn.ReLU(), nn.Linear(50, classes)).eval()
 
 
 def images(n=8):
@@ -191,11 +191,11 @@ def test_a_smoothed_linear_map_has_its_own_gradient(place):
 
 def test_a_quantised_linear_network_falls_to_its_true_accuracy():
     model, x, y, margins = linear(dim=40, n=200)
-    threat = rl.ThreatModel("Linf", 2 / 64)
+    threat = rl.ThreatModel("Linf", float(margins.median()))
     fine = nn.Sequential(_Levels(), model)  # of 1/256: it moves a pixel by 1/512 at most
     right = model(x).argmax(1) == y
     truth = [
-        float((right & (margins > radius)).double().mean()) for radius in (2 / 64 + 1 / 256, 2 / 64 - 1 / 256)
+        float((right & (margins > threat.eps + change)).double().mean()) for change in (1 / 256, -1 / 256)
     ]
     plain = rl.evaluate(fine, x, y, threat, "pgd-10")
     adaptive = rl.evaluate(fine, x, y, threat, "pgd-10", adaptive=True)
@@ -237,7 +237,7 @@ def test_a_random_network_is_attacked_in_the_mean():
         errors = [(network(x) - mean).square().mean().sqrt() for network in (model, copied.network)]
     assert float(errors[1]) < 0.4 * float(errors[0])  # 1 / sqrt(20) of it, but for chance
     y = model(x).argmax(1)
-    threat = rl.ThreatModel("Linf", 0.2)
+    threat = rl.ThreatModel("Linf", 0.9)
     evaluation = rl.evaluate(model, x, y, threat, "pgd-5", adaptive=True, flags=False)
     assert [each.kind for each in evaluation.replaced] == ["random"]
     assert evaluation.interval("robust").value < evaluation.interval("clean").value
@@ -266,7 +266,7 @@ def test_plans_without_it_are_the_plans_of_before():
 
 def quantised_network():
     """For the images of Fashion-MNIST."""
-    return nn.Sequential(Rounded(), body(784))
+    return nn.Sequential(Rounded(), body(784, 10))
 
 
 def test_the_command_says_what_was_replaced(capsys, tmp_path):

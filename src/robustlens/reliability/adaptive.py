@@ -90,15 +90,16 @@ def adaptive_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> AdaptiveCopy:
         network = copy.deepcopy(model).requires_grad_(False)
     except Exception:  # whatever a network's own __deepcopy__ or its parts raise
         return AdaptiveCopy(model, (), f"adaptive: {names} stay as they are: the network cannot be copied")
-    replaced = []
+    surrogates: dict[str, str] = {}
     for each in reversed(found):  # parts before the whole, which may be traced with them inside
         if each.kind != "random":
-            network, surrogate = _replaced(network, each)
-            replaced.append(ReplacedLayer(each.name, each.kind, surrogate))
-    random = [each for each in found if each.kind == "random"]
-    if random:
+            network, surrogates[each.name] = _replaced(network, each)
+    if any(each.kind == "random" for each in found):
         network = MeanOverDraws(network)
-        replaced += [ReplacedLayer(each.name, each.kind, network.surrogate) for each in random]
+    replaced = [
+        ReplacedLayer(each.name, each.kind, surrogates.get(each.name, MeanOverDraws.surrogate))
+        for each in found
+    ]
     around = "; ".join(f"{each.name} ({each.kind}, {each.surrogate})" for each in replaced)
     return AdaptiveCopy(network.eval(), tuple(replaced), f"adaptive: attacks go around {around}")
 
