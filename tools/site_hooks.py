@@ -31,6 +31,7 @@ ROOMS = (
     "weights",
     "threat",
     "evaluation",
+    "reliability",
     "explain",
     "models",
     "data",

@@ -12,7 +12,6 @@ import robustlens as rl
 from helpers.evaluated_models import linear
 from helpers.small_models import Snapshot, everything
 from robustlens import cli, models
-from robustlens.config import EvaluationPlan
 from robustlens.models.registry import MODELS
 from robustlens.reliability import adaptive_copy
 from robustlens.reliability.adaptive import find
@@ -256,12 +255,6 @@ def test_a_network_that_cannot_be_copied_is_attacked_as_it_is():
     assert copied.note == "adaptive: 0 stay as they are: the network cannot be copied"
     with pytest.raises(RuntimeError):
         copy.deepcopy(model)
-
-
-def test_plans_without_it_are_the_plans_of_before():
-    assert "adaptive" not in EvaluationPlan().model_dump(mode="json")
-    assert EvaluationPlan(adaptive=True).model_dump(mode="json")["adaptive"] is True
-    assert "adaptive" in EvaluationPlan.model_json_schema()["properties"]
 
 
 def quantised_network():

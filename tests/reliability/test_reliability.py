@@ -250,7 +250,9 @@ def test_checks_that_attack_take_any_model(network, flag, rule):
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_without_attacks_a_broken_model_raises_nothing_else(network, flag, rule):
-    assert names(Around(network, rule), threat=None) == {flag}
+    raised = names(Around(network, rule), threat=None)
+    astray = rule in (straight_through, purified_by_backward)  # their gradient is that of something else, too
+    assert raised == ({flag, "useless-gradient"} if astray else {flag})
 
 
 def test_every_check_has_a_broken_model():

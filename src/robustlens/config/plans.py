@@ -1,15 +1,9 @@
 """Plans for the checkpoints of a run: how they are attacked, and what is measured of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
@@ -70,12 +64,6 @@ class EvaluationPlan(Plan):
         if not self.curve or self.threat.norm != "Linf":
             self.__dict__["curve_search"] = "plain"
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_new_defaults(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what was not there before, at its default: results of earlier plans stay current."""
-        values = write(self)
-        return {name: value for name, value in values.items() if name != "adaptive" or value}
 
 
 class ExplanationPlan(Plan):

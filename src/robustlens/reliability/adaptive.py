@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens.errors import StoppedError
 from robustlens.models.hooks import hooked, tensors_in
 from robustlens.models.inference import preserved_state
 from robustlens.reliability.functional import Operation, operations_of, with_replaced
@@ -88,6 +89,8 @@ def adaptive_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> AdaptiveCopy:
     names = ", ".join(each.name for each in found)
     try:
         network = copy.deepcopy(model).requires_grad_(False)
+    except StoppedError:
+        raise
     except Exception:  # whatever a network's own __deepcopy__ or its parts raise
         return AdaptiveCopy(model, (), f"adaptive: {names} stay as they are: the network cannot be copied")
     surrogates: dict[str, str] = {}

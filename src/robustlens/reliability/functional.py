@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from robustlens.errors import StoppedError
+
 
 @dataclass(frozen=True, eq=False)
 class Operation:
@@ -58,6 +60,8 @@ def operations_of(module: nn.Module, x: Tensor) -> list[Operation]:
         recorder = _Recorder(_traced(module))
         with torch.no_grad():
             recorder.run(x.clone())
+    except StoppedError:
+        raise
     except Exception:  # of any type: a tracer runs the module's code on things that are no tensors
         return []
     return recorder.operations
