@@ -23,12 +23,12 @@ from robustlens import losses
 from robustlens.attacks import PGD
 from robustlens.config import widest_radius
 from robustlens.errors import ConfigError, ModelError
-from robustlens.explain.features import last_linear
 from robustlens.explain.margins import attacked_images
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.models import device_of, inference
 from robustlens.models.hooks import reading
 from robustlens.models.inputs import Images, Labels, checked
+from robustlens.models.last_layer import last_linear
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -79,7 +79,7 @@ def sharpness(
     x, y = checked(model, x, y, threat.bounds, where="sharpness")
     widest = widest_radius(threat.norm, threat.bounds, math.prod(x.shape[1:]))
     radii = sorted({0.0, *(min(float(factor) * threat.eps, widest) for factor in factors)})
-    head = model.get_submodule(last_linear(model, x))
+    head = model.get_submodule(last_linear(model, x, where="sharpness"))
     rows = []
     for place, radius in enumerate(radii):
         attack = PGD(threat.at(radius), steps=steps, seed=seed)
