@@ -252,7 +252,8 @@ def test_checks_that_attack_take_any_model(network, flag, rule):
 def test_without_attacks_a_broken_model_raises_nothing_else(network, flag, rule):
     raised = names(Around(network, rule), threat=None)
     astray = rule in (straight_through, purified_by_backward)  # their gradient is that of something else, too
-    assert raised == ({flag, "useless-gradient"} if astray else {flag})
+    assert flag in raised
+    assert raised - {flag} <= ({"useless-gradient"} if astray else set())
 
 
 def test_every_check_has_a_broken_model():
