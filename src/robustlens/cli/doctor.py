@@ -79,13 +79,18 @@ def examine_attacks(
     chosen = arguments.resolve_model(model, subject, network, None)
     images = chosen.splits.test.take(min(examples, len(chosen.splits.test)), seed)
     threat, listener = ThreatModel.of(chosen.threat), partial(listen, "doctor")
-    found = reliability.planted(chosen.network(), images.x(), threat, names, seed=seed, progress=listener)
-    whole = list(found.together)[-1]
+    planting = reliability.planted(chosen.network(), images.x(), threat, names, seed=seed, progress=listener)
+    whole = list(planting.together)[-1]
     said = [
-        Finding(name, found.sentence(name), found.is_believed(name) or name != whole, found.interval(name))
-        for name in found.together
+        Finding(
+            name,
+            planting.sentence(name),
+            planting.is_believed(name) or name != whole,
+            planting.interval(name),
+        )
+        for name in planting.together
     ]
-    planted = f"{found.images} of {found.images + found.skipped} images"
+    planted = f"{planting.images} of {planting.images + planting.skipped} images"
     return [Finding("planted", f"one adversarial image in the ball of {planted}"), *said]
 
 

@@ -83,10 +83,10 @@ def adaptive_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> AdaptiveCopy:
         x: some images on its device.
     """
     model = getattr(model, "_orig_mod", model)
-    found = find(model, x)
-    if not found:
+    useless = find(model, x)
+    if not useless:
         return AdaptiveCopy(model, (), "adaptive: no gradient is useless, and attacks are as without")
-    names = ", ".join(each.name for each in found)
+    names = ", ".join(each.name for each in useless)
     try:
         network = copy.deepcopy(model).requires_grad_(False)
     except StoppedError:
@@ -94,14 +94,14 @@ def adaptive_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> AdaptiveCopy:
     except Exception:  # whatever a network's own __deepcopy__ or its parts raise
         return AdaptiveCopy(model, (), f"adaptive: {names} stay as they are: the network cannot be copied")
     surrogates: dict[str, str] = {}
-    for each in reversed(found):  # parts before the whole, which may be traced with them inside
+    for each in reversed(useless):  # parts before the whole, which may be traced with them inside
         if each.kind != "random":
             network, surrogates[each.name] = _replaced(network, each)
-    if any(each.kind == "random" for each in found):
+    if any(each.kind == "random" for each in useless):
         network = MeanOverDraws(network)
     replaced = [
         ReplacedLayer(each.name, each.kind, surrogates.get(each.name, MeanOverDraws.surrogate))
-        for each in found
+        for each in useless
     ]
     around = "; ".join(f"{each.name} ({each.kind}, {each.surrogate})" for each in replaced)
     return AdaptiveCopy(network.eval(), tuple(replaced), f"adaptive: attacks go around {around}")

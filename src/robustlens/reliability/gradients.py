@@ -27,13 +27,13 @@ def vanishing_gradient(diagnostics: Diagnostics) -> str | None:
 def useless(diagnostics: Diagnostics) -> str | None:
     """Layers that are not random, by name; those that are have a flag of their own."""
     try:
-        found = [each for each in find(diagnostics.model, diagnostics.x) if each.kind != "random"]
+        layers = [each for each in find(diagnostics.model, diagnostics.x) if each.kind != "random"]
     finally:
         diagnostics.state.restore()
-    if not found:
+    if not layers:
         return None
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return "gradient of " + ", ".join(f"{each.name} ({each.kind})" for each in found[:_NAMED]) + more
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return "gradient of " + ", ".join(f"{each.name} ({each.kind})" for each in layers[:_NAMED]) + more
 
 
 def saturated(diagnostics: Diagnostics) -> str | None:

@@ -80,8 +80,8 @@ class PlantedTest:
         """The verdict on an attack or a suite, or on "all" of them, in one sentence."""
         whom = "all attacks together" if name == "all" else name
         if self.images < LEAST:
-            found = f"found {self.images} images with a planted one, expected {LEAST} or more"
-            return f"nothing is said of {whom}: {found}"
+            lacking = f"found {self.images} images with a planted one, expected {LEAST} or more"
+            return f"nothing is said of {whom}: {lacking}"
         count, guessed = int(self.together[name].sum()), int(self.guessed.sum())
         if not self.is_decided:
             return f"nothing is said of {whom}: random guesses alone find {guessed} of {self.images}"
