@@ -102,7 +102,7 @@ def test_sound_attacks_find_what_is_planted_and_crippled_ones_do_not(norm, dtype
 
 def test_attacks_that_a_masked_gradient_blinds_cannot_be_believed_there():
     found = rl.reliability.planted(network(Quantised()), images(), THREATS["Linf"], ["fast", "square-500"])
-    assert [int(mask.sum()) for mask in found.found.values()][:3] == [0, 0, 0]
+    assert [int(mask.sum()) for mask in found.by_attack.values()][:3] == [0, 0, 0]
     assert not found.is_believed("fast")
     assert found.is_believed("square-500")
     assert found.is_believed("all")

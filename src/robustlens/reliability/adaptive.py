@@ -64,13 +64,13 @@ def find(model: nn.Module, x: Float[Tensor, "n ..."]) -> tuple[Found, ...]:
         x: some images on its device.
     """
     inputs = _observed(model, x[:_IMAGES])
-    found: list[Found] = []
+    layers: list[Found] = []
     with preserved_state(model):
         for path, module in reversed(list(model.named_modules())):  # parts before the whole
             if path in inputs:
-                inside = [each for each in found if _contains(path, each.path)]
-                found += _useless_in(path, module, inputs[path], inside)
-    return tuple(reversed(found))
+                inside = [each for each in layers if _contains(path, each.path)]
+                layers += _useless_in(path, module, inputs[path], inside)
+    return tuple(reversed(layers))
 
 
 def adaptive_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> AdaptiveCopy:

@@ -37,25 +37,27 @@ class PlantedTest:
 
     Attributes:
         images: number of images with a planted one. skipped: images in which none could be planted.
-        found: for each attack, in order, which of the planted images it found; all masks are (images,).
+        by_attack: for each attack, in order, which of the planted images it found; all masks are (images,).
         suites: the attacks of each suite that was asked for by name, which together are one suite.
         guessed: which of the images 1,000 random guesses found.
     """
 
     images: int
     skipped: int
-    found: Mapping[str, Bool[Tensor, " images"]]
+    by_attack: Mapping[str, Bool[Tensor, " images"]]
     guessed: Bool[Tensor, " images"]
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def together(self) -> dict[str, Bool[Tensor, " images"]]:
         """Masks of the attacks, then of the suites, then of everything under "all" if there is more."""
-        masks = dict(self.found)
+        masks = dict(self.by_attack)
         for name, parts in self.suites.items():
-            masks[name] = _any([self.found[part] for part in parts])
-        if len(self.found) > 1 and not any(set(parts) == set(self.found) for parts in self.suites.values()):
-            masks["all"] = _any(list(self.found.values()))
+            masks[name] = _any([self.by_attack[part] for part in parts])
+        if len(self.by_attack) > 1 and not any(
+            set(parts) == set(self.by_attack) for parts in self.suites.values()
+        ):
+            masks["all"] = _any(list(self.by_attack.values()))
         return masks
 
     def interval(self, name: str) -> Interval:
@@ -130,7 +132,7 @@ def planted(
     images = inputs.checked_images(x, threat.bounds, model, where="planted")[:].to(device_of(model))
     if len(images) == 0:
         raise DataError("planted: found 0 images, expected at least 1")
-    found: dict[str, list[bool]] = {name: [] for name in (*chosen, "random")}
+    hits: dict[str, list[bool]] = {name: [] for name in (*chosen, "random")}
     layer = _last_layer(model, images)
     with frozen(model), float32_products(), attack_room.trusted():
         for number in range(len(images)):
@@ -138,10 +140,10 @@ def planted(
             if image is not None:
                 with read_by(image.readout, layer):
                     for name, attack in chosen.items():
-                        found[name].append(_finds(name, attack, model, image, threat))
-                    found["random"].append(_is_guessed(model, image, threat, seed))
-            progress(Event("planted", number + 1, len(images), f"{len(found['random'])} planted"))
-    masks = {name: torch.tensor(each, dtype=torch.bool) for name, each in found.items()}
+                        hits[name].append(_finds(name, attack, model, image, threat))
+                    hits["random"].append(_is_guessed(model, image, threat, seed))
+            progress(Event("planted", number + 1, len(images), f"{len(hits['random'])} planted"))
+    masks = {name: torch.tensor(each, dtype=torch.bool) for name, each in hits.items()}
     guessed = masks.pop("random")
     return PlantedTest(
         len(guessed), len(images) - len(guessed), masks, guessed, attack_room.suites_in(attacks)
