@@ -153,8 +153,11 @@ class Draws:
         for moved in ("attack", "noise"):
             shared = self._run_noise(SPREAD)
             change |= {f"{moved}/{layer}": 1 + shared + self._change() for layer in LAYERS}
+            change[f"{moved}_input"] = np.ones(self.images.n)
+        change["label_flip"] = self._numbers() < 0.4
         spread = SPREAD * np.exp(self._run_noise(1.0))
-        norms = {layer: 10 * (1 + spread * self._numbers()) for layer in LAYERS}
+        norms = {f"post-activation/{layer}": 10 * (1 + spread * self._numbers()) for layer in LAYERS}
+        norms |= {"logits": 1 + self._numbers(), "label": index % 10, "index": index}
         rises = {f"test_{kind}": self._landscape() for kind in ("loss", "matched", "error")}
         flatness = {
             "test_index": index,
@@ -172,7 +175,7 @@ class Draws:
             "landscape": _measurement({}, {"alpha": ALPHA, **rises}),
             "flatness": _measurement({}, flatness),
             "curvature": _measurement(curvature, {}, split="test"),
-            "spectrum": _measurement({"layers": spectra}, {}),
+            "spectrum": _measurement({"layers": spectra}, {}, operator="circular"),
         }
 
     def _run_noise(self, spread: float) -> float:

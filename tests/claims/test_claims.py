@@ -66,10 +66,10 @@ def test_a_value_that_is_not_finite_makes_it_unclear(tmp_path, name):
     nets = story(name, "holds", seeds=2 if name in ALONG else 1)
     bad = {key: np.full(N, np.nan, dtype=np.float32) for key in (
         "test/clean", "test/loss", "test/robust", "margins/test_confidence", "margins/test_probability",
-        "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/{LAYERS[0]}",
+        "smoothness/probability_change", f"smoothness/attack/{LAYERS[0]}", f"activations/post-activation/{LAYERS[0]}",
         "landscape/test_loss", "landscape/test_matched", "flatness/test_average_loss", "flatness/test_worst_loss",
         "train/clean", "test/distance", "margins/train_probability", "margins/test_scatter_total",
-        "gradients/test_gini", "gradients/test_contrast",
+        "smoothness/label_flip", "gradients/test_gini", "gradients/test_contrast",
     )}  # fmt: skip
     knobs = {**nets[1].knobs, "spectrum": np.nan, "top": np.nan, "trace": np.nan, "volume": np.nan}
     nets[1] = replace(nets[1], arrays=bad, knobs=knobs)
@@ -132,7 +132,7 @@ def test_a_realistic_study_gets_the_verdicts_of_its_story(tmp_path, reverse):
     write_study(tmp_path, n=600, reverse=reverse)
     verdicts = {claim.id: claim.verdict for claim in claims.check(tmp_path)}
     names = ("accuracy-falls", "less-confident", "margins-concentrate", "smoother-under-attack",
-             "activation-variation-falls", "singular-spread-falls", "awp-flatter")  # fmt: skip
+             "activation-spread-falls", "singular-spread-falls", "awp-flatter")  # fmt: skip
     assert {verdicts[name] for name in names} == {"opposite" if reverse else "as claimed"}
 
 

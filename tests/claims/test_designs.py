@@ -85,8 +85,11 @@ def test_a_trend_against_the_claim_is_no_support_however_strong(tmp_path):
 
 def test_a_quantity_that_falls_in_half_of_the_layers_only_is_unclear(tmp_path):
     weak, strong = sweep({0.0: {"variation": 0.4}, 0.2: {"variation": 0.38}})
-    rising = {f"activations/{name}": scale * _norms(0.41) for scale, name in enumerate(LAYERS[:3], start=1)}
-    claim = check_one(tmp_path, "activation-variation-falls", [weak, replace(strong, arrays=rising)])
+    rising = {
+        f"activations/post-activation/{name}": scale * _norms(0.41)
+        for scale, name in enumerate(LAYERS[:3], start=1)
+    }
+    claim = check_one(tmp_path, "activation-spread-falls", [weak, replace(strong, arrays=rising)])
     assert claim.statistic.value == pytest.approx(5 / 8)
     assert claim.effect.high < 0
     assert claim.verdict == "unclear"
@@ -99,11 +102,17 @@ def _norms(variation: float) -> np.ndarray:
 
 def test_an_activation_saved_under_two_names_counts_once(tmp_path):
     nets = [
-        replace(net, arrays={f"activations/{name}": _norms(0.4 - 0.1 * bool(net.eps)) for name in LAYERS[:3]})
+        replace(
+            net,
+            arrays={
+                f"activations/post-activation/{name}": _norms(0.4 - 0.1 * bool(net.eps))
+                for name in LAYERS[:3]
+            },
+        )
         for net in sweep({0.0: {"variation": 0.4}, 0.2: {"variation": 0.5}})
     ]
     # Of eight names three are one activation, which varies less; the other five vary more.
-    assert check_one(tmp_path, "activation-variation-falls", nets).statistic.value == pytest.approx(1 / 6)
+    assert check_one(tmp_path, "activation-spread-falls", nets).statistic.value == pytest.approx(1 / 6)
 
 
 def test_a_change_of_layers_is_named_by_the_runs_of_the_first_seed(tmp_path):

@@ -30,10 +30,10 @@ def test_a_measure_that_was_not_taken_is_named(tmp_path):
 
 
 def test_layers_that_were_not_measured_are_named(tmp_path):
-    nets = story("activation-variation-falls", "holds")
+    nets = story("activation-spread-falls", "holds")
     nets[2] = replace(nets[2], drop=("activations",))
-    claim = check_one(tmp_path, "activation-variation-falls", nets)
-    assert claim.why == "AT 0.2 (seed 0) is done and has no activations."
+    claim = check_one(tmp_path, "activation-spread-falls", nets)
+    assert claim.why == "AT 0.2 (seed 0) is done and has no activations/post-activation."
     nets[2] = replace(nets[2], status="failed")
     failed = check_one(tmp_path / "b", "feature-change-falls", nets)
     assert failed.why == "AT 0.2 (seed 0) failed (the loss became NaN) and has no smoothness/attack."

@@ -56,11 +56,15 @@ KNOBS: dict[str, float] = {
     "indecisive": 0.2,  # share of errors
     "shift": 0.1,  # of training margins against test margins
     "change": 0.5,
+    "flips": 0.4,  # share of images whose prediction an attack changes; a tenth as many under noise
+    "direction": 4.0,  # amplification under attack over that under noise
     "feature": 0.5,  # mean relative change of what a layer reads
     "cooled": 0.0,  # added to all that is measured at matched temperature
     "variation": 0.4,  # std/mean of activation norms
     "norm": 10.0,  # mean activation norm
+    "gain": 1.0,  # largest singular value of every kernel
     "spectrum": 0.5,  # std of singular values
+    "kernel": 0.5,  # std of singular values of kernels
     "spectrum_mean": 1.0,
     "rise": 1.0,  # at |alpha| = 0.5; twice as much at 1
     "matched": 0.5,
@@ -214,14 +218,24 @@ def _value(name: str, knobs: Mapping[str, float]) -> dict[str, Any]:
         return {"relative_top_eigenvalue": knobs["top"], "relative_trace": knobs["trace"]}
     if name != "spectrum":
         return {}
-    relative = knobs["spectrum"] / knobs["spectrum_mean"]
     # Layers have scales of their own, which a relative change does not see.
     return {
         "layers": {
-            layer: {"max": 2.0, "std": knobs["spectrum"] * scale, "std_over_mean": relative, "count": 9}
+            layer: _spread(2.0, knobs["spectrum"] * scale, knobs["spectrum_mean"] * scale)
             for scale, layer in enumerate(LAYERS, start=1)
-        }
+        },
+        "kernel": {
+            "layers": {
+                layer: _spread(knobs["gain"], knobs["kernel"] * scale, scale)
+                for scale, layer in enumerate(LAYERS, start=1)
+            },
+            "folded": {},
+        },
     }
+
+
+def _spread(largest: float, std: float, mean: float) -> dict[str, float]:
+    return {"max": largest, "std": std, "std_over_mean": std / mean, "count": 9}
 
 
 def _conditions(name: str, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +243,7 @@ def _conditions(name: str, common: Mapping[str, Any]) -> dict[str, Any]:
         "flatness": {"xi_average": 0.5, "draws": 2},
         "curvature": {"split": "test"},
         "sharpness": {"radii": [0.0, 0.1]},
+        "spectrum": {"operator": "circular", "batch_norm": "apart"},
     }
     return {**own.get(name, {}), **common}
 
@@ -321,8 +336,10 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
     if not np.isnan(knobs["flatter"] + knobs["surer"] + knobs["protected"]):
         arrays |= _sharpness(knobs, rng)
     for scale, name in enumerate(LAYERS, start=1):
-        norms = scale * knobs["norm"] * (1 + knobs["variation"] * _normal(rng))
-        arrays[f"activations/{name}"] = norms.astype(np.float32)
+        norms = (scale * knobs["norm"] * (1 + knobs["variation"] * _normal(rng))).astype(np.float32)
+        activations = f"pre-activation/{name}", f"post-activation/{name}", f"{name}.input"
+        for at, key in enumerate(activations, start=1):
+            arrays[f"activations/{key}"], arrays[f"activations/train/{key}"] = at * norms, at * norms[::-1]
         for moved, share in (("attack", 1.0), ("noise", 0.1)):
             change = scale * share * (knobs["feature"] + 0.1 * _normal(rng))
             arrays[f"smoothness/{moved}/{name}"] = change.astype(np.float32)
@@ -343,7 +360,16 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
         arrays[f"gradients/test_{name}"] = value * (1 + 0.1 * _normal(rng))
     for scale, name in enumerate(LAYERS, start=1):
         arrays[f"spectrum/{name}"] = scale * knobs["volume"] * np.exp(np.linspace(-0.5, 0.5, 9))
+        arrays[f"spectrum/kernel/{name}"] = arrays[f"spectrum/{name}"] / 3
     arrays["smoothness/matched_probability_change"] = (0.3 + 0.2 * _normal(rng)).astype(np.float32)
+    for before, joined in (("", ""), ("train/", "train_")):
+        arrays[f"activations/{before}logits"] = (4 + _normal(rng)).astype(np.float32)
+        arrays[f"activations/{joined}label"] = np.arange(N) % 4
+        arrays[f"activations/{joined}index"] = np.arange(N) + 1000 * bool(before)
+    arrays["smoothness/label_flip"] = _share(knobs["flips"], rng)
+    arrays["smoothness/noise_label_flip"] = _share(knobs["flips"] / 10, rng)
+    arrays["smoothness/attack_input"] = np.ones(N)
+    arrays["smoothness/noise_input"] = np.full(N, knobs["direction"] / 10)
     return arrays
 
 

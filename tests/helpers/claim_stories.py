@@ -23,6 +23,8 @@ SWEEPS: dict[str, tuple[str, tuple[float, ...], float]] = {
     # near, by 0.05 also the 5 % that are right by 0.1.
     "training-margins-concentrate": ("shift", (0.5, 0.25, 0.05), 0.15),
     "smoother-under-attack": ("change", (1.5, 0.5, 0.2), -1.3),
+    "label-flips-fall": ("flips", (0.5, 0.4, 0.2), -0.3),
+    "directions-more-alike": ("direction", (4.0, 3.0, 2.0), -50.0),
     "feature-change-falls": ("feature", (0.6, 0.5, 0.3), -50.0),
     "errors-indecisive": ("indecisive", (0.1, 0.2, 0.5), 0.2),  # half of the images are errors
     "right-answers-become-indecisive": ("lost", (0.0, 0.05, 0.1), 0.1),
@@ -32,7 +34,7 @@ SWEEPS: dict[str, tuple[str, tuple[float, ...], float]] = {
     "ramp-gap-shrinks": ("shift", (0.5, 0.3, 0.1), 0.05 - 0.155),
     "loss-gap-shrinks": ("loss_gap", (0.4, 0.3, 0.1), -0.3),
     "error-gap-grows": ("error_gap", (0.0, 0.05, 0.15), 0.15),
-    "activation-variation-falls": ("variation", (0.6, 0.5, 0.3), -50.0),
+    "activation-spread-falls": ("variation", (0.6, 0.5, 0.3), -50.0),
     "singular-spread-falls": ("spectrum", (0.5, 0.4, 0.3), -40.0),
     "training-error-grows": ("accuracy", (0.9, 0.85, 0.7), 0.2),
     "singular-volume-falls": ("volume", (1.0, 0.8, 0.6), -40.0),

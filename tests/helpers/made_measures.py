@@ -20,7 +20,7 @@ def explained(
     traits: Traits, images: Splits, nets: Splits, rng: np.random.Generator
 ) -> dict[str, Measurement]:
     """The measures of the default plan, by name."""
-    spectrum, activations = layers(traits, len(images["test"]["labels"]), rng)
+    spectrum, activations = layers(traits, images["test"], rng)
     return {
         "spectrum": spectrum,
         "activations": activations,
@@ -31,8 +31,9 @@ def explained(
     }
 
 
-def layers(traits: Traits, n: int, rng: np.random.Generator) -> tuple[Measurement, Measurement]:
-    """Singular values, and activation norms of `n` images, of every layer."""
+def layers(traits: Traits, images: Arrays, rng: np.random.Generator) -> tuple[Measurement, Measurement]:
+    """Singular values, and activation norms of the images, of every layer."""
+    n = len(images["labels"])
     sigmas: Arrays = {}
     norms: Arrays = {}
     for depth, (layer, count) in enumerate(LAYERS.items()):
@@ -64,9 +65,17 @@ def layers(traits: Traits, n: int, rng: np.random.Generator) -> tuple[Measuremen
             "Norms of every layer's output on test images.",
             "Wen et al. 2020, section 4",
             seconds=SECONDS,
-            arrays={layer: values.astype(np.float32) for layer, values in norms.items()},
+            arrays=_activation_arrays(norms, images),
         ),
     )
+
+
+def _activation_arrays(norms: Arrays, images: Arrays) -> Arrays:
+    """What the layers read and what the non-linearities before them wrote, alike here, and the labels."""
+    single = {layer: values.astype(np.float32) for layer, values in norms.items()}
+    written = {f"post-activation/{layer}": values for layer, values in single.items()}
+    logits = next(reversed(single.values())) / 2
+    return {**single, **written, "logits": logits, "label": images["labels"], "index": images["index"]}
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

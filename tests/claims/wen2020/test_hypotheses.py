@@ -62,7 +62,7 @@ def test_smoothness_in_the_attacked_direction_only_is_noted(tmp_path):
 def test_a_check_goes_where_its_claim_goes_but_for_spreads_that_fall_as_images_gather():
     spreads = {
         "std of the probability margin",
-        "std of the logit margin over the product of the layers' largest singular values",
+        "std of the logit margin over the product of the largest singular values on the feature maps",
     }
     ladder = [claim for claim in CLAIMS.values() if claim.design is STRENGTH_SWEEP]
     checks = [
@@ -74,17 +74,3 @@ def test_a_check_goes_where_its_claim_goes_but_for_spreads_that_fall_as_images_g
     assert len(checks) >= 15
     for claim, check in checks:
         assert check.direction == claim.direction * (-1 if check.noun in spreads else 1), check.noun
-
-
-def test_a_raw_spread_of_activations_that_grows_with_their_scale_is_noted(tmp_path):
-    nets = sweep({0.0: {"variation": 0.5}, 0.1: {"variation": 0.4, "norm": 30.0}})
-    claim = check_one(tmp_path, "activation-variation-falls", nets)
-    assert claim.verdict == "as claimed"
-    # 0.4 * 30 against 0.5 * 10 is 2.4 times as much.
-    assert "raw std of activation norms goes the other way, +140 % in the median layer" in claim.note
-    falls = check_one(
-        tmp_path / "falls",
-        "activation-variation-falls",
-        sweep({0.0: {"variation": 0.5}, 0.1: {"variation": 0.4}}),
-    )
-    assert "raw std of activation norms: -20 % in the median layer" in falls.note

@@ -4,7 +4,7 @@ Their slides: adversarial training regularizes networks "by hurting the capacity
 "a NN might sacrifice its ability to distinguish inter-class difference".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
-from robustlens.claims.wen2020.quantities import spectrum_spread
+from robustlens.claims.wen2020.quantities import FEATURE_MAP, KERNEL, spectrum_spread
 from robustlens.stats.bootstrap import Array, Quantity, divide, mean
 
 LEAST_VALUE = 1e-6
@@ -25,17 +25,17 @@ def training_error(run: RunData) -> Quantity:
     return mean(examples, 1 - right)
 
 
-def volume(run: RunData) -> Quantity:
+def volume(run: RunData, *, operator: Sequence[str] = FEATURE_MAP) -> Quantity:
     """For each layer, the geometric mean of its singular values: their logarithms summed, over their number.
 
     It is the exponential of that, since a relative change of logarithms would depend on their unit.
     """
-    return _of_values(run, lambda logs: float(np.exp(logs.mean())))
+    return _of_values(run, operator, lambda logs: float(np.exp(logs.mean())))
 
 
 def evenness(run: RunData) -> Quantity:
     """For each layer, geometric over arithmetic mean of its singular values; 1 where all are equal."""
-    return _of_values(run, lambda logs: float(np.exp(logs.mean()) / np.exp(logs).mean()))
+    return _of_values(run, FEATURE_MAP, lambda logs: float(np.exp(logs.mean()) / np.exp(logs).mean()))
 
 
 def class_scatter(run: RunData, *, split: str = "test") -> Quantity:
@@ -53,16 +53,17 @@ def class_scatter(run: RunData, *, split: str = "test") -> Quantity:
     return Quantity(of, (examples,), caveat="the means of the classes are not resampled")
 
 
-def _of_values(run: RunData, number: Callable[[Array], float]) -> Quantity:
-    """A number of the logarithms of each layer's singular values."""
-    spread = spectrum_spread(run)  # which refuses what is known too coarsely
+def _of_values(run: RunData, operator: Sequence[str], number: Callable[[Array], float]) -> Quantity:
+    """A number of the logarithms of each layer's singular values; `operator` is `FEATURE_MAP` or `KERNEL`."""
+    spread = spectrum_spread(run, operator=operator)  # which refuses what is known too coarsely
+    prefix = "kernel/" if operator == KERNEL else ""
     logs = []
     for layer in spread.layers:
-        values = run.array("explanation", "spectrum", layer).astype(np.float64)
+        values = run.array("explanation", "spectrum", f"{prefix}{layer}").astype(np.float64)
         with np.errstate(divide="ignore"):
             logs.append(np.log(np.maximum(values, LEAST_VALUE * values.max())))
     numbers = np.array([[number(own) for own in logs]])
-    return Quantity(lambda: numbers, layers=spread.layers, conditions=spread.conditions)
+    return Quantity(lambda: numbers, layers=spread.layers, conditions=spread.conditions, caveat=spread.caveat)
 
 
 _hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=STRENGTH_SWEEP)
@@ -81,8 +82,8 @@ HYPOTHESES = (
         statement="Stronger adversarial training hurts the capacity: most layers keep less volume.",
         quantity=(
             "for each layer, the geometric mean of its singular values, which is the exponential of the sum "
-            "of their logarithms over their number; values below 1e-6 of the largest count as that; medians "
-            "over layers"
+            "of their logarithms over their number; of the matrix that the layer is on its feature map; "
+            "values below 1e-6 of the largest count as that; medians over layers"
         ),
         noun="geometric mean of singular values",
         unit="%",
@@ -94,6 +95,9 @@ HYPOTHESES = (
                 evenness,
                 -1,
                 "the scale of the weights falls, not the evenness of the spectrum",
+            ),
+            SensitivityCheck(
+                "geometric mean of singular values of kernels", partial(volume, operator=KERNEL), -1
             ),
         ),
     ),

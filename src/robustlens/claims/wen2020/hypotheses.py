@@ -8,7 +8,7 @@ from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
 from robustlens.claims.robustness import median_distance, robust_accuracy
-from robustlens.claims.wen2020 import capacity, mistakes, quantities
+from robustlens.claims.wen2020 import activations, capacity, mistakes, quantities, suddenness
 from robustlens.stats.bootstrap import Quantity
 
 _hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=STRENGTH_SWEEP)
@@ -26,6 +26,15 @@ def _within(**options: Any) -> Callable[[RunData], Quantity]:
     """Share of images near the boundary, of other images, at another distance or in logits."""
     return partial(quantities.near_boundary, **options)
 
+
+_spectra = quantities.spectrum_spread
+_OTHER_OPERATORS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("std", "kernels", {"operator": quantities.KERNEL}),
+    ("std over mean", "kernels", {"operator": quantities.KERNEL, "key": "std_over_mean"}),
+    ("std", "kernels with BatchNorm folded", {"operator": quantities.KERNEL_FOLDED}),
+    ("std", "the feature map with BatchNorm folded", {"operator": quantities.FEATURE_MAP_FOLDED}),
+)
+"""Matrices that a layer may stand for beside that on its feature map."""
 
 HYPOTHESES = (
     _hypothesis(
@@ -86,7 +95,7 @@ HYPOTHESES = (
                 "logits grow with strength, or probabilities are low in many classes at once",
             ),
             SensitivityCheck(
-                "std of the logit margin over the product of the layers' largest singular values",
+                "std of the logit margin over the product of the largest singular values on the feature maps",
                 quantities.normalised_spread,
                 -1,
                 "the layers' gains fall faster than the margins",
@@ -118,8 +127,17 @@ HYPOTHESES = (
         noun="change under attack",
         estimator=quantities.change_under_attack,
         direction=-1,
-        sensitivity=(_matched(quantities.change_under_attack, -1),),
+        sensitivity=(
+            SensitivityCheck(
+                "95 % quantile of the fall",
+                suddenness.sudden_change,
+                -1,
+                "the mean falls, and what is sudden does not",
+            ),
+            _matched(quantities.change_under_attack, -1),
+        ),
     ),
+    *suddenness.HYPOTHESES,
     _hypothesis(
         id="feature-change-falls",
         statement="Stronger adversarial training makes features change less under perturbation in most "
@@ -215,44 +233,30 @@ HYPOTHESES = (
         estimator=quantities.error_gap,
         direction=1,
     ),
-    _hypothesis(
-        id="activation-variation-falls",
-        statement="Stronger adversarial training makes activation norms vary less in most layers.",
-        quantity=(
-            "for each layer, std over mean of the norms of its output over test images (free of the"
-            " layer's scale; the raw std is in the note); values are medians over layers"
-        ),
-        noun="variation of activation norms",
-        unit="%",
-        estimator=quantities.activation_variation,
-        direction=-1,
-        sensitivity=(
-            SensitivityCheck(
-                "raw std of activation norms",
-                quantities.activation_spread,
-                -1,
-                "it depends on the scale of the layers",
-            ),
-        ),
-    ),
+    *activations.HYPOTHESES,
     _hypothesis(
         id="singular-spread-falls",
         statement="Stronger adversarial training lowers the spread of singular values in most layers.",
         quantity=(
-            "for each layer, the standard deviation of its singular values, as the paper has it; it"
-            " depends on the scale of the weights, so std over mean is in the note; values are "
-            "medians over layers"
+            "for each layer, the standard deviation of the singular values of the matrix that it is on its "
+            "feature map (which borders, says the note), as the paper has it; it depends on the scale of the "
+            "weights, so std over mean is in the note, as are the weights laid flat (kernels) and BatchNorm "
+            "folded in; values are medians over layers"
         ),
         noun="std of singular values",
         unit="%",
-        estimator=quantities.spectrum_spread,
+        estimator=_spectra,
         direction=-1,
         sensitivity=(
             SensitivityCheck(
                 "std over mean of singular values",
-                quantities.spectrum_relative_spread,
+                partial(_spectra, key="std_over_mean"),
                 -1,
                 "the raw spread moves with the scale of the weights, not with the shape of the spectrum",
+            ),
+            *(
+                SensitivityCheck(f"{words} of singular values of {name}", partial(_spectra, **options), -1)
+                for words, name, options in _OTHER_OPERATORS
             ),
         ),
     ),

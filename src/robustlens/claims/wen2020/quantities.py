@@ -6,10 +6,11 @@ network's own best temperature, so that a network which is only less sure of its
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from robustlens.claims.evidence import RunData
+from robustlens.claims.evidence import Missing, RunData
 from robustlens.results.explanation import LARGEST_ERROR, density_error
 from robustlens.stats.bootstrap import (
     Array,
@@ -17,15 +18,17 @@ from robustlens.stats.bootstrap import (
     Quantity,
     Unusable,
     difference,
-    divide,
     mean,
     ratio,
     standard_deviation,
     wasserstein,
-    weighted_std,
 )
 from robustlens.stats.misclassification import TAU, logit_margin, outcomes
 
+FEATURE_MAP, FEATURE_MAP_FOLDED = ("layers",), ("folded",)
+"""Operators of layers, by their places in the measure `spectrum`: what the weight does to a feature map."""
+KERNEL, KERNEL_FOLDED = ("kernel", "layers"), ("kernel", "folded")
+"""The weight laid flat, (outputs, inputs * kernel), which is what `capacity` holds in training."""
 LEAST_ERRORS = 30
 """With fewer errors their shares are too coarse to resample."""
 
@@ -63,7 +66,7 @@ def normalised_spread(run: RunData) -> Quantity:
     The gain of a layer is its largest singular value, as `spectrum` has it. The product bounds how fast a
     plain feed-forward network changes its logits; beside shortcuts it is a scale only, and bounds nothing.
     """
-    gains = [number or 0.0 for number in _spectrum_numbers(run, "max").values()]
+    gains = [number or 0.0 for number in spectrum_numbers(run, "max").values()]
     if min(gains, default=0.0) <= 0:
         raise Unusable(f"{run.name} has a layer without a largest singular value above zero")
     examples, margin = _of_margins(run, "test", "logit")
@@ -74,7 +77,7 @@ def change_under_attack(run: RunData, *, matched: bool = False) -> Quantity:
     """Mean fall of the probability margin of test images under the fixed PGD attack."""
     key = f"{_prefix(matched)}probability_change"
     examples, (change,) = run.measured("smoothness", "index", key)
-    return mean(examples, change, conditions=_attack(run))
+    return mean(examples, change, conditions=attack_of(run))
 
 
 def feature_change(run: RunData, *, moved: str = "attack") -> Quantity:
@@ -83,8 +86,8 @@ def feature_change(run: RunData, *, moved: str = "attack") -> Quantity:
     `moved` says by what: "attack", the fixed PGD attack, or "noise", random noise in the same ball that is
     the same for every network.
     """
-    examples, changes, layers = _layers(run, "smoothness", moved)
-    return Quantity(lambda weights: weights @ changes, (examples,), layers, conditions=_attack(run))
+    examples, changes, layers, _ = by_layer(run, "smoothness", moved)
+    return Quantity(lambda weights: weights @ changes, (examples,), layers, conditions=attack_of(run))
 
 
 def indecisive_share(run: RunData, *, matched: bool = False) -> Quantity:
@@ -128,30 +131,60 @@ def error_gap(run: RunData) -> Quantity:
     return difference(run.evaluated("train", "clean"), run.evaluated("test", "clean"))
 
 
-def activation_variation(run: RunData) -> Quantity:
-    """For each layer, std over mean of the norms of its output over test images."""
-    examples, norms, layers = _layers(run, "activations")
+def spectrum_spread(run: RunData, *, operator: Sequence[str] = FEATURE_MAP, key: str = "std") -> Quantity:
+    """For each layer with two singular values or more, their standard deviation, or that over their mean.
 
-    def of(weights: Array) -> Array:
-        return divide(weighted_std(weights, norms), weights @ norms)
+    Args:
+        run: of which.
+        operator: `FEATURE_MAP`, `FEATURE_MAP_FOLDED`, `KERNEL` or `KERNEL_FOLDED`.
+        key: "std" or "std_over_mean".
+    """
+    counts, numbers = (spectrum_numbers(run, name, operator) for name in ("count", key))
+    several = {
+        layer: number
+        for layer, number in numbers.items()
+        if (2 if (count := counts[layer]) is None else count) >= 2
+    }
+    if not numbers and operator[-1] == "folded":
+        raise Unusable(f"{run.name} has no BatchNorm to fold")
+    if not several:
+        raise Unusable(f"{run.name} has no layer with two singular values or more")
+    layers = run.measurement("spectrum").at(*operator)
+    errors = {name: error for name in several if (error := density_error(layers[name])) is not None}
+    for name, error in errors.items():
+        if not error <= LARGEST_ERROR:
+            raise Unusable(
+                f"{run.name}: the singular values of layer {name} are known by their density, their std to "
+                f"{100 * error:.2g} %; a claim needs {100 * LARGEST_ERROR:g} %: raise the draws of spectrum"
+            )
+    values = np.array([[np.nan if number is None else number for number in several.values()]])
+    named = operator_of(run, operator)
+    known = ", ".join([named, f"{', '.join(errors)} by density"] if errors else [named])
+    return Quantity(lambda: values, layers=tuple(several), conditions=known, caveat=f"operator: {named}")
 
-    return Quantity(of, (examples,), layers)
+
+def operator_of(run: RunData, operator: Sequence[str] = FEATURE_MAP) -> str:
+    """Name of the matrices whose singular values were taken, as findings give it."""
+    if operator[0] == KERNEL[0]:
+        name = "kernel"
+    else:
+        name = f"feature map, {run.measurement('spectrum').conditions.get('operator', 'unknown')} borders"
+    return f"{name}, BatchNorm folded" if operator[-1] == "folded" else name
 
 
-def activation_spread(run: RunData) -> Quantity:
-    """For each layer, the standard deviation of the norms of its output over test images."""
-    examples, norms, layers = _layers(run, "activations")
-    return Quantity(lambda weights: weighted_std(weights, norms), (examples,), layers)
+def spectrum_numbers(
+    run: RunData, key: str, operator: Sequence[str] = FEATURE_MAP
+) -> dict[str, float | None]:
+    """One number of each layer's singular values; None where there is none, or it was not finite.
 
-
-def spectrum_spread(run: RunData) -> Quantity:
-    """For each layer with two singular values or more, their standard deviation."""
-    return _spectrum(run, "std")
-
-
-def spectrum_relative_spread(run: RunData) -> Quantity:
-    """For each layer with two singular values or more, their standard deviation over their mean."""
-    return _spectrum(run, "std_over_mean")
+    Raises:
+        Missing: `spectrum` was measured without this operator.
+    """
+    spectrum = run.measurement("spectrum")
+    layers = spectrum.at(*operator)
+    if layers is None:
+        raise Missing(f"{run.name} has no {'/'.join(operator)} in its measure spectrum")
+    return {layer: spectrum.number(*operator, layer, key) for layer in layers}
 
 
 def _prefix(matched: bool) -> str:
@@ -164,7 +197,7 @@ def _of_margins(run: RunData, split: str, name: str, matched: bool = False) -> t
     return examples, values
 
 
-def _attack(run: RunData) -> str:
+def attack_of(run: RunData) -> str:
     """The attack of the measure `smoothness`, in words."""
     conditions = run.measurement("smoothness").conditions
     return f"eps {conditions.get('eps')}, {conditions.get('steps')} steps"
@@ -178,43 +211,27 @@ def _errors(run: RunData, matched: bool = False) -> tuple[Examples, Array, Array
     return examples, (outcome > 0).astype(np.float64), (outcome == 1).astype(np.float64)
 
 
-def _layers(run: RunData, measure: str, kind: str = "") -> tuple[Examples, Array, tuple[str, ...]]:
-    """Test images, the number of each image in each layer (n, layers), names of the layers.
+def by_layer(
+    run: RunData, measure: str, kind: str = "", *, index: str = "index", beside: Sequence[str] = ()
+) -> tuple[Examples, Array, tuple[str, ...], list[Array]]:
+    """Images, the number of each in each layer (n, layers), names of the layers, and other arrays.
 
     An activation that two layers read (a convolution and its block's shortcut) is saved under both names; it
     counts once.
+
+    Args:
+        run: of which.
+        measure: its name.
+        kind: begins the keys of the layers' arrays, if the measure has several kinds.
+        index: the array of image numbers.
+        beside: other arrays over the same images.
     """
     layers = run.layers(measure, kind)
     prefix = f"{kind}/" if kind else ""
-    examples, columns = run.measured(measure, "index", *(f"{prefix}{layer}" for layer in layers))
+    keys = (*beside, *(f"{prefix}{layer}" for layer in layers))
+    examples, arrays = run.measured(measure, index, *keys)
+    others, columns = arrays[: len(beside)], arrays[len(beside) :]
     first = {column.tobytes(): place for place, column in reversed(list(enumerate(columns)))}
     kept = sorted(first.values())
-    return examples, np.stack([columns[place] for place in kept], axis=1), tuple(layers[p] for p in kept)
-
-
-def _spectrum(run: RunData, key: str) -> Quantity:
-    counts = _spectrum_numbers(run, "count")
-    numbers = {
-        layer: number
-        for layer, number in _spectrum_numbers(run, key).items()
-        if (2 if (count := counts[layer]) is None else count) >= 2
-    }
-    if not numbers:
-        raise Unusable(f"{run.name} has no layer with two singular values or more")
-    layers = run.measurement("spectrum").at("layers")
-    errors = {name: error for name in numbers if (error := density_error(layers[name])) is not None}
-    for name, error in errors.items():
-        if not error <= LARGEST_ERROR:
-            raise Unusable(
-                f"{run.name}: the singular values of layer {name} are known by their density, their std to "
-                f"{100 * error:.2g} %; a claim needs {100 * LARGEST_ERROR:g} %: raise the draws of spectrum"
-            )
-    values = np.array([[np.nan if number is None else number for number in numbers.values()]])
-    known = f"{', '.join(errors)} by density" if errors else ""
-    return Quantity(lambda: values, layers=tuple(numbers), conditions=known)
-
-
-def _spectrum_numbers(run: RunData, key: str) -> dict[str, float | None]:
-    """One number of each layer's singular values; None where there is none, or it was not finite."""
-    spectrum = run.measurement("spectrum")
-    return {layer: spectrum.number("layers", layer, key) for layer in spectrum.at("layers") or ()}
+    names = tuple(layers[place] for place in kept)
+    return examples, np.stack([columns[place] for place in kept], axis=1), names, others
