@@ -6,7 +6,7 @@
 Each study is made up in memory: seven methods (four strengths, TRADES, AWP and TRADES with AWP), trained with
 one seed or three, evaluated at the best and the last checkpoint and at four epochs. No quantity depends on
 strength, objective, AWP or epoch. A run differs from another by its images' own noise and by the run-to-run
-noise of training, whose standard deviation is `noise` times the standard error over images. All 30 claims are
+noise of training, whose standard deviation is `noise` times the standard error over images. All claims are
 judged as `robustlens study` does. `one by one` counts claims whose own 95 % interval lies on the claimed
 side, as if each were the only one of its study.
 """

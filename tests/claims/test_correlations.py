@@ -121,7 +121,7 @@ def points(runs, pairs):
         return Estimate(run, Quantity(lambda: np.array([value])), np.array(value))
 
     return [
-        correlations._Point(exactly(run, x), exactly(run, y)) for run, (x, y) in zip(runs, pairs, strict=True)
+        correlations.Point(exactly(run, x), exactly(run, y)) for run, (x, y) in zip(runs, pairs, strict=True)
     ]
 
 

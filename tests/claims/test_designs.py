@@ -15,7 +15,7 @@ def test_the_effect_is_the_difference_that_was_put_in(tmp_path, name):
     effect = check_one(tmp_path, name, story(name, "holds")).effect
     _, _, expected = (SWEEPS | PAIRS)[name]
     assert effect.value == pytest.approx(expected, abs=1e-5)
-    if not name.startswith("singular-"):  # all layers fall by as much here
+    if not name.startswith(("singular-", "directions-")):  # all layers fall by as much here
         assert effect.low < effect.value < effect.high
 
 
@@ -36,6 +36,8 @@ def test_the_values_are_those_that_were_put_in(tmp_path, name):
         values = [(20 * value / 200 - 0.01) / 0.09 for value in values]
     if name == "better-calibrated":
         values = [value - 0.5 for value in values]
+    if name == "activation-spread-falls":  # norms of 10 in layer 1, of 80 in layer 8
+        values = [45 * value for value in values]
     if name in (
         "singular-spread-falls",
         "singular-volume-falls",

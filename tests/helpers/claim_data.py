@@ -103,6 +103,8 @@ class Net:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the perturbation."""
     unperturbed: str | None = None
+    capacity: Mapping[str, float] = field(default_factory=dict)
+    unbounded: str | None = None
     along: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Knobs at the epochs that were measured along training; the highest is the last."""
 
@@ -129,6 +131,8 @@ class Net:
             unperturbed=self.unperturbed,
             setting=self.setting,
             perturbation_options=self.options,
+            capacity=self.capacity,
+            unbounded=self.unbounded,
         )
 
 
@@ -337,7 +341,7 @@ def _explanation(knobs: Mapping[str, float], rng: np.random.Generator) -> dict[s
         arrays |= _sharpness(knobs, rng)
     for scale, name in enumerate(LAYERS, start=1):
         norms = (scale * knobs["norm"] * (1 + knobs["variation"] * _normal(rng))).astype(np.float32)
-        activations = f"pre-activation/{name}", f"post-activation/{name}", f"{name}.input"
+        activations = f"post-activation/{name}", f"pre-activation/{name}", f"{name}.input"
         for at, key in enumerate(activations, start=1):
             arrays[f"activations/{key}"], arrays[f"activations/train/{key}"] = at * norms, at * norms[::-1]
         for moved, share in (("attack", 1.0), ("noise", 0.1)):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers.awp_stories import AWP_STORIES
+from helpers.chain_stories import BOUNDS, LINKS
 from helpers.claim_data import Net, sweep, write
 from robustlens import claims
 from robustlens.claims.evidence import StudyData
@@ -79,7 +80,10 @@ GAPS: dict[str, Sequence[int]] = {
 ASSOCIATION = "flatter-smaller-gap"
 STORIES = [*SWEEPS, *PAIRS, *ASSOCIATIONS, *ALONG]
 """Claims whose stories are told here."""
-EVERY = [*(name for name in STORIES if name not in FURTHER), *AWP_STORIES, *FURTHER]
+EVERY = [
+    *(name for name in SWEEPS if name not in FURTHER), *LINKS, *BOUNDS,
+    *PAIRS, *ASSOCIATIONS, *ALONG, *AWP_STORIES, *FURTHER,
+]  # fmt: skip
 
 
 def check_one(folder: Path, name: str, nets: list[Net]) -> ClaimResult:

@@ -9,6 +9,9 @@ from scipy import stats
 from robustlens.stats import ranks
 from robustlens.stats.ranks import (
     interval_of_mean_correlation,
+    partial_spearman,
+    partial_spearman_interval,
+    partial_spearman_p,
     share_interval,
     sign_test_p,
     spearman,
@@ -149,3 +152,33 @@ def test_a_sampled_permutation_test_counts_the_observed_order_once(monkeypatch):
     assert spearman_p(x, -x, np.zeros(12, dtype=np.int64), np.random.default_rng(0)) == pytest.approx(
         1 / 20_000
     )
+
+
+def test_ranks_within_strata_forget_what_differs_between_them():
+    rng = np.random.default_rng(3)
+    strata = np.repeat(np.arange(5), 6)
+    own_x, own_y = rng.normal(size=(2, 30))
+    x, y = own_x + 100 * strata, own_y - 100 * strata
+    centred = [
+        np.concatenate([stats.rankdata(values[strata == each]) - 3.5 for each in range(5)])
+        for values in (x, y)
+    ]
+    assert partial_spearman(x, y, strata) == pytest.approx(np.corrcoef(*centred)[0, 1])
+    assert partial_spearman(x, y, strata) == partial_spearman(own_x, own_y, strata)
+    assert partial_spearman(own_x, own_y, 0 * strata) == pytest.approx(
+        stats.spearmanr(own_x, own_y).statistic
+    )
+    assert partial_spearman(x, np.array(strata, float), strata) is None
+
+
+def test_values_change_places_within_strata():
+    strata = np.array([0, 0, 0, 1, 1, 1])
+    x, y = np.array([1, 2, 3, 1, 2, 3.0]), np.array([7, 8, 9, 1, 2, 3.0])
+    # Of (3!)^2 arrangements 2 are as far from none.
+    assert partial_spearman_p(x, y, strata, RNG) == pytest.approx(2 / 36)
+    assert partial_spearman_p(x, y, 0 * strata, RNG) == pytest.approx(spearman_p(x, y, 0 * strata, RNG))
+
+
+def test_each_further_stratum_costs_the_interval_a_point():
+    assert partial_spearman_interval(0.6, 12, 3) == spearman_interval(0.6, 10)
+    assert partial_spearman_interval(0.6, 12, 1) == spearman_interval(0.6, 12)

@@ -123,6 +123,21 @@ METHODS = (
 )
 
 
+def test_runs_that_differ_in_capacity_alone_share_the_hash_without_it():
+    methods = (
+        {"label": "AT", "eps": [0.1, 0.2]},
+        {"label": "AT bounded", "eps": [0.1], "capacity": {"low": 0.8, "high": 1.25}},
+        {"label": "AT tight", "eps": [0.1], "capacity": {"low": 0.9, "high": 1.1}},
+    )
+    plain, stronger, bounded, tight = (
+        run.entry() for run in planning.plan(study(methods=methods, seeds=[0]))
+    )
+    assert plain.unbounded == bounded.unbounded == tight.unbounded != stronger.unbounded
+    assert plain.capacity == stronger.capacity == {}
+    assert (bounded.capacity["low"], tight.capacity["high"]) == (0.8, 1.1)
+    assert plain.setting != bounded.setting
+
+
 def test_runs_that_differ_in_the_perturbation_alone_and_only_these_share_its_hash():
     entries = [run.entry() for run in planning.plan(study(methods=METHODS, seeds=[0, 1]))]
     together = {}

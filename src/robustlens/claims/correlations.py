@@ -38,7 +38,7 @@ def across_methods(
     """
 
     def findings(hypothesis: Hypothesis, study: StudyData) -> Findings:
-        points, missing = _points(hypothesis.estimator, against, study.adversarial())
+        points, missing = points_of(hypothesis.estimator, against, study.adversarial())
         methods = _by_method(points, lambda point: point.run)
         if len(methods) < LEAST_POINTS:
             reasons = f"; {listed(missing)}" if missing else ""
@@ -130,7 +130,7 @@ def along_training(against: Estimator, noun: str) -> Design:
 def _second_look(check: SensitivityCheck, hypothesis: Hypothesis, study: StudyData, seen: float) -> str:
     """The correlation with another quantity in place of the claim's own, over the methods that have it."""
     try:
-        points, _ = _points(hypothesis.estimator, check.estimator, study.adversarial())
+        points, _ = points_of(hypothesis.estimator, check.estimator, study.adversarial())
     except Unusable as reason:
         return f"second look: {check.noun}: {reason}"
     methods = _by_method(points, lambda point: point.run)
@@ -145,7 +145,7 @@ def _second_look(check: SensitivityCheck, hypothesis: Hypothesis, study: StudyDa
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """Two quantities of one run at one checkpoint."""
 
     x: Estimate
@@ -153,19 +153,22 @@ class _Point:
 
     @property
     def run(self) -> RunData:
+        """Of which both are."""
         return self.y.run
 
     @property
     def values(self) -> tuple[float, float]:
+        """Both numbers."""
         return float(self.x.value), float(self.y.value)
 
     def claim_value(self) -> ClaimValue:
+        """Entry of the claim's `values`."""
         return self.y.claim_value(against=float(self.x.value))
 
 
 def _findings(
     nouns: str,
-    points: Sequence[_Point],
+    points: Sequence[Point],
     missing: Sequence[Missing],
     *,
     interval: Inference,
@@ -189,25 +192,25 @@ def _findings(
     )
 
 
-def _points(
+def points_of(
     estimator: Estimator, against: Estimator, runs: Sequence[RunData]
-) -> tuple[list[_Point], list[Missing]]:
+) -> tuple[list[Point], list[Missing]]:
     """Both quantities of every run that has both, and a reason for each run that has not."""
     estimates, missing = estimate(estimator, runs)
     others, unmeasured = estimate(against, [one.run for one in estimates])
     x_of = {one.run: one for one in others}
-    return [_Point(x_of[y.run], y) for y in estimates if y.run in x_of], missing + unmeasured
+    return [Point(x_of[y.run], y) for y in estimates if y.run in x_of], missing + unmeasured
 
 
 def _ranked_runs(
     estimator: Estimator, against: Estimator, study: StudyData
-) -> tuple[list[list[_Point]], list[Missing]]:
+) -> tuple[list[list[Point]], list[Missing]]:
     """The points of every run that has enough of them, with something to rank."""
-    runs: list[list[_Point]] = []
+    runs: list[list[Point]] = []
     missing: list[Missing] = []
     for run in study.adversarial():
         try:
-            points, unmeasured = _points(estimator, against, run.along_training())
+            points, unmeasured = points_of(estimator, against, run.along_training())
         except Missing as reason:
             missing.append(reason)
             continue
@@ -222,7 +225,7 @@ def _ranked_runs(
     return runs, missing
 
 
-def _rho(points: Sequence[_Point]) -> float:
+def _rho(points: Sequence[Point]) -> float:
     """The rank correlation over `points`; NaN where there is nothing to rank."""
     x, y = np.array([point.values for point in points]).T
     return float(spearman_of_rows(x[None], y[None])[0])
@@ -245,14 +248,14 @@ def _fewest_seeds(methods: Iterable[Sequence[Member]], run_of: Callable[[Member]
 # -- the bootstrap over methods, seeds and examples, all drawn anew together ---------------------------
 
 
-def _resampled_across(methods: Sequence[Sequence[_Point]], bootstrap: Bootstrap) -> str:
+def _resampled_across(methods: Sequence[Sequence[Point]], bootstrap: Bootstrap) -> str:
     """Bootstrap of the correlation over methods, of the means over their seeds."""
     generator = bootstrap.generator("methods")
     means = [_drawn(_draws(own, bootstrap), generator).mean(-1) for own in methods]
     return _percentiles(spearman_of_rows(*_drawn(np.stack(means, -1), generator)))
 
 
-def _resampled_along(methods: Sequence[Sequence[Sequence[_Point]]], bootstrap: Bootstrap) -> str:
+def _resampled_along(methods: Sequence[Sequence[Sequence[Point]]], bootstrap: Bootstrap) -> str:
     """Bootstrap of the mean over methods, and over their runs, of the correlation over epochs."""
     generator = bootstrap.generator("methods")
     rhos = [np.stack([spearman_of_rows(*_draws(run, bootstrap)) for run in own], -1) for own in methods]
@@ -260,7 +263,7 @@ def _resampled_along(methods: Sequence[Sequence[Sequence[_Point]]], bootstrap: B
     return _percentiles(_drawn(np.stack(means, -1), generator).mean(-1))
 
 
-def _draws(points: Sequence[_Point], bootstrap: Bootstrap) -> Array:
+def _draws(points: Sequence[Point], bootstrap: Bootstrap) -> Array:
     """Both quantities of each point on every resample of the examples: (2, resamples, points)."""
     columns = [[bootstrap.draws(side.quantity) for side in (point.x, point.y)] for point in points]
     return np.array(columns).transpose(1, 2, 0)

@@ -81,6 +81,19 @@ def random_control() -> str:
     return f"{awp_pair()}\n  - {{label: AT+RWP, objective: at, rwp: {{}}}}"
 
 
+def seeds() -> str:
+    """Trains every method five times."""
+    return "seeds: [0, 1, 2, 3, 4]"
+
+
+def capacity_pair() -> str:
+    """Trains with and without bounds on the singular values of the weights."""
+    return (
+        "methods:\n  - {label: AT, objective: at}\n"
+        "  - {label: AT bounded, objective: at, capacity: {low: 0.8, high: 1.25}}"
+    )
+
+
 def methods() -> str:
     """Trains six methods to correlate over, four of them without AWP."""
     return (

@@ -44,6 +44,8 @@ class RunEntry:
             the recipe has them; empty in older files.
         unperturbed: hash of the same recipe without the perturbation: equal for two runs that differ in it
             alone. setting: hash of what strengths are compared within.
+        capacity: range that the singular values of the weights are held to, as the recipe has it; empty for
+            none. unbounded: hash of the same recipe without it: equal for two runs that differ in it alone.
     """
 
     id: str
@@ -58,6 +60,8 @@ class RunEntry:
     unperturbed: str | None = None
     setting: str | None = None
     perturbation_options: Mapping[str, Any] = field(default_factory=dict)
+    capacity: Mapping[str, Any] = field(default_factory=dict)
+    unbounded: str | None = None
 
 
 @dataclass(frozen=True)

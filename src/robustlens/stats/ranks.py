@@ -60,18 +60,53 @@ def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Gen
     20,000 random ones, the observed one included.
     """
     a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    return _permutation_p(a, b, blocks, rng)
+
+
+def _permutation_p(a: Array, b: Array, blocks: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """Share of arrangements of `b` within blocks whose product with `a` is as far from zero as it is."""
     groups = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
     if math.prod(math.factorial(len(rows)) for rows in groups) <= _ENUMERATED:
         sums = np.zeros(1)
         for rows in groups:
             orders = np.array(list(itertools.permutations(range(len(rows)))))
             sums = np.add.outer(sums, b[rows][orders] @ a[rows]).ravel()
-        return float(np.mean(_as_far(sums, a @ b)))
+        return float(np.mean(_as_far(sums, float(a @ b))))
     sums = np.zeros(19_999)
     for rows in groups:
         shuffled = rng.permuted(np.broadcast_to(b[rows], (len(sums), len(rows))), axis=1)
         sums += shuffled @ a[rows]
-    return float((1 + np.sum(_as_far(sums, a @ b))) / (1 + len(sums)))
+    return float((1 + np.sum(_as_far(sums, float(a @ b)))) / (1 + len(sums)))
+
+
+def partial_spearman(x: Array, y: Array, strata: NDArray[np.int64]) -> float | None:
+    """Rank correlation of `x` and `y` (n,) within strata: ranks are taken, and centred, in each stratum.
+
+    Strata weigh by their size. What differs between strata alone has no part in it. None where nothing is
+    left to rank.
+    """
+    a, b = (_within(values, strata) for values in (x, y))
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(np.clip((a @ b) / scale, -1, 1)) if scale > 0 else None
+
+
+def partial_spearman_p(x: Array, y: Array, strata: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """Two-sided permutation p-value of `partial_spearman`: as `spearman_p`, within strata."""
+    return _permutation_p(_within(x, strata), _within(y, strata), strata, rng)
+
+
+def partial_spearman_interval(rho: float, n: int, strata: int) -> Inference:
+    """As `spearman_interval`, over n units in strata: each beyond the first costs one, for its own mean."""
+    return spearman_interval(rho, n - (strata - 1))
+
+
+def _within(values: Array, strata: NDArray[np.int64]) -> Array:
+    """Mean ranks in each stratum over its size, which lie in [0, 1], less their middle."""
+    ranks = np.zeros(len(values))
+    for stratum in np.unique(strata):
+        rows = strata == stratum
+        ranks[rows] = (stats.rankdata(values[rows]) - (rows.sum() + 1) / 2) / rows.sum()
+    return ranks
 
 
 def _as_far(sums: Array, seen: float) -> NDArray[np.bool_]:

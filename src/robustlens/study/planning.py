@@ -57,6 +57,8 @@ class PlannedRun:
             perturbation_options={}
             if recipe.perturbation is None
             else recipe.perturbation.model_dump(mode="json"),
+            capacity={} if recipe.capacity is None else recipe.capacity.model_dump(mode="json"),
+            unbounded=recipe.model_copy(update={"capacity": None}).hash(),
         )
 
 

@@ -147,7 +147,8 @@ def test_a_spread_that_is_estimated_is_taken_where_its_error_is_small(tmp_path, 
     if taken:
         spread = quantities.spectrum_spread(run)
         assert spread.value().tolist() == [0.25, 0.5]
-        assert spread.conditions == "large by density"
+        assert spread.conditions == "feature map, circular borders, large by density"
+        assert spread.caveat == "operator: feature map, circular borders"
     else:
         with pytest.raises(Unusable, match="large are known by their density"):
             quantities.spectrum_spread(run)

@@ -31,7 +31,7 @@ def spread(
 
     Args:
         run: of which.
-        of: `POST`, `PRE` or `READ`.
+        of: `POST`, `PRE`, or `READ` (of test images).
         split: of the images.
         relative: over the mean norm, which is free of the layer's scale.
         within: within classes, the root of the mean squared distance to the mean of the image's class.

@@ -8,7 +8,15 @@ from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
 from robustlens.claims.robustness import median_distance, robust_accuracy
-from robustlens.claims.wen2020 import activations, capacity, mistakes, quantities, suddenness
+from robustlens.claims.wen2020 import (
+    activations,
+    capacity,
+    chain,
+    intervention,
+    mistakes,
+    quantities,
+    suddenness,
+)
 from robustlens.stats.bootstrap import Quantity
 
 _hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=STRENGTH_SWEEP)
@@ -261,5 +269,7 @@ HYPOTHESES = (
         ),
     ),
     *capacity.HYPOTHESES,
+    *chain.HYPOTHESES,
+    *intervention.HYPOTHESES,
 )
 """In the order of the report."""
