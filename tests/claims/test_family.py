@@ -3,8 +3,9 @@
 import pytest
 from scipy import stats
 
+from helpers.chain_stories import LINKS
 from helpers.claim_data import write
-from helpers.claim_stories import STRENGTHS, SWEEPS, story
+from helpers.claim_stories import EVERY, STRENGTHS, SWEEPS, story
 from robustlens import claims
 from robustlens.claims.family import benjamini_hochberg, controlled
 from robustlens.results import ClaimResult, Effect, Verdict
@@ -54,7 +55,7 @@ def test_a_study_of_three_seeds_is_controlled_together(tmp_path):
     nets = story("accuracy-falls", "holds", seeds=3)
     checked = claims.check(write(tmp_path, nets))
     decided = [one for one in checked if one.scope == "decided"]
-    assert [one.id for one in decided] == list(SWEEPS)
+    assert [one.id for one in decided] == [name for name in EVERY if name in SWEEPS or name in LINKS]
     assert len({run.eps for run in nets}) == len(STRENGTHS)
     own = [1.0 if one.effect.p is None or one.verdict == "inconclusive" else one.effect.p for one in decided]
     assert [one.adjusted_p for one in decided] == pytest.approx(benjamini_hochberg(own))

@@ -62,7 +62,7 @@ def test_smoothness_in_the_attacked_direction_only_is_noted(tmp_path):
 def test_a_check_goes_where_its_claim_goes_but_for_spreads_that_fall_as_images_gather():
     spreads = {
         "std of the probability margin",
-        "std of the logit margin over the product of the largest singular values on the feature maps",
+        "std of the logit margin over the product of the layers' largest singular values",
     }
     ladder = [claim for claim in CLAIMS.values() if claim.design is STRENGTH_SWEEP]
     checks = [

@@ -58,10 +58,10 @@ def within_strengths(against: Estimator, noun: str) -> Design:
         points = [point for own in strata for point in own]
         if len(points) - (len(strata) - 1) < LEAST_POINTS:
             raise _too_few(points, len(strata), missing, study)
-        found = _correlated(strata)
-        if found is None:
+        ranked = _correlated(strata)
+        if ranked is None:
             raise Unusable(f"{hypothesis.noun} or {noun} is the same in all networks that were trained alike")
-        x, y, groups, rho = found
+        x, y, groups, rho = ranked
         p = partial_spearman_p(x, y, groups, study.bootstrap.generator("strata"))
         interval = partial_spearman_interval(rho, len(points), len(strata))
         where = f"{len(points)} networks of {len(strata)} method{'s' * (len(strata) > 1)} and strengths"

@@ -103,7 +103,7 @@ HYPOTHESES = (
                 "logits grow with strength, or probabilities are low in many classes at once",
             ),
             SensitivityCheck(
-                "std of the logit margin over the product of the largest singular values on the feature maps",
+                "std of the logit margin over the product of the layers' largest singular values",
                 quantities.normalised_spread,
                 -1,
                 "the layers' gains fall faster than the margins",
