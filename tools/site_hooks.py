@@ -32,6 +32,7 @@ ROOMS = (
     "threat",
     "evaluation",
     "reliability",
+    "certification",
     "explain",
     "models",
     "data",

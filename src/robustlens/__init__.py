@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         report,
         study,
     )
+    from robustlens.certification import Certification, certify
     from robustlens.config import Recipe
     from robustlens.evaluation import Evaluation, evaluate
     from robustlens.progress import Event, Listener
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdversarialWeightPerturbation": "weights",
+    "Certification": "certification",
     "Evaluation": "evaluation",
     "Event": "progress",
     "ExponentialMovingAverage": "weights",
@@ -39,6 +41,7 @@ _HOME = {
     "Recipe": "config",
     "Run": "results",
     "ThreatModel": "threat",
+    "certify": "certification",
     "evaluate": "evaluation",
     "train": "training",
 }
@@ -59,6 +62,7 @@ _ROOMS = {
 
 __all__ = [
     "AdversarialWeightPerturbation",
+    "Certification",
     "Evaluation",
     "Event",
     "ExponentialMovingAverage",
@@ -68,6 +72,7 @@ __all__ = [
     "ThreatModel",
     "__version__",
     "attacks",
+    "certify",
     "compat",
     "data",
     "evaluate",

@@ -261,6 +261,6 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
     if attack is not None:
         values |= {"test_examples": attack.limit, "train_examples": attack.limit}
         values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision", "compile")}
-        values |= {"save_adversarial": attack.save_adversarial, "adaptive": attack.adaptive}
+        values |= {name: getattr(attack, name) for name in ("save_adversarial", "adaptive", "certify")}
         values |= {} if attack.curve is None else {"curve": arguments.curve(attack.curve)}
     return checked(kind, values, where)

@@ -101,6 +101,9 @@ class AttackOptions:
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep the images that break the model.")
     ] = False
+    certify: Annotated[
+        str | None, typer.Option(help="Also prove images robust: ibp, crown-ibp or crown. Default: none.")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,12 @@ def claims(folder: StudyFolder) -> None:
 
 def evaluation(result: EvaluationResult) -> None:
     """Accuracies on both splits, time by attack, gaps, flags and notes."""
-    table = Table("split", "n", "clean %", *[f"{title} %" for title in result.columns], box=None)
+    proven = dict.fromkeys(name for split in result.splits.values() for name in split.certified)
+    titles = [*result.columns, *(f"certified ({name})" for name in proven)]
+    table = Table("split", "n", "clean %", *[f"{title} %" for title in titles], box=None)
     for name, split in result.splits.items():
         cells = [_percent(result.after(column, name)) for column in result.columns]
+        cells += [_percent(split.certified.get(method)) for method in proven]
         table.add_row(name, str(split.n), _percent(split.clean), *cells)
     output.print(table)
     for name, split in result.splits.items():

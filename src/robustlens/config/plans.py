@@ -56,6 +56,8 @@ class EvaluationPlan(Plan):
     adaptive: bool = False
     """Attack through a copy in which layers with a useless gradient have another one in the backward pass."""
     save_adversarial: bool = False
+    certify: Literal["ibp", "crown-ibp", "crown"] | None = None
+    """Method that proves images robust, beside the attacks; null proves nothing."""
     seed: int = 0
 
     @model_validator(mode="after")

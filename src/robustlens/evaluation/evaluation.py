@@ -29,6 +29,8 @@ class Evaluation:
         flags: reasons to doubt the numbers. notes: choices the attacks made for this model.
         suites: the attacks of each suite that was asked for by name.
         seconds: time by attack.
+        certifier, lower, certified: with `certify`, the method, lower bounds of the smallest margin within
+            the threat (NaN for a clean mistake), and the mask of the images that are proven robust.
         x_adv: with `save_adversarial`, the images with an adversarial one in place of each that was broken;
             otherwise None.
         replaced: layers that adaptive attacks went round; empty unless asked for.
@@ -49,6 +51,9 @@ class Evaluation:
     seconds: dict[str, float]
     x_adv: Tensor | None = None
     replaced: tuple[ReplacedLayer, ...] = ()
+    certifier: str | None = None
+    lower: Tensor | None = None
+    certified: Tensor | None = None
 
     @property
     def robust(self) -> Tensor:
@@ -63,9 +68,11 @@ class Evaluation:
         return dict(zip(self.by_attack, counts, strict=True))
 
     def interval(self, mask: str = "robust") -> Interval:
-        """Wilson interval of "clean", "robust", an attack, or a suite that was asked for, by name."""
+        """Wilson interval of "clean", "robust", "certified", an attack, or a suite that was asked for."""
         masks = {"clean": self.clean, "robust": self.robust, **self.by_attack}
         masks |= {name: self.by_attack[parts[-1]] for name, parts in self.suites.items()}
+        if self.certified is not None:
+            masks["certified"] = self.certified
         return rate(masks[mask])
 
     def result(self) -> SplitResult:
@@ -80,6 +87,7 @@ class Evaluation:
             attacked=self.attacked,
             broken=self.broken,
             seconds=self.seconds,
+            certified={} if self.certifier is None else {self.certifier: self.interval("certified")},
             curve=tuple(CurvePoint(eps, point.value, point.low, point.high) for eps, point in curve),
             flags=self.flags,
             notes=self.notes,
@@ -92,6 +100,8 @@ class Evaluation:
         names = ("labels", "clean", "robust", "loss", "predictions", "distance")
         arrays = {name: getattr(self, name).numpy() for name in names}
         arrays |= {name: mask.numpy() for name, mask in self.by_attack.items()}
+        if self.certified is not None and self.lower is not None:
+            arrays |= {"certified": self.certified.numpy(), "certified_margin": self.lower.numpy()}
         if self.curve:
             arrays["curve"] = torch.stack(list(self.curve.values())).numpy()
             arrays["curve_eps"] = np.array(list(self.curve))

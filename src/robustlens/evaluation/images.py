@@ -12,6 +12,7 @@ from robustlens import reliability
 from robustlens.attacks import Attack
 from robustlens.errors import NumericsError
 from robustlens.evaluation.attack_loop import AttackLoop
+from robustlens.evaluation.certificates import Certificates, check_method
 from robustlens.evaluation.clean import notes_on
 from robustlens.evaluation.evaluation import Evaluation
 from robustlens.evaluation.preparation import SAMPLE, prepared
@@ -43,6 +44,7 @@ def evaluate(
     adaptive: bool = False,
     seed: int = 0,
     flags: bool = True,
+    certify: str | None = None,
     state: Path | str | None = None,
     save_adversarial: bool = False,
     progress: Listener = silent,
@@ -78,18 +80,23 @@ def evaluate(
             is found, nothing changes.
         seed: base of the random starts.
         flags: whether to look for reasons to doubt the numbers (some further attacks on few images).
+        certify: also prove images robust, by a method of `certify` that bounds the network's own margins:
+            "ibp", "crown-ibp" or "crown"; `Evaluation.certified`. None proves nothing.
         state: a folder in which progress is kept after every batch: a call that was stopped, repeated,
             goes on there. None keeps nothing.
         save_adversarial: keep the images that broke the model, in `Evaluation.x_adv`.
         progress: hears an event after every batch.
 
     Raises:
-        ConfigError: unknown attack; torch cannot compile the network.
+        ConfigError: unknown attack or method of certification; torch cannot compile the network.
         DataError: shapes, types, labels or pixel range do not fit.
-        ModelError: the model does not return logits (n, classes).
-        NumericsError: an attack left the threat model.
+        ModelError: the model does not return logits (n, classes), or has an operation that `certify` has no
+            rule for.
+        NumericsError: an attack left the threat model; an image is certified and broken.
         StateError: the progress in `state` belongs to another model, data, threat or suite, or is damaged.
     """
+    if certify is not None:
+        check_method(certify, "evaluate.certify")
     with prepared(
         model,
         x,
@@ -110,7 +117,11 @@ def evaluate(
         shard=Shard(),
     ) as ready:
         loop, logits, clean, chosen = ready.loop, ready.logits, ready.clean, ready.chosen
+        certificates = None if certify is None else Certificates.of(loop, certify, ready.folder)
         loop.run()
+        if certificates is not None:
+            certificates.run()
+            certificates.check()
         x_adv, failures = _checked_images(loop)
         raised = _flags(loop, logits, chosen) if flags else ()
     of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
@@ -136,6 +147,9 @@ def evaluate(
         seconds=loop.seconds(),
         x_adv=x_adv,
         replaced=ready.adaptive.replaced,
+        certifier=certify,
+        lower=None if certificates is None else certificates.lower,
+        certified=None if certificates is None else certificates.certified,
     )
 
 

@@ -41,12 +41,14 @@ class PreparedAttacks:
 
     Attributes:
         loop: of the attacks. chosen: these, by name.
+        folder: where progress is kept, or None.
         logits, clean: of the shard's images without an attack.
         adaptive: layers that attacks go round, none unless asked for.
     """
 
     loop: AttackLoop
     chosen: Mapping[str, Attack]
+    folder: Path | None
     logits: Tensor
     clean: CleanVerdict
     adaptive: AdaptiveCopy
@@ -106,7 +108,7 @@ def prepared(
         saved = EvaluationState.open(folder, bound_to, right, len(tries), shard, rows)
         kept = AdversarialImages(folder) if save_adversarial else None
         loop = AttackLoop(verifier, search, x, y, threat, tries, saved, batch_size, progress, kept, shard)
-        yield PreparedAttacks(loop, chosen, logits, clean, changed)
+        yield PreparedAttacks(loop, chosen, folder, logits, clean, changed)
 
 
 def _chosen(x: Readable, rows: Tensor) -> Readable:

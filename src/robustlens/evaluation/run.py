@@ -100,7 +100,14 @@ def evaluate_splits(
     for name, part in parts_of(splits, plan).items():
         folder, listen = None if state is None else state / name, _on_split(progress, name)
         evaluations[name] = evaluate(
-            model, data.readable(part), part.labels, threat, **_settings(plan), state=folder, progress=listen
+            model,
+            data.readable(part),
+            part.labels,
+            threat,
+            **_settings(plan),
+            certify=plan.certify,
+            state=folder,
+            progress=listen,
         )
         numbers = evaluations[name].result()
         results[name] = replace(numbers, arrays={**numbers.arrays, "index": part.index.numpy()})

@@ -121,8 +121,13 @@ def _per_draw(
 
 def within(distance: Float[Tensor, " n"], threat: ThreatModel, eps: float) -> Bool[Tensor, " n"]:
     """Whether distances are at most `eps`, but for the rounding of a float32 pixel."""
+    return distance <= eps + tolerance(threat)
+
+
+def tolerance(threat: ThreatModel) -> float:
+    """How far outside the ball an image may be: the rounding of a float32 pixel."""
     low, high = threat.bounds
-    return distance <= eps + 1e-6 * (high - low)
+    return 1e-6 * (high - low)
 
 
 def checked_distance(

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from robustlens.objectives.adversarial import MART, TRADES, CrossEntropy, LogitPairing
-from robustlens.objectives.base import InnerAttack, Objective, inner_fgsm, inner_pgd, takes_soft_labels
+from robustlens.objectives.base import InnerAttack, Objective, after, inner_fgsm, inner_pgd, takes_soft_labels
+from robustlens.objectives.intervals import IntervalBounds
 from robustlens.objectives.linearity import LinearityAttack, LocalLinearity
 from robustlens.objectives.smooth import CURE, GradientPenalty
 from robustlens.objectives.virtual import VAT, VirtualAdversary
@@ -25,11 +26,13 @@ __all__ = [
     "CrossEntropy",
     "GradientPenalty",
     "InnerAttack",
+    "IntervalBounds",
     "LinearityAttack",
     "LocalLinearity",
     "LogitPairing",
     "Objective",
     "VirtualAdversary",
+    "after",
     "get",
     "inner_fgsm",
     "inner_pgd",
@@ -49,8 +52,9 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
         "cure": CURE,
         "vat": VAT,
         "gradient-penalty": GradientPenalty,
+        "ibp": IntervalBounds,
     },
-    hidden=("inner_attack",),
+    hidden=("inner_attack", "done"),
     factories=True,
     result_type=Objective,
 )

@@ -26,7 +26,9 @@ InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
 class Objective(Protocol):
     """A per-example training loss, and the attack that makes its x_adv.
 
-    One that is not defined for soft labels says `soft_labels = False` beside these (`takes_soft_labels`).
+    One that is not defined for soft labels says `soft_labels = False` beside these (`takes_soft_labels`); one
+    that changes along training has a method `after(done)`, which returns it as it is when a share `done` of
+    all epochs is over.
     """
 
     @property
@@ -37,6 +39,12 @@ class Objective(Protocol):
         self, model: nn.Module, x: Float[Tensor, "n ..."], x_adv: Float[Tensor, "n ..."], y: Labels
     ) -> Float[Tensor, " n"]:
         """Loss of each example, in nats; `y` are classes, or soft labels where the loss is linear in them."""
+
+
+def after(objective: Objective, done: float) -> Objective:
+    """The objective when a share of training is done: that of `objective.after` where it has a schedule."""
+    scheduled = getattr(objective, "after", None)
+    return objective if scheduled is None else scheduled(done)
 
 
 def takes_soft_labels(objective: Objective) -> bool:

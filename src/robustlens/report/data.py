@@ -61,6 +61,11 @@ class CheckpointReport:
         """Accuracy after an attack or a suite, and all before it."""
         return known(self.evaluation.after(column, split)) if self.evaluation else None
 
+    def certified(self, method: str, split: str = "test") -> Interval | None:
+        """Accuracy that a method has proven."""
+        part = self.split(split)
+        return known(part.certified.get(method)) if part else None
+
     def gap(self, name: str) -> Interval | None:
         """Difference between training and test images: "robust", "error" or "loss"."""
         return known(self.evaluation.gaps.get(name)) if self.evaluation else None
@@ -228,6 +233,12 @@ class ReportData:
         """Attacks and suites in their order, of all runs together; suites with their attacks."""
         evaluations = [run.evaluation for run in self.runs if run.evaluation]
         return {name: result.suites.get(name, ()) for result in evaluations for name in result.columns}
+
+    @property
+    def certifiers(self) -> list[str]:
+        """Methods that some network was certified by, in the order in which they appear."""
+        parts = (part for network in self.networks for part in network.splits("test"))
+        return list(dict.fromkeys(name for part in parts for name in part.certified))
 
     def layers(self, measure: str) -> list[str]:
         """Layers of a measure, in network order, of all runs together."""

@@ -45,8 +45,8 @@ class ReportedNetwork:
         label, method: as the report calls them. eps: training strength.
         seeds: of its runs. status: of each run. recipes: hash of each; null where there is none.
         numbers: by column: "clean", "attack:NAME" (right after this attack or suite and all before it),
-            "gap:robust", "gap:error", "gap:loss". Rates and gaps of rates are shares, losses are nats; null
-            where it was not measured.
+            "certified:METHOD" (proven to stand every attack), "gap:robust", "gap:error", "gap:loss". Rates
+            and gaps of rates are shares, losses are nats; null where it was not measured.
         flags: of its evaluations.
     """
 
@@ -82,7 +82,11 @@ class ReportResults:
 
 def results(data: ReportData, table: Headline) -> ReportResults:
     """The numbers of a report and its headline table."""
-    columns = [c.key for c in table.columns if c.key == "clean" or c.key.startswith(("attack:", "gap:"))]
+    columns = [
+        c.key
+        for c in table.columns
+        if c.key == "clean" or c.key.startswith(("attack:", "certified:", "gap:"))
+    ]
     networks = tuple(
         ReportedNetwork(
             label=network.label,

@@ -98,6 +98,7 @@ class TrainingStep:
     def __call__(self, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
         draws = partial(noise.generator_for, self.recipe.seed, epoch, step)
+        self.objective = objectives.after(self.objective, epoch / self.recipe.optimizer.epochs)
         batches = self._micro_batches(*self._batch(rows, draws))
         gradients = self._craft(batches, partial(draws, _ATTACK), self._weights_to_follow(epoch))
         self.optimizer.zero_grad()

@@ -11,6 +11,7 @@ from robustlens.report.figures import (
     accuracy,
     activations,
     bound,
+    certified,
     concentration,
     confidence,
     curvature,
@@ -26,6 +27,7 @@ from robustlens.report.figures import (
 
 FIGURES: tuple[Callable[[ReportData], Figure], ...] = (
     accuracy.robust_accuracy,
+    certified.certified,
     accuracy.strength,
     gallery.gallery,
     training.training,

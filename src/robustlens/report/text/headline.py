@@ -127,6 +127,8 @@ def quantity(network: Network, key: str) -> Interval | None:
         return network.over_seeds(lambda run: run.clean())
     if kind == "attack":
         return network.over_seeds(lambda run: run.after(name))
+    if kind == "certified":
+        return network.over_seeds(lambda run: run.certified(name))
     if kind == "gap":
         return network.over_seeds(lambda run: run.gap(name))
     if kind in _TIMES:
@@ -169,6 +171,9 @@ def _columns(data: ReportData) -> Iterator[Column]:
     yield Column("seeds", "Seed", "Training seeds of this row.", numeric=False)
     yield Column("clean", "Clean", "Accuracy on test images without attack.", "%")
     yield from _attacks(data)
+    for method in data.certifiers:
+        hint = f"Share of test images of which {method} proves that no attack breaks them: a lower bound."
+        yield Column(f"certified:{method}", f"Certified ({method})", hint, "%")
     for key, (title, hint, unit) in GAPS.items():
         yield Column(f"gap:{key}", title, hint, unit)
     ends = "of an epoch of training: the mean, and below it the fastest and slowest"

@@ -20,6 +20,7 @@ OBJECTIVES = {
     "cure": "CURE",
     "vat": "VAT",
     "gradient-penalty": "Gradient penalty",
+    "ibp": "IBP",
 }
 """Names of the objectives in the papers."""
 SPLITS = {"test": "test", "train": "training"}
