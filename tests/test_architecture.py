@@ -148,6 +148,9 @@ STATE = {
     "Ascent",
     "Walk",
     "AttackBudget",
+    "Certificates",
+    "Propagation",
+    "_Recorder",
 }
 """Dataclasses that change while something is computed; so do those that are made from them."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlens.errors import StoppedError
 from robustlens.models.hooks import hooked, tensors_in
 from robustlens.models.inference import preserved_state
-from robustlens.reliability.functional import Operation, operations_of, with_replaced
+from robustlens.reliability.functional import FunctionCall, operations_of, with_replaced
 from robustlens.reliability.responses import useless_gradient
 from robustlens.reliability.surrogates import MeanOverDraws, surrogate_of
 from robustlens.results import ReplacedLayer
@@ -33,7 +33,7 @@ class Found:
     kind: str
     path: str
     x: Tensor
-    operation: Operation | None = None
+    operation: FunctionCall | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from robustlens.errors import StoppedError
 
 
 @dataclass(frozen=True, eq=False)
-class Operation:
+class FunctionCall:
     """A call of a function or method with one tensor, which it turns into another of the same shape.
 
     Attributes:
@@ -31,12 +31,12 @@ class _Shallow(fx.Tracer):
         return True
 
 
-class _Recorder(fx.Interpreter):
+class _CallRecorder(fx.Interpreter):
     """Runs a graph and keeps the operations in it."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.operations: list[Operation] = []
+        self.operations: list[FunctionCall] = []
 
     def run_node(self, n: fx.Node) -> Any:
         """The value of a node."""
@@ -47,17 +47,17 @@ class _Recorder(fx.Interpreter):
             if isinstance(x, Tensor) and x.is_floating_point() and x.shape == value.shape:
                 function = _call(n, args[1:], kwargs)
                 if len(n.all_input_nodes) == 1 and value.is_floating_point():
-                    self.operations.append(Operation(n.name, function, x.detach().clone()))
+                    self.operations.append(FunctionCall(n.name, function, x.detach().clone()))
         return value
 
 
-def operations_of(module: nn.Module, x: Tensor) -> list[Operation]:
+def operations_of(module: nn.Module, x: Tensor) -> list[FunctionCall]:
     """The operations of one tensor in a module's own forward pass; none where it cannot be traced.
 
     Control flow that depends on values cannot.
     """
     try:
-        recorder = _Recorder(_traced(module))
+        recorder = _CallRecorder(_traced(module))
         with torch.no_grad():
             recorder.run(x.clone())
     except StoppedError:

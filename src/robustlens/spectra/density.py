@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float64
 from scipy.linalg import eigh_tridiagonal
 from scipy.special import xlogy
-from scipy.stats import t as student
 
 from robustlens import noise
 from robustlens.errors import ConfigError, NumericsError
@@ -64,6 +63,8 @@ class Density:
         draws = (self.weights * function(self.nodes)).sum(1)
         nodes, weights = self.coarse
         moved = abs(float(draws.mean() - (weights * function(nodes)).sum(1).mean()))
+        from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
+
         chance = student.ppf(0.975, len(draws) - 1) * draws.std(ddof=1) / math.sqrt(len(draws))
         return float(draws.mean()), float(chance) + moved
 
