@@ -7,25 +7,46 @@ from typing import Any
 import numpy as np
 
 from robustlens.config import LAST, Checkpoint
-from robustlens.results import ExplanationResult, Measurement, Run, Stage, StageResult, StudyFolder
+from robustlens.results import (
+    EvaluationResult,
+    ExplanationResult,
+    Measurement,
+    Run,
+    Stage,
+    StageResult,
+    StudyFolder,
+)
+from robustlens.stats.intervals import wilson
 
 GRID = np.linspace(-1, 1, 5)
 
 
 def measure_more(folder: Path) -> Path:
-    """Add every other measure, and two checkpoints beside the best, to every run; returns the folder."""
+    """Add every other measure, certificates and two checkpoints beside the best to every run; returns the folder."""
     runs = StudyFolder(folder).runs()
     labels = list(dict.fromkeys(run.entry.label for run in runs if run.entry))
     for run in runs:
         assert run.entry is not None
         extend_explanation(run, measurements(labels.index(run.entry.label)))
-        evaluation, explanation = run.evaluation(), run.explanation()
-        assert evaluation is not None
+        evaluation, explanation = certify(run), run.explanation()
         assert explanation is not None
         for checkpoint in (Checkpoint("epoch", 1), LAST):
             write_beside(run, "evaluation", evaluation, checkpoint)
             write_beside(run, "explanation", explanation, checkpoint)
     return folder
+
+
+def certify(run: Run) -> EvaluationResult:
+    """Add certificates of a tenth of the images to a run's evaluation."""
+    evaluation = run.evaluation()
+    assert evaluation is not None
+    splits = {
+        name: replace(split, certified={"crown": wilson(split.n // 10, split.n)})
+        for name, split in evaluation.splits.items()
+    }
+    certified = replace(evaluation, splits=splits)
+    run.write("evaluation", certified)
+    return certified
 
 
 def write_beside(run: Run, stage: Stage, result: StageResult, checkpoint: Checkpoint) -> None:
