@@ -70,9 +70,9 @@ def _for_types_only(source: str) -> frozenset[str]:
 
 
 def _has_shapes(fn: Callable) -> bool:
-    return any(
-        "jaxtyping" in repr(hint) or isinstance(hint, str) for hint in inspect.get_annotations(fn).values()
-    )
+    """Whether a hint names sizes; a string or a type variable (~) may."""
+    hints = inspect.get_annotations(fn).values()
+    return any(isinstance(hint, str) or re.search(r"jaxtyping|~", repr(hint)) for hint in hints)
 
 
 def _with_axes_of_its_own(fn: Callable) -> Callable:
