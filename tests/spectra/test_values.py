@@ -87,7 +87,7 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
 
 
 def test_unknown_operators_are_refused() -> None:
-    with pytest.raises(ConfigError, match="found 'same', expected 'circular' or 'zero'"):
+    with pytest.raises(ConfigError, match="found 'same', expected 'circular', 'zero' or 'kernel'"):
         spectrum(network(), (2, 8, 6), operator="same")
 
 

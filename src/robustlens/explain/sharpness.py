@@ -96,7 +96,7 @@ def relative_sharpness(
     """The kappa of each image, in float64: `||phi||^2` times half the mean of `||w_j - w_k||^2`, j, k from p.
 
     >>> eye = torch.eye(2)
-    >>> relative_sharpness(torch.tensor([[3.0, 4.0]]), eye, torch.zeros(1, 2)).item()
+    >>> round(relative_sharpness(torch.tensor([[3.0, 4.0]]), eye, torch.zeros(1, 2)).item(), 6)
     12.5
     """
     rows, p = weight.double(), logits.double().softmax(1)
