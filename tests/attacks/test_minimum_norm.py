@@ -201,6 +201,7 @@ def test_steps_are_spent_stage_by_stage():
     attack = MinimumNorm(endless("L2"))
     assert [attack._walks(boundaries) for boundaries in (1, 7, 8, 9)] == [4, 4, 8, 8]
     assert [MinimumNorm(endless("L2"), steps=steps)._walks(9) for steps in (15, 16)] == [4, 8]
+    assert [MinimumNorm(endless("L2"), walks=4)._walks(count) for count in (1, 9)] == [4, 4]
     assert attack._plan(8) == ((8, 6), (4, 6), (2, 12), (1, 4))
     assert attack._plan(4) == ((4, 12), (2, 12), (1, 28))
     assert MinimumNorm(endless("L2"), steps=7)._plan(4) == ((1, 7),)

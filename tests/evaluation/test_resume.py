@@ -148,16 +148,16 @@ def make():
 
 
 def _command(folder, *more):
-    names = ["made_here:make", "--data", "fashion-mnist-10k", "--eps", "0.02", "--limit", "300"]
+    names = ["made_for_resume:make", "--data", "fashion-mnist-10k", "--eps", "0.02", "--limit", "300"]
     how = ["--attacks", "fgsm,pgd-20,cw-20", "--batch-size", "16", "--quiet", "--out", str(folder)]
     return [sys.executable, "-m", "robustlens", "evaluate", *names, *how, *more]
 
 
 @pytest.mark.slow
 def test_kills_leave_the_same_masks(tmp_path, monkeypatch, capsys):
-    (tmp_path / "made_here.py").write_text(FACTORY)
+    (tmp_path / "made_for_resume.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "made_here", raising=False)  # of another test
+    monkeypatch.delitem(sys.modules, "made_for_resume", raising=False)  # of another test
 
     def finish(folder, *more):
         """In this process: what is killed needs one of its own, what goes on does not."""

@@ -221,14 +221,23 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def command(*more, run=()):
-    names = ["evaluate", "made_here:make", "--data", "fashion-mnist-10k", "--eps", "0.02", "--limit", "96"]
+    names = [
+        "evaluate",
+        "made_for_shards:make",
+        "--data",
+        "fashion-mnist-10k",
+        "--eps",
+        "0.02",
+        "--limit",
+        "96",
+    ]
     how = ["--attacks", "fgsm,pgd-10", "--batch-size", "16", "--quiet"]
     return [sys.executable, *run, "-m", "robustlens", *names, *how, *more]
 
 
 @pytest.mark.slow
 def test_four_processes_killed_and_gone_on_with_by_three_ranks_give_the_masks_of_one(tmp_path, monkeypatch):
-    (tmp_path / "made_here.py").write_text(FACTORY)
+    (tmp_path / "made_for_shards.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
     folder, where = tmp_path / "shards", {"cwd": tmp_path, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command("--out", str(folder), "--devices", "4"), **where)
@@ -242,7 +251,7 @@ def test_four_processes_killed_and_gone_on_with_by_three_ranks_give_the_masks_of
     assert done.stdout.count("robust gap") == 1  # one of them prints
     together = Run(folder).evaluation()
     asked = EvaluationPlan.model_validate(together.provenance.plan)
-    model = models.load("made_here:make")
+    model = models.load("made_for_shards:make")
     alone, _ = evaluate_splits(model, rl.data.load("fashion-mnist-10k"), asked)
     for name, split in alone.splits.items():
         assert split.arrays.keys() == together.splits[name].arrays.keys()

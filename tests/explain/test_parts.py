@@ -221,17 +221,26 @@ def make():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(2704, 10))
 """
-COMMAND = ["explain", "made_here:make", "--data", "fashion-mnist-10k", "--eps", "0.02", "--examples", "32"]
+COMMAND = [
+    "explain",
+    "made_for_parts:make",
+    "--data",
+    "fashion-mnist-10k",
+    "--eps",
+    "0.02",
+    "--examples",
+    "32",
+]
 COMMAND += ["--measures", ",".join(QUICK), "--device", "cpu", "--quiet"]
 
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Jobs of the command, which are carried out here, one after the other, from the last one on."""
-    (tmp_path / "made_here.py").write_text(FACTORY)
+    (tmp_path / "made_for_parts.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(sys.modules, "made_here", None)
-    monkeypatch.delitem(sys.modules, "made_here")
+    monkeypatch.setitem(sys.modules, "made_for_parts", None)
+    monkeypatch.delitem(sys.modules, "made_for_parts")
     names = list[str]()
 
     def run_jobs(jobs, devices, listen, threads=None):
@@ -280,7 +289,7 @@ def test_one_device_and_wrong_devices(
 
 @pytest.mark.slow
 def test_two_processes_killed_and_gone_on_with_by_three_give_the_files_of_one(tmp_path: Path) -> None:
-    (tmp_path / "made_here.py").write_text(FACTORY)
+    (tmp_path / "made_for_parts.py").write_text(FACTORY)
     command = [sys.executable, "-m", "robustlens", *COMMAND, "--out"]
     where = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     folder = tmp_path / "together"

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlens.attacks.base import input_gradient
-from robustlens.attacks.minimum_norm import LAST_CHANGE, LAST_STEP, MinimumNorm, cosine
+from robustlens.attacks.minimum_norm import FEW, LAST_CHANGE, LAST_STEP, MinimumNorm, cosine
 from robustlens.attacks.walks import Images, MomentumWalk, Walk, best_of, project_within, regula_falsi
 
 SCREENING, SECOND = 4, 3
 """Steps of each walk that begins, and then of the better two of them."""
 
-_BEGINNINGS = 4  # walks, at the nearest boundaries as they look from x
 _NEAR = 1.3  # walks begin at boundaries whose linearised distance is at most so many times the nearest one's
 _LOOK = 3  # steps between two looks at how fast a distance falls
 _AHEAD = 2  # an image leaves where falling as much so many times more would not bring it within eps
@@ -42,6 +41,7 @@ class AdaptiveMinimumNorm(MinimumNorm):
     Args:
         steps: gradient steps of one image from its first walk to the end of the best one; those of the other
             walks come on top. Fewer than 8 are spent on the best beginning alone.
+        walks: how many begin in a try, 4 or 8, at the nearest boundaries as they look from x.
         threat, gamma, step_size, targeted, stop_at_success, restarts, seed, restart: see `MinimumNorm`.
 
     In L2 and L1 distances keep falling for longer than this search looks; take `MinimumNorm` there.
@@ -49,13 +49,14 @@ class AdaptiveMinimumNorm(MinimumNorm):
 
     steps: int = SCREENING + SECOND + 16
     step_size: float = 1.5
+    walks: int = FEW
 
     @property
     def _rivals(self) -> int:
-        return _BEGINNINGS + 1
+        return self.walks + 1
 
     def _walks(self, boundaries: int) -> int:
-        return _BEGINNINGS
+        return self.walks
 
     def _explore(self, model: nn.Module, images: Images, walks: list[Walk]) -> Walk:
         first, second = (SCREENING, SECOND) if self.steps > SCREENING + SECOND else (0, 0)

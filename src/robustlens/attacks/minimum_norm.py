@@ -18,9 +18,8 @@ from robustlens.threat import NORMS, ThreatModel
 RIVALS = 9
 """Classes whose boundaries are compared at x: the most likely ones, as many as targeted attacks take."""
 
-WALKS = 8
-"""Walks that begin where there are as many boundaries, half of them elsewhere; the better half goes on, then
-the better two, then the best."""
+FEW, MANY = 4, 8
+"""Walks that may begin in a try; the better half goes on, then the better two, then the best."""
 
 LAST_STEP, LAST_CHANGE = 0.01, 0.001
 """Ends of the schedules of the step and of the radius."""
@@ -39,11 +38,11 @@ class MinimumNorm(Restarts):
         threat: what may be changed. The search goes as far as it must, and `eps` decides what counts as
             found; it may be infinite.
         steps: gradient steps for each image, of all its walks together: a half for eight walks, a quarter for
-            the better four of them, nearly a quarter for the better two, the rest for the best. With fewer
-            than nine classes or 16 steps a half for four walks, a quarter for the better two, a quarter for
-            the best. Fewer than 8 steps are one walk.
+            the better four of them, nearly a quarter for the better two, the rest for the best; or a half for
+            four walks, a quarter for the better two, a quarter for the best. Fewer than 8 steps are one walk.
         gamma: share by which the radius changes at first.
         step_size: length of the first step as a multiple of the distance from x that the walk has.
+        walks: how many begin in a try, 4 or 8; with fewer than nine classes or 16 steps 4.
         targeted: `y` holds the wanted classes, and only they count.
         stop_at_success: drop an image once it is broken, without bisection: the verdict only, sooner.
         restarts, seed, restart: see `Restarts`; each try has other beginnings.
@@ -71,6 +70,7 @@ class MinimumNorm(Restarts):
     step_size: float = 2.0
     targeted: bool = False
     stop_at_success: bool = False
+    walks: int = MANY
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +79,8 @@ class MinimumNorm(Restarts):
             raise ConfigError(f"attack.gamma: found {self.gamma}, expected a share between 0 and 1")
         if not self.step_size > 0:
             raise ConfigError(f"attack.step_size: found {self.step_size}, expected a number > 0")
+        if self.walks not in (FEW, MANY):
+            raise ConfigError(f"attack.walks: found {self.walks}, expected {FEW} or {MANY}")
 
     def distance(
         self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None
@@ -99,7 +101,7 @@ class MinimumNorm(Restarts):
 
     def _walks(self, boundaries: int) -> int:
         """Walks that begin in a try. With few boundaries most begin at random: four use the steps better."""
-        return WALKS if min(boundaries, self.steps // 2) >= WALKS else WALKS // 2
+        return self.walks if min(boundaries, self.steps // 2) >= self.walks else FEW
 
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         return self._nearest(model, x, y, seed)[0]

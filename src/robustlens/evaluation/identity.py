@@ -20,6 +20,9 @@ _SETTINGS = (
 _ORDER = {name: place for place, name in enumerate(_SETTINGS)}
 """Order of an attack's settings in its hash: keep it."""
 
+_AS_BEFORE = (("targets", None), ("walks", 4))
+"""Settings that came later, with what an attack did before it had them: its hash is then the one before."""
+
 
 def identity(
     model: nn.Module,
@@ -56,9 +59,7 @@ def _settings(attack: Attack) -> str:
     kind = type(attack)
     if not is_dataclass(attack):
         return f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
-    # PGD's targets came later: without any, its hash is the one before.
-    given = (
-        each.name for each in fields(attack) if (each.name, getattr(attack, each.name)) != ("targets", None)
-    )
-    names = sorted(given, key=lambda name: _ORDER.get(name, len(_ORDER)))
-    return f"{kind.__qualname__}({', '.join(f'{name}={getattr(attack, name)!r}' for name in names)})"
+    settings = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    given = [item for item in settings.items() if item not in _AS_BEFORE]
+    given.sort(key=lambda item: _ORDER.get(item[0], len(_ORDER)))
+    return f"{kind.__qualname__}({', '.join(f'{name}={value!r}' for name, value in given)})"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlens import attacks as attack_room
 from robustlens import models, reliability
-from robustlens.attacks import Attack
+from robustlens.attacks import AdaptiveMinimumNorm, Attack, MinimumNorm
 from robustlens.config import widest_radius
 from robustlens.data.sizes import check_size
 from robustlens.errors import ConfigError
@@ -32,7 +32,7 @@ from robustlens.threat import ThreatModel
 SAMPLE = 64
 """Images on which a model is tried out."""
 _CURVE = "min-norm"
-_SEARCHES = {"plain": "min-norm", "adaptive": "min-norm-adaptive"}
+_SEARCHES = {"plain": MinimumNorm, "adaptive": AdaptiveMinimumNorm}  # four walks, as in every older curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +157,8 @@ def _curve_tries(threat: ThreatModel, multiples: Sequence[float], search: str, s
     if search not in _SEARCHES:
         raise ConfigError(f"evaluate.curve_search: found {search!r}, expected 'adaptive' or 'plain'")
     wide = threat.at(_radius(threat, max(1.0, *multiples)))
-    name = _SEARCHES[search if threat.norm == "Linf" else "plain"]
-    return [Try(_CURVE, _CURVE, attack_room.get(name, wide, seed=seed), wide, include_broken=True)]
+    attack = _SEARCHES[search if threat.norm == "Linf" else "plain"](wide, seed=seed, walks=4)
+    return [Try(_CURVE, _CURVE, attack, wide, include_broken=True)]
 
 
 def _radius(threat: ThreatModel, multiple: float) -> float:

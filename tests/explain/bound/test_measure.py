@@ -39,7 +39,7 @@ def test_the_measure_writes_every_term_as_json_knows_it():
     right = subject.model(x).argmax(1) == y
     assert 0.6 < right.double().mean() < 0.9
     assert value["training_examples"] == round(1000 * right.double().mean().item())
-    assert 0 < value["eps"] <= value["v_min"]
+    assert 0 < value["best_eps"] <= value["v_min"]
     assert value["within_radius"]
     assert found.conditions["eps"] == "least"
     assert set(value["sigma_min"]) == {"conv"}
@@ -57,7 +57,7 @@ def test_the_measure_writes_every_term_as_json_knows_it():
     v_min = found.arrays["train_upper"][found.arrays["train_correct"]].min()
     assert value["v_min"] == pytest.approx(v_min)
     assert v_min > 0 == found.arrays["train_upper"].min()
-    assert value["train"]["min_in_balls"] == pytest.approx(v_min - value["eps"])
+    assert value["train"]["min_in_balls"] == pytest.approx(v_min - value["best_eps"])
 
 
 def test_the_measure_of_a_singular_network_has_reasons_in_place_of_infinite_numbers():

@@ -230,7 +230,7 @@ class Bound:
             "complexity_term": _to_log10(float(self.log_complexity_term[best])),
         }
         return {
-            "eps": float(self.eps[best]),
+            "best_eps": float(self.eps[best]),
             "radius": finite(self.v_min),
             "within_radius": bool((self.eps <= self.v_min).all()),
             "eta": self.eta,
