@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robustlens import models, noise
 from robustlens.certification.verdict import Certification
+from robustlens.config import Count
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 
-Count = Annotated[int, Field(ge=1)]
 Sigma = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Level = Annotated[float, Field(gt=0, lt=1)]
 

@@ -9,7 +9,7 @@ from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, estimate
 from robustlens.claims.evidence import Missing, RunData
 from robustlens.results.values import plain
-from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, mean
+from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, mean, weighted_quantile
 from robustlens.stats.ranks import spearman
 
 
@@ -24,12 +24,9 @@ def median_distance(run: RunData) -> Quantity:
     Distances beyond the largest radius of the evaluation's curve count as that radius.
     """
     examples, distance, conditions = distances(run)
-    order = np.argsort(distance)
-
-    def of(weights: Array) -> Array:
-        return distance[order][np.argmax(np.cumsum(weights[:, order], axis=1) >= 0.5 - 1e-9, axis=1)]
-
-    return Quantity(of, (examples,), conditions=conditions)
+    return Quantity(
+        lambda weights: weighted_quantile(weights, distance, 0.5), (examples,), conditions=conditions
+    )
 
 
 def distances(run: RunData) -> tuple[Examples, Array, str]:

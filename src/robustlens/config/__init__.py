@@ -22,6 +22,7 @@ from robustlens.config.recipe import (
 )
 from robustlens.config.study import StudySpec
 from robustlens.config.values import (
+    Count,
     Number,
     checked,
     eps_text,
@@ -39,6 +40,7 @@ __all__ = [
     "AttackSpec",
     "CapacitySpec",
     "Checkpoint",
+    "Count",
     "DataSpec",
     "EvaluationPlan",
     "ExplanationPlan",

@@ -90,6 +90,8 @@ def _sized(value: float) -> float:
     return value
 
 
+Count = Annotated[int, Field(ge=1)]
+"""Option that counts: images, draws, steps."""
 _FRACTION = r"^\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*(/\s*[0-9.]+([eE][-+]?[0-9]+)?\s*)?$"
 Number = Annotated[
     float,

@@ -12,20 +12,13 @@ from robustlens.errors import ModelError
 from robustlens.models import device_of, inference
 from robustlens.models.hooks import reading
 from robustlens.models.inputs import Readable
-from robustlens.models.last_layer import last_linear
+from robustlens.models.last_layer import forward_reading, last_linear
 
 
 def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor], Tensor]:
     """The function from images to what the last linear layer reads; `x` is an image to find that layer by."""
     layer = model.get_submodule(last_linear(model, x, where="features"))
-
-    def features(images: Tensor) -> Tensor:
-        inputs: list[Tensor] = []
-        with reading([layer], lambda _, tensor: inputs.append(tensor)):
-            model(images)
-        return inputs[0]
-
-    return features
+    return lambda images: forward_reading(model, layer, images)[1][0]
 
 
 def logits_and_features(

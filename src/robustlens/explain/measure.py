@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustlens.config import Number
+from robustlens.config import Count, Number
 from robustlens.data import Split, readable
 from robustlens.models import device_of
 from robustlens.models.inputs import Readable
@@ -21,8 +21,6 @@ __all__ = ["Count", "Measure", "Measurement", "Positive", "Radius", "SplitName",
 Measure = Callable[..., Measurement]
 """`(subject, **options) -> Measurement`; the options, typed by their annotations, are a study's to set."""
 
-Count = Annotated[int, Field(ge=1)]
-"""Option that counts: images, draws, steps."""
 Radius = Annotated[Number, Field(ge=0)]
 """Option that is a size."""
 Positive = Annotated[Number, Field(gt=0)]

@@ -26,9 +26,8 @@ from robustlens.errors import ConfigError, ModelError
 from robustlens.explain.margins import attacked_images
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.models import device_of, inference
-from robustlens.models.hooks import reading
 from robustlens.models.inputs import Images, Labels, checked
-from robustlens.models.last_layer import last_linear
+from robustlens.models.last_layer import forward_reading, last_linear
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -172,7 +171,9 @@ def _values(
     weight, device = head.get_parameter("weight").detach(), device_of(model)
     parts: list[dict[str, Tensor]] = []
     for images, labels in zip(x.split(batch_size), y.to(device).split(batch_size), strict=True):
-        features, logits = _features_and_logits(model, head, images.to(device))
+        with inference(model):
+            output, (features, *_) = forward_reading(model, head, images.to(device))
+        logits = output.float()
         if features.shape != (len(logits), weight.shape[1]) or logits.shape[1] != len(weight):
             raise ModelError(
                 f"sharpness: found logits {tuple(logits.shape)}; a last linear layer {tuple(weight.shape)} "
@@ -187,11 +188,3 @@ def _values(
             }
         )
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
-
-
-def _features_and_logits(model: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the last linear layer reads, and the logits."""
-    read: list[Tensor] = []
-    with reading([head], lambda _, tensor: read.append(tensor)), inference(model):
-        logits = model(images).float()
-    return read[0], logits

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 """(module, arguments, arguments by name)."""
-After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-"""(module, arguments, arguments by name, output)."""
+After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+"""(module, arguments, arguments by name, output); what it returns, unless None, is the output instead."""
 Convolutional = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 )

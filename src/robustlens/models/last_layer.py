@@ -30,3 +30,10 @@ def last_linear(model: nn.Module, x: Float[Tensor, "n ..."], *, where: str = "mo
         last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
         raise ModelError(f"{where}: found {last} as the last layer, expected a Linear layer, called once")
     return called[-1]
+
+
+def forward_reading(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A forward pass: what the network returns, and what `layer` reads in it, call by call."""
+    read: list[Tensor] = []
+    with reading([layer], lambda _, tensor: read.append(tensor)):
+        return model(x), read

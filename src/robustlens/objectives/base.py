@@ -15,8 +15,7 @@ from robustlens.threat import ThreatModel
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-"""Types of options: the factor of a term, a distance, label smoothing, a number of iterations."""
+"""Types of options: the factor of a term, a distance, label smoothing."""
 
 InnerAttack = Callable[[ThreatModel, AttackSpec], Attack]
 """Builds the attack of training from its threat model and the recipe's settings."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from robustlens import losses, noise
 from robustlens.attacks import Attack
 from robustlens.attacks.base import Goal, input_gradient, require_radius
-from robustlens.config import AttackSpec
+from robustlens.config import AttackSpec, Count
 from robustlens.losses import Labels
 from robustlens.models import frozen
-from robustlens.objectives.base import Count, InnerAttack, Length, Weight
+from robustlens.objectives.base import InnerAttack, Length, Weight
 from robustlens.threat import ThreatModel
 
 

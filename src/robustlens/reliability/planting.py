@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robustlens import noise
 from robustlens.errors import ModelError, out_of_memory
-from robustlens.models.hooks import input_of, reading
+from robustlens.models.hooks import hooked, input_of
+from robustlens.models.last_layer import forward_reading
 from robustlens.threat import ThreatModel
 
 INNER = 1000
@@ -113,9 +114,8 @@ def features_of(model: nn.Module, layer: nn.Linear, x: Float[Tensor, "n ..."]) -
     Raises:
         ModelError: it reads something other than one row an image.
     """
-    read: list[Tensor] = []
-    with reading([layer], lambda _, tensor: read.append(tensor)), torch.no_grad():
-        model(x)
+    with torch.no_grad():
+        _, read = forward_reading(model, layer, x)
     if len(read) != 1 or read[0].ndim != 2 or len(read[0]) != len(x):
         shapes = ", ".join(str(tuple(each.shape)) for each in read) or "nothing"
         raise ModelError(
@@ -131,11 +131,8 @@ def read_by(readout: Readout, layer: nn.Linear) -> Iterator[None]:
     def replaced(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
         return readout(input_of(args, kwargs))
 
-    handle = layer.register_forward_hook(replaced, with_kwargs=True)
-    try:
+    with hooked([layer], after=replaced):
         yield
-    finally:
-        handle.remove()
 
 
 def widest_margin(differences: Float64[np.ndarray, "k d"]) -> Float64[np.ndarray, " d"] | None:

@@ -21,6 +21,7 @@ from robustlens import noise
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.spectra.convolution import Convolution
 from robustlens.spectra.extreme import Map, largest_values, smallest_values
+from robustlens.stats.intervals import student_half_width
 
 DRAWS, STEPS = 4, 64
 """Random vectors, and Lanczos steps of each."""
@@ -63,10 +64,7 @@ class Density:
         draws = (self.weights * function(self.nodes)).sum(1)
         nodes, weights = self.coarse
         moved = abs(float(draws.mean() - (weights * function(nodes)).sum(1).mean()))
-        from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
-
-        chance = student.ppf(0.975, len(draws) - 1) * draws.std(ddof=1) / math.sqrt(len(draws))
-        return float(draws.mean()), float(chance) + moved
+        return float(draws.mean()), student_half_width(draws) + moved
 
     def summary(self) -> dict[str, Any]:
         """As `summarize`, None where that needs every value; with the method and the errors."""

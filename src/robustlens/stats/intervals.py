@@ -96,6 +96,13 @@ def flushed(number: float) -> float:
     return 0.0 if -1e-12 <= number <= 0 else number
 
 
+def student_half_width(values: np.ndarray) -> float:
+    """Half of Student's 95 % interval of the mean of two or more `values` (n,)."""
+    from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
+
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
     """One interval over training seeds, passing over those that have none.
 
@@ -119,9 +126,7 @@ def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
     ends = np.array(own) if len(own) == len(known) else None
     if len(known) == 2:
         return Interval(mean) if ends is None else Interval(mean, float(ends.min()), float(ends.max()))
-    from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
-
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = student_half_width(values)
     low, high = mean - half, mean + half
     if ends is not None:
         low, high = min(low, float(ends[:, 0].mean())), max(high, float(ends[:, 1].mean()))

@@ -11,7 +11,8 @@ from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one
 from robustlens import claims
 from robustlens.claims.evidence import StudyData
-from robustlens.claims.wu2020 import overfitting, quantities, selections
+from robustlens.claims.robustness import robust_accuracy
+from robustlens.claims.wu2020 import overfitting, selections
 from robustlens.results import EpochRecord, MonitorRecord, StudyFolder
 from robustlens.stats.bootstrap import Bootstrap
 
@@ -227,5 +228,5 @@ def test_robust_accuracy_is_that_of_test_images(tmp_path):
     run = StudyData.of(
         StudyFolder(write(tmp_path, [Net(0.1, knobs={"robust": 0.35, "robust_gap": 0.2})]))
     ).runs[0]
-    assert quantities.robust_accuracy(run).value() == pytest.approx(0.35)
+    assert robust_accuracy(run).value() == pytest.approx(0.35)
     assert GAMMA["images"] == "all"

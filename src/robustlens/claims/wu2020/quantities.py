@@ -4,7 +4,6 @@ Each function takes a `RunData` (one run) and returns a `Quantity`. The claims m
 `hypotheses`.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,8 +12,8 @@ import numpy as np
 
 from robustlens.claims.evidence import Missing, RunData, StudyData
 from robustlens.claims.hypothesis import SensitivityCheck
+from robustlens.claims.robustness import suite_of
 from robustlens.results import Measurement
-from robustlens.results.values import plain
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, difference, mean
 
 ALPHA = 0.5
@@ -26,7 +25,7 @@ ALPHAS = (0.25, 0.5, 1.0)
 def robust_gap(run: RunData) -> Quantity:
     """Training minus test robust accuracy, under the same attacks."""
     train, test = (run.evaluated(split, "robust") for split in ("train", "test"))
-    return difference(train, test, conditions=_attacks(run))
+    return difference(train, test, conditions=suite_of(run))
 
 
 def robust_mask(run: RunData) -> tuple[Examples, Array]:
@@ -34,17 +33,12 @@ def robust_mask(run: RunData) -> tuple[Examples, Array]:
     return run.evaluated("test", "robust")
 
 
-def robust_accuracy(run: RunData) -> Quantity:
-    """Share of test images that stay right under every attack of the evaluation."""
-    return mean(*robust_mask(run), conditions=_attacks(run))
-
-
 def accuracy_after(column: str, run: RunData) -> Quantity:
     """Share of test images right after an attack or suite of the evaluation, and all attacks before it."""
     attack = run.evaluation.columns.get(column)
     if attack is None:
         raise Missing(f"{run.name} was not evaluated under {column}")
-    return mean(*run.evaluated("test", attack), conditions=_attacks(run))
+    return mean(*run.evaluated("test", attack), conditions=suite_of(run))
 
 
 def rise(run: RunData, *, split: str = "test", alpha: float | None = None) -> Quantity:
@@ -103,12 +97,6 @@ def further_flatness(case: Callable[..., Quantity], study: StudyData) -> tuple[S
     there = study.once(_has_training_flatness)
     noun = "the same on training images"
     return (SensitivityCheck(noun, partial(case, split="train"), 1),) if there else ()
-
-
-def _attacks(run: RunData) -> str:
-    """Threat and attacks of an evaluation: accuracies are compared under the same alone."""
-    result = run.evaluation
-    return json.dumps(plain([result.threat, result.attacks]), sort_keys=True)
 
 
 def _flatness(run: RunData, split: str, case: str, *settings: str) -> Quantity:

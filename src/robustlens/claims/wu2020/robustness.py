@@ -11,6 +11,7 @@ from robustlens.claims.designs import Partner, matched_pairs
 from robustlens.claims.estimates import Estimator
 from robustlens.claims.evidence import Missing, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck
+from robustlens.claims.robustness import robust_accuracy
 from robustlens.claims.wu2020 import overfitting, quantities, selections
 
 PAPER = "Wu et al. 2020"
@@ -67,7 +68,7 @@ def _more_robust(
     against: str,
     sensitivity: tuple[SensitivityCheck, ...] | Callable[[StudyData], tuple[SensitivityCheck, ...]],
 ) -> Hypothesis:
-    estimator: Estimator = quantities.robust_accuracy
+    estimator: Estimator = robust_accuracy
     return Hypothesis(
         id=name,
         paper=paper,
