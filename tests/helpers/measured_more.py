@@ -19,6 +19,7 @@ from robustlens.results import (
 from robustlens.stats.intervals import wilson
 
 GRID = np.linspace(-1, 1, 5)
+GRADIENTS = ("gini", "contrast", "foreground")
 
 
 def measure_more(folder: Path) -> Path:
@@ -86,6 +87,8 @@ def measurements(place: int) -> dict[str, Measurement]:
         "bound": _bound(place),
         "flatness": made({"average": rises, "worst": rises}),
         "curvature": _curvature(place),
+        "gradients": made({}, {f"test_{key}": np.linspace(0, place + 1, 30) for key in GRADIENTS}),
+        "sharpness": _sharpness(place),
         "landscape": made({}, {"plane_alpha": GRID, "input_radius": GRID, **planes, **around}),
     }
 
@@ -104,6 +107,15 @@ def _bound(place: int) -> Measurement:
     }
     distances = {"test_upper": np.linspace(0, 1 + place, 30), "train_upper": np.linspace(0, 2 + place, 30)}
     return made(value, distances)
+
+
+def _sharpness(place: int) -> Measurement:
+    """Confidence 0.6 and 0.8 at the two radii, and sharpness 2 and 1 over 4 and 3, one more with each place."""
+    value = {
+        "0.05": {"sharpness": 2.0 + place, "clean_sharpness": 4.0, "confidence": 0.6},
+        "0.1": {"sharpness": 1.0 + place, "clean_sharpness": 3.0, "confidence": 0.8},
+    }
+    return made(value, {"radius": np.array([0.0, 0.05, 0.1])})
 
 
 def _curvature(place: int) -> Measurement:

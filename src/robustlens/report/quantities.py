@@ -20,14 +20,12 @@ def confidence(checkpoint: CheckpointReport) -> Interval | None:
     return _mean(checkpoint, "margins", "test_confidence")
 
 
-def indecisive_share(checkpoint: CheckpointReport) -> Interval | None:
-    """Share of the errors on test images that were lost by less than `TAU`."""
+def indecisive_errors(checkpoint: CheckpointReport) -> Interval | None:
+    """Share of the test images that were lost by less than `TAU`."""
     correct, margin = (checkpoint.array("margins", f"test_{name}") for name in ("correct", "probability"))
     if correct is None or margin is None or correct.shape != margin.shape:
         return None
-    outcome = outcomes(correct, margin, TAU)
-    wrong = int((outcome > 0).sum())
-    return wilson(int((outcome == 1).sum()), wrong) if wrong else None
+    return wilson(int((outcomes(correct, margin, TAU) == 1).sum()), margin.size) if margin.size else None
 
 
 def near_boundary(checkpoint: CheckpointReport) -> Interval | None:
@@ -48,10 +46,10 @@ def change_under_attack(checkpoint: CheckpointReport) -> Interval | None:
 
 
 def layer_spreads(checkpoint: CheckpointReport, measure: str) -> dict[str, float]:
-    """Standard deviation over mean of each layer of "spectrum" or "activations", where it is a number."""
+    """Standard deviation of each layer of "spectrum" or "activations", where it is a number."""
     layers = checkpoint.at(measure, "layers")
     names = map(str, layers) if isinstance(layers, dict) else ()
-    spreads = {name: checkpoint.number(measure, "layers", name, "std_over_mean") for name in names}
+    spreads = {name: checkpoint.number(measure, "layers", name, "std") for name in names}
     return {name: one.value for name, one in spreads.items() if one and math.isfinite(one.value)}
 
 

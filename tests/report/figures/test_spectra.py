@@ -32,11 +32,11 @@ def test_spreads_are_drawn_through_the_layers_and_against_strength(
     drawn, network = figure(study, name), study.networks[3]
     assert [view.name for view in drawn.views] == ["Every layer", *LAYERS]
     panels = [panel.title for panel in drawn.views[0].panels]
-    through = series(drawn, panels[1], network.label)
+    through = series(drawn, panels[0], network.label)
     (layers,) = network.measured(measure, "layers")
     assert through.x == tuple(LAYERS)
     assert through.y == pytest.approx([layers[layer]["std"] for layer in LAYERS])
-    at_strength = series(drawn, panels[1], network.label, "conv2")
+    at_strength = series(drawn, panels[0], network.label, "conv2")
     assert (at_strength.x, at_strength.y) == ((0.2,), (layers["conv2"]["std"],))
 
 

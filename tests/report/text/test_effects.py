@@ -45,7 +45,7 @@ def explained(
     rise: float = 2.0,
 ) -> dict[str, Measurement]:
     """Measures of a network: each array is constant but for the margins, so means are what is given."""
-    layers = {f"conv{place}": {"std_over_mean": spread} for place, spread in enumerate(spreads)}
+    layers = {f"conv{place}": {"std": spread} for place, spread in enumerate(spreads)}
     margin = np.array(margins)
     heights = np.array([rise, 0.0, rise])[:, None, None] * np.ones((3, 2, 10))
     arrays: dict[str, dict[str, np.ndarray]] = {
@@ -113,9 +113,9 @@ def test_every_sentence_of_a_study_of_two_strengths() -> None:
     )
     assert sentences(shown) == {
         "Accuracy": "Accuracy falls from 90.0 % to 80.0 % and robust accuracy rises from 1.0 % to 55.0 %.",
-        # one of two errors of Standard is close, both of AT 0.1; of two errors no change is clear
-        "Confidence": "Confidence falls from 0.90 to 0.70 and the share of close calls among errors shows no "
-        "clear change (50.0 % and 100.0 %).",
+        # one of four images of Standard is lost closely, two of AT 0.1; of four images no change is clear
+        "Confidence": "Confidence falls from 0.90 to 0.70 and the share of images lost closely shows no "
+        "clear change (25.0 % and 50.0 %).",
         "Margins": "The share near the decision boundary shows no clear change (25.0 % and 75.0 %) and the "
         "spread of the margins falls from 0.73 to 0.26.",
         "Change under attack": "The margin lost to the attack falls from 1.50 to 0.20.",

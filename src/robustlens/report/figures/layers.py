@@ -6,7 +6,7 @@ from robustlens.report.data import ReportData
 from robustlens.report.drawing.spec import Axis, Panel, View, view
 from robustlens.report.figures.panels import against_strength, category_panel, interval_series, views
 
-SPREADS = (("std / mean", "std_over_mean"), ("std", "std"))
+SPREADS = (("std", "std"), ("std / mean", "std_over_mean"))
 
 
 def depth(data: ReportData, measure: str, layers: list[str], title: str, unit: str, key: str) -> Panel:

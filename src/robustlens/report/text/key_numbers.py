@@ -54,11 +54,8 @@ KEY_NUMBERS: Mapping[str, tuple[KeyNumber, ...]] = {
     ),
     "activations": (
         KeyNumber("norm of the logits", "", at("layers", "logits", "mean"), "logits", "index"),
-        KeyNumber(
-            "spread of the activation norms over their mean, mean over layers",
-            "",
-            over_layers("std_over_mean"),
-        ),
+        KeyNumber("spread of the activation norms, mean over layers", "", over_layers("std")),
+        KeyNumber("the same over their mean", "", over_layers("std_over_mean")),
     ),
     "margins": (
         KeyNumber("confidence on test images", "", at("test", "confidence"), "test_confidence", "test_index"),
@@ -70,9 +67,9 @@ KEY_NUMBERS: Mapping[str, tuple[KeyNumber, ...]] = {
             "test_index",
         ),
         KeyNumber(
-            "indecisive share of the test errors, margin within 0.2",
+            "share of the test images that are indecisive errors, margin within 0.2",
             "",
-            at("test", "indecisive_share", "0.2"),
+            at("test", "indecisive_errors", "0.2"),
         ),
     ),
     "smoothness": (

@@ -61,11 +61,11 @@ def topics(data: ReportData) -> tuple[Topic, ...]:
         ),
         Topic(
             "Confidence",
-            f"close call: lost by less than {TAU:g}",
+            f"lost closely: wrong by a margin below {TAU:g}",
             "confidence",
             (
                 NamedQuantity("confidence", quantities.confidence, _decimal),
-                NamedQuantity("the share of close calls among errors", quantities.indecisive_share, _percent),
+                NamedQuantity("the share of images lost closely", quantities.indecisive_errors, _percent),
             ),
         ),
         Topic(
@@ -85,7 +85,7 @@ def topics(data: ReportData) -> tuple[Topic, ...]:
         ),
         Topic(
             "Singular values",
-            "std / mean, mean over layers",
+            "standard deviation, mean over layers",
             "spectrum-spread",
             (
                 NamedQuantity("the spread of singular values", spectrum, _decimal, "spectrum"),
