@@ -15,7 +15,7 @@ from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, estimate, lacking, listed
 from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
 from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings_at_checkpoints
-from robustlens.claims.pairs import MatchedPair, describe_change, effect, limitation, note, share
+from robustlens.claims.pairs import MatchedPair, describe_change, effect, labels, limitation, note, share
 from robustlens.claims.robustness import against_measured_robustness, robust_accuracy
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import Effect, Statistic
@@ -64,12 +64,16 @@ def _strength_sweep(hypothesis: Hypothesis, study: StudyData) -> Findings:
 def _sweep(study: StudyData) -> list[RunData]:
     """Standard training and plain adversarial training, one run for each strength and seed, ascending.
 
-    Nothing but the strength may differ: the most common setting counts. Where a study trains one strength and
-    seed in two ways, the method with more runs is taken.
+    Nothing but the strength may differ: the most common setting counts, of those with several strengths if
+    there are any. Where a study trains one strength and seed in two ways, the method with more runs is taken.
     """
     runs = study.unperturbed()
-    usual = Counter(run.entry.setting for run in runs).most_common(1)
-    runs = [run for run in runs if run.entry.setting == usual[0][0]]
+    strengths: dict[str | None, set[float]] = {}
+    for run in runs:
+        strengths.setdefault(run.entry.setting, set()).add(run.eps)
+    several = [run for run in runs if len(strengths[run.entry.setting]) > 1] or runs
+    usual = Counter(run.entry.setting for run in several).most_common(1)
+    runs = [run for run in several if run.entry.setting == usual[0][0]]
     frequency = Counter(run.entry.method for run in runs)
     chosen: dict[tuple[float, int], RunData] = {}
     for run in sorted(runs, key=lambda run: -frequency[run.entry.method]):
@@ -186,7 +190,7 @@ def compared(
         scale, factor = max(float(np.abs(one.value)) for one in estimates), 1.0
         consistent = consistency()
     else:
-        first, last = (one.run.entry.label for one in (pairs[0].before, pairs[0].after))
+        first, last = labels(pairs[:1]) or ends
         seen, size = f"{noun} from {first} to {last}", "in the median layer a change of"
         name, unit = f"{noun}, {after} against {before}, median layer", "%"
         scale, factor = 100.0, 100.0

@@ -25,6 +25,8 @@ from robustlens.stats.intervals import Inference, rounded
 from robustlens.stats.ranks import share_interval, sign_test_p
 
 LEAST_SCALE = 1e-3
+FLOAT32 = 1e-6
+"""Rounding of a mean of float32 numbers: a second look that moves by less has not moved."""
 """Rates and losses below a billionth of this are differences of equal numbers."""
 
 
@@ -149,13 +151,19 @@ def limitation(change: Change, pairs: Sequence[MatchedPair]) -> str:
     return f"even the larger value, {value:.3g}, is no more than sampling alone gives (up to {floor:.3g})"
 
 
+def labels(pairs: Sequence[MatchedPair]) -> tuple[str, str] | None:
+    """What reports call the runs before and after; None where that differs, or does not tell them apart."""
+    each = {(pair.before.run.entry.label, pair.after.run.entry.label) for pair in pairs}
+    before, after = next(iter(each))
+    return (before, after) if len(each) == 1 and before != after else None
+
+
 def describe_change(noun: str, pairs: Sequence[MatchedPair], ends: tuple[str, str]) -> str:
     """Mean values of the quantity before and after, in words; `ends` name these where labels differ."""
     before = float(np.mean([float(pair.before.value) for pair in pairs]))
     after = float(np.mean([float(pair.after.value) for pair in pairs]))
     scale = max(abs(before), abs(after), LEAST_SCALE)
-    labels = {(pair.before.run.entry.label, pair.after.run.entry.label) for pair in pairs}
-    ends = next(iter(labels)) if len(labels) == 1 else (f"mean {ends[0]}", f"mean {ends[1]}")
+    ends = labels(pairs) or (f"mean {ends[0]}", f"mean {ends[1]}")
     first, last = (f"{rounded(value, scale):.3g}" for value in (before, after))
     return f"{noun} went from {first} ({ends[0]}) to {last} ({ends[1]})"
 
@@ -206,7 +214,8 @@ def _checked(check: SensitivityCheck, pairs: Sequence[MatchedPair], towards: flo
     changes = [MatchedPair(*sides).change(lambda one: one.value) for sides in zip(before, after, strict=True)]
     change = float(np.median(np.mean(changes, axis=0)))
     layered = bool(before[0].quantity.layers)
-    change = rounded(change, 1.0 if layered else max(abs(float(one.value)) for one in (*before, *after)))
+    scale = 1.0 if layered else max(abs(float(one.value)) for one in (*before, *after))
+    change = 0.0 if abs(change) <= FLOAT32 * scale else change
     size = f"{100 * change:+.3g} % in the median layer" if layered else f"{change:+.3g}"
     if not change * check.direction * towards < 0:
         return f"{check.noun}: {size}"

@@ -22,7 +22,7 @@ from robustlens.results import (
     StudyRecord,
 )
 from robustlens.results.values import Arrays
-from robustlens.stats.intervals import Interval, over_seeds
+from robustlens.stats.intervals import Interval, over_seeds, share_over_seeds
 
 Value = TypeVar("Value")
 LabelledArrays = list[tuple[str, list[np.ndarray]]]
@@ -157,6 +157,10 @@ class Network:
     def over_seeds(self, quantity: Quantity) -> Interval | None:
         """A quantity of the chosen checkpoint, over the seeds of which it is known."""
         return over_seeds(quantity(run) for run in self.runs)
+
+    def share_over_seeds(self, quantity: Quantity) -> Interval | None:
+        """The same of a quantity that is a share, whose interval stays within 0 and 1."""
+        return share_over_seeds(quantity(run) for run in self.runs)
 
     def at_last(self, quantity: Quantity) -> Interval | None:
         """A quantity of the last checkpoint, over the seeds of which it is known."""

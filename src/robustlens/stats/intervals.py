@@ -96,6 +96,18 @@ def flushed(number: float) -> float:
     return 0.0 if -1e-12 <= number <= 0 else number
 
 
+def share_over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
+    """As `over_seeds`, of shares: Student's interval ends at 0 and at 1.
+
+    >>> share_over_seeds([Interval(0.0), Interval(0.5), Interval(1.0)])
+    Interval(value=0.5, low=0.0, high=1.0)
+    """
+    one = over_seeds(intervals)
+    if one is None or one.low is None or one.high is None:
+        return one
+    return Interval(one.value, max(0.0, one.low), min(1.0, one.high))
+
+
 def student_half_width(values: np.ndarray) -> float:
     """Half of Student's 95 % interval of the mean of two or more `values` (n,)."""
     from scipy.stats import t as student  # takes a second to import, and an evaluation does without it

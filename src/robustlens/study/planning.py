@@ -3,12 +3,13 @@
 import importlib.resources
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robustlens import attacks, data, explain, models, objectives
 from robustlens.config import (
+    AttackSpec,
     EvaluationPlan,
     ExplanationPlan,
     Recipe,
@@ -137,14 +138,33 @@ def record(spec: StudySpec, planned: Sequence[PlannedRun]) -> StudyRecord:
         strengths=tuple(sorted({run.recipe.threat.eps for run in planned})),
         evaluation=evaluation_plan(spec).model_dump(mode="json"),
         explanation=explanation_plan(spec).model_dump(mode="json"),
-        runs=tuple(run.entry() for run in planned),
+        runs=_entries(planned),
     )
 
 
-def _setting(recipe: Recipe) -> str:
+def _entries(planned: Sequence[PlannedRun]) -> tuple[RunEntry, ...]:
+    """The runs in `study.json`.
+
+    Standard training has no use for its attack: where no other run has its setting, it takes that of the
+    adversarially trained runs that differ in the attack alone, if they agree on one.
+    """
+    attacked = [run.recipe for run in planned if run.recipe.objective != "standard"]
+    taken = {_setting(recipe) for recipe in attacked}
+    alike: dict[str, set[str]] = {}
+    for recipe in attacked:
+        alike.setdefault(_setting(recipe, attack=AttackSpec()), set()).add(_setting(recipe))
+    entries = []
+    for run in planned:
+        entry, others = run.entry(), alike.get(_setting(run.recipe, attack=AttackSpec()), set())
+        alone = run.recipe.objective == "standard" and entry.setting not in taken
+        entries.append(replace(entry, setting=min(others)) if alone and len(others) == 1 else entry)
+    return tuple(entries)
+
+
+def _setting(recipe: Recipe, **without: AttackSpec) -> str:
     """Hash of what strengths are compared within: all but objective, strength, perturbation and seed."""
-    compared = {"objective": "at", "objective_options": {}, "threat": ThreatSpec(), "awp": None, "seed": 0}
-    return recipe.model_copy(update=compared).hash()
+    compared = {"objective": "at", "objective_options": {}, "threat": ThreatSpec(), "seed": 0}
+    return recipe.unperturbed.model_copy(update={**compared, **without}).hash()
 
 
 def _check_names(spec: StudySpec, planned: Sequence[PlannedRun]) -> None:

@@ -230,3 +230,15 @@ def test_robust_accuracy_is_that_of_test_images(tmp_path):
     ).runs[0]
     assert robust_accuracy(run).value() == pytest.approx(0.35)
     assert GAMMA["images"] == "all"
+
+
+def test_epochs_before_the_best_one_are_no_end_of_training(tmp_path):
+    """Eight epochs, each better than the one before: nothing falls."""
+    folder = StudyFolder(write(tmp_path, [Net(0.1)]))
+    (run,) = folder.runs()
+    run.update(epochs_done=8)
+    for epoch in range(1, 9):
+        record = MonitorRecord(100, clean=0.9, robust=0.05 * epoch, loss=1.0)
+        run.append_metrics(EpochRecord(epoch, validation=record))
+    (data,) = StudyData.of(folder).runs
+    assert float(overfitting.fall_of_monitor(data).value()) == 0.0

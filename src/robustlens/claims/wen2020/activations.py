@@ -7,7 +7,7 @@ import numpy as np
 from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
-from robustlens.claims.wen2020.quantities import KERNEL, KERNEL_FOLDED, by_layer, spectrum_numbers
+from robustlens.claims.wen2020.quantities import KERNEL, KERNEL_FOLDED, Repeats, by_layer, spectrum_numbers
 from robustlens.stats.bootstrap import (
     Array,
     Examples,
@@ -72,10 +72,16 @@ def _norms(run: RunData, of: str, split: str) -> tuple[Examples, Array, tuple[st
     """Images, norms (n, layers) of all activations but the logits, names of the layers, and labels."""
     before, joined = ("train/", "train_") if split == "train" else ("", "")
     beside = (f"{before}{LOGITS}", f"{joined}label")
-    examples, norms, layers, (logits, labels) = by_layer(
-        run, "activations", f"{before}{of}", index=f"{joined}index", beside=beside
+    kind = f"{before}{of}"
+    examples, norms, layers, (_, labels) = by_layer(
+        run, "activations", kind, index=f"{joined}index", beside=beside
     )
-    kept = [place for place in range(len(layers)) if not np.array_equal(norms[:, place], logits)]
+    keys = [f"{kind}/{layer}" if kind else layer for layer in layers]
+    kept = [
+        place
+        for place, key in enumerate(keys)
+        if not run.study.once(Repeats("activations", (beside[0], key)))
+    ]
     if not kept:
         raise Unusable(f"{run.name} has no layer before the logits")
     return examples, norms[:, kept], tuple(layers[place] for place in kept), labels

@@ -197,7 +197,10 @@ HYPOTHESES = (
         direction=1,
         sensitivity=(
             SensitivityCheck(
-                "share of the lost right answers that are indecisive", mistakes.lost_indecisively, 1
+                "share of the lost right answers that are indecisive, over that of the standard network's "
+                "mistakes",
+                mistakes.lost_indecisively,
+                1,
             ),
         ),
     ),

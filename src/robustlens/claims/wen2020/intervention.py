@@ -4,12 +4,14 @@ A correlation cannot tell what moves what; here the singular values of the kerne
 training, and all else is alike (our test of the chain that Wen et al. draw).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from robustlens.claims import remedies
 from robustlens.claims.designs import Partner, matched_pairs
-from robustlens.claims.evidence import StudyData
-from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
+from robustlens.claims.evidence import RunData, StudyData
+from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck, checkpoints
 from robustlens.claims.wen2020 import activations, quantities
 
 
@@ -20,11 +22,34 @@ def bounded_pairs(study: StudyData) -> list[Partner]:
     return [(run, free.get(run.entry.unbounded)) for run in bounded]
 
 
+def settings(study: StudyData) -> list[StudyData]:
+    """The study at each checkpoint; apart for each objective and setting, where its pairs have several."""
+    groups: dict[tuple[str, str | None], list[RunData]] = {}
+    for run, partner in bounded_pairs(study):
+        if partner is not None:
+            kind = (partner.entry.objective, partner.entry.setting)
+            groups.setdefault(kind, []).extend((partner, run))
+    if len(groups) < 2:
+        return checkpoints(study)
+    return [
+        part
+        for runs in groups.values()
+        for part in checkpoints(
+            replace(study, runs=list(dict.fromkeys(runs)), setting=f"in {_methods(runs)}")
+        )
+    ]
+
+
+def _methods(runs: Sequence[RunData]) -> str:
+    return ", ".join(dict.fromkeys(run.entry.method for run in runs))
+
+
 PAIRS = matched_pairs(
     bounded_pairs,
     ends=("without bounds", "with bounds"),
     nothing="the study has no run whose singular values are held to a range (capacity)",
     remedy=remedies.capacity_pair,
+    parts=settings,
 )
 _hypothesis = partial(Hypothesis, paper="Wen et al. 2020", design=PAIRS)
 _PAIRED = "with the singular values of kernels held to a range (capacity) against without, else trained alike"

@@ -23,13 +23,21 @@ def became_indecisive(run: RunData) -> Quantity:
 
 
 def lost_indecisively(run: RunData) -> Quantity:
-    """Share of the standard network's right answers now wrong that are indecisive; 0 if none is wrong."""
+    """Share of the standard network's right answers now wrong that are indecisive, over its own share.
+
+    That is, minus the share of the standard network's mistakes that are indecisive; 0 where no right answer
+    was lost, or there was no mistake before.
+    """
     examples, before, after = _outcomes(run)
-    wrong = ((before == RIGHT) & (after != RIGHT)).astype(np.float64)
-    indecisive = wrong * (after == INDECISIVE)
-    if not wrong.any():
-        return mean(examples, wrong)
-    return Quantity(lambda weights: divide(weights @ indecisive, weights @ wrong), (examples,))
+    lost = ((before == RIGHT) & (after != RIGHT)).astype(np.float64)
+    own = (before != RIGHT).astype(np.float64)
+    if not lost.any() or not own.any():
+        return mean(examples, np.zeros(examples.n))
+    indecisive, usual = lost * (after == INDECISIVE), own * (before == INDECISIVE)
+    return Quantity(
+        lambda weights: divide(weights @ indecisive, weights @ lost) - divide(weights @ usual, weights @ own),
+        (examples,),
+    )
 
 
 def _outcomes(run: RunData) -> tuple[Examples, Array, Array]:

@@ -7,6 +7,7 @@ network's own best temperature, so that a network which is only less sure of its
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -211,13 +212,42 @@ def _errors(run: RunData, matched: bool = False) -> tuple[Examples, Array, Array
     return examples, (outcome > 0).astype(np.float64), (outcome == 1).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """The arrays of a measure that are those of an array before them, in every run that has them all.
+
+    In a single run that may be chance: where a network has died, all are 0.
+    """
+
+    measure: str
+    keys: tuple[str, ...]
+
+    def __call__(self, runs: Sequence[RunData]) -> frozenset[str]:
+        """Keys of the arrays that repeat another one."""
+        pairs = [pair for run in runs if (pair := self._equal(run)) is not None]
+        return frozenset(later for later, _ in frozenset.intersection(*pairs)) if pairs else frozenset()
+
+    def _equal(self, run: RunData) -> frozenset[tuple[str, str]] | None:
+        """Each pair of equal arrays, the later one first; None of a run without some of them."""
+        try:
+            contents = [run.array("explanation", self.measure, key).tobytes() for key in self.keys]
+        except Missing:
+            return None
+        return frozenset(
+            (later, earlier)
+            for place, later in enumerate(self.keys)
+            for before, earlier in enumerate(self.keys[:place])
+            if contents[place] == contents[before]
+        )
+
+
 def by_layer(
     run: RunData, measure: str, kind: str = "", *, index: str = "index", beside: Sequence[str] = ()
 ) -> tuple[Examples, Array, tuple[str, ...], list[Array]]:
     """Images, the number of each in each layer (n, layers), names of the layers, and other arrays.
 
     An activation that two layers read (a convolution and its block's shortcut) is saved under both names; it
-    counts once.
+    counts once (`Repeats`).
 
     Args:
         run: of which.
@@ -231,7 +261,7 @@ def by_layer(
     keys = (*beside, *(f"{prefix}{layer}" for layer in layers))
     examples, arrays = run.measured(measure, index, *keys)
     others, columns = arrays[: len(beside)], arrays[len(beside) :]
-    first = {column.tobytes(): place for place, column in reversed(list(enumerate(columns)))}
-    kept = sorted(first.values())
+    repeats = run.study.once(Repeats(measure, keys[len(beside) :]))
+    kept = [place for place, key in enumerate(keys[len(beside) :]) if key not in repeats]
     names = tuple(layers[place] for place in kept)
     return examples, np.stack([columns[place] for place in kept], axis=1), names, others

@@ -49,13 +49,12 @@ def _trend(
     direction: int, option: str, ladders: Sequence[Sequence[RunData]], of_run: dict[RunData, Estimate]
 ) -> Consistency:
     """Mean over ladders of the rank correlation with the option."""
-    rhos = []
-    for own in ladders:
-        measured = [run for run in own if run in of_run]
+    rhos, whole = [], [[run for run in own if run in of_run] for own in ladders]
+    for measured in whole:
         x = np.array([float(run.entry.perturbation_options[option]) for run in measured])
         rho = spearman(x, np.array([float(of_run[run].value) for run in measured]))
         rhos.append(0.0 if rho is None else rho)
-    rungs, mean = min(map(len, ladders)), float(np.mean(rhos))
+    rungs, mean = min(map(len, whole)), float(np.mean(rhos))
     return Consistency(
         Statistic(f"mean Spearman over {rungs} values of {option}", mean),
         agreement=direction * mean if rungs >= 3 else None,

@@ -16,6 +16,7 @@ LAST_EPOCHS = 10
 def fall(run: RunData) -> Quantity:
     """Robust test accuracy at the best checkpoint minus its mean over the end of training.
 
+    The end is the last ten epochs, without those before the best one: these were still on their way up.
     On test images where the study evaluated any run beside its best checkpoint, else on the monitor's
     validation images (`fall_of_monitor`); conditions say which.
     """
@@ -32,7 +33,7 @@ def fall(run: RunData) -> Quantity:
 
 
 def fall_of_monitor(run: RunData) -> Quantity:
-    """The same of validation robust accuracy after every epoch: the highest minus the mean of the last ten.
+    """The same of validation robust accuracy after every epoch.
 
     One number of a run, with no images behind it. The highest of noisy numbers is a little too high.
     """
@@ -44,18 +45,19 @@ def fall_of_monitor(run: RunData) -> Quantity:
     if not robust:
         run.along_training()  # says what became of a run that has neither
         raise Missing(f"{run.name} has no robust accuracy of validation images in its log")
-    value = np.array([max(robust) - float(np.mean(robust[-LAST_EPOCHS:]))])
+    best = int(np.argmax(robust))
+    value = np.array([robust[best] - float(np.mean(robust[max(best, len(robust) - LAST_EPOCHS) :]))])
     return Quantity(lambda: value, conditions="validation images of the monitor")
 
 
 def _last_epochs(run: RunData) -> list[RunData]:
-    """The run at its evaluated checkpoints among the last ten epochs; `Missing` where there is none."""
-    along = run.along_training()
-    done = run.run.record.epochs_done
+    """The run at its evaluated checkpoints of the end of training; `Missing` where there is none."""
+    record = run.run.record
+    before = max(record.epochs_done - LAST_EPOCHS, (record.best_epoch or 0) - 1)
     last = [
         each
-        for each in along
-        if each.other is not None and (each.other.epoch is None or each.other.epoch > done - LAST_EPOCHS)
+        for each in run.along_training()
+        if each.other is not None and (each.other.epoch is None or each.other.epoch > before)
     ]
     if not last:
         raise Missing(f"{run.name} was evaluated at none of its last {LAST_EPOCHS} epochs")

@@ -10,7 +10,7 @@ from robustlens.report.data import Network, ReportData, known
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
 from robustlens.report.figures.panels import SPLITS, against_strength, attacked_at, interval_series, views
 from robustlens.results import CurvePoint
-from robustlens.stats.intervals import Interval, over_seeds, wilson
+from robustlens.stats.intervals import Interval, share_over_seeds, wilson
 
 RADII = 60
 """The most radii of an accuracy curve that is drawn from distances."""
@@ -99,7 +99,7 @@ def _distance_curve(network: Network, curves: Curves, distances: list[np.ndarray
     low, high = next(run.evaluation.threat.bounds for run in network.runs if run.evaluation)
     rounding = 1e-6 * (high - low)  # of a float32 pixel: the evaluation's own tolerance
     shares = [
-        over_seeds(wilson(int((seed > limit).sum()), len(seed)) for seed in distances)
+        share_over_seeds(wilson(int((seed > limit).sum()), len(seed)) for seed in distances)
         for limit in (eps + rounding if eps else 0.0 for eps in radii)
     ]
     return interval_series(network.label, floats(radii), [share for share in shares if share], "line")
@@ -110,7 +110,7 @@ def _measured_curve(network: Network, curves: Curves) -> Series | None:
     by_eps: dict[float, list[Interval | None]] = {}
     for point in (point for curve in curves for point in curve):
         by_eps.setdefault(point.eps, []).append(known(point.interval))
-    points = [(eps, value) for eps in sorted(by_eps) if (value := over_seeds(by_eps[eps]))]
+    points = [(eps, value) for eps in sorted(by_eps) if (value := share_over_seeds(by_eps[eps]))]
     if not points:
         return None
     return interval_series(network.label, [eps for eps, _ in points], [value for _, value in points], "both")

@@ -9,7 +9,7 @@ from robustlens.report.data import LabelledArrays, Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
 from robustlens.report.figures.margins import TEMPERATURES
 from robustlens.report.figures.panels import SHARE, SPLITS, histogram_series, interval_series, views
-from robustlens.stats.intervals import Interval, over_seeds, wilson
+from robustlens.stats.intervals import Interval, share_over_seeds, wilson
 
 EDGES = np.linspace(0, 1, 21)
 TAUS = np.linspace(0, 1, 41)
@@ -106,5 +106,5 @@ def _indecisive(network: Network, key: str, of_errors: bool) -> Series | None:
             seeds.append([wilson(int((missed < tau).sum()), n) for tau in TAUS])
     if not seeds:
         return None
-    points = [over_seeds(seed[place] for seed in seeds) for place in range(len(TAUS))]
+    points = [share_over_seeds(seed[place] for seed in seeds) for place in range(len(TAUS))]
     return interval_series(network.label, floats(TAUS), [point for point in points if point], "line")

@@ -10,7 +10,7 @@ from robustlens.report.data import Network, ReportData, RunReport, known
 from robustlens.report.text.flags import flags_of
 from robustlens.report.text.wording import SPLITS, attack_name, suite_name
 from robustlens.results import SplitResult
-from robustlens.stats.intervals import Interval, over_seeds
+from robustlens.stats.intervals import Interval, share_over_seeds
 
 SEARCH = "min-norm"
 """The search behind a curve of radii: to measure distances it also runs on images already broken."""
@@ -186,7 +186,7 @@ def _over_seeds(runs: Sequence[Sequence[AttackLine]]) -> tuple[AttackLine, ...]:
 
 
 def _mean(lines: Sequence[AttackLine]) -> AttackLine:
-    right = over_seeds(line.right for line in lines)
+    right = share_over_seeds(line.right for line in lines)
     assert right is not None
     seconds = [line.seconds for line in lines if line.seconds is not None]
     return replace(

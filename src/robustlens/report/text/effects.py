@@ -68,9 +68,7 @@ def _effect(
 ) -> EffectReport | None:
     known = {
         named.subject: {
-            network.label: value
-            for network in data.networks
-            if (value := network.over_seeds(named.read)) is not None
+            network.label: value for network in data.networks if (value := named.of(network)) is not None
         }
         for named in topic.quantities
     }

@@ -124,11 +124,11 @@ def quantity(network: Network, key: str) -> Interval | None:
     """The number of one column, with its interval."""
     kind, _, name = key.partition(":")
     if kind == "clean":
-        return network.over_seeds(lambda run: run.clean())
+        return network.share_over_seeds(lambda run: run.clean())
     if kind == "attack":
-        return network.over_seeds(lambda run: run.after(name))
+        return network.share_over_seeds(lambda run: run.after(name))
     if kind == "certified":
-        return network.over_seeds(lambda run: run.certified(name))
+        return network.share_over_seeds(lambda run: run.certified(name))
     if kind == "gap":
         return network.over_seeds(lambda run: run.gap(name))
     if kind in _TIMES:

@@ -7,8 +7,9 @@ from operator import methodcaller
 
 from robustlens.config import eps_text
 from robustlens.report import quantities
-from robustlens.report.data import Quantity, ReportData
+from robustlens.report.data import Network, Quantity, ReportData
 from robustlens.report.text.wording import minus, number, points
+from robustlens.stats.intervals import Interval
 from robustlens.stats.misclassification import TAU
 
 Writer = Callable[[float], str]
@@ -25,6 +26,11 @@ class NamedQuantity:
     read: Quantity
     write: Writer
     layers: str = ""
+
+    def of(self, network: Network) -> Interval | None:
+        """The number of a network, over its seeds."""
+        is_share = self.write is _percent
+        return network.share_over_seeds(self.read) if is_share else network.over_seeds(self.read)
 
 
 @dataclass(frozen=True)
