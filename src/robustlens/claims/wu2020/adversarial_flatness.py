@@ -11,7 +11,7 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.designs import compared
 from robustlens.claims.estimates import Estimator, estimate, lacking, listed
-from robustlens.claims.evidence import LEAST_EXAMPLES, RunData, StudyData
+from robustlens.claims.evidence import LEAST_EXAMPLES, Missing, RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis
 from robustlens.claims.pairs import MatchedPair, share
 from robustlens.claims.verdict import Consistency, Findings
@@ -58,7 +58,7 @@ def _measured(run: RunData, kind: str) -> tuple[Examples, Array, np.ndarray]:
 def _mean_over(run: RunData, examples: Examples, values: Array, chosen: np.ndarray, name: str) -> Quantity:
     if chosen.sum() < LEAST_EXAMPLES:
         few = f"{int(chosen.sum())} {name} images; at least {LEAST_EXAMPLES} are needed"
-        raise Unusable(f"{run.name} has {few}")
+        raise Missing(f"{run.name} has {few}")
     conditions = run.measurement("sharpness").conditions
     return replace(
         ratio(examples, values * chosen, chosen.astype(np.float64)),

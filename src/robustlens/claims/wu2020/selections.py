@@ -83,16 +83,17 @@ def objectives(
     pairs_of: Callable[[StudyData], Sequence[Partner]],
     parts: Callable[[StudyData], Sequence[StudyData]] = checkpoints,
 ) -> Callable[[StudyData], list[StudyData]]:
-    """Parts of a study: each of `parts`, then, where pairs are of several objectives, each of these."""
+    """Parts of a study: each of `parts`, then, where whole pairs are of several objectives, each of these."""
 
     def split(study: StudyData) -> list[StudyData]:
         chosen: list[StudyData] = []
         for part in parts(study):
             chosen.append(part)
-            names = list(dict.fromkeys(run.entry.objective for run, _ in pairs_of(part)))
+            whole = [run for run, partner in pairs_of(part) if partner is not None]
+            names = list(dict.fromkeys(run.entry.objective for run in whole))
             for name in names if len(names) > 1 else ():
                 runs = [run for run in part.runs if run.entry.objective == name]
-                setting = " ".join(filter(None, (f"for {name}", part.setting)))
+                setting = " ".join(filter(None, (f"for {name.upper()}", part.setting)))
                 chosen.append(replace(part, runs=runs, setting=setting))
         return chosen
 
