@@ -22,7 +22,7 @@ METHODS: dict[str, tuple[Means, Means]] = {
 }
 """How each method bounds the inputs of ReLUs, and the margins."""
 _AGREEMENT = 1e-3
-"""How far the graph's logits may lie from the model's, as a share of the largest."""
+"""How far the graph's logits may lie from the model's, as a share of the image's largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,26 +76,41 @@ class BoundedNetwork:
 
     @torch.no_grad()
     def checked_logits(self, model: nn.Module, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        """The model's logits, which the operations give too.
+        """The model's logits, which the operations give too, there and at a corner of each image's ball.
+
+        Logits that are not finite cannot be compared; they become NaN, which is wrong.
 
         Raises:
             ModelError: they do not: the model does more than what was recorded.
         """
+        logits = self._compared(model, x)
+        if 0 < self.threat.eps < torch.inf:
+            draws = torch.Generator().manual_seed(0)
+            signs = 2 * torch.randint(2, x.shape, generator=draws).to(x) - 1
+            corner = self.threat.project(x + self.threat.eps * signs, x)
+            logits[self._compared(model, corner).isnan().any(1)] = torch.nan
+        return logits
+
+    def _compared(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The model's logits at points, with NaN in the rows that are not finite."""
         logits: Tensor = model(x.to(models.device_of(model))).detach().cpu()
         nowhere = ThreatModel("Linf", 0.0, (-torch.inf, torch.inf))
         ball = Ball(self._exact(x), x.new_zeros(len(x), dtype=torch.float64, device=self.device), nowhere)
         low, high = (
             each.cpu() for each in Propagation(self.graph, self.rules, ball).bounds[self.graph.output]
         )
-        allowed = _AGREEMENT * float(logits.abs().max())
-        exact = logits.double()
-        if exact.isfinite().all() and not ((low - allowed <= exact) & (exact <= high + allowed)).all():
+        finite, exact = logits.isfinite().all(1), logits.double()
+        rounding, sizes = torch.finfo(logits.dtype).eps, exact.abs().amax(1, keepdim=True)
+        largest = sizes[finite].amax() if finite.any() else 0.0
+        allowed = max(_AGREEMENT, 8 * rounding) * sizes + rounding * largest
+        agrees = (low - allowed <= exact) & (exact <= high + allowed)
+        if not agrees[finite].all():
             raise ModelError(
                 "certify: the operations that were recorded do not give the model's logits, as where it has "
                 "state, calls numpy or depends on the batch; expected a network that is a fixed chain of "
                 "operations, or method 'smoothing'"
             )
-        return logits
+        return torch.where(finite[:, None], logits, torch.nan)
 
     def _exact(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device, torch.float64)

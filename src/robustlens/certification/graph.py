@@ -35,7 +35,7 @@ class Operation:
     """One call of one of torch's operations.
 
     Attributes:
-        number: of its result.
+        number: of its result. place: of that among all the tensors that it returns.
         kind: name of the operation, without the mark of one in place: "convolution", "relu".
         args, kwargs: its arguments, tensors as `Ref`.
         shape: of its result, with the images first. shapes: of the tensors that it reads, by number.
@@ -51,6 +51,7 @@ class Operation:
     shapes: Mapping[int, tuple[int, ...]]
     module: str
     call: Any
+    place: int = 0
 
     @property
     def sources(self) -> list[int]:
@@ -82,11 +83,13 @@ class Graph:
         known = {number: tensors[name] for number, name in self.names.items()}
         like = next(iter(known.values()), None)
         for number, value in self.values.items():
-            known[number] = value if like is None else value.to(like)
+            number_type = like.dtype if like is not None and value.is_floating_point() else value.dtype
+            known[number] = value if like is None else value.to(like.device, number_type)
         for operation in self.prelude:
             args, kwargs = (_filled(each, known) for each in (operation.args, dict(operation.kwargs)))
             result = operation.call(*args, **kwargs)
-            known[operation.number] = result if isinstance(result, Tensor) else result[0]
+            made = [result] if isinstance(result, Tensor) else [e for e in result if isinstance(e, Tensor)]
+            known[operation.number] = made[operation.place]
         return known
 
 
@@ -97,6 +100,8 @@ def record(model: nn.Module, shape: Sequence[int]) -> Graph:
         ModelError: it cannot be copied or fails on float64 images, draws random numbers, or what it does
             depends on the values of its activations; the module is in the line.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ModelError("certify: the model is compiled by TorchScript, expected the module it was made of")
     try:
         network = _structure(getattr(model, "_orig_mod", model))
     except Exception as error:
@@ -142,6 +147,7 @@ class _Recorder(TorchDispatchMode):
             self.names[self._number(tensor)] = name
         self.input = self._number(self.x)
         self.dependent = {self.input}
+        self.weighty = set(self.names)  # made of parameters and buffers, whose values are not recorded
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A module begins."""
@@ -159,12 +165,15 @@ class _Recorder(TorchDispatchMode):
         shapes = {ref.number: self.shapes[ref.number] for ref in _refs([refs, named])}
         result = func(*args, **kwargs)
         depends = any(ref.number in self.dependent for ref in _refs([refs, named]))
+        weighty = any(ref.number in self.weighty for ref in _refs([refs, named]))
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self._refusal(f"draws random numbers ({func})")
         tensors = [result] if isinstance(result, Tensor) else result
         if not isinstance(tensors, list | tuple):
             if depends:
                 raise self._refusal(f"reads values of its activations ({func})")
+            if weighty:
+                raise self._refusal(f"reads values of its weights as Python numbers ({func})")
             return result
         if func._schema.is_mutable:
             self._check_written(func, args, result, depends)
@@ -174,9 +183,11 @@ class _Recorder(TorchDispatchMode):
             label = kind if place == 0 else f"{kind}, its output {place + 1}"
             module = self.stack[-1] if self.stack else "model"
             shape = tuple(tensor.shape)
-            self.operations.append(Operation(number, label, refs, named, shape, shapes, module, func))
+            self.operations.append(Operation(number, label, refs, named, shape, shapes, module, func, place))
             if depends:
                 self.dependent.add(number)
+            if weighty:
+                self.weighty.add(number)
         return result
 
     def graph(self, output: Tensor, shape: tuple[int, ...]) -> Graph:

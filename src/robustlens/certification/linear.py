@@ -124,11 +124,15 @@ def structure(operation: Operation, constants: arguments.Constants) -> Affine:
         raise arguments.NoRuleError("joins activations and constants")
     rest = [_plain(each) for each in operation.args[1:]]
     kwargs = {key: _plain(each) for key, each in operation.kwargs.items()}
+    in_place = operation.call._schema.is_mutable
 
     def apply(inputs: list[Tensor]) -> Tensor:
         if operation.kind in ("view", "_unsafe_view", "reshape"):
             return inputs[0].reshape(len(inputs[0]), *operation.shape[1:])
-        chosen = list(inputs) if isinstance(first, tuple) else inputs[0]
+        if operation.kind in ("alias", "clone", "detach"):
+            return inputs[0]
+        single = inputs[0].clone() if in_place else inputs[0]
+        chosen = list(inputs) if isinstance(first, tuple) else single
         result: Tensor = operation.call(chosen, *rest, **kwargs)
         return result
 
@@ -183,7 +187,7 @@ def _by_gradient(
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             inputs = [rows.new_zeros(len(rows), *shape).requires_grad_() for shape in shapes]
-            output = linear(inputs)
+            output = linear(inputs).expand(len(rows), *operation.shape[1:])
         towards = rows.expand_as(output)
         return list(torch.autograd.grad(output, inputs, towards, create_graph=differentiable))
 
@@ -203,7 +207,7 @@ def _check_dimensions(operation: Operation) -> None:
         dims = tuple(dim for each in given for dim in (each if isinstance(each, tuple) else (each,)))
     ranks = {len(operation.shapes[number]) for number in operation.sources}
     rank = max(ranks) + (kind == "unsqueeze")
-    if any(dim is None or dim % rank == 0 for dim in dims) or operation.shape[0] != IMAGES:
+    if any(dim is None or dim % rank == 0 for dim in dims) or operation.shape[:1] != (IMAGES,):
         raise arguments.NoRuleError("works across images")
 
 

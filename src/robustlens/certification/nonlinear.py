@@ -43,10 +43,11 @@ class Rectifier:
         """Rows a (n, s, ...) through the lower line where a is positive, the chord where it is negative."""
         low, high = inputs[0]
         crosses = self.undecided(inputs[0])
-        side = torch.where(low >= 0, 1.0, self.slope).to(low)
+        one, slope = low.new_ones(()), low.new_full((), self.slope)  # two Python numbers would be float32
+        side = torch.where(low >= 0, one, slope)
         chord = (high - self.slope * low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)
         upper = torch.where(crosses, chord, side)[:, None]
-        lower = torch.where(crosses, torch.where(high > -low, 1.0, self.slope), side)[:, None]
+        lower = torch.where(crosses, torch.where(high > -low, one, slope), side)[:, None]
         height = torch.where(crosses, high - chord * high, 0.0)
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         constant = (negative.flatten(2) @ height.flatten(1)[:, :, None]).squeeze(2)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustlens import models, noise
+from robustlens import losses, models, noise
 from robustlens.certification.verdict import Certification
 from robustlens.config import Count
 from robustlens.errors import ConfigError
@@ -76,11 +76,12 @@ def lower_confidence(successes: int, trials: int, alpha: float) -> float:
 
 
 def _votes(model: nn.Module, image: Tensor, key: Tensor, sigma: float, draws: int) -> Int64[Tensor, " c"]:
-    """Number of draws that each class wins."""
+    """Number of draws that each class wins; one whose logits are broken is won by none."""
     parts = []
     for start in range(0, draws, _AT_ONCE):
         shape = (1, min(_AT_ONCE, draws - start), *image.shape)
         drawn = noise.normal(noise.fold(key.to(image.device), start), image.new_empty(shape))[0]
         parts.append(model(image + sigma * drawn))
     logits = torch.cat(parts)
-    return logits.argmax(1).bincount(minlength=logits.shape[1]).cpu()
+    winners = logits.argmax(1)[~losses.is_broken(logits)]
+    return winners.bincount(minlength=logits.shape[1]).cpu()
