@@ -65,3 +65,11 @@ def test_one_network_and_many_of_one_strength_stay_in_the_frame() -> None:
     places = [mark.x for mark in small_multiple(rows, str, frozenset()).marks]
     assert 0 <= min(places) < max(places) <= 320
     assert len(set(places)) == 40
+
+
+def test_values_of_neighbours_do_not_lie_on_each_other() -> None:
+    rows = [(one, [Interval(0.5)]) for one in (STRONG, AWP)]
+    drawing = small_multiple(rows, str, frozenset({"AT 0.1", "AT+AWP 0.1"}))
+    marks, labels = drawing.marks, drawing.labels
+    assert labels[1].x - labels[0].x == 46.0
+    assert sum(label.x for label in labels) == sum(mark.x for mark in marks)

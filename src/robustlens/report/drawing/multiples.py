@@ -4,7 +4,7 @@ The page draws them as SVG of its own, without a library, so that they are there
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustlens.config import eps_text
 from robustlens.report.data import Network
@@ -13,6 +13,8 @@ from robustlens.stats.intervals import Interval
 LEFT, RIGHT, TOP, BASE = 30.0, 290.0, 18.0, 80.0
 STEP = 15.0
 """Distance of two marks at one strength, where there is room."""
+WIDTH, HEIGHT = 46.0, 12.0
+"""Room that a written value takes."""
 Rows = Sequence[tuple[Network, Sequence[Interval | None]]]
 """A network, and each quantity that is drawn of it."""
 Writer = Callable[[float], str]
@@ -78,7 +80,8 @@ def small_multiple(rows: Rows, write: Writer, emphasised: frozenset[str]) -> Sma
             for network, one in values
         ]
         threads += _threads(own)
-        labels += _labels(own, [write(one.value) for _, one in values], emphasised, below=which > 0)
+        texts = [write(one.value) for _, one in values]
+        labels += _apart(list(_labels(own, texts, emphasised, below=which > 0)))
         marks += own
     ticks = tuple((_strength_x(eps, strengths), eps_text(eps)) for eps in strengths)
     return SmallMultiple(tuple(marks), tuple(labels), tuple(threads), ticks, height(0.0))
@@ -135,6 +138,18 @@ def _labels(
             near = [other.y for other in marks if abs(other.x - mark.x) < 34]
             under = max(near) + 17
             yield Label(mark.x, under if below and under < BASE - 2 else min(near) - 8, text)
+
+
+def _apart(labels: Sequence[Label]) -> list[Label]:
+    """Labels in their order along the strengths, moved sideways where one would lie on the next."""
+    placed: list[Label] = []
+    for label in sorted(labels, key=lambda label: label.x):
+        before = placed[-1] if placed else None
+        lack = WIDTH - (label.x - before.x) if before and abs(label.y - before.y) < HEIGHT else 0.0
+        if before and lack > 0:
+            placed[-1], label = replace(before, x=before.x - lack / 2), replace(label, x=label.x + lack / 2)
+        placed.append(label)
+    return placed
 
 
 def _threads(marks: Sequence[Mark]) -> Iterator[Thread]:
