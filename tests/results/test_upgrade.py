@@ -117,6 +117,8 @@ def test_tables_and_figures_are_the_same_to_the_last_digit(format_1, tmp_path, m
     for path in saved:
         with path.open() as old, (tmp_path / "figures" / path.name).open() as new:
             before, after = list(csv.DictReader(old)), list(csv.DictReader(new))
+        if path.stem.endswith("-spread"):  # whose two panels have changed places
+            before, after = (sorted(rows, key=lambda row: row["panel"]) for rows in (before, after))
         assert [_without_ends(row) for row in after] == [_without_ends(row) for row in before], path.name
         # Two seeds have no interval over seeds: what was their range is the hull of their own, or nothing.
         assert all(_is_no_narrower(new_row, row) for new_row, row in zip(after, before, strict=True))

@@ -179,7 +179,6 @@ def test_strengths_objectives_perturbations_and_seeds_are_compared_within_one_se
     assert len(settings - {entries[0].setting}) == len(others)
 
 
-@pytest.mark.xfail(reason="a setting leaves out AWP alone", strict=True)
 def test_every_perturbation_of_the_weights_is_compared_within_one_setting():
     plain, *others = (
         planning.plan(study(methods=[{"label": "AT", **perturbation}]))[0].entry().setting

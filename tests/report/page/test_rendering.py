@@ -161,12 +161,14 @@ def test_counts_of_several_seeds_are_shown_as_means(tmp_path: Path) -> None:
     assert "images and times are means" in text
 
 
-def test_an_interval_below_zero_has_a_real_minus_sign(tmp_path: Path) -> None:
-    """Shares 0, 0 and 0.75: Student's interval of their mean begins below zero."""
+def test_an_interval_of_shares_over_seeds_stays_within_0_and_100(tmp_path: Path) -> None:
+    """Shares 0, 0 and 0.75: Student's interval of their mean would begin below zero and end above one."""
     data = attacked_seeds(tmp_path, [split_of({"fgsm": right}) for right in (0, 0, 30)])
     low = 25 - 4.302652730 * 100 * np.std([0, 0, 0.75], ddof=1) / np.sqrt(3)
     assert low < 0
-    assert f"\N{MINUS SIGN}{-low:.1f} to" in shown_page(data)
+    page = shown_page(data)
+    assert f"\N{MINUS SIGN}{-low:.1f} to" not in page
+    assert "0.0 to 100.0" in page
 
 
 def test_a_network_without_an_evaluation_has_no_block_and_none_at_all_no_section(tmp_path: Path) -> None:
