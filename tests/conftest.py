@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _same_random_state_before_every_test() -> None:
     import torch
 
-    torch.manual_seed(0)
+    from robustlens import noise
+
+    noise.seed_torch(0, torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
 
 
 @pytest.fixture(autouse=True)

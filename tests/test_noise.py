@@ -1,5 +1,6 @@
 """Noise keyed by example: distribution, independence, and what it must not depend on."""
 
+import pytest
 import torch
 from scipy import stats
 
@@ -59,3 +60,17 @@ def test_a_seed_from_a_generator_advances_it_and_the_default_is_kept_without_one
     generator = torch.Generator().manual_seed(0)
     assert noise.seed_from(generator) != noise.seed_from(generator)
     assert noise.seed_from(None, 7) == 7
+
+
+def test_layers_draw_the_numbers_of_torchs_own_seed_and_the_callers_state_comes_back():
+    torch.manual_seed(11)
+    wanted = torch.rand(3)
+    before = torch.get_rng_state()
+    with noise.torch_seeded(11, torch.device("cpu")):
+        assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_is_not_noted_with_a_traceback_for_absent_accelerators(monkeypatch):
+    monkeypatch.setattr("traceback.format_stack", lambda *args: pytest.fail("a traceback was formatted"))
+    noise.seed_torch(-3, torch.device("cpu"))

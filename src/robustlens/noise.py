@@ -9,7 +9,9 @@ state, so the global random state of the caller is never touched.
 Two identical images in one call get identical noise. That is the price of order independence.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,6 +52,26 @@ def generator_for(*numbers: int) -> torch.Generator:
     for number in numbers:
         state = _mix(state + _GOLDEN + number)
     return torch.Generator().manual_seed(int(state.item()) & ((1 << 62) - 1))
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that layers draw from on the CPU and on `device`: the numbers of `torch.manual_seed`.
+
+    On a machine without an accelerator that one keeps, for each kind of accelerator, a formatted traceback of
+    who asked, which takes longer than the forward pass of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What layers draw inside is of this seed; the caller's random state comes back at the end."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_torch(seed, device)
+        yield
 
 
 def keys(x: Float[Tensor, "n ..."], seed: int) -> Int64[Tensor, " n"]:

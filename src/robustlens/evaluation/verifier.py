@@ -93,7 +93,7 @@ class RandomVerifier:
         size, logits = DRAWS // _PASSES, []
         with torch.random.fork_rng(devices=[x_adv.device] if x_adv.is_cuda else []):
             for point, key in zip(x_adv, noise.keys(x, self.seed).tolist(), strict=True):
-                torch.manual_seed(key)
+                noise.seed_torch(key, x_adv.device)
                 batch = point.expand(size, *point.shape)
                 logits.append(torch.cat([self.model(batch) for _ in range(_PASSES)]))
         return torch.stack(logits)

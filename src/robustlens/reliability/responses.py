@@ -1,11 +1,12 @@
 """How the output of a function responds to its input, and whether its gradient says so."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from robustlens import noise
 
 STEP = 1e-3
 """Length of the short step that a gradient is compared over, in standard deviations of the input."""
@@ -113,15 +114,8 @@ def _changes(function: Function, x: Tensor, output: Tensor, unit: float, generat
 
 def _seeded(function: Function, x: Tensor, seed: int) -> Tensor:
     """The output by the random numbers of `seed`, at a copy of `x`, which the function may write to."""
-    with _fixed_draws(x, seed):
+    with noise.torch_seeded(seed, x.device):
         return function(x.clone())
-
-
-@contextlib.contextmanager
-def _fixed_draws(x: Tensor, seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -142,9 +142,8 @@ class TrainingLoop:
     @contextlib.contextmanager
     def _layers_draw_for(self, epoch: int) -> Iterator[None]:
         """Seed what layers draw (dropout) by (seed, epoch); the caller's random state comes back."""
-        device = self.fabric.device
-        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-            torch.manual_seed(noise.generator_for(self.recipe.seed, epoch, _LAYERS).initial_seed())
+        seed = noise.generator_for(self.recipe.seed, epoch, _LAYERS).initial_seed()
+        with noise.torch_seeded(seed, self.fabric.device):
             yield
 
     def _train_epoch(self, epoch: int) -> None:
