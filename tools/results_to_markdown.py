@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from robustlens.claims import check
+from robustlens.claims.evidence import LEAST_EXAMPLES
 from robustlens.config import LAST, eps_text
 from robustlens.report.data import CheckpointReport, Network, Quantity, ReportData, RunReport
 from robustlens.report.reading import read_study
@@ -77,16 +78,33 @@ def headline(runs: list[RunReport]) -> None:
     """One row per run."""
     first = runs[0].evaluation
     attacks = first.attacks if first else ()
+    methods = certifiers(runs)
     titles = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
-    head([*titles, "robust gap, points", "error gap, points", "loss gap, nats", "flags"])
+    titles += [f"certified by {method} %" for method in methods]
+    gaps = ["robust gap, points", "error gap, points", "loss gap, nats"] if gaps_say_something(runs) else []
+    head([*titles, *gaps, "flags"])
     for run in runs:
         test = run.split("test")
         if test is None:
             continue
-        shares = [run.clean(), *(test.by_attack.get(name) for name in attacks), run.gap("robust")]
-        cells = [with_ends(share, 1, 100) for share in (*shares, run.gap("error"))]
+        shares = [run.clean(), *map(test.by_attack.get, attacks), *map(run.certified, methods)]
+        cells = [with_ends(share, 1, 100) for share in shares]
+        if gaps:
+            cells += [with_ends(run.gap(kind), 1, 100) for kind in ("robust", "error")]
+            cells += [with_ends(run.gap("loss"), 3)]
         flags = ", ".join(flag.name for flag in test.flags) or "none"
-        row([run.label, eps_text(run.eps), str(run.seed), *cells, with_ends(run.gap("loss"), 3), flags])
+        row([run.label, eps_text(run.eps), str(run.seed), *cells, flags])
+
+
+def certifiers(runs: list[RunReport]) -> list[str]:
+    """Methods of certification that a run was evaluated by."""
+    tests = [test for run in runs if (test := run.split("test"))]
+    return list(dict.fromkeys(method for test in tests for method in test.certified))
+
+
+def gaps_say_something(runs: list[RunReport]) -> bool:
+    """Whether a run was evaluated on as many training images as the claims ask for."""
+    return any(train.n >= LEAST_EXAMPLES for run in runs if (train := run.split("train")))
 
 
 def quantities(networks: Iterable[Network]) -> None:

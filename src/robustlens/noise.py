@@ -55,7 +55,7 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the generators that layers draw from on the CPU and on `device`: the numbers of `torch.manual_seed`.
+    """Seed what layers draw from on the CPU and on `device`, to the numbers of `torch.manual_seed`.
 
     On a machine without an accelerator that one keeps, for each kind of accelerator, a formatted traceback of
     who asked, which takes longer than the forward pass of a small network.

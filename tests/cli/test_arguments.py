@@ -77,6 +77,7 @@ def test_the_options_of_a_study_make_its_executor(tmp_path):
     [
         (["study", "quickstart", "--seeds", "0,a"], "--seeds: found '0,a', expected different whole numbers"),
         (["study", "quickstart", "--seeds", "0,0"], "--seeds: found '0,0', expected different whole numbers"),
+        (["study", "quickstart", "--figures", "gif"], "figures: found 'gif', expected pdf, svg, png"),
         (["study", "quickstart", "--seeds", ""], "--seeds: found '', expected different whole numbers"),
         (["study", "quickstart", "--seeds=-1"], "--seeds: found '-1', expected different whole numbers"),
     ],

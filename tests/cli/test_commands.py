@@ -47,13 +47,17 @@ def study_folder(tmp_path_factory):
     """A tiny study carried out through the command line, with real worker processes."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    assert cli.run(["study", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--quiet"]) == 0
+    arguments = ["study", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--quiet"]
+    assert cli.run([*arguments, "--figures", "none"]) == 0
+    assert not list((folder / "out" / "report" / "figures").glob("*.p*"))
     return folder / "out"
 
 
 def test_study_writes_a_report_and_says_where(study_folder, capsys):
     source = study_folder.parent / "tiny.yaml"
-    assert cli.run(["study", str(source), "--out", str(study_folder), "--quiet"]) == 0
+    assert cli.run(["study", str(source), "--out", str(study_folder), "--quiet", "--figures", "png"]) == 0
+    drawn = {path.suffix for path in (study_folder / "report" / "figures").iterdir()}
+    assert drawn == {".csv", ".png"}
     said = capsys.readouterr().out
     page = study_folder / "report" / "index.html"
     assert f"report: {page}" in said
@@ -198,6 +202,8 @@ def test_a_stopped_study_exits_75_and_goes_on(tmp_path):
         str(tmp_path / "slow.yaml"),
         "--out",
         str(tmp_path / "o"),
+        "--figures",
+        "none",
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     run = Run(tmp_path / "o" / "runs" / "at-0.1-s0")

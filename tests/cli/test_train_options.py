@@ -33,7 +33,18 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_train_tells_the_trackers_in_the_folder_that_is_named(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    command = ["train", "--recipe", "recipe.yaml", "--out", "run", "--track", "tensorboard", "--quiet"]
+    command = [
+        "train",
+        "--recipe",
+        "recipe.yaml",
+        "--out",
+        "run",
+        "--track",
+        "tensorboard",
+        "--quiet",
+        "--figures",
+        "none",
+    ]
     assert cli.run([*command, "--track-dir", "shown"]) == 0
     epochs = Run(folder / "run").metrics()
     assert [epoch.lr for epoch in epochs] == pytest.approx([0.001, 0.0005])

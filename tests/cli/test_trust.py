@@ -266,7 +266,7 @@ def test_a_second_signal_ends_a_study_with_75_and_one_line(folder, gap):
         "methods": [{"optimizer": {"epochs": 10_000, "batch_size": 8}}],
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "robustlens", "study", "mine.yaml", "--quiet"]
+    command = [sys.executable, "-m", "robustlens", "study", "mine.yaml", "--quiet", "--figures", "none"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
     run = Run(folder / "robustlens-out" / "mine" / "runs" / "at-0.1-s0")
     deadline = time.monotonic() + 90

@@ -61,7 +61,17 @@ class Driver:
     def __init__(self, source, out, *options):
         self.most = 0  # workers at a time
         self.out, self.errors = out, out.parent / f"errors-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "robustlens", "study", str(source), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "robustlens",
+            "study",
+            str(source),
+            "--out",
+            str(out),
+            "--figures",
+            "none",
+        ]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [*command, "--executor", "ray", *options],

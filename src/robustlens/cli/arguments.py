@@ -213,6 +213,14 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
+def formats(figures: str | None) -> tuple[str, ...] | None:
+    """The formats of `--figures pdf,svg`, of "all" and "none"; None where the report decides."""
+    from robustlens.report.drawing.matplotlib import FORMATS, checked_formats
+
+    named: dict[str | None, tuple[str, ...] | None] = {None: None, "all": FORMATS, "none": ()}
+    return named[figures] if figures in named else checked_formats(str(figures).split(","))
+
+
 def curve(text: str) -> list[str]:
     """The radii of `--curve 0.5,1,2`; none for "none"."""
     return [] if text == "none" else [word.strip() for word in text.split(",")]

@@ -19,6 +19,7 @@ from robustlens.cli.options import (
     AttackOptions,
     DataDir,
     Device,
+    Figures,
     Json,
     ModelArgument,
     NetworkOptions,
@@ -49,6 +50,7 @@ def study(
     track_dir: TrackDir = None,
     seeds: Annotated[str | None, typer.Option(help="Instead of the file's seeds: 0,1,2.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the runs and stop.")] = False,
+    figures: Figures = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +64,7 @@ def study(
     from robustlens.cli import arguments, tables
 
     arguments.use_data_dir(data_dir)
+    formats = arguments.formats(figures)
     spec = study.read(source, trust_code=trust_code)
     if seeds is not None:
         spec = spec.model_copy(update={"seeds": arguments.seeds(seeds)})
@@ -80,7 +83,7 @@ def study(
         result = study.run(
             spec, folder, executor=executor, listen=listen, track=track or (), track_dir=track_dir
         )
-    page = report.write(folder)
+    page = report.write(folder, formats=formats)
     if as_json:
         print_json_of(page)
     else:

@@ -22,6 +22,12 @@ DataDir = Annotated[
 Eps = Annotated[
     str | None, typer.Option(help="Radius on [0, 1] pixels, as 8/255 or 0.1. Default: the run's.")
 ]
+Figures = Annotated[
+    str | None,
+    typer.Option(
+        help="Drawings for papers: all, none, or of pdf,svg,png. Default: all; none over 50 networks."
+    ),
+]
 Device = Annotated[
     str, typer.Option(help="auto (a CUDA device where there is one), cpu, cuda, or one of several: cuda:1.")
 ]

@@ -11,7 +11,7 @@ import typer
 
 from robustlens.cli.application import app
 from robustlens.cli.display import console, output, print_json
-from robustlens.cli.options import Json
+from robustlens.cli.options import Figures, Json
 from robustlens.errors import StateError
 
 
@@ -27,12 +27,7 @@ def report(
             help="Where to write. Default: <folder>/report, two runs: <folder>/report/against-<other>."
         ),
     ] = None,
-    figures: Annotated[
-        str | None,
-        typer.Option(
-            help="Drawings for papers: all, none, or of pdf,svg,png. Default: all; none over 50 networks."
-        ),
-    ] = None,
+    figures: Figures = None,
     as_json: Json = False,
 ) -> None:
     """Write the page of a study or a run, its figures (PDF, SVG, PNG, CSV), LaTeX tables and results.json.
@@ -43,13 +38,12 @@ def report(
     Example: robustlens report runs/at runs/at-awp
     """
     from robustlens import claims, report
-    from robustlens.cli import tables
+    from robustlens.cli import arguments, tables
     from robustlens.report.comparison import write_pages
     from robustlens.results import StudyFolder
     from robustlens.results.values import plain
 
-    named: dict[str | None, list[str] | None] = {None: None, "all": ["pdf", "svg", "png"], "none": []}
-    formats = named[figures] if figures in named else str(figures).split(",")
+    formats = arguments.formats(figures)
     if other is not None:
         comparison = report.compare(folder, other)
         page = write_pages(comparison, out or folder / "report" / f"against-{other.resolve().name}")
