@@ -41,6 +41,14 @@ def _same_random_state_before_every_test() -> None:
     noise.seed_torch(0, torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _workers_are_forked_anew_in_each_module() -> None:
+    """The process that forks workers keeps the standard error of the test that started it."""
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 @pytest.fixture(autouse=True)
 def _no_data_folder_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROBUSTLENS_DATA", raising=False)

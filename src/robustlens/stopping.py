@@ -19,7 +19,7 @@ from robustlens.errors import StoppedError
 
 PATIENCE = 30.0
 """Seconds from the first signal to the end of the process, whatever it is doing."""
-_SIGNALS = tuple(
+SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
 
@@ -104,7 +104,7 @@ def handled(*, last: bool = False, worker: bool = False) -> Iterator[None]:
     if _state.watched:
         yield
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     # A command under nohup goes on without its terminal.
     caught = [n for n in before if signal.Signals(n).name != "SIGHUP" or before[n] is not signal.SIG_IGN]
     own, other = socket.socketpair()
@@ -165,7 +165,7 @@ def _watch(own: socket.socket, worker: bool) -> None:
 def _signal(own: socket.socket) -> int:
     """Number of the next signal that stops work; 0 where the block is over."""
     number = -1
-    while number not in (0, *_SIGNALS):
+    while number not in (0, *SIGNALS):
         number = int.from_bytes(own.recv(1), "big")
     return number
 

@@ -33,18 +33,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_train_tells_the_trackers_in_the_folder_that_is_named(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    command = [
-        "train",
-        "--recipe",
-        "recipe.yaml",
-        "--out",
-        "run",
-        "--track",
-        "tensorboard",
-        "--quiet",
-        "--figures",
-        "none",
-    ]
+    command = ["train", "--recipe", "recipe.yaml", "--out", "run", "--track", "tensorboard", "--quiet"]
     assert cli.run([*command, "--track-dir", "shown"]) == 0
     epochs = Run(folder / "run").metrics()
     assert [epoch.lr for epoch in epochs] == pytest.approx([0.001, 0.0005])
@@ -71,7 +60,8 @@ def test_a_study_tells_each_run_apart(folder):
         "explanation": {"measures": ["margins"], "examples": 10},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    assert cli.run(["study", "study.yaml", "--out", "mine", "--track", "tensorboard", "--quiet"]) == 0
+    options = ["--track", "tensorboard", "--quiet", "--figures", "none"]
+    assert cli.run(["study", "study.yaml", "--out", "mine", *options]) == 0
     written = {path.parent.name for path in (folder / "mine").glob("tracking/tensorboard/*/events.*")}
     assert written == {"standard-0-s0", "standard-0-s1"}
     assert cli.run(["verify", "mine"]) == 0

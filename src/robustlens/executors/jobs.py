@@ -38,6 +38,8 @@ class Job:
         run: name of the run that the job belongs to, which events and outcomes bear; "" where it is one.
         after: names of jobs of the same run that come first, and without which this one is not begun.
         resources: what it needs.
+        imports: modules, by name, that the work imports late and that take long: an executor may import them
+            once for many runs.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Job:
     run: str = ""
     after: tuple[str, ...] = ()
     resources: Resources = Resources()
+    imports: tuple[str, ...] = ()
 
     @property
     def owner(self) -> str:

@@ -11,14 +11,15 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 from robustlens import stopping
 from robustlens.errors import RobustlensError, StoppedError
+from robustlens.executors import starting
 from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out
 from robustlens.executors.threads import threads_of
 from robustlens.machine import keep_memory
@@ -28,7 +29,7 @@ from robustlens.progress import Event
 @dataclass
 class _Worker:
     run: str
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
     threads: int
     device: str | None  # the CUDA device that it sees; "" for none, None for all
@@ -107,15 +108,14 @@ class LocalProcesses:
 
 
 def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
-    """A worker for the jobs of a run. Threads and devices are set before torch loads and reads them."""
+    """A worker for the jobs of a run."""
     run = jobs[0].owner
-    context = multiprocessing.get_context("spawn")
+    modules = [name for job in jobs for name in (job.work.__module__, *job.imports)]
+    context = starting.context(modules, device)
     here, there = context.Pipe(duplex=False)
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    with _environment(settings), _interrupts_blocked():
-        process = context.Process(target=_work, args=(run, pickle.dumps(jobs), there), name=run, daemon=True)
-        process.start()
+    process = starting.start(context, run, settings, _work, (run, pickle.dumps(jobs), there))
     there.close()
     return _Worker(run, process, here, threads, device)
 
@@ -132,33 +132,6 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C, for a process that is started here as well: its parent ends it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(run: str, pickled: bytes, pipe: Connection) -> None:
     """The life of a worker process: the jobs of a run, with their events and their outcome sent home.
 
@@ -167,6 +140,7 @@ def _work(run: str, pickled: bytes, pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError):
+        starting.unblock()
         try:
             pipe.send(carry_out(run, partial(pickle.loads, pickled), Sender(pipe.send)))
         finally:

@@ -17,6 +17,7 @@ from robustlens.progress import Listener
 from robustlens.results import Run, StudyFolder
 from robustlens.tracking import Tracking
 from robustlens.training import train
+from robustlens.training.distributed import IMPORTED_LATE
 
 _ON_CPU = ("spectrum",)
 """Measures that work on the CPU, whatever device the network is on: another run may have the device."""
@@ -53,7 +54,8 @@ class Stages:
         for stage, work in works.items():
             needs = Resources(threads, device=work is not _finish or not on_cpu)
             after = (jobs[-1].name,) if jobs else ()
-            jobs.append(Job(f"{run}: {stage}", work, (self, images), run, after, needs))
+            imports = IMPORTED_LATE if work is _train else ()
+            jobs.append(Job(f"{run}: {stage}", work, (self, images), run, after, needs, imports))
         return jobs
 
     def run(self) -> Run:

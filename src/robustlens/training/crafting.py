@@ -1,14 +1,17 @@
 """The adversarial images of a training step, made on a faster copy of the network where that is allowed."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from robustlens import attacks, models
 from robustlens.attacks import Attack, Crafted
 from robustlens.config import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Crafter:
@@ -33,7 +36,7 @@ class Crafter:
         network: nn.Module,
         few: Tensor,
         recipe: Recipe,
-        fabric: Fabric,
+        fabric: "Fabric",
     ) -> None:
         self.attack, self.fabric = attack, fabric
         self.copy = self.compiled = None

@@ -3,16 +3,21 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from robustlens import machine, processes
 from robustlens.results import Run
 from robustlens.results.locks import locked
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+IMPORTED_LATE = ("lightning_fabric", "torch._dynamo")
+"""Modules that training imports when it begins, and that take as long as torch itself."""
 
 
 def products(precision: str) -> Literal["ieee", "tf32"]:
@@ -20,11 +25,13 @@ def products(precision: str) -> Literal["ieee", "tf32"]:
     return "tf32" if precision == "tf32" else "ieee"
 
 
-def fabric_for(precision: Any, device: str = "auto") -> Fabric:
+def fabric_for(precision: Any, device: str = "auto") -> "Fabric":
     """Fabric of one device or, where torchrun has started several processes, of this one's share of them.
 
     Its numbers of "tf32" are float32: how they are multiplied is torch's setting (`products`).
     """
+    from lightning_fabric import Fabric  # half of the time that importing this package would take
+
     precision = "32-true" if precision == "tf32" else precision
     chosen, count = machine.device(device), processes.count()
     if count == 1:
@@ -47,7 +54,7 @@ def connect(precision: str, device: str = "auto") -> None:
         fabric_for(precision, device)
 
 
-def mean_over_ranks(fabric: Fabric, value: Tensor) -> float:
+def mean_over_ranks(fabric: "Fabric", value: Tensor) -> float:
     """Mean of a scalar over the ranks, the same on all, so that no rank goes on where another stops."""
     mean = fabric.all_reduce(value, reduce_op="mean")
     assert isinstance(mean, Tensor)
@@ -55,7 +62,7 @@ def mean_over_ranks(fabric: Fabric, value: Tensor) -> float:
 
 
 def averaged_over_ranks(
-    fabric: Fabric, network: nn.Module, average: bool
+    fabric: "Fabric", network: nn.Module, average: bool
 ) -> contextlib.AbstractContextManager[None]:
     """Average the gradients of the backward passes inside over the ranks, or leave that to a later pass."""
     if fabric.world_size == 1:

@@ -1,7 +1,8 @@
 """Accuracies and mean losses after every epoch, on images that are chosen once."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from robustlens import attacks, losses, models
@@ -13,6 +14,9 @@ from robustlens.models.inputs import Readable
 from robustlens.results import MonitorRecord
 from robustlens.threat import ThreatModel
 from robustlens.training.distributed import same_buffers, shared
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _MEASURED = "at w, in eval mode, without augmentation, on a fixed subset"
 
@@ -26,7 +30,7 @@ class Monitor:
         fabric: device.
     """
 
-    def __init__(self, recipe: Recipe, split: Split, fabric: Fabric) -> None:
+    def __init__(self, recipe: Recipe, split: Split, fabric: "Fabric") -> None:
         self.recipe, self.fabric = recipe, fabric
         subset = split.take(min(recipe.monitor.examples, len(split)), seed=recipe.data.seed)
         self.x, self.y = readable(subset), subset.labels.to(fabric.device)

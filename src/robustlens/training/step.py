@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from robustlens import attacks, noise, objectives, weights
@@ -24,6 +23,9 @@ from robustlens.training.crafting import Crafter
 from robustlens.training.distributed import averaged_over_ranks
 from robustlens.training.images import TrainingImages
 from robustlens.training.network import perturbation_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _AUGMENT, _ATTACK, _MIXUP, _WEIGHTS = 1, 2, 4, 5  # sub-streams of a step's randomness; 3 is the layers' own
 
@@ -68,7 +70,7 @@ class TrainingStep:
         model: nn.Module,
         images: Split,
         optimizer: torch.optim.Optimizer,
-        fabric: Fabric,
+        fabric: "Fabric",
         num_classes: int,
     ) -> None:
         self.recipe, self.optimizer = recipe, optimizer

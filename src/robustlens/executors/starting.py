@@ -1,0 +1,99 @@
+"""Processes for runs on this machine: forked from one that has imported what runs need, or started anew.
+
+Importing torch, and what training needs beside it, takes as long as some epochs of a small network. On Linux
+without CUDA devices one process imports it (`multiprocessing`'s fork server), and each worker is its fork.
+A process that has seen a CUDA device must not fork, and elsewhere forks are unsafe or absent: there each
+worker imports it all.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from robustlens import machine, stopping
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def context(modules: Sequence[str], device: str | None) -> BaseContext:
+    """Where processes come from that need these modules, and see this CUDA device: "" none, None all."""
+    sees_none = device == "" or (device is None and not machine.devices())
+    if not (sees_none and sys.platform.startswith("linux")):
+        return multiprocessing.get_context("spawn")
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["torch", *dict.fromkeys(modules)])  # one that fails is left to the worker
+    return forks
+
+
+def start(
+    where: BaseContext,
+    name: str,
+    settings: Mapping[str, str],
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> BaseProcess:
+    """Start `work(*arguments)` with the environment of this process, changed by `settings`.
+
+    Signals are blocked in the new process until the work calls `unblock`, and in the one that forks it for
+    good: Ctrl-C and the signals of a scheduler reach all processes of a group, and the fork server has to
+    live on to tell how its children ended.
+    """
+    environment = {**os.environ, **settings}
+    # BLAS outside torch reads its threads once: it has one in every fork, whichever worker is the first.
+    forks = where.get_start_method() == "forkserver"
+    seen = {**settings, **_ONE_THREAD} if forks else settings
+    resource_tracker.ensure_running()  # it would lift the block when it starts
+    with _environment(seen), _signals_blocked():
+        process: BaseProcess = where.Process(  # type: ignore[attr-defined]
+            target=_begin, args=(environment, work, arguments), name=name, daemon=True
+        )
+        process.start()
+    return process
+
+
+def unblock() -> None:
+    """Let signals through to the handlers that the worker has set."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(stopping.SIGNALS) - {signal.SIGINT})
+
+
+def _begin(environment: Mapping[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """The first function of a new process; a fork has the environment that torch read in its server."""
+    os.environ.clear()
+    os.environ.update(environment)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    work(*arguments)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(stopping.SIGNALS))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
