@@ -1,5 +1,8 @@
 """Studies: plans, skipping, failures, and a small one from data to claims."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -184,16 +187,17 @@ def test_a_second_run_skips_what_is_done(finished):
     assert stamps == {p: p.stat().st_mtime_ns for p in result.folder.folder.glob("runs/at*/*.*")}
 
 
-def test_a_new_evaluation_plan_evaluates_anew_without_training(finished):
+def test_a_new_evaluation_plan_evaluates_anew_without_training(finished, tmp_path):
     broken, result = finished
-    weights = {p: p.stat().st_mtime_ns for p in result.folder.folder.glob("runs/*/*state*")}
+    folder = Path(shutil.copytree(result.folder.folder, tmp_path / "out"))
+    weights = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*state*")}
+    assert weights
     wider = broken.model_copy(update={"evaluation": {**broken.evaluation, "attacks": ["fgsm"]}})
-    again = study.run(wider, result.folder.folder, executor=InProcess())
+    again = study.run(wider, folder, executor=InProcess())
     assert len(again.outcomes) == 5
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
-    evaluations = [run.evaluation() for run in result.folder.runs()]
+    evaluations = [run.evaluation() for run in again.folder.runs()]
     assert all(found.provenance.plan["attacks"] == ["fgsm"] for found in evaluations if found)
-    study.run(broken, result.folder.folder, executor=InProcess())  # as the other tests expect it
 
 
 def test_every_run_is_evaluated_and_explained(finished):
