@@ -11,6 +11,7 @@ import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robustlens.claims import check
@@ -20,6 +21,7 @@ from robustlens.report.data import CheckpointReport, Network, Quantity, ReportDa
 from robustlens.report.reading import read_study
 from robustlens.report.text.claims import by_chance, untested, verdict_counts
 from robustlens.report.text.wording import sentence
+from robustlens.results import explanation_beside
 from robustlens.stats.intervals import Interval, flushed
 
 Read = Callable[[RunReport, CheckpointReport], float | None]
@@ -142,8 +144,9 @@ def along_training(networks: Iterable[Network], columns: "Columns") -> None:
 
 
 def checkpoints(run: RunReport) -> dict[str, CheckpointReport]:
-    """The chosen checkpoint, and those beside it, by name."""
-    return {"best": run} | {str(at.checkpoint): at for at in run.other_checkpoints}
+    """The chosen checkpoint, and those beside it, by name; each with the measures of its own weights."""
+    chosen = replace(run, explanation=explanation_beside(run.source, run.evaluation))
+    return {"best": chosen} | {str(at.checkpoint): at for at in run.other_checkpoints}
 
 
 def pace(run: RunReport, at: CheckpointReport) -> float | None:
@@ -264,7 +267,9 @@ def claims(data: ReportData) -> None:
     if lacking.number:
         print("\nUntested:\n")
     for why, statements in lacking.reasons.items():
-        reason = f"{why[:1].lower()}{why[1:].split(';')[0].rstrip('.')}."
+        reason = why.split(";")[0].rstrip(".") + "."
+        if not any(why.startswith(network.label) for network in data.networks):
+            reason = reason[:1].lower() + reason[1:]
         print(wrapped(f"- {'; '.join(statements)}: {reason}", indent="  "))
     if lacking.yaml:
         print(f"\nLines of the study's file that would measure them:\n\n```yaml\n{lacking.yaml}\n```")

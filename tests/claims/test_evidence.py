@@ -10,7 +10,8 @@ import pytest
 from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens import claims
-from robustlens.claims.evidence import Missing, StudyData
+from robustlens.claims.evidence import StudyData
+from robustlens.claims.missing import Missing
 from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.claims.wu2020 import quantities as wu2020
 from robustlens.config import LAST, Checkpoint

@@ -91,13 +91,33 @@ def test_a_quantity_that_the_last_checkpoint_lacks_is_not_reported_twice(tmp_pat
     assert ("awp-smaller-robust-gap", "at the last checkpoint") in checked
 
 
+def test_measures_of_the_last_checkpoint_alone_say_nothing_of_the_best_one(tmp_path):
+    def net(awp, rise):
+        return Net(0.1, awp=awp, along={40: {"rise": rise}})
+
+    folder = write(tmp_path, [net(False, 0.8), net(True, 0.2)])
+    apart = by_setting(folder, "awp-flatter")["at the last checkpoint"]
+    for run in StudyFolder(folder).runs():  # as `explanation: {checkpoint: last}` leaves it
+        last = run.explanation(LAST)
+        assert last is not None
+        run.write("explanation", last)
+        run.files("explanation", LAST).remove()
+    flatter = by_setting(folder, "awp-flatter")
+    assert flatter["at the last checkpoint"].effect == apart.effect
+    untested = flatter["at the best checkpoint"]
+    assert untested.verdict == "untested"
+    assert "has no explanation of the weights that were attacked" in untested.why
+    correlated = by_setting(folder, "flatter-smaller-gap")
+    assert {claim.verdict for where, claim in correlated.items() if "best" in where} == {"untested"}
+
+
 def test_the_setting_names_the_primary_checkpoint(tmp_path):
     folder = write(tmp_path, [Net(0.1, awp=awp, along={40: {}}) for awp in (False, True)])
     for run in StudyFolder(folder).runs():
-        result = run.evaluation()
-        assert result is not None
-        provenance = replace(result.provenance, checkpoint=Checkpoint("epoch", 10))
-        run.write("evaluation", replace(result, provenance=provenance))
+        for stage in ("evaluation", "explanation"):
+            result = run.result(stage)
+            provenance = replace(result.provenance, checkpoint=Checkpoint("epoch", 10))
+            run.write(stage, replace(result, provenance=provenance))
     settings = set(by_setting(folder, "awp-flatter"))
     assert settings == {"at the epoch-0010 checkpoint", "at the last checkpoint"}
 

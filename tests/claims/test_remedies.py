@@ -5,7 +5,7 @@ import yaml
 
 from robustlens.claims import remedies
 from robustlens.claims.estimates import lacking, listed
-from robustlens.claims.evidence import Damaged, Missing, Unranked, Untested
+from robustlens.claims.missing import Damaged, Missing, Unranked, Untested
 from robustlens.results import StudyRecord
 from robustlens.stats.bootstrap import Unusable
 

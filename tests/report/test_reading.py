@@ -1,6 +1,7 @@
 """Reading of study and run folders: typed, once, and around what is damaged."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def test_every_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     results = {path: count for path, count in reads.items() if Path(path).stem not in ("run", "study")}
     assert len(results) == 3 * len(("recipe", "metrics", *(["evaluation", "explanation"] * 4)))
     assert set(results.values()) == {1}
+
+
+def test_measures_of_other_weights_than_those_attacked_are_shown_with_a_notice(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=QUICKSTART[:2], n=60)
+    run = StudyFolder(folder).runs()[0]
+    explanation = run.explanation()
+    assert explanation is not None
+    provenance = replace(explanation.provenance, checkpoint=LAST)
+    run.write("explanation", replace(explanation, provenance=provenance))
+    data = read_study(folder)
+    assert data.runs[0].explanation is not None
+    said = [what for _, what in notices(data) if "checkpoint" in what]
+    assert said == ["measures are of the last checkpoint, accuracies of the best one"]
 
 
 def test_checkpoints_beside_the_chosen_one_are_in_order(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, Estimator, estimate, lacking, listed
-from robustlens.claims.evidence import Missing, RunData, StudyData, Unranked
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck, checkpoints
+from robustlens.claims.missing import Missing, Unranked
 from robustlens.claims.pairs import share
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.results import ClaimValue, Effect, Statistic

@@ -13,8 +13,9 @@ import numpy as np
 
 from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, estimate, lacking, listed
-from robustlens.claims.evidence import Missing, RunData, StudyData, Untested
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints, settings_at_checkpoints
+from robustlens.claims.missing import Missing, Untested
 from robustlens.claims.pairs import MatchedPair, describe_change, effect, labels, limitation, note, share
 from robustlens.claims.robustness import against_measured_robustness, robust_accuracy
 from robustlens.claims.verdict import ORDER, Consistency, Findings

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlens.claims.evidence import Damaged, Missing, RunData, Unranked, Untested
+from robustlens.claims.evidence import RunData
+from robustlens.claims.missing import Damaged, Missing, Unranked, Untested
 from robustlens.results import ClaimValue
 from robustlens.stats.bootstrap import Array, Quantity, Unusable
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustlens.claims import remedies
+from robustlens.claims.missing import Damaged, Missing
 from robustlens.config import LAST, Checkpoint
 from robustlens.errors import StateError
 from robustlens.results import (
@@ -27,6 +28,7 @@ from robustlens.results import (
     Stage,
     StudyFolder,
     StudyRecord,
+    explanation_beside,
 )
 from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 
@@ -38,29 +40,6 @@ _OF_IMAGES = ("index", "label", "train_index", "train_label")
 
 Document = TypeVar("Document")
 Value = TypeVar("Value")
-
-
-class Untested(Unusable):
-    """A study has nothing that a claim could be tested on.
-
-    `remedy` holds the lines of a study file that would measure it; empty where the study plans it already.
-    """
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
-
-
-class Missing(Untested):
-    """A run has not been measured in this respect; others may have been."""
-
-
-class Damaged(Missing):
-    """A run has been measured in this respect, and the file cannot be read."""
-
-
-class Unranked(Missing):
-    """A run has been measured in this respect, and leaves nothing to rank."""
 
 
 @contextmanager
@@ -116,7 +95,16 @@ class RunData:
             raise Missing(reason, remedies.along_training(self.study.record))
         return [self.at(checkpoint) for checkpoint in checkpoints.values()]
 
-    # -- documents -------------------------------------------------------------------------------
+    def explained(self) -> "RunData":
+        """The same run where it was explained: its primary checkpoint, or else the first one beside it."""
+        beside: list[RunData] = []
+        with suppress(Missing):
+            beside = self.along_training()
+        for one in (self, *beside):
+            with suppress(Missing):
+                if one._explanation is not None:
+                    return one
+        return self
 
     @property
     def evaluation(self) -> EvaluationResult:
@@ -142,15 +130,27 @@ class RunData:
     @cached_property
     def _explanation(self) -> ExplanationResult | None:
         with _missing_if_damaged():
-            return self.run.explanation(self.other)
+            return explanation_beside(self.run, self._known_evaluation(), self.other)
+
+    def _known_evaluation(self) -> EvaluationResult | None:
+        try:
+            return self._evaluation
+        except Damaged:
+            return None
+
+    def _is_explained_elsewhere(self) -> bool:
+        """Whether the primary explanation is of another checkpoint than the primary evaluation."""
+        if self.other is not None or self._known_evaluation() is None or self._explanation is not None:
+            return False
+        with _missing_if_damaged():
+            return self.run.explanation() is not None
 
     def _present(self, document: Document | None, stage: Stage) -> Document:
         if document is None:
             remedy = remedies.last_checkpoint(self.study.record) if self.other == LAST else ""
-            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}", remedy)
+            where = " of the weights that were attacked" if self._is_explained_elsewhere() else ""
+            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}{where}", remedy)
         return document
-
-    # -- arrays ----------------------------------------------------------------------------------
 
     def array(self, stage: Stage, part: str, key: str) -> np.ndarray:
         """One array of a split (of the evaluation) or of a measure (of the explanation), or `Missing`."""
@@ -276,9 +276,9 @@ class StudyData:
         return study
 
     def once(self, compute: Callable[[Sequence[RunData]], Value]) -> Value:
-        """`compute(runs)`, computed when it is first asked for."""
+        """`compute(runs)` of runs where they were explained, computed when it is first asked for."""
         if compute not in self._values:
-            self._values[compute] = compute(self.runs)
+            self._values[compute] = compute([run.explained() for run in self.runs])
         return self._values[compute]
 
     def unperturbed(self) -> list[RunData]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustlens.claims.estimates import Estimator
-from robustlens.claims.evidence import Damaged, Missing, RunData, StudyData, Untested
+from robustlens.claims.evidence import RunData, StudyData
+from robustlens.claims.missing import Damaged, Missing, Untested
 from robustlens.claims.verdict import Findings, decide
 from robustlens.config import BEST, LAST
 from robustlens.results import DECIDING_SEEDS, DESCRIBED, ClaimResult

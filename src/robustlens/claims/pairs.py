@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustlens.claims.estimates import Estimate, estimate, listed
-from robustlens.claims.evidence import Missing, StudyData
+from robustlens.claims.evidence import StudyData
 from robustlens.claims.hypothesis import SensitivityCheck
+from robustlens.claims.missing import Missing
 from robustlens.claims.verdict import SHARE, Consistency
 from robustlens.results import Statistic
 from robustlens.stats.bootstrap import (

@@ -7,7 +7,8 @@ import numpy as np
 
 from robustlens.claims import remedies
 from robustlens.claims.estimates import Estimate, estimate
-from robustlens.claims.evidence import Missing, RunData
+from robustlens.claims.evidence import RunData
+from robustlens.claims.missing import Missing
 from robustlens.results.values import plain
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, mean, weighted_quantile
 from robustlens.stats.ranks import spearman

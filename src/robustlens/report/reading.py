@@ -14,7 +14,17 @@ from robustlens.errors import RobustlensError, StateError
 from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport
 from robustlens.report.drawing.palette import styles
 from robustlens.report.text.wording import method_name
-from robustlens.results import ClaimResult, Measurement, Run, RunRecord, SplitResult, StudyFolder
+from robustlens.results import (
+    ClaimResult,
+    EvaluationResult,
+    ExplanationResult,
+    Measurement,
+    Run,
+    RunRecord,
+    SplitResult,
+    StudyFolder,
+    explanation_beside,
+)
 from robustlens.results.array_files import ArrayFile
 
 Value = TypeVar("Value")
@@ -85,7 +95,8 @@ class _RunReader:
         method = named or run.folder.name
         eps = entry.eps if entry else recipe.threat.eps if recipe else 0.0
         record = self._read(lambda: run.record, RunRecord())
-        evaluation, explanation = self._read(run.evaluation, None), self._read(run.explanation, None)
+        evaluation = self._read(run.evaluation, None)
+        explanation = self._explanation(evaluation) or self._explanation_of_others(evaluation)
         self._verify(evaluation.splits.values() if evaluation else ())
         self._verify(explanation.measures.values() if explanation else ())
         return RunReport(
@@ -115,13 +126,29 @@ class _RunReader:
         checkpoints = self._read(lambda: self.run.other_checkpoints("evaluation"), none)
         return tuple(
             CheckpointReport(
-                evaluation=self._read(partial(self.run.evaluation, checkpoint), None),
-                explanation=self._read(partial(self.run.explanation, checkpoint), None),
+                evaluation=(evaluation := self._read(partial(self.run.evaluation, checkpoint), None)),
+                explanation=self._explanation(evaluation, checkpoint),
                 checkpoint=checkpoint,
                 epoch=epoch,
             )
             for epoch, checkpoint in checkpoints.items()
         )
+
+    def _explanation(
+        self, evaluation: EvaluationResult | None, other: Checkpoint | None = None
+    ) -> ExplanationResult | None:
+        """The explanation of the weights that were evaluated."""
+        return self._read(lambda: explanation_beside(self.run, evaluation, other), None)
+
+    def _explanation_of_others(self, evaluation: EvaluationResult | None) -> ExplanationResult | None:
+        """The primary explanation, although it is of other weights than those that were evaluated."""
+        explanation = self._read(self.run.explanation, None)
+        if explanation and evaluation:
+            self.problems[
+                f"measures are of the {explanation.provenance.checkpoint} checkpoint, "
+                f"accuracies of the {evaluation.provenance.checkpoint} one"
+            ] = None
+        return explanation
 
     def _read(self, content: Callable[[], Value], empty: Value) -> Value:
         try:

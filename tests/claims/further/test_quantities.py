@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from helpers.claim_data import N, Net, write
-from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.further import quantities
+from robustlens.claims.missing import Missing
 from robustlens.claims.robustness import median_distance
 from robustlens.results import StudyFolder
 from robustlens.stats.bootstrap import Bootstrap, Unusable

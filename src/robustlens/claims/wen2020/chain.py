@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from robustlens.claims import remedies
 from robustlens.claims.correlations import Point, points_of
 from robustlens.claims.estimates import Estimator, lacking, listed
-from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, checkpoints
+from robustlens.claims.missing import Missing
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.claims.wen2020 import activations, quantities
 from robustlens.results import Effect, Statistic

@@ -3,7 +3,8 @@
 import numpy as np
 
 from robustlens.claims import remedies
-from robustlens.claims.evidence import Missing, RunData
+from robustlens.claims.evidence import RunData
+from robustlens.claims.missing import Missing
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, divide, mean
 from robustlens.stats.misclassification import TAU, outcomes
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlens.claims.evidence import Missing, RunData
+from robustlens.claims.evidence import RunData
+from robustlens.claims.missing import Missing
 from robustlens.results.explanation import LARGEST_ERROR, density_error
 from robustlens.stats.bootstrap import (
     Array,

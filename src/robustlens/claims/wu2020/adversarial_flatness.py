@@ -11,8 +11,9 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.designs import compared
 from robustlens.claims.estimates import Estimator, estimate, lacking, listed
-from robustlens.claims.evidence import LEAST_EXAMPLES, Missing, RunData, StudyData
+from robustlens.claims.evidence import LEAST_EXAMPLES, RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis
+from robustlens.claims.missing import Missing
 from robustlens.claims.pairs import MatchedPair, share
 from robustlens.claims.verdict import Consistency, Findings
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, ratio

@@ -8,8 +8,9 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.designs import compared, matched_pairs
 from robustlens.claims.estimates import Estimate, estimate, lacking, listed
-from robustlens.claims.evidence import RunData, StudyData, Untested
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck, checkpoints
+from robustlens.claims.missing import Untested
 from robustlens.claims.pairs import MatchedPair
 from robustlens.claims.verdict import ORDER, Consistency, Findings
 from robustlens.claims.wu2020 import quantities, selections

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustlens.claims.evidence import Damaged, Missing, RunData
+from robustlens.claims.evidence import RunData
+from robustlens.claims.missing import Damaged, Missing
 from robustlens.claims.wu2020 import quantities
 from robustlens.errors import StateError
 from robustlens.stats.bootstrap import Quantity, Unusable

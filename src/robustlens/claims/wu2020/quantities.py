@@ -10,8 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from robustlens.claims.evidence import Missing, RunData, StudyData
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.hypothesis import SensitivityCheck
+from robustlens.claims.missing import Missing
 from robustlens.claims.robustness import suite_of
 from robustlens.results import Measurement
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, difference, mean

@@ -9,8 +9,9 @@ from functools import partial
 from robustlens.claims import remedies
 from robustlens.claims.designs import Partner, matched_pairs
 from robustlens.claims.estimates import Estimator
-from robustlens.claims.evidence import Missing, StudyData
+from robustlens.claims.evidence import StudyData
 from robustlens.claims.hypothesis import Design, Hypothesis, SensitivityCheck
+from robustlens.claims.missing import Missing
 from robustlens.claims.robustness import robust_accuracy
 from robustlens.claims.wu2020 import overfitting, quantities, selections
 
