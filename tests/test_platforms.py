@@ -18,9 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "robustlens"
 GUARDED = {
     "executors/local.py: os.sched_getaffinity": "where os has it, else the number of cores",
-    "executors/local.py: signal.SIG_BLOCK": "where signal has pthread_sigmask",
-    "executors/local.py: signal.SIG_SETMASK": "where signal has pthread_sigmask",
-    "executors/local.py: signal.pthread_sigmask": "where signal has it",
+    "executors/starting.py: signal.SIG_BLOCK": "where signal has pthread_sigmask",
+    "executors/starting.py: signal.SIG_SETMASK": "where signal has pthread_sigmask",
+    "executors/starting.py: signal.SIG_UNBLOCK": "where signal has pthread_sigmask",
+    "executors/starting.py: signal.pthread_sigmask": "where signal has it",
     "executors/slurm.py: signal.SIGUSR2": "inside a job of Slurm, which runs on Linux",
     "machine.py: os.sysconf": "its AttributeError is caught",
     "results/locks.py: os.O_NOFOLLOW": "of a lease that is kept open, which only POSIX does",

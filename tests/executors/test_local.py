@@ -1,6 +1,7 @@
 """Executors: failures stay where they happen, workers end with their parent, events arrive."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robustlens import stopping
@@ -253,6 +255,18 @@ def test_a_process_that_may_see_a_cuda_device_is_no_fork(monkeypatch):
     assert starting.context([], "1").get_start_method() == "spawn"
     if sys.platform.startswith("linux"):
         assert starting.context([], "").get_start_method() == "forkserver"
+
+
+def _draws(listen, folder, name):
+    (folder / name).write_text(f"{random.random()} {np.random.rand()}")  # noqa: NPY002
+
+
+def test_processes_draw_numbers_of_their_own_where_nobody_gives_a_seed(tmp_path):
+    jobs = [Job(name, _draws, (tmp_path, name)) for name in "ab"]
+    assert all(outcome.error is None for outcome in LocalProcesses(1, ()).run(jobs, _deaf))
+    one, other = ((tmp_path / name).read_text().split() for name in "ab")
+    assert one[0] != other[0]
+    assert one[1] != other[1]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks are of Linux alone")

@@ -17,6 +17,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
+
 from robustlens import machine, stopping
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -49,7 +51,6 @@ def start(
     # BLAS outside torch reads its threads once: it has one in every fork, whichever worker is the first.
     forks = where.get_start_method() == "forkserver"
     seen = {**settings, **_ONE_THREAD} if forks else settings
-    resource_tracker.ensure_running()  # it would lift the block when it starts
     with _environment(seen), _signals_blocked():
         process: BaseProcess = where.Process(  # type: ignore[attr-defined]
             target=_begin, args=(environment, work, arguments), name=name, daemon=True
@@ -70,6 +71,8 @@ def _begin(environment: Mapping[str, str], work: Callable[..., None], arguments:
     os.environ.update(environment)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    # Forks would all draw the numbers of their server where code of a user asks for some.
+    np.random.seed()  # noqa: NPY002
     work(*arguments)
 
 
@@ -92,6 +95,7 @@ def _signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # it would lift the block when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, set(stopping.SIGNALS))
     try:
         yield
