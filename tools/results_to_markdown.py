@@ -21,7 +21,7 @@ from robustlens.report.data import CheckpointReport, Network, Quantity, ReportDa
 from robustlens.report.reading import read_study
 from robustlens.report.text.claims import by_chance, untested, verdict_counts
 from robustlens.report.text.wording import sentence
-from robustlens.results import explanation_beside
+from robustlens.results.same_weights import explanation_beside
 from robustlens.stats.intervals import Interval, flushed
 
 Read = Callable[[RunReport, CheckpointReport], float | None]

@@ -6,7 +6,8 @@ import pytest
 
 from helpers.study_files import QUICKSTART, write_study
 from robustlens.config import BEST, LAST, Checkpoint
-from robustlens.results import StudyFolder, explanation_beside
+from robustlens.results import StudyFolder
+from robustlens.results.same_weights import explanation_beside
 
 EPOCH = Checkpoint("epoch", 4)
 

@@ -28,8 +28,8 @@ from robustlens.results import (
     Stage,
     StudyFolder,
     StudyRecord,
-    explanation_beside,
 )
+from robustlens.results.same_weights import explanation_beside
 from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 
 LEAST_EXAMPLES = 50

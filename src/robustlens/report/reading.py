@@ -23,9 +23,9 @@ from robustlens.results import (
     RunRecord,
     SplitResult,
     StudyFolder,
-    explanation_beside,
 )
 from robustlens.results.array_files import ArrayFile
+from robustlens.results.same_weights import explanation_beside
 
 Value = TypeVar("Value")
 

@@ -8,7 +8,6 @@ from robustlens.results.evaluation import CurvePoint, EvaluationResult, Replaced
 from robustlens.results.explanation import ExplanationResult, Measurement
 from robustlens.results.run import EpochRecord, ErrorRecord, MonitorRecord, PseudoLabelRecord, RunRecord
 from robustlens.results.run_folder import Run
-from robustlens.results.same_weights import explanation_beside
 from robustlens.results.stage_files import Stage, StageResult
 from robustlens.results.study import (
     DECIDING_SEEDS,
@@ -56,6 +55,5 @@ __all__ = [
     "StudyRecord",
     "ThreatRecord",
     "Verdict",
-    "explanation_beside",
     "verify",
 ]
