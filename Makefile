@@ -15,8 +15,6 @@ OUT    ?= robustlens-out/quickstart
 # pip compiles one file after the other: half of an installation's time. All cores do it in a fraction of that;
 # some packages have templates that are no Python.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
-# Some tests wait for programs that they killed: one worker more than there are cores keeps those busy.
-WORKERS := $(shell $(PYTHON) -c "import os; print(1 + (os.cpu_count() or 1))")
 COMPILE := $(BIN)/python -m compileall -qq -j 0
 
 .PHONY: study test check docs lint types imports tests fast browser release bench bench-peers mutants clean
@@ -42,7 +40,7 @@ imports: $(VENV)/.installed-dev
 # Tests start hundreds of programs, each of which would compile what has changed where Python may not write.
 tests: $(VENV)/.installed-dev browser
 	$(COMPILE) src
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(FAST)
