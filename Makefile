@@ -37,9 +37,7 @@ types: $(VENV)/.installed-dev
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
-# Tests start hundreds of programs, each of which would compile what has changed where Python may not write.
 tests: $(VENV)/.installed-dev browser
-	$(COMPILE) src
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 fast: $(VENV)/.installed-dev

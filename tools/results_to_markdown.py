@@ -35,7 +35,7 @@ def main(folder: Path, command: str, times: bool = False) -> None:
     print(f"# {data.name}: {data.study.description}\n")
     print(f"Command: `{command}`. Seeds: {', '.join(map(str, data.study.seeds))}.")
     about(runs[0])
-    headline(runs)
+    headline(runs, data.certifiers)
     quantities(data.networks)
     along_training(data.networks, (*ALONG, TIME) if times else ALONG)
     claims(data)
@@ -76,32 +76,25 @@ def with_ends(interval: Interval | None, digits: int, factor: float = 1) -> str:
     return f"{value} ({low} to {high})"
 
 
-def headline(runs: list[RunReport]) -> None:
-    """One row per run."""
+def headline(runs: list[RunReport], certifiers: list[str]) -> None:
+    """One row per run; `certifiers` are the methods that some were certified by."""
     first = runs[0].evaluation
     attacks = first.attacks if first else ()
-    methods = certifiers(runs)
     titles = ["method", "eps", "seed", "clean %", *(f"{name} %" for name in attacks)]
-    titles += [f"certified by {method} %" for method in methods]
+    titles += [f"certified by {method} %" for method in certifiers]
     gaps = ["robust gap, points", "error gap, points", "loss gap, nats"] if gaps_say_something(runs) else []
     head([*titles, *gaps, "flags"])
     for run in runs:
         test = run.split("test")
         if test is None:
             continue
-        shares = [run.clean(), *map(test.by_attack.get, attacks), *map(run.certified, methods)]
+        shares = [run.clean(), *map(test.by_attack.get, attacks), *map(run.certified, certifiers)]
         cells = [with_ends(share, 1, 100) for share in shares]
         if gaps:
             cells += [with_ends(run.gap(kind), 1, 100) for kind in ("robust", "error")]
             cells += [with_ends(run.gap("loss"), 3)]
         flags = ", ".join(flag.name for flag in test.flags) or "none"
         row([run.label, eps_text(run.eps), str(run.seed), *cells, flags])
-
-
-def certifiers(runs: list[RunReport]) -> list[str]:
-    """Methods of certification that a run was evaluated by."""
-    tests = [test for run in runs if (test := run.split("test"))]
-    return list(dict.fromkeys(method for test in tests for method in test.certified))
 
 
 def gaps_say_something(runs: list[RunReport]) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -124,15 +125,22 @@ def _stop_once(begun):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_workers_end_within_two_seconds_of_a_killed_parent(tmp_path):
-    """Without a word: nobody is there to read it."""
-    program = (
-        "import sys; sys.path[:0] = sys.argv[2:]\n"
+def _driver(folder, module):
+    """Command of a program that calls `work(folder)` of this module, whose functions workers import."""
+    (folder / "executors_of_tests.py").write_text(module)
+    (folder / "main.py").write_text(
+        "import sys\n"
         "from pathlib import Path\n"
         "from executors_of_tests import work\n"
         "if __name__ == '__main__': work(Path(sys.argv[1]))\n"
     )
-    (tmp_path / "executors_of_tests.py").write_text(
+    return [sys.executable, folder / "main.py", folder]
+
+
+def test_workers_end_within_two_seconds_of_a_killed_parent(tmp_path):
+    """Without a word: nobody is there to read it."""
+    command = _driver(
+        tmp_path,
         "import os, time\n"
         "from robustlens.executors import Job, LocalProcesses\n"
         "from robustlens.progress import Event\n"
@@ -142,11 +150,10 @@ def test_workers_end_within_two_seconds_of_a_killed_parent(tmp_path):
         "        listen(Event('work', 1, 2)); time.sleep(0.05)\n"
         "def work(folder):\n"
         "    jobs = [Job(name, endless, (folder,)) for name in 'ab']\n"
-        "    list(LocalProcesses(2).run(jobs, lambda name, event: None))\n"
+        "    list(LocalProcesses(2).run(jobs, lambda name, event: None))\n",
     )
-    (tmp_path / "main.py").write_text(program)
     with (tmp_path / "errors").open("w") as errors:
-        parent = subprocess.Popen([sys.executable, tmp_path / "main.py", tmp_path, tmp_path], stderr=errors)
+        parent = subprocess.Popen(command, stderr=errors)
         deadline = time.monotonic() + 60
         while len(workers := [int(path.stem) for path in tmp_path.glob("*.pid")]) < 2:
             assert time.monotonic() < deadline
@@ -262,7 +269,8 @@ def _draws(listen, folder, name):
 
 
 def test_processes_draw_numbers_of_their_own_where_nobody_gives_a_seed(tmp_path):
-    jobs = [Job(name, _draws, (tmp_path, name)) for name in "ab"]
+    forkserver._forkserver._stop()  # one that has imported numpy's random state is to be the next
+    jobs = [Job(name, _draws, (tmp_path, name), imports=("numpy.random",)) for name in "ab"]
     assert all(outcome.error is None for outcome in LocalProcesses(1, ()).run(jobs, _deaf))
     one, other = ((tmp_path / name).read_text().split() for name in "ab")
     assert one[0] != other[0]
@@ -272,13 +280,8 @@ def test_processes_draw_numbers_of_their_own_where_nobody_gives_a_seed(tmp_path)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks are of Linux alone")
 def test_the_process_that_forks_outlives_the_signals_of_a_group(tmp_path):
     """A scheduler sends SIGTERM to every process of a job: workers save, and their ends are heard of."""
-    program = (
-        "import sys; sys.path[:0] = [sys.argv[2]]\n"
-        "from pathlib import Path\n"
-        "from work_of_tests import main\n"
-        "if __name__ == '__main__': main(Path(sys.argv[1]))\n"
-    )
-    (tmp_path / "work_of_tests.py").write_text(
+    command = _driver(
+        tmp_path,
         "import time\n"
         "from robustlens import stopping\n"
         "from robustlens.executors import Job, LocalProcesses\n"
@@ -289,13 +292,11 @@ def test_the_process_that_forks_outlives_the_signals_of_a_group(tmp_path):
         "            time.sleep(0.01)\n"
         "        time.sleep(1)\n"
         "        (folder / f'{name}.saved').touch()\n"
-        "def main(folder):\n"
+        "def work(folder):\n"
         "    jobs = [Job(name, saves, (folder, name)) for name in 'ab']\n"
         "    with stopping.handled():\n"
-        "        list(LocalProcesses(2, ()).run(jobs, lambda name, event: None))\n"
+        "        list(LocalProcesses(2, ()).run(jobs, lambda name, event: None))\n",
     )
-    (tmp_path / "main.py").write_text(program)
-    command = [sys.executable, tmp_path / "main.py", tmp_path, tmp_path]
     parent = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("*.begun"))) < 2:

@@ -130,13 +130,7 @@ def test_a_study_ends_with_the_same_bytes_whatever_the_cluster_loses(tmp_path, m
     assert "wild-0-s0: lost" not in said
 
     (tmp_path / "out").rename(tmp_path / "clustered")  # errors in run.json name the folder
-    one = [
-        sys.executable,
-        "-c",
-        ALONE,
-        str(source),
-        str(tmp_path / "out"),
-    ]  # signatures are not checked there
-    subprocess.run(one, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    alone = [sys.executable, "-c", ALONE, str(source), str(tmp_path / "out")]  # no signature is checked there
+    subprocess.run(alone, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert len(list((tmp_path / "out").glob("runs/*/run.json"))) == RUNS
     assert kills.content(tmp_path / "clustered") == kills.content(tmp_path / "out")

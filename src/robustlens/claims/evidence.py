@@ -95,6 +95,7 @@ class RunData:
             raise Missing(reason, remedies.along_training(self.study.record))
         return [self.at(checkpoint) for checkpoint in checkpoints.values()]
 
+    @cached_property
     def explained(self) -> "RunData":
         """The same run where it was explained: its primary checkpoint, or else the first one beside it."""
         beside: list[RunData] = []
@@ -138,6 +139,7 @@ class RunData:
         except Damaged:
             return None
 
+    @cached_property
     def _is_explained_elsewhere(self) -> bool:
         """Whether the primary explanation is of another checkpoint than the primary evaluation."""
         if self.other is not None or self._known_evaluation() is None or self._explanation is not None:
@@ -148,7 +150,7 @@ class RunData:
     def _present(self, document: Document | None, stage: Stage) -> Document:
         if document is None:
             remedy = remedies.last_checkpoint(self.study.record) if self.other == LAST else ""
-            where = " of the weights that were attacked" if self._is_explained_elsewhere() else ""
+            where = " of the weights that were attacked" if self._is_explained_elsewhere else ""
             raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}{where}", remedy)
         return document
 
@@ -278,7 +280,7 @@ class StudyData:
     def once(self, compute: Callable[[Sequence[RunData]], Value]) -> Value:
         """`compute(runs)` of runs where they were explained, computed when it is first asked for."""
         if compute not in self._values:
-            self._values[compute] = compute([run.explained() for run in self.runs])
+            self._values[compute] = compute([run.explained for run in self.runs])
         return self._values[compute]
 
     def unperturbed(self) -> list[RunData]:

@@ -26,9 +26,9 @@ from robustlens.stats.intervals import Inference, rounded
 from robustlens.stats.ranks import share_interval, sign_test_p
 
 LEAST_SCALE = 1e-3
+"""Rates and losses below a billionth of this are differences of equal numbers."""
 FLOAT32 = 1e-6
 """Rounding of a mean of float32 numbers: a second look that moves by less has not moved."""
-"""Rates and losses below a billionth of this are differences of equal numbers."""
 
 
 @dataclass(frozen=True)

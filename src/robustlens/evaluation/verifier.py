@@ -91,10 +91,9 @@ class RandomVerifier:
     def _draws(self, x_adv: Tensor, x: Tensor) -> Float[Tensor, "n draws c"]:
         """Logits of each point, by the random numbers of the image that it was made of."""
         size, logits = DRAWS // _PASSES, []
-        with torch.random.fork_rng(devices=[x_adv.device] if x_adv.is_cuda else []):
-            for point, key in zip(x_adv, noise.keys(x, self.seed).tolist(), strict=True):
-                noise.seed_torch(key, x_adv.device)
-                batch = point.expand(size, *point.shape)
+        for point, key in zip(x_adv, noise.keys(x, self.seed).tolist(), strict=True):
+            batch = point.expand(size, *point.shape)
+            with noise.torch_seeded(key, x_adv.device):
                 logits.append(torch.cat([self.model(batch) for _ in range(_PASSES)]))
         return torch.stack(logits)
 

@@ -13,18 +13,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from robustlens import machine, stopping
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def context(modules: Sequence[str], device: str | None) -> BaseContext:
+def context(modules: Sequence[str], device: str | None) -> "ForkServerContext | SpawnContext":
     """Where processes come from that need these modules, and see this CUDA device: "" none, None all."""
     sees_none = device == "" or (device is None and not machine.devices())
     if not (sees_none and sys.platform.startswith("linux")):
@@ -35,7 +35,7 @@ def context(modules: Sequence[str], device: str | None) -> BaseContext:
 
 
 def start(
-    where: BaseContext,
+    where: "ForkServerContext | SpawnContext",
     name: str,
     settings: Mapping[str, str],
     work: Callable[..., None],
@@ -52,9 +52,7 @@ def start(
     forks = where.get_start_method() == "forkserver"
     seen = {**settings, **_ONE_THREAD} if forks else settings
     with _environment(seen), _signals_blocked():
-        process: BaseProcess = where.Process(  # type: ignore[attr-defined]
-            target=_begin, args=(environment, work, arguments), name=name, daemon=True
-        )
+        process = where.Process(target=_begin, args=(environment, work, arguments), name=name, daemon=True)
         process.start()
     return process
 
@@ -66,13 +64,15 @@ def unblock() -> None:
 
 
 def _begin(environment: Mapping[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """The first function of a new process; a fork has the environment that torch read in its server."""
+    """The first function of a new process, which gives a fork what others begin with."""
     os.environ.clear()
     os.environ.update(environment)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    # Forks would all draw the numbers of their server where code of a user asks for some.
-    np.random.seed()  # noqa: NPY002
+    torch = sys.modules.get("torch")
+    if torch is not None:  # a fork: torch and numpy are as in its server
+        import numpy as np
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+        np.random.seed()  # noqa: NPY002 - the state that a user's code may draw from
     work(*arguments)
 
 
