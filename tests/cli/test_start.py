@@ -71,6 +71,31 @@ sys.exit(", ".join(name for name in ("lightning_fabric", "scipy.stats") if name 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
+def test_fabric_comes_without_torchmetrics_and_says_nothing():
+    program = """
+import sys
+from robustlens.training.distributed import fabric_for
+fabric_for("bf16-mixed", "cpu")
+sys.exit(", ".join(name for name in ("torchmetrics", "transformers") if name in sys.modules) or 0)
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_options_of_a_model_are_checked_without_a_compiler():
+    program = """
+import sys
+from robustlens import models
+for name in ("small-cnn", "resnet20", "preactresnet18"):
+    models.registry.check(name, {})
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("source", "name", "registry"),
     [("objectives/__init__.py", "OBJECTIVES", OBJECTIVES), ("explain/registry.py", "MEASURES", MEASURES)],

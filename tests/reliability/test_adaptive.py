@@ -102,6 +102,43 @@ def test_a_useless_gradient_has_a_kind(kind, function):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+ROW_BY_ROW = {
+    "rows alone": (lambda x: 2 * x.tanh(), None),
+    "steps": (lambda x: (16 * x).round() / 16, "zero"),
+    "winners": (Winners(), "inconsistent"),
+}
+BESIDE_OTHERS = {
+    "the batch's mean": (lambda x: x - x.mean(0), None),
+    "rounded": (lambda x: (16 * (x - x.mean(0))).round() / 16, "zero"),
+    "of eight rows": (lambda x: x.view(8, -1) ** 2, None),
+    "summed": (lambda x: x.cumsum(0), None),
+    "the first row": (lambda x: torch.cat([x[:1], 0 * x[1:]]), None),
+}
+
+
+@pytest.mark.parametrize("name", [*ROW_BY_ROW, *BESIDE_OTHERS])
+def test_rows_of_many_draws_are_asked_at_once_where_none_depends_on_those_beside_it(name):
+    (function, kind), x, sizes = (ROW_BY_ROW | BESIDE_OTHERS)[name], images().flatten(1), []
+
+    def watched(x):
+        sizes.append(len(x))
+        return function(x)
+
+    assert useless_gradient(watched, x) == kind
+    draws = max(sizes) // len(x)
+    if name in ROW_BY_ROW:
+        assert draws == 64
+        assert len(sizes) < 20
+    else:
+        assert draws <= 3, "a first look"
+        assert sizes.count(len(x)) > 2 * 64
+
+
+def test_an_output_that_is_not_a_row_for_each_input_is_compared_draw_by_draw():
+    assert useless_gradient(lambda x: x[::2] ** 2, images().flatten(1)) is None
+    assert useless_gradient(lambda x: (8 * x[::2]).round(), images().flatten(1)) == "zero"
+
+
 def small(name):
     torch.manual_seed(0)
     return models.get(name, in_channels=3, num_classes=4).eval()

@@ -7,6 +7,7 @@ is a stand-in with the calls that we know of it: the package itself needs older 
 import logging
 import struct
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -178,20 +179,27 @@ def wandb_records(path):
             whole = b""
 
 
+def wandb_rows(files, record_type):
+    """Step and robust accuracy of each row in offline files."""
+    for content in (content for path in files for content in wandb_records(path)):
+        record = record_type()
+        record.ParseFromString(content)
+        if record.HasField("history"):
+            row = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            yield int(row["_step"]), float(row["train/robust"])
+
+
 @pytest.mark.slow
 def test_wandb_offline_writes_each_epoch_once_under_one_run(tmp_path, monkeypatch):
     wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     folder = two_sittings("wandb", tmp_path)
-    files = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    told, deadline = [], time.monotonic() + 60
+    while len(told) < 3 and time.monotonic() < deadline:  # a process of its own writes the file
+        files = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+        told = list(wandb_rows(files, wandb_internal_pb2.Record))
+        time.sleep(0.05)
     assert len({path.stem for path in files}) == 1
-    told = []
-    for content in (content for path in files for content in wandb_records(path)):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
-        if record.HasField("history"):
-            row = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
-            told.append((int(row["_step"]), float(row["train/robust"])))
     assert told == [(1, 0.125), (2, 0.25), (3, 0.375)]
 
 

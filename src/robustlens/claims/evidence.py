@@ -91,7 +91,7 @@ class RunData:
         with _missing_if_damaged():
             checkpoints = self.run.other_checkpoints("evaluation")
         if not checkpoints:
-            reason = f"{self.name} {self._state()} and has no evaluation along its training"
+            reason = f"{self.name} {self._state} and has no evaluation along its training"
             raise Missing(reason, remedies.along_training(self.study.record))
         return [self.at(checkpoint) for checkpoint in checkpoints.values()]
 
@@ -151,7 +151,7 @@ class RunData:
         if document is None:
             remedy = remedies.last_checkpoint(self.study.record) if self.other == LAST else ""
             where = " of the weights that were attacked" if self._is_explained_elsewhere else ""
-            raise Missing(f"{self.name} {self._state()} and has no {self._result_name(stage)}{where}", remedy)
+            raise Missing(f"{self.name} {self._state} and has no {self._result_name(stage)}{where}", remedy)
         return document
 
     def array(self, stage: Stage, part: str, key: str) -> np.ndarray:
@@ -197,7 +197,7 @@ class RunData:
         if not kind:  # what is of no layer, or under a kind of its own
             layers = [name for name in layers if "/" not in name and name not in _OF_IMAGES]
         if not layers:
-            reason = f"{self.name} {self._state()} and has no {'/'.join(filter(None, (measure, kind)))}"
+            reason = f"{self.name} {self._state} and has no {'/'.join(filter(None, (measure, kind)))}"
             raise Missing(reason, self._remedy(measure))
         return layers
 
@@ -236,6 +236,7 @@ class RunData:
         """Name of a result at this checkpoint, for messages."""
         return stage if self.other is None else f"{stage}-{self.other}"
 
+    @cached_property
     def _state(self) -> str:
         """Status of the run, for a message that ends in "and has no ..."."""
         try:

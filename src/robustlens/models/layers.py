@@ -24,11 +24,12 @@ def kaiming(layers: dict[str, nn.Module], mode: Literal["fan_in", "fan_out"]) ->
 
     Weights of a convolution are normal with variance 2 / fan, where the fan counts inputs (which keeps the
     scale of activations) or outputs (which keeps that of gradients). Linear layers always count inputs: with
-    the few outputs of a classifier the other choice gives huge logits. Biases start at zero.
+    the few outputs of a classifier the other choice gives huge logits. Biases start at zero. Weights without
+    memory stay so: torch would import its compiler to draw them.
     """
     for layer in layers.values():
         for module in layer.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
                 fan = mode if isinstance(module, nn.Conv2d) else "fan_in"
                 nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
                 if module.bias is not None:

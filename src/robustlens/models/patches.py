@@ -2,6 +2,7 @@
 
 from typing import TypeGuard, cast
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,5 +40,13 @@ class PatchConvolution(nn.Module):
         stride, (top, left) = self.layer.stride[0], cast(tuple[int, int], self.layer.padding)
         # Rows and columns beyond the last whole patch are in no kernel's reach: they are cut off.
         bottom, right = top - (x.shape[2] + 2 * top) % stride, left - (x.shape[3] + 2 * left) % stride
-        patches = F.pixel_unshuffle(F.pad(x, (left, right, top, bottom)), stride)
+        patches = _patches(F.pad(x, (left, right, top, bottom)), stride)
         return F.conv2d(patches, F.pixel_unshuffle(self.layer.weight, stride), self.layer.bias)
+
+
+def _patches(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n d i j"]:
+    """As `F.pixel_unshuffle`, channels last: the gradient of that function takes three times as long."""
+    n, c, h, w = x.shape
+    cells = x.view(n, c, h // side, side, w // side, side).permute(0, 1, 3, 5, 2, 4)
+    patches = cells.reshape(n, c * side**2, h // side, w // side)
+    return patches.contiguous(memory_format=torch.channels_last)

@@ -5,11 +5,12 @@ The metadata hold a header, plain values that say what the tensors are, and the 
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,10 @@ from robustlens.results.values import plain
 
 _HEADER = "robustlens"
 """Key of the metadata of files that are ours."""
+
+_DTYPES = {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "U16": "<u2", "U32": "<u4"}
+_DTYPES |= {"U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+"""numpy's types by the names of safetensors, of those that numpy has."""
 
 
 def sealed_tensors(content: bytes, header: Mapping[str, Any]) -> bytes:
@@ -108,9 +113,29 @@ def is_ours(metadata: Mapping[str, str]) -> bool:
     return _HEADER in metadata or re.fullmatch(r"[0-9a-f]{64}", metadata.get("seal", "")) is not None
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The place of an array in a file: bytes from its beginning."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begins: int
+
+    def read(self, file: BinaryIO) -> np.ndarray:
+        """The array; raises `ValueError` where the file ends before it does."""
+        array = np.empty(self.shape, self.dtype)
+        file.seek(self.begins)
+        if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
+            raise ValueError("the file ends inside an array")
+        return array
+
+
 @dataclass(eq=False)
 class ArrayFile(Mapping[str, np.ndarray]):
     """Arrays of a safetensors file, by name: the file is verified once, and an array read when asked for.
+
+    A report asks for a hundred thousand arrays. `safe_open` would read the names of all arrays for each; here
+    they are read with the seal, and once more where the file is another one than it was.
 
     Args:
         path: the file. seal: that the result beside it names; None where it names none (format 1).
@@ -120,23 +145,21 @@ class ArrayFile(Mapping[str, np.ndarray]):
     path: Path
     seal: str | None = None
     prefix: str = ""
-    _checked: list[bool] = field(default_factory=lambda: [False], repr=False)
-    _names: list[list[str]] = field(default_factory=list, repr=False)
+    _known: dict[tuple[int, ...], dict[str, _Place]] = field(default_factory=dict, repr=False)
 
     def under(self, prefix: str) -> Mapping[str, np.ndarray]:
         """The arrays whose names begin with `prefix`, by the rest of their names."""
-        return ArrayFile(self.path, self.seal, self.prefix + prefix, self._checked, self._names)
+        return ArrayFile(self.path, self.seal, self.prefix + prefix, self._known)
 
     def __getitem__(self, key: str) -> np.ndarray:
-        with self._opened() as file:
-            name = f"{self.prefix}{key}"
-            if name not in self._all(file):
+        with self._verified() as (file, places):
+            if (place := places.get(f"{self.prefix}{key}")) is None:
                 raise KeyError(key)
-            return file.get_tensor(name)
+            return place.read(file)
 
     def __iter__(self) -> Iterator[str]:
-        with self._opened() as file:
-            names = self._all(file)
+        with self._verified() as (_, places):
+            names = sorted(places)
         return (name.removeprefix(self.prefix) for name in names if name.startswith(self.prefix))
 
     def __len__(self) -> int:
@@ -157,34 +180,52 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
     def verify(self) -> None:
         """Read the whole file once; raises `StateError` where it is missing, damaged or another one."""
-        if self._checked[0]:
-            return
-        header = read_header(self.path)
-        if self.seal is not None and header.seal != self.seal:
-            raise self._other_result()
-        self._checked[0] = True
+        with self._verified():
+            pass
 
     def _other_result(self) -> StateError:
         return StateError(f"{self.path}: does not belong to the result beside it; make that again")
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
-        self.verify()
-        with opened(self.path) as file:
-            yield file
+    def _verified(self) -> Iterator[tuple[BinaryIO, dict[str, _Place]]]:
+        """The open file, and the places of its arrays."""
+        with _readable(self.path), self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            version = status.st_ino, status.st_size, status.st_mtime_ns
+            if version not in self._known:
+                header = read_header(self.path)
+                if self.seal is not None and header.seal != self.seal:
+                    raise self._other_result()
+                self._known.clear()
+                self._known[version] = _places(file)
+            yield file, self._known[version]
 
-    def _all(self, file: Any) -> list[str]:
-        if not self._names:
-            self._names.append(sorted(file.keys()))
-        return self._names[0]
+
+def _places(file: BinaryIO) -> dict[str, _Place]:
+    """Where the arrays of an intact safetensors file are, by name."""
+    size = int.from_bytes(file.read(8), "little")
+    entries = json.loads(file.read(size))
+    entries.pop("__metadata__", None)
+    if unknown := {entry["dtype"] for entry in entries.values()} - set(_DTYPES):
+        raise ValueError(f"numpy has no {min(unknown)}")
+    return {
+        name: _Place(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
 
 
 @contextlib.contextmanager
 def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
     """A safetensors file; `StateError` naming it where it is missing or damaged. No seal is checked."""
+    with _readable(path), safe_open(path, framework=framework) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file in errors of its reading."""
     try:
-        with safe_open(path, framework=framework) as file:
-            yield file
+        yield
     except FileNotFoundError as error:
         raise StateError(f"{path}: no such file; run the step that writes it first") from error
     except (SafetensorError, OSError, ValueError) as error:

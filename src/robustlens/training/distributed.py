@@ -16,7 +16,7 @@ from robustlens.results.locks import locked
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-IMPORTED_LATE = ("lightning_fabric", "torch._dynamo")
+IMPORTED_LATE = ("robustlens.training.fabric", "torch._dynamo")
 """Modules that training imports when it begins, and that take as long as torch itself."""
 
 
@@ -30,7 +30,7 @@ def fabric_for(precision: Any, device: str = "auto") -> "Fabric":
 
     Its numbers of "tf32" are float32: how they are multiplied is torch's setting (`products`).
     """
-    from lightning_fabric import Fabric  # half of the time that importing this package would take
+    from robustlens.training.fabric import Fabric  # half of the time that importing this package would take
 
     precision = "32-true" if precision == "tf32" else precision
     chosen, count = machine.device(device), processes.count()

@@ -1,7 +1,6 @@
 """The loop over the epochs of one training run, and over the steps of an epoch."""
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,8 +29,6 @@ from robustlens.training.step import step_for
 from robustlens.training.stopwatch import Stopwatch
 from robustlens.training.whole_batch_norm import with_whole_batch_norm
 from robustlens.weights import ExponentialMovingAverage, bound_singular_values
-
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
 _LAYERS = 3  # sub-stream of an epoch's randomness that layers draw from; a step has others
 _CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device

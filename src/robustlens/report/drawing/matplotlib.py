@@ -39,6 +39,7 @@ SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # no ticks are above: it need not be looked for
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
     "axes.edgecolor": "#5c6470",
@@ -74,8 +75,9 @@ def drawings(
         return {}
     with mpl.rc_context(SETTINGS):
         canvas = _gallery_canvas(figure.gallery) if figure.gallery else _canvas(view, networks)
-        canvas.draw_without_rendering()
-        canvas.set_layout_engine("none")  # laid out once, not once a format
+        if engine := canvas.get_layout_engine():  # laid out once: with one, each format is drawn twice
+            engine.execute(canvas)
+            canvas.set_layout_engine(None)
         contents = {}
         dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
         for kind in formats:

@@ -1,0 +1,78 @@
+"""Arrays of sealed files: read as safetensors reads them, from a file that is verified once."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from robustlens.errors import StateError
+from robustlens.results import array_files
+from robustlens.results.array_files import ArrayFile, write_arrays
+
+TYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
+SHAPES = [(), (0,), (3, 0, 2), (1,), (5,), (2, 3, 4)]
+
+
+def drawn(kind, shape):
+    return (100 * np.random.default_rng(0).random(shape)).astype(kind)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Paths whose seals were checked."""
+    seen, read_header = [], array_files.read_header
+    monkeypatch.setattr(array_files, "read_header", lambda path: seen.append(path) or read_header(path))
+    return seen
+
+
+def test_arrays_of_every_type_and_shape_are_as_safetensors_reads_them(tmp_path, counted):
+    path = tmp_path / "x.safetensors"
+    arrays = {f"{kind}/{shape}": drawn(kind, shape) for kind in TYPES for shape in SHAPES}
+    seal = write_arrays(path, arrays)
+    found, wanted = ArrayFile(path, seal), load_file(path)
+    assert list(found) == sorted(wanted)
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes()
+        assert found[name].flags.writeable
+    assert found.under("f4/")["(5,)"].tobytes() == wanted["f4/(5,)"].tobytes()
+    assert found.get("f4") is None
+    assert counted == [path], "verified once"
+
+
+def test_another_file_in_its_place_is_verified_anew(tmp_path, counted):
+    path = tmp_path / "x.safetensors"
+    seal = write_arrays(path, {"a": np.arange(4), "b": np.arange(7)})
+    sealed, free = ArrayFile(path, seal), ArrayFile(path)
+    assert sealed["b"].sum() == free["b"].sum() == 21
+    write_arrays(path, {"b": np.arange(9)})
+    assert free["b"].sum() == 36
+    assert "a" not in free
+    with pytest.raises(StateError, match="does not belong to the result beside it"):
+        sealed["b"]
+    assert len(counted) == 4
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
+def test_harm_after_the_first_look_is_seen(tmp_path, harm):
+    path = tmp_path / "x.safetensors"
+    arrays = ArrayFile(path, write_arrays(path, {"a": np.arange(100.0)}))
+    assert arrays["a"][-1] == 99
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-8] if harm == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(StateError, match=r"x\.safetensors"):
+        arrays["a"]
+
+
+def test_a_type_that_numpy_lacks_is_named(tmp_path):
+    save_file({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    with pytest.raises(StateError, match="BF16"):
+        ArrayFile(tmp_path / "x.safetensors")["a"]
