@@ -1,4 +1,4 @@
-"""One step of adversarial training: ours beside the published AWP code's loop, in one process.
+"""One step of adversarial training: ours beside the published AWP code's loop.
 
     python bench/training_step.py [--model small-cnn] [--awp] [--rounds 7] [--out FILE]
 
@@ -13,17 +13,18 @@ Three ways to take PGD-10 and one update on the same 128 images of a batch:
 The command line asks glibc to keep freed memory (`machine.keep_memory`), and no script does. So the published
 loop is timed under glibc's own rules, as it is run, and once more where memory is kept for it too.
 
-Rounds alternate, and the ratios are of medians. Images are random numbers: a step costs the same on any.
+Each takes its steps in a process of its own, one after the other: memory that one has freed helps the
+next. Rounds alternate, and the ratios are of medians. Images are random: a step costs the same on any.
 """
 
 import argparse
 import copy
-import ctypes
 import json
+import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from robustlens.training.distributed import fabric_for
 from robustlens.training.network import describe_model
 from robustlens.training.step import TrainingStep
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+CONTESTANTS = ("published", "published, memory kept", "lean, memory kept", "ours float32", "ours bfloat16")
+SPAWN = multiprocessing.get_context("spawn")
 SHAPES = {"small-cnn": (1, 28, 28), "small-cnn-bn": (1, 28, 28)}
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 128
 GAMMA = 0.01
@@ -136,32 +138,35 @@ def step_of(recipe: Recipe, splits: rl.data.Splits) -> TrainingStep:
     return TrainingStep(recipe, model, splits.train, optimizer, fabric, splits.num_classes)
 
 
-def contestants(
-    name: str, x: Tensor, y: Tensor, *, awp: bool
-) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Each way to take one step, with a network of its own, and what is asked of glibc before it."""
-
-    def plain(published: bool) -> Callable[[], None]:
-        torch.manual_seed(0)
-        model = rl.models.get(name, num_classes=10, in_channels=x.shape[1]).to(x.device)
-        loop = PlainLoop(model, awp=awp, published=published)
-        return lambda: loop(x, y)
-
-    return {
-        "published": (plain(published=True), free_memory),
-        "published, memory kept": (plain(published=True), keep_memory),
-        "lean, memory kept": (plain(published=False), keep_memory),
-        "ours float32": (our_step(name, x, y, awp=awp, precision="32-true"), keep_memory),
-        "ours bfloat16": (our_step(name, x, y, awp=awp, precision="bf16-mixed"), keep_memory),
-    }
+def step_named(who: str, name: str, x: Tensor, y: Tensor, *, awp: bool) -> Callable[[], object]:
+    """A contestant's way to take one step, with a network of its own."""
+    if who.startswith("ours"):
+        precision = {"ours float32": "32-true", "ours bfloat16": "bf16-mixed"}[who]
+        return our_step(name, x, y, awp=awp, precision=precision)
+    torch.manual_seed(0)
+    model = rl.models.get(name, num_classes=10, in_channels=x.shape[1]).to(x.device)
+    loop = PlainLoop(model, awp=awp, published=who.startswith("published"))
+    return lambda: loop(x, y)
 
 
-def free_memory() -> None:
-    """Let glibc give freed memory back by its own rules: its thresholds where they have grown to the full."""
-    if sys.platform.startswith("linux"):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
+def take_steps(pipe: Connection, who: str, arguments: argparse.Namespace) -> None:
+    """Take a step whenever asked, and send the seconds that it took."""
+    if who != "published":
+        keep_memory()
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    if arguments.processor_time:
+        torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    x = torch.rand(BATCH, *SHAPES.get(arguments.model, (3, 32, 32)), device=device)
+    y = torch.arange(BATCH, device=device) % 10
+    step = step_named(who, arguments.model, x, y, awp=arguments.awp)
+    while pipe.recv():
+        began = clock()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        pipe.send(clock() - began)
 
 
 def main() -> None:
@@ -172,34 +177,27 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true", help="of one thread, for a busy machine")
     parser.add_argument("--out", type=Path, help="add the result to this JSON file")
     arguments = parser.parse_args()
-    clock = time.process_time if arguments.processor_time else time.perf_counter
-    if arguments.processor_time:
-        torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    x = torch.rand(BATCH, *SHAPES.get(arguments.model, (3, 32, 32)), device=device)
-    y = torch.arange(BATCH, device=device) % 10
-    steps = contestants(arguments.model, x, y, awp=arguments.awp)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(arguments.rounds + 1):
-        for name, (step, ask) in steps.items():
-            ask()
-            began = clock()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if round_ > 0:  # the first is a warm-up
-                seconds[name].append(clock() - began)
+    pipes: dict[str, Connection] = {}
+    for who in CONTESTANTS:
+        pipes[who], other = SPAWN.Pipe()
+        SPAWN.Process(target=take_steps, args=(other, who, arguments), daemon=True).start()
+    seconds: dict[str, list[float]] = {who: [] for who in CONTESTANTS}
+    for round_ in range(arguments.rounds + 2):
+        for who, pipe in pipes.items():
+            pipe.send(True)
+            taken = pipe.recv()
+            if round_ > 1:  # the first two are a warm-up
+                seconds[who].append(taken)
     base = statistics.median(seconds["published"])
-    ratios = {name: round(base / statistics.median(times), 2) for name, times in seconds.items()}
-    for name, times in seconds.items():
-        print(f"{name:22s} {1000 * statistics.median(times):9.1f} ms   {ratios[name]:.2f}x")
+    ratios = {who: round(base / statistics.median(times), 2) for who, times in seconds.items()}
+    for who, times in seconds.items():
+        print(f"{who:22s} {1000 * statistics.median(times):9.1f} ms   {ratios[who]:.2f}x")
     if arguments.out:
         results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
         key = f"{arguments.model}{' with AWP' * arguments.awp}"
         results[key] = {
             "rounds": arguments.rounds,
-            "threads": torch.get_num_threads(),
+            "threads": 1 if arguments.processor_time else torch.get_num_threads(),
             "times faster": ratios,
         }
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

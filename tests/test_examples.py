@@ -30,10 +30,10 @@ def load(name):
 @pytest.mark.parametrize(
     ("name", "sizes", "above"),
     [
-        ("awp_in_your_loop", {"images": 2000}, 0.3),
-        ("awp_with_amp", {"images": 2000}, 0.3),
+        ("awp_in_your_loop", {}, 0.3),
+        ("awp_with_amp", {}, 0.3),
         ("awp_with_amp", {"images": 640, "dtype": torch.float16}, 0.15),
-        ("awp_with_fabric", {"images": 2000}, 0.3),
+        ("awp_with_fabric", {}, 0.3),
         ("awp_with_lightning", {"images": 2000}, 0.3),
         ("awp_with_accelerate", {"images": 2000}, 0.3),
         ("awp_with_transformers", {}, 0.15),

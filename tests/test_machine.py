@@ -169,7 +169,7 @@ def test_training_asks_for_the_device_by_its_number(monkeypatch):
             asked.append((options["accelerator"], options["devices"]))
             super().__init__(accelerator="cpu")
 
-    monkeypatch.setattr("lightning_fabric.Fabric", Watched)
+    monkeypatch.setattr("robustlens.training.fabric.Fabric", Watched)
     for name in ("auto", "cuda:2", "cpu"):
         fabric_for("32-true", name)
     assert asked == [("cuda", [0]), ("cuda", [2]), ("cpu", 1)]

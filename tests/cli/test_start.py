@@ -77,7 +77,14 @@ def test_fabric_comes_without_torchmetrics_and_says_nothing():
 import sys
 from robustlens.training.distributed import fabric_for
 fabric_for("bf16-mixed", "cpu")
-sys.exit(", ".join(name for name in ("torchmetrics", "transformers") if name in sys.modules) or 0)
+code = ", ".join(name for name in ("torchmetrics", "transformers") if name in sys.modules)
+from lightning_fabric.utilities import imports
+try:
+    import torchmetrics
+except ImportError:
+    torchmetrics = None
+code += " changed" * (imports._TORCHMETRICS_GREATER_EQUAL_1_0_0 != (torchmetrics is not None))
+sys.exit(code or 0)
 """
     done = run(program)
     assert (done.returncode, done.stderr) == (0, "")

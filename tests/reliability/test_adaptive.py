@@ -113,6 +113,17 @@ BESIDE_OTHERS = {
     "of eight rows": (lambda x: x.view(8, -1) ** 2, None),
     "summed": (lambda x: x.cumsum(0), None),
     "the first row": (lambda x: torch.cat([x[:1], 0 * x[1:]]), None),
+    "backwards": (lambda x: x.flip(0), None),
+    "groups of two": (
+        lambda x: (x.view(-1, 2, 64) - x.view(-1, 2, 64).mean(1, keepdim=True)).flatten(0, 1),
+        None,
+    ),
+    "groups of eight": (
+        lambda x: (x.view(-1, 8, 64) / x.view(-1, 8, 64).norm(dim=1, keepdim=True)).flatten(0, 1),
+        None,
+    ),
+    "eight rows alone": (lambda x: {8: (16 * x).round() / 16}[len(x)], "zero"),
+    "32 rows at most": (lambda x: (16 * x.view(-1, 64)[:32].reshape(x.shape)).round() / 16, "zero"),
 }
 
 
@@ -130,8 +141,24 @@ def test_rows_of_many_draws_are_asked_at_once_where_none_depends_on_those_beside
         assert draws == 64
         assert len(sizes) < 20
     else:
-        assert draws <= 3, "a first look"
+        assert sum(size > len(x) for size in sizes) == 1, "a first look"
         assert sizes.count(len(x)) > 2 * 64
+
+
+@pytest.mark.parametrize(
+    "arranged",
+    [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.permute(0, 2, 3, 1),
+        lambda x: x.mT,
+    ],
+    ids=["channels last", "permuted", "transposed"],
+)
+def test_the_layout_of_a_layers_input_changes_no_kind(arranged):
+    x = arranged(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert useless_gradient(lambda x: (16 * x).round() / 16, x) == "zero"
+    assert useless_gradient(lambda x: (8 * x).round() / 8 - 0.1 * x, x) == "inconsistent"
+    assert useless_gradient(lambda x: x.tanh().transpose(1, 2), x) is None
 
 
 def test_an_output_that_is_not_a_row_for_each_input_is_compared_draw_by_draw():

@@ -12,7 +12,7 @@ from robustlens.errors import StateError
 from robustlens.results import array_files
 from robustlens.results.array_files import ArrayFile, write_arrays
 
-TYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
+TYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "c8"]
 SHAPES = [(), (0,), (3, 0, 2), (1,), (5,), (2, 3, 4)]
 
 
@@ -72,7 +72,40 @@ def test_harm_after_the_first_look_is_seen(tmp_path, harm):
         arrays["a"]
 
 
-def test_a_type_that_numpy_lacks_is_named(tmp_path):
-    save_file({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
-    with pytest.raises(StateError, match="BF16"):
+def test_a_type_that_numpy_lacks_is_named_and_other_arrays_are_read(tmp_path):
+    arrays = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.ones(3)}
+    save_file(arrays, tmp_path / "x.safetensors")
+    found = ArrayFile(tmp_path / "x.safetensors")
+    assert found["b"].sum() == 3
+    with pytest.raises(StateError, match="a is of type BF16"):
+        found["a"]
+
+
+def test_a_file_that_is_replaced_while_its_seal_is_checked_is_not_read(tmp_path, monkeypatch):
+    path, read_header = tmp_path / "x.safetensors", array_files.read_header
+    write_arrays(path, {"a": np.zeros(3)})
+
+    def replaced(path):
+        write_arrays(path, {"a": np.ones(3)})
+        return read_header(path)
+
+    monkeypatch.setattr(array_files, "read_header", replaced)
+    with pytest.raises(StateError, match="while it was read"):
+        ArrayFile(path)["a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_pipe_is_not_waited_for_and_a_file_out_of_reach_is_not_called_damaged(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(StateError, match="is no plain file"):
+            ArrayFile(tmp_path / name)["a"]
+    write_arrays(tmp_path / "x.safetensors", {"a": np.zeros(3)})
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "open", refused)
+    with pytest.raises(StateError, match="Permission denied") as caught:
         ArrayFile(tmp_path / "x.safetensors")["a"]
+    assert "delete" not in str(caught.value)

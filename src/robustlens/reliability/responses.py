@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustlens import noise
+from robustlens.errors import StoppedError
 
 STEP = 1e-3
 """Length of the short step that a gradient is compared over, in standard deviations of the input."""
@@ -52,15 +53,16 @@ def useless_gradient(function: Function, x: Tensor) -> str | None:
         return "missing" if _changes(function, x, first, unit, generator) else None
     if first.dtype not in (torch.float32, torch.float64):
         return None
-    alone = _takes_rows_alone(function, x, first, unit)
-    draws = min(_MOST_DRAWS, max(1 if alone else _FEW_DRAWS, math.ceil(_ELEMENTS / max(1, x.numel()))))
+    draws = min(_MOST_DRAWS, math.ceil(_ELEMENTS / max(1, x.numel())))
+    alone = _takes_rows_alone(function, x, first, unit, draws)
+    draws = draws if alone else max(draws, _FEW_DRAWS)
     missed, largest = _missed(function, x, first, unit, STEP, draws, alone=alone)
     if largest == 0:
         changes = missed > 0 or _changes(function, x, first, unit, generator)
         return "zero" if changes else None
     if missed <= DISAGREEMENT:
         return None
-    few = max(1, draws // 8) if alone else _FEW_DRAWS
+    few = draws if alone else _FEW_DRAWS  # all at once, they cost no more
     shares = (_missed(function, x, first, unit, step, few, alone=alone)[0] for step in LONG_STEPS)
     return None if any(share <= LONG_DISAGREEMENT for share in shares) else "inconsistent"
 
@@ -71,21 +73,26 @@ def spread(x: Tensor) -> float:
     return value if math.isfinite(value) and value > 0 else 1.0
 
 
-def _takes_rows_alone(function: Function, x: Tensor, output: Tensor, unit: float) -> bool:
-    """Whether each row of the output is that of a row of `x`, whatever rows are beside it.
+def _takes_rows_alone(function: Function, x: Tensor, output: Tensor, unit: float, draws: int) -> bool:
+    """Whether each row of the output is that of a row of `x`, in a batch of so many draws as well.
 
-    Then the rows of many draws are asked at once: a small layer costs hardly more for all of them.
+    Then they are asked at once: a small layer costs hardly more for all of them. Here the rows stand one
+    place further than in `x`, so that a function of groups of rows does not see the same groups.
     """
-    beside = x + APART * unit * _normal(x, torch.Generator().manual_seed(2))
+    rows = torch.cat([x] * max(1, draws - 1))
+    beside = rows + APART * unit * _normal(rows, torch.Generator().manual_seed(2))
     try:
-        three = _seeded(function, torch.cat([beside, x, beside]), 0)
-    except (RuntimeError, ValueError, TypeError, IndexError):
+        crowd = _seeded(function, torch.cat([beside[:1], x, beside[1:]]), 0)
+    except StoppedError:
+        raise
+    except Exception:  # whatever a layer raises that takes batches of one size alone
         return False
-    if three.shape != (3 * len(x), *output.shape[1:]) or len(output) != len(x) or output.numel() == 0:
+    is_row_by_row = output.ndim > 0 and crowd.shape == (len(rows) + len(x), *output.shape[1:])
+    if not is_row_by_row or len(output) != len(x) or output.numel() == 0:
         return False
-    middle, wanted = three[len(x) : 2 * len(x)].detach(), output.detach()
+    moved, wanted = crowd[1 : 1 + len(x)].detach(), output.detach()
     rounding = 1e-5 * float(wanted.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    return torch.allclose(middle, wanted, rtol=0.0, atol=rounding, equal_nan=True)
+    return torch.allclose(moved, wanted, rtol=0.0, atol=rounding, equal_nan=True)
 
 
 def _missed(
@@ -131,7 +138,7 @@ def _compared(
     gradient = torch.zeros_like(start) if gradient is None else gradient
     rows = len(start) if alone else 1
     actual, predicted = (
-        product.double().view(rows, -1).sum(1)
+        product.double().reshape(rows, -1).sum(1)
         for product in ((after - output).detach() * weights, gradient * step)
     )
     return actual, predicted, float(gradient.abs().nan_to_num(0.0).max())

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ _HEADER = "robustlens"
 """Key of the metadata of files that are ours."""
 
 _DTYPES = {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "U16": "<u2", "U32": "<u4"}
-_DTYPES |= {"U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+_DTYPES |= {"U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "C64": "<c8"}
 """numpy's types by the names of safetensors, of those that numpy has."""
 
 
@@ -115,7 +116,7 @@ def is_ours(metadata: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of an array in a file: bytes from its beginning."""
+    """The place of an array in a file: its type as safetensors names it, and bytes from the beginning."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -123,7 +124,7 @@ class _Place:
 
     def read(self, file: BinaryIO) -> np.ndarray:
         """The array; raises `ValueError` where the file ends before it does."""
-        array = np.empty(self.shape, self.dtype)
+        array = np.empty(self.shape, _DTYPES[self.dtype])
         file.seek(self.begins)
         if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
             raise ValueError("the file ends inside an array")
@@ -155,6 +156,8 @@ class ArrayFile(Mapping[str, np.ndarray]):
         with self._verified() as (file, places):
             if (place := places.get(f"{self.prefix}{key}")) is None:
                 raise KeyError(key)
+            if place.dtype not in _DTYPES:
+                raise StateError(f"{self.path}: {key} is of type {place.dtype}, which numpy does not have")
             return place.read(file)
 
     def __iter__(self) -> Iterator[str]:
@@ -189,16 +192,27 @@ class ArrayFile(Mapping[str, np.ndarray]):
     @contextlib.contextmanager
     def _verified(self) -> Iterator[tuple[BinaryIO, dict[str, _Place]]]:
         """The open file, and the places of its arrays."""
-        with _readable(self.path), self.path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            version = status.st_ino, status.st_size, status.st_mtime_ns
-            if version not in self._known:
-                header = read_header(self.path)
-                if self.seal is not None and header.seal != self.seal:
-                    raise self._other_result()
-                self._known.clear()
-                self._known[version] = _places(file)
-            yield file, self._known[version]
+        with _readable(self.path):
+            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would be waited for
+                raise StateError(f"{self.path}: is no plain file; restore it")
+            with self.path.open("rb") as file:
+                version = _version(os.fstat(file.fileno()))
+                if version not in self._known:
+                    self._known[version] = self._checked_places(file, version)
+                yield file, self._known[version]
+
+    def _checked_places(self, file: BinaryIO, version: tuple[int, ...]) -> dict[str, _Place]:
+        header = read_header(self.path)
+        if _version(self.path.stat()) != version:
+            raise StateError(f"{self.path}: another file came in its place while it was read; read it again")
+        if self.seal is not None and header.seal != self.seal:
+            raise self._other_result()
+        return _places(file)
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another one in its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _places(file: BinaryIO) -> dict[str, _Place]:
@@ -206,10 +220,8 @@ def _places(file: BinaryIO) -> dict[str, _Place]:
     size = int.from_bytes(file.read(8), "little")
     entries = json.loads(file.read(size))
     entries.pop("__metadata__", None)
-    if unknown := {entry["dtype"] for entry in entries.values()} - set(_DTYPES):
-        raise ValueError(f"numpy has no {min(unknown)}")
     return {
-        name: _Place(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+        name: _Place(entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
         for name, entry in entries.items()
     }
 
@@ -228,7 +240,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StateError(f"{path}: no such file; run the step that writes it first") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read ({error.strerror or error}); restore it") from error
+    except (SafetensorError, ValueError) as error:
         raise StateError(f"{path}: damaged ({error}); delete it and run the step again") from error
 
 

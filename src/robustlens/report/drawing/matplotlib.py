@@ -36,10 +36,11 @@ SETTINGS: Any = {
     "image.composite_image": False,  # every picture keeps its own pixels
     "svg.hashsalt": "robustlens",  # the same data, the same bytes
     "text.parse_math": False,  # a label with a dollar sign is a label
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # no ticks are above: it need not be looked for
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
     "axes.edgecolor": "#5c6470",
