@@ -188,6 +188,8 @@ def main() -> None:
             taken = pipe.recv()
             if round_ > 1:  # the first two are a warm-up
                 seconds[who].append(taken)
+    for pipe in pipes.values():
+        pipe.send(False)
     base = statistics.median(seconds["published"])
     ratios = {who: round(base / statistics.median(times), 2) for who, times in seconds.items()}
     for who, times in seconds.items():
