@@ -4,8 +4,8 @@
 
 Writes a study folder for each size through the classes of results, with made numbers (`tests/helpers`): N
 methods with a run each, at strengths 0 to 0.2. Claims, then the report, each in a process of its own, whose
-processor seconds and peak memory are measured. Exits with 1 where the report of the largest takes more than 20
-processor seconds, 12 MB or 400 MB of memory. Up to 50 networks most of the time goes into drawings for papers.
+processor seconds and peak memory are measured. Exits with 1 where the report of the largest takes more than
+20 processor seconds, 12 MB or 400 MB of memory. Up to 50 networks most of it goes into drawings for papers.
 """
 
 import argparse
