@@ -39,7 +39,9 @@ from robustlens.training.distributed import fabric_for
 from robustlens.training.network import describe_model
 from robustlens.training.step import TrainingStep
 
-CONTESTANTS = ("published", "published, memory kept", "lean, memory kept", "ours float32", "ours bfloat16")
+PLAIN = {"published": True, "published, memory kept": True, "lean, memory kept": False}
+"""Plain loops, and whether they attack as the published one does."""
+OURS = {"ours float32": "32-true", "ours bfloat16": "bf16-mixed"}
 SPAWN = multiprocessing.get_context("spawn")
 SHAPES = {"small-cnn": (1, 28, 28), "small-cnn-bn": (1, 28, 28)}
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 128
@@ -140,12 +142,11 @@ def step_of(recipe: Recipe, splits: rl.data.Splits) -> TrainingStep:
 
 def step_named(who: str, name: str, x: Tensor, y: Tensor, *, awp: bool) -> Callable[[], object]:
     """A contestant's way to take one step, with a network of its own."""
-    if who.startswith("ours"):
-        precision = {"ours float32": "32-true", "ours bfloat16": "bf16-mixed"}[who]
-        return our_step(name, x, y, awp=awp, precision=precision)
+    if who in OURS:
+        return our_step(name, x, y, awp=awp, precision=OURS[who])
     torch.manual_seed(0)
     model = rl.models.get(name, num_classes=10, in_channels=x.shape[1]).to(x.device)
-    loop = PlainLoop(model, awp=awp, published=who.startswith("published"))
+    loop = PlainLoop(model, awp=awp, published=PLAIN[who])
     return lambda: loop(x, y)
 
 
@@ -178,10 +179,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="add the result to this JSON file")
     arguments = parser.parse_args()
     pipes: dict[str, Connection] = {}
-    for who in CONTESTANTS:
+    for who in (*PLAIN, *OURS):
         pipes[who], other = SPAWN.Pipe()
         SPAWN.Process(target=take_steps, args=(other, who, arguments), daemon=True).start()
-    seconds: dict[str, list[float]] = {who: [] for who in CONTESTANTS}
+        other.close()  # so that a process that fails is not waited for
+    seconds: dict[str, list[float]] = {who: [] for who in pipes}
     for round_ in range(arguments.rounds + 2):
         for who, pipe in pipes.items():
             pipe.send(True)

@@ -492,7 +492,7 @@ def test_without_survivors_nothing_is_attacked(network):
         assert names(network, robust=torch.zeros(N, dtype=torch.bool)) == set()
     finally:
         handle.remove()
-    assert sum(calls) < 72 * N  # passes, the attack at the certain radius, and the responses of layers
+    assert sum(calls) < 60 * N  # passes, the attack at the certain radius, and the responses of layers
 
 
 def test_a_radius_at_which_images_of_other_classes_are_within_reach():
@@ -533,7 +533,7 @@ def test_the_cost_is_as_stated():
         lambda module, inputs, output: spent.append(len(inputs[0]) * (2 if output.requires_grad else 1))
     )
     reliability.check(model, x, y, threat=rl.ThreatModel("Linf", 1e-4))  # nothing breaks: the dearest case
-    assert 64 * 400 < sum(spent) <= 64 * 520
+    assert 64 * 400 < sum(spent) <= 64 * 510
 
 
 def test_flags_of_an_evaluation(network):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ DISAGREEMENT = 0.1
 LONG_DISAGREEMENT = 0.3
 """Share of the response to long steps that it may miss: there the network's curvature counts as well."""
 _ELEMENTS, _MOST_DRAWS = 100_000, 64
-_FEW_DRAWS = 8  # where a draw gives one response instead of one for each row
+_FEW_DRAWS = 8  # at least, where a draw gives one response instead of one for each row
+_AT_ONCE = 16  # draws in one batch, where rows are alone
 
 Function = Callable[[Tensor], Tensor]
 
@@ -54,15 +56,16 @@ def useless_gradient(function: Function, x: Tensor) -> str | None:
     if first.dtype not in (torch.float32, torch.float64):
         return None
     draws = min(_MOST_DRAWS, math.ceil(_ELEMENTS / max(1, x.numel())))
-    alone = _takes_rows_alone(function, x, first, unit, draws)
-    draws = draws if alone else max(draws, _FEW_DRAWS)
+    alone = _takes_rows_alone(function, x, first, unit, min(draws, _AT_ONCE))
+    least = 1 if alone else _FEW_DRAWS
+    draws = max(draws, least)
     missed, largest = _missed(function, x, first, unit, STEP, draws, alone=alone)
     if largest == 0:
         changes = missed > 0 or _changes(function, x, first, unit, generator)
         return "zero" if changes else None
     if missed <= DISAGREEMENT:
         return None
-    few = draws if alone else _FEW_DRAWS  # all at once, they cost no more
+    few = max(draws // 8, least)
     shares = (_missed(function, x, first, unit, step, few, alone=alone)[0] for step in LONG_STEPS)
     return None if any(share <= LONG_DISAGREEMENT for share in shares) else "inconsistent"
 
@@ -76,8 +79,8 @@ def spread(x: Tensor) -> float:
 def _takes_rows_alone(function: Function, x: Tensor, output: Tensor, unit: float, draws: int) -> bool:
     """Whether each row of the output is that of a row of `x`, in a batch of so many draws as well.
 
-    Then they are asked at once: a small layer costs hardly more for all of them. Here the rows stand one
-    place further than in `x`, so that a function of groups of rows does not see the same groups.
+    Then they are asked at once: a small layer costs hardly more for all of them. The rows stand one place
+    further here than in `x`, so that a function of groups of rows does not see the same groups.
     """
     rows = torch.cat([x] * max(1, draws - 1))
     beside = rows + APART * unit * _normal(rows, torch.Generator().manual_seed(2))
@@ -100,7 +103,7 @@ def _missed(
 ) -> tuple[float, float]:
     """Share of the response to steps of this length that the gradient misses, and the largest gradient.
 
-    Of each row, for so many draws of a point near it, all asked at once, where rows are `alone`; else of all
+    Of each row, for so many draws of a point near it, many asked at once, where rows are `alone`; else of all
     rows together, draw by draw.
     """
     generator = torch.Generator().manual_seed(1)
@@ -113,8 +116,8 @@ def _missed(
         )
         for _ in range(draws)
     )
-    together = [tuple(map(torch.cat, zip(*drawn, strict=True)))] if alone else drawn
-    for start, step, weights in together:
+    while few := list(islice(drawn, _AT_ONCE if alone else 1)):
+        start, step, weights = map(torch.cat, zip(*few, strict=True))
         actual, predicted, size = _compared(function, start, step, weights, alone=alone)
         valid = actual.isfinite() & predicted.isfinite()
         missed += float((actual - predicted)[valid].abs().sum())

@@ -7,11 +7,11 @@ import contextlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,7 @@ from robustlens.results.files import (
     damaged,
     is_intact,
     read_bytes,
+    require_plain_file,
     seal_of,
     sealed,
     write_atomic,
@@ -122,11 +123,11 @@ class _Place:
     shape: tuple[int, ...]
     begins: int
 
-    def read(self, file: BinaryIO) -> np.ndarray:
+    def read(self, file: BufferedReader) -> np.ndarray:
         """The array; raises `ValueError` where the file ends before it does."""
         array = np.empty(self.shape, _DTYPES[self.dtype])
         file.seek(self.begins)
-        if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
+        if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise ValueError("the file ends inside an array")
         return array
 
@@ -162,8 +163,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
     def __iter__(self) -> Iterator[str]:
         with self._verified() as (_, places):
-            names = sorted(places)
-        return (name.removeprefix(self.prefix) for name in names if name.startswith(self.prefix))
+            return (name.removeprefix(self.prefix) for name in places if name.startswith(self.prefix))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -190,18 +190,17 @@ class ArrayFile(Mapping[str, np.ndarray]):
         return StateError(f"{self.path}: does not belong to the result beside it; make that again")
 
     @contextlib.contextmanager
-    def _verified(self) -> Iterator[tuple[BinaryIO, dict[str, _Place]]]:
+    def _verified(self) -> Iterator[tuple[BufferedReader, dict[str, _Place]]]:
         """The open file, and the places of its arrays."""
         with _readable(self.path):
-            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would be waited for
-                raise StateError(f"{self.path}: is no plain file; restore it")
+            require_plain_file(self.path)
             with self.path.open("rb") as file:
                 version = _version(os.fstat(file.fileno()))
                 if version not in self._known:
                     self._known[version] = self._checked_places(file, version)
                 yield file, self._known[version]
 
-    def _checked_places(self, file: BinaryIO, version: tuple[int, ...]) -> dict[str, _Place]:
+    def _checked_places(self, file: BufferedReader, version: tuple[int, ...]) -> dict[str, _Place]:
         header = read_header(self.path)
         if _version(self.path.stat()) != version:
             raise StateError(f"{self.path}: another file came in its place while it was read; read it again")
@@ -215,14 +214,14 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _places(file: BinaryIO) -> dict[str, _Place]:
-    """Where the arrays of an intact safetensors file are, by name."""
+def _places(file: BufferedReader) -> dict[str, _Place]:
+    """Where the arrays of an intact safetensors file are, in the order of their names."""
     size = int.from_bytes(file.read(8), "little")
     entries = json.loads(file.read(size))
     entries.pop("__metadata__", None)
     return {
         name: _Place(entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
-        for name, entry in entries.items()
+        for name, entry in sorted(entries.items())
     }
 
 

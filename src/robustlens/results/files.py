@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,18 @@ def _place_of_seal(content: bytes) -> re.Match[bytes] | None:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file; `StateError` naming it where it is missing or cannot be read."""
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device has no end
-            raise StateError(f"{path}: is no plain file; restore it")
+        require_plain_file(path)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise StateError(f"{path}: no such file; is this a folder that robustlens wrote?") from error
     except OSError as error:
         raise StateError(f"{path}: cannot be read ({error.strerror or error}); restore it") from error
+
+
+def require_plain_file(path: Path) -> None:
+    """Raise `StateError` for a pipe or a device, which has no end, and `OSError` where nothing is there."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise StateError(f"{path}: is no plain file; restore it")
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:

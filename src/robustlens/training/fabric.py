@@ -1,28 +1,22 @@
 """Lightning Fabric, without the package that its import would bring for a class that is not used here."""
 
-import contextlib
-import importlib.metadata
 import logging
 import sys
+from importlib.util import find_spec
+from types import ModuleType
 
-_UNUSED, _ASKED = "torchmetrics", "_TORCHMETRICS_GREATER_EQUAL_1_0_0"
+_UNUSED = "torchmetrics"
 
-# Fabric asks for its version, which imports it and transformers: three times as long as Fabric itself.
-_hidden = _UNUSED not in sys.modules
-if _hidden:
-    sys.modules[_UNUSED] = None  # type: ignore[assignment]  # there is no such module
+# Fabric asks whether it is new enough, which imports it and transformers: three times as long as Fabric
+# itself. The version of an empty module in its place is read from the package's metadata.
+_left_out = _UNUSED not in sys.modules and find_spec(_UNUSED) is not None
+if _left_out:
+    sys.modules[_UNUSED] = ModuleType(_UNUSED)
 try:
     from lightning_fabric import Fabric
 finally:
-    if _hidden:
+    if _left_out:
         del sys.modules[_UNUSED]
-
-if _hidden:  # the answer, for others in this process
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        _is_new = int(importlib.metadata.version(_UNUSED).split(".")[0]) >= 1
-        for _name, _module in list(sys.modules.items()):
-            if _name.startswith("lightning_fabric.") and hasattr(_module, _ASKED):
-                setattr(_module, _ASKED, _is_new)
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision to the terminal
 
