@@ -91,12 +91,18 @@ sys.exit(code or 0)
 
 
 @pytest.mark.slow
-def test_options_of_a_model_are_checked_without_a_compiler():
+def test_a_recipe_is_checked_without_a_compiler():
     program = """
-import sys
+import sys, torch
 from robustlens import models
+from robustlens.config import OptimizerSpec
+from robustlens.training.checks import check_optimizer
 for name in ("small-cnn", "resnet20", "preactresnet18"):
     models.registry.check(name, {})
+before = torch.optim.Optimizer.add_param_group
+for name, schedule in (("sgd", "cosine"), ("adam", "OneCycleLR"), ("adamw", "CosineAnnealingLR")):
+    check_optimizer(OptimizerSpec(name=name, schedule=schedule, lr=0.01))
+assert torch.optim.Optimizer.add_param_group is before
 sys.exit("torch._dynamo" in sys.modules)
 """
     done = run(program)

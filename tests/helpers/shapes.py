@@ -1,4 +1,4 @@
-"""Every signature of the package is checked while the tests run: types by beartype, shapes by jaxtyping."""
+"""Every signature of the package is checked while the tests run: types by beartype, shapes by `array_hints`."""
 
 import ast
 import dataclasses
@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
 import numpy as np
 from beartype import BeartypeConf, FrozenDict, beartype
-from jaxtyping import jaxtyped
+
+from helpers import array_hints
 
 _ONLY_WHEN_READ: FrozenDict = FrozenDict({Mapping[str, np.ndarray]: Mapping})
 """Arrays may be those of a file: a check that looks at one reads the file, which may be damaged."""
@@ -21,15 +23,19 @@ _ONLY_WHEN_READ: FrozenDict = FrozenDict({Mapping[str, np.ndarray]: Mapping})
 _TYPED = beartype(
     conf=BeartypeConf(is_pep484_tower=True, hint_overrides=_ONLY_WHEN_READ, violation_type=TypeError)
 )
+_CHECKED = "__beartype_func"
+"""Where beartype's checks keep the function that they are around."""
 
 
 def check_package(name: str) -> None:
     """Have every function and dataclass of a package checked that is imported from now on.
 
     jaxtyping's import hook decorates them with `jaxtyping.jaxtyped`, which binds the arguments and checks them
-    twice in each call: half of the processor time of tests that attack. `checked` stands in and checks them once.
+    twice in each call: with that, most of the time of tests that attack. `checked` stands in and checks them
+    once, and `array_hints` answers whether an array fits its hint.
     """
     jaxtyping.jaxtyped = checked
+    array_hints.install()
     jaxtyping.install_import_hook(name, None)
 
 
@@ -41,9 +47,32 @@ def checked(fn: Any = None, **options: Any) -> Any:
         if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
             fn.__init__ = checked(fn.__init__)  # type: ignore[method-assign]
         return fn
+    typed = _typed(fn)
+    return array_hints.with_sizes_of_its_own(typed) if _has_shapes(fn) else typed
+
+
+_checks: dict[int, FunctionType] = {}
+"""What beartype made for a function that is defined inside another, by the identity of its code."""
+
+
+def _typed(fn: Any) -> Callable:
+    """A function whose arguments and result beartype checks.
+
+    It takes a millisecond to make the checks. A function inside another is a new one in each call of that:
+    it gets those of the first.
+    """
+    if id(fn.__code__) in _checks:
+        made = _checks[id(fn.__code__)]
+        twin = FunctionType(
+            made.__code__, made.__globals__, made.__name__, made.__defaults__, made.__closure__
+        )
+        twin.__kwdefaults__ = (made.__kwdefaults__ or {}) | {_CHECKED: fn}
+        return wraps(fn)(twin)
     _without_names_for_types_only(fn)
     typed = _TYPED(fn)
-    return _with_axes_of_its_own(typed) if _has_shapes(fn) else typed
+    if "<locals>" in fn.__qualname__ and _CHECKED in (typed.__kwdefaults__ or {}):
+        _checks[id(fn.__code__)] = typed  # keeps the function, and so the code
+    return typed
 
 
 def _without_names_for_types_only(fn: Callable) -> None:
@@ -73,14 +102,3 @@ def _has_shapes(fn: Callable) -> bool:
     """Whether a hint names sizes; a string or a type variable (~) may."""
     hints = inspect.get_annotations(fn).values()
     return any(isinstance(hint, str) or re.search(r"jaxtyping|~", repr(hint)) for hint in hints)
-
-
-def _with_axes_of_its_own(fn: Callable) -> Callable:
-    """`n` is one size within a call, and may be another in the next."""
-
-    @wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with jaxtyped("context"):
-            return fn(*args, **kwargs)
-
-    return call

@@ -15,6 +15,7 @@ from helpers.small_models import Snapshot, everything, images
 from robustlens import models
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.models import copies, fast_network, folding
+from robustlens.models.flattening import FlattenMap, FlattenPixels
 from robustlens.models.folding import Observed
 from robustlens.models.patches import PatchConvolution
 from robustlens.models.wide_resnet import wide_resnet
@@ -647,10 +648,88 @@ def test_other_layers_do_not_work_on_patches(layer: nn.Module) -> None:
     assert not PatchConvolution.fits(layer)
 
 
+def flattening(forward, flatten: nn.Module | None = None, **layers: nn.Module):
+    return Net(forward, conv=conv(), flatten=flatten or nn.Flatten(), fc=nn.Linear(6 * 5 * 4, 7), **layers)
+
+
+def in_a_row(net, x: Tensor) -> Tensor:
+    return net.fc(net.flatten(net.conv(x).relu()))
+
+
+# A network, and how many of its layers that flatten may do it pixel by pixel.
+FLATTENING: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "nn.Flatten": (lambda: flattening(in_a_row), 1),
+    "up to the last place by number": (lambda: flattening(in_a_row, nn.Flatten(1, 3)), 1),
+    "averaged": (lambda: Net(in_a_row, conv=conv(), flatten=FlattenMap(3), fc=nn.Linear(54, 7)), 1),
+    "a BatchNorm after the linear layer": (
+        lambda: flattening(lambda net, x: net.bn(in_a_row(net, x)), bn=nn.BatchNorm1d(7)),
+        1,
+    ),
+    "two readers": (
+        lambda: flattening(
+            lambda net, x: net.fc(h := net.flatten(net.conv(x))) + net.other(h), other=nn.Linear(120, 7)
+        ),
+        0,
+    ),
+    "features named by their place": (
+        lambda: flattening(lambda net, x: net.fc(h := net.flatten(net.conv(x))) + h[:, :7]),
+        0,
+    ),
+    "a linear layer that works twice": (
+        lambda: flattening(lambda net, x: net.fc(net.flatten(net.conv(x))) + net.fc(net.conv(x).flatten(1))),
+        0,
+    ),
+    "a weight read beside its layer": (
+        lambda: flattening(lambda net, x: in_a_row(net, x) @ net.fc.weight @ net.fc.weight.T),
+        0,
+    ),
+    "something between": (
+        lambda: flattening(lambda net, x: net.fc(net.flatten(net.conv(x)).cumsum(1))),
+        0,
+    ),
+    "rows of a map": (
+        lambda: flattening(lambda net, x: net.fc(net.flatten(net.conv(x)).flatten(1)), nn.Flatten(2)),
+        0,
+    ),
+    "sequences": (
+        lambda: flattening(lambda net, x: net.fc(net.flatten(net.conv(x).flatten(2))), nn.Flatten()),
+        0,
+    ),
+    "flat already": (
+        lambda: flattening(lambda net, x: net.fc(net.flatten(net.conv(x).flatten(1)))),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLATTENING)
+def test_maps_are_flattened_as_they_lie_in_memory_where_one_linear_layer_alone_reads_them(name: str) -> None:
+    build, changed = FLATTENING[name]
+    model, x = trained_like(build()), torch.rand(6, 3, 5, 4, dtype=torch.float64)
+    before = Snapshot(model)
+    copy = models.fast_copy(model, x)
+    before.assert_unchanged()
+    assert sum(isinstance(module, FlattenPixels) for module in copy.modules()) == changed
+    assert norms_in(copy) == 0
+    assert_same(copy, model, x)
+
+
+def test_a_flattened_map_is_not_copied() -> None:
+    x = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    assert FlattenPixels(nn.Flatten())(x).data_ptr() == x.data_ptr()
+
+
+def test_weights_of_flattened_pixels_are_what_they_are_by_hand() -> None:
+    """Two channels of three pixels: a1 a2 a3 b1 b2 b3 becomes a1 b1 a2 b2 a3 b3."""
+    weight = torch.arange(12.0).view(2, 6)
+    assert FlattenPixels.reordered(weight, 2).tolist() == [[0, 3, 1, 4, 2, 5], [6, 9, 7, 10, 8, 11]]
+
+
 TRAINABLE = {
     "small-cnn": 1,
     "small-cnn-bn": 1,
     "resnet8": 3,
+    "a BatchNorm after the linear layer": 3,
 }
 
 
@@ -659,8 +738,11 @@ TRAINABLE = {
 def test_a_training_copy_follows_the_network(name: str, precision: str) -> None:
     """After steps that move weights and running statistics, it gives the logits of a copy that is made anew."""
     torch.manual_seed(0)
-    model: Any = models.get(name, num_classes=5, in_channels=TRAINABLE[name])
-    x = torch.rand(8, TRAINABLE[name], 28, 28)
+    channels = TRAINABLE[name]
+    model: Any = (
+        FLATTENING[name][0]() if name in FLATTENING else models.get(name, num_classes=5, in_channels=channels)
+    )
+    x = torch.rand(8, channels, *((5, 4) if name in FLATTENING else (28, 28)))
     fast = models.training_copy(model, x, precision=precision)
     assert fast is not None
     before = fast.network(x)

@@ -23,9 +23,9 @@ def fast_copy(model: nn.Module, x: Float[Tensor, "n ..."], *, precision: str = "
     """A copy of `model` in eval mode that gives the same logits and input gradients in less time.
 
     Its BatchNorms are folded where a convolution or linear layer comes before them, convolutions keep their
-    images channels last, and work on patches where they stride over few channels; no weight asks for a
-    gradient. With "bf16-mixed", convolutions and linear layers
-    work in bfloat16, but for the last: logits are float32.
+    images channels last, and work on patches where they stride over few channels; a map is made a vector as
+    it lies in memory; no weight asks for a gradient. With "bf16-mixed", convolutions and linear layers work
+    in bfloat16, but for the last: logits are float32.
 
     A copy is given out only if it has shown the model's logits on `x` and on a mirrored, noisy batch of
     another size: to 1e-4 of their scale; in bfloat16 to 0.1, with the same prediction for three quarters of

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens.models.flattening import FlattenPixels
 from robustlens.models.folding import fold, folded_tensors, observe, swap
 from robustlens.models.patches import PatchConvolution
 
@@ -44,7 +45,8 @@ class Cast(nn.Module):
 class FastNetwork:
     """A frozen copy of `model` in eval mode, changed to take less time.
 
-    Convolutions of few channels always work on patches.
+    Convolutions of few channels always work on patches. Where channels lie last in memory, so do those of
+    a map that is made a vector.
 
     Args:
         model: in any mode; left as it is.
@@ -64,6 +66,13 @@ class FastNetwork:
         if changes.folds:
             fold(self.network, self._pairs)
         swaps: dict[nn.Module, nn.Module] = {}
+        self._channels: dict[Tensor, int] = {}  # of the maps whose pixels a weight takes one after the other
+        if seen and changes.layout is torch.channels_last:
+            for flatten, linear, channels in seen.flattened:
+                swaps[flatten] = FlattenPixels(flatten)
+                weight = FlattenPixels.reordered(linear.weight, channels)
+                linear.weight = nn.Parameter(weight, requires_grad=False)
+                self._channels[linear.weight] = channels
         for layer in self.network.modules():
             if PatchConvolution.fits(layer):
                 swaps[layer] = PatchConvolution(layer)
@@ -91,6 +100,9 @@ class FastNetwork:
         for norm, layer in self._pairs:
             own += [layer.weight, cast(Tensor, layer.bias)]
             theirs += folded_tensors(self._sources[norm], self._sources[layer], Tensor.detach)
+        for place, tensor in enumerate(own):
+            if tensor in self._channels:
+                theirs[place] = FlattenPixels.reordered(theirs[place], self._channels[tensor])
         if own:
             torch._foreach_copy_(own, theirs)
         return self.network

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from robustlens.models.flattening import Flatten, FlattenPixels
 from robustlens.models.hooks import hooked, tensors_in
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -36,16 +37,20 @@ class Observed:
             the layer's output, nothing but they themselves used their weights, and no value of a tensor
             decided what ran.
         layers: the convolutions and linear layers in the order in which they ran.
+        flattened: each layer that flattens maps for one linear layer alone, under the same conditions, that
+            layer, and the channels of the maps.
     """
 
     pairs: tuple[tuple[Norm, Layer], ...]
     layers: tuple[Layer, ...]
+    flattened: tuple[tuple[Flatten, nn.Linear, int], ...] = ()
 
 
 def observe(model: nn.Module, x: Float[Tensor, "n ..."]) -> Observed:
     """Run `model`, which is in eval mode, on `x`, and see which of its BatchNorms can be folded."""
     usage = _Usage()
-    watched = [module for module in model.modules() if _is_layer(module) or _is_in_eval_mode(module)]
+    kinds = (_is_layer, _is_in_eval_mode, FlattenPixels.fits)
+    watched = [module for module in model.modules() if any(is_one(module) for is_one in kinds)]
     with hooked(watched, before=usage.enter, after=usage.leave), torch.no_grad(), usage:
         output = model(x)
     return usage.report(output)
@@ -92,8 +97,8 @@ class _Usage(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.uses: Counter[int] = Counter()
-        self.made: dict[int, tuple[Tensor, Layer]] = {}  # a tensor kept alive keeps its id from another
-        self.inputs: dict[Norm, Tensor] = {}
+        self.made: dict[int, tuple[Tensor, nn.Module]] = {}  # a tensor kept alive keeps its id from another
+        self.inputs: dict[nn.Module, Tensor] = {}
         self.ran: list[nn.Module] = []
         self.decides = False
         self.inside = False
@@ -117,30 +122,47 @@ class _Usage(TorchFunctionMode):
         """A watched module ends."""
         self.inside = False
         self.ran.append(module)
-        if _is_layer(module):
+        self.inputs[module] = x = args[0] if args else next(iter(kwargs.values()))
+        if output is not x and not _is_in_eval_mode(module):
             self.uses[id(output)] = 0
             self.made[id(output)] = (output, module)
-        elif _is_in_eval_mode(module):
-            self.inputs[module] = args[0] if args else kwargs["input"]
 
     def report(self, output: Any) -> Observed:
         """The observations of a network that returned `output`."""
         self.uses.update(map(id, tensors_in(output)))
-        pairs = () if self.decides else tuple(self._pairs())
-        return Observed(pairs, tuple(module for module in self.ran if _is_layer(module)))
+        couples = [] if self.decides else list(self._couples())
+        return Observed(
+            pairs=tuple(
+                (later, former)
+                for former, later in couples
+                # a sequence has a linear layer's features in its last place
+                if _is_layer(former)
+                and _is_in_eval_mode(later)
+                and self._dimensions(later) == former.weight.ndim
+            ),
+            layers=tuple(module for module in self.ran if _is_layer(module)),
+            flattened=tuple(
+                (former, later, self.inputs[former].shape[1])
+                for former, later in couples
+                if FlattenPixels.fits(former) and type(later) is nn.Linear and self._dimensions(former) == 4
+            ),
+        )
 
-    def _pairs(self) -> Iterable[tuple[Norm, Layer]]:
-        for norm, x in self.inputs.items():
+    def _couples(self) -> Iterable[tuple[nn.Module, nn.Module]]:
+        """Two modules that ran once each, where the later alone got the output of the former."""
+        for later, x in self.inputs.items():
             if id(x) not in self.made:
                 continue
-            _, layer = self.made[id(x)]
+            _, former = self.made[id(x)]
             if (
-                self.ran.count(layer) == self.ran.count(norm) == 1
+                self.ran.count(former) == self.ran.count(later) == 1
                 and self.uses[id(x)] == 1
-                and not any(self.uses[id(own)] for own in [*_tensors(layer), *_tensors(norm)])
-                and x.ndim == layer.weight.ndim  # a sequence has a linear layer's features in its last place
+                and not any(self.uses[id(own)] for own in [*_tensors(former), *_tensors(later)])
             ):
-                yield norm, layer
+                yield former, later
+
+    def _dimensions(self, module: nn.Module) -> int:
+        return self.inputs[module].ndim
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -1,28 +1,12 @@
 """A small convolutional network for 28x28 images, made to be trained adversarially on two CPU cores."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from robustlens.models.flattening import FlattenMap
 from robustlens.models.layers import kaiming
 
 _MAP = 7  # side of the last feature map for 28x28 images
-
-
-class FlattenMap(nn.Module):
-    """Flatten the last feature map, averaged to `size` x `size` first where it has another size."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Vectors of c * size^2 features."""
-        # Where the size is right already, pooling would change nothing and cost a seventh of a training step.
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.adaptive_avg_pool2d(x, self.size)
-        return x.flatten(1)
 
 
 def small_cnn(

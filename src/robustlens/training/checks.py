@@ -1,6 +1,9 @@
 """Recipes that do not go together with their data, refused before the first epoch."""
 
+import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,8 +17,24 @@ from robustlens.training.schedules import schedule_for
 
 def check_optimizer(spec: OptimizerSpec) -> None:
     """Raise `ConfigError` where an optimizer or its schedule cannot be made with these options."""
-    optimizer = optimizers.build(spec, [nn.Parameter(torch.zeros(1))])
-    schedule_for(spec, optimizer, steps=1)
+    with _without_compiler():
+        optimizer = optimizers.build(spec, [nn.Parameter(torch.zeros(1))])
+        schedule_for(spec, optimizer, steps=1)
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Let optimizers be made that take no step, without torch's compiler.
+
+    torch has its compiler leave alone what adds parameters, and imports it for that: it takes as long as torch.
+    """
+    kind = torch.optim.Optimizer
+    marked = kind.add_param_group
+    kind.add_param_group = inspect.unwrap(marked)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        kind.add_param_group = marked  # type: ignore[method-assign]
 
 
 def check_fit(recipe: Recipe, splits: Splits) -> None:

@@ -1,0 +1,61 @@
+"""Feature maps made into vectors, channel by channel or pixel by pixel."""
+
+from typing import TypeGuard
+
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FlattenMap(nn.Module):
+    """Flatten the last feature map, averaged to `size` x `size` first where it has another size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Vectors of c * size^2 features."""
+        return self.averaged(x).flatten(1)
+
+    def averaged(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c size size"]:
+        """The map in its size."""
+        # Where the size is right already, pooling would change nothing and cost a seventh of a training step.
+        return x if x.shape[-2:] == (self.size, self.size) else F.adaptive_avg_pool2d(x, self.size)
+
+
+Flatten = FlattenMap | nn.Flatten
+
+
+class FlattenPixels(nn.Module):
+    """As a layer that flattens maps, but all channels of a pixel side by side.
+
+    So they lie in memory already where convolutions keep channels last. The usual order copies each map, its
+    gradient has another layout than the map, and torch's ReLU takes ten times as long with two layouts.
+
+    Args:
+        flatten: the layer.
+    """
+
+    def __init__(self, flatten: Flatten) -> None:
+        super().__init__()
+        self.flatten = flatten
+
+    @staticmethod
+    def fits(layer: nn.Module) -> TypeGuard[Flatten]:
+        """Whether a layer makes a vector of the whole of each map."""
+        if "forward" in vars(layer):
+            return False
+        if type(layer) is nn.Flatten:
+            return layer.start_dim == 1 and layer.end_dim in (-1, 3)
+        return type(layer) is FlattenMap
+
+    @staticmethod
+    def reordered(weight: Float[Tensor, "k d"], channels: int) -> Float[Tensor, "k d"]:
+        """The weight of the linear layer that is given the vectors, for maps of so many channels."""
+        return weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Vectors of the same features, in another order."""
+        maps = self.flatten.averaged(x) if isinstance(self.flatten, FlattenMap) else x
+        return maps.permute(0, 2, 3, 1).flatten(1)

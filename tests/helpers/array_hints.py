@@ -1,0 +1,103 @@
+"""Whether an array fits jaxtyping's hint of its type and shape, in a fraction of jaxtyping's own time."""
+
+import threading
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import jaxtyping
+
+
+class _Running(threading.local):
+    """The functions that run in a thread: for each, the sizes that the names in its hints have so far."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+
+_running = _Running()
+
+
+def install() -> None:
+    """Answer for jaxtyping from now on, in every `isinstance` and every message of beartype's."""
+    kind: Any = type(jaxtyping.AbstractArray)
+    kind.__instancecheck__, kind.__instancecheck_str__ = fits, misfit
+
+
+def with_sizes_of_its_own(fn: Callable) -> Callable:
+    """A function in each call of which a name is one size, whatever it was in the call before."""
+
+    @wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls = _running.calls
+        calls.append({})
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            calls.pop()
+
+    return call
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the hint's kind of array, has one of its types, and the sizes of its names.
+
+    Names that have no size yet get theirs where everything fits.
+    """
+    if not isinstance(value, hint.array_type) or not _is_of_type(hint, value.dtype):
+        return False
+    axes, many = _axes(hint.dim_str)
+    shape: tuple = tuple(value.shape)
+    if many is not None:
+        after = many + 1 + len(shape) - len(axes)
+        shape = (*shape[:many], shape[many:after], *shape[after:]) if after >= many else ()
+    if len(shape) != len(axes):
+        return False
+    sizes = _running.calls[-1] if _running.calls else {}
+    fresh: dict[str, Any] = {}
+    for axis, size in zip(axes, shape, strict=True):
+        if isinstance(axis, str):
+            if fresh.setdefault(axis, sizes.get(axis, size)) != size:
+                return False
+        elif axis is not None and axis != size:
+            return False
+    sizes.update(fresh)
+    return True
+
+
+def misfit(hint: Any, value: Any) -> str:
+    """What is wrong with a value, for a message; "" for one that fits."""
+    if fits(hint, value):
+        return ""
+    seen = f"{type(value).__name__} {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}"
+    sizes = _running.calls[-1] if _running.calls else {}
+    return f"found {seen}, expected {hint.__name__}; sizes are {sizes}"
+
+
+@cache
+def _is_of_type(hint: Any, dtype: Any) -> bool:
+    """Whether torch's or numpy's type is one of the hint's, which are names."""
+    name = dtype.type.__name__ if hasattr(dtype, "type") else str(dtype).removeprefix("torch.")
+    return name in hint.dtypes
+
+
+@cache
+def _axes(dims: str) -> tuple[tuple[str | int | None, ...], int | None]:
+    """The axes of a shape, and the place of the one that stands for several, if there is one.
+
+    An axis is a name, a size, or None for any. Of what jaxtyping knows, sums and broadcasting are not taken.
+    """
+    axes: list[str | int | None] = []
+    many = None
+    for place, axis in enumerate(dims.split()):
+        if axis == "..." or axis.startswith("*"):
+            assert many is None, f"{dims!r}: two axes stand for several"
+            many = place
+        if axis in ("...", "_"):
+            axes.append(None)
+        else:
+            assert axis.removeprefix("*").isidentifier() or axis.isdigit(), (
+                f"{dims!r}: {axis!r} is not known here"
+            )
+            axes.append(int(axis) if axis.isdigit() else axis)
+    return tuple(axes), many
