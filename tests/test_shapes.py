@@ -1,12 +1,14 @@
 """The checks of types and shapes under which all other tests run."""
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped, UInt8
 
+from helpers import array_hints
 from helpers.shapes import checked
 from robustlens import losses
 from robustlens.threat import ThreatModel
@@ -52,3 +54,62 @@ def test_the_package_is_checked():
         losses.cross_entropy(torch.rand(3, 5), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="violates type hint"):
         ThreatModel(eps="0.1")
+
+
+def scaled(by: float):
+    @checked
+    def inner(x: Float[torch.Tensor, "n c"], y: Float[torch.Tensor, " c"]) -> Float[torch.Tensor, "n c"]:
+        return (x * y).sum() if by == 0 else by * x * y
+
+    return inner
+
+
+def test_a_function_inside_another_is_checked_whenever_it_is_made():
+    x, y = torch.ones(3, 2), torch.ones(2)
+    for by in (1.0, 2.0, 3.0):
+        assert scaled(by)(x, y).sum() == 6 * by, "each has its own closure"
+        with pytest.raises(TypeError, match="violates type hint"):
+            scaled(by)(x, torch.ones(3))
+    with pytest.raises(TypeError, match="violates type hint"):
+        scaled(0)(x, y)
+
+
+def test_names_have_sizes_of_their_own_in_each_thread_and_in_a_call_within_a_call():
+    @checked
+    def outer(x: Float[torch.Tensor, "n c"]) -> Float[torch.Tensor, "n c"]:
+        assert gathered(torch.rand(7, 5), torch.zeros(7, dtype=torch.int64)).shape == (7,)
+        other = threading.Thread(
+            target=lambda: wrong.append(isinstance(torch.ones(9), Float[torch.Tensor, " n"]))
+        )
+        other.start()
+        other.join()
+        return x
+
+    wrong: list[bool] = []
+    assert outer(torch.ones(3, 2)).shape == (3, 2)
+    assert wrong == [True]
+
+
+HINTS = [
+    *(
+        Float[torch.Tensor, dims]
+        for dims in ("", "n", "n n", "n _ 2", "n ...", "... n", "n *rest 2", "*all", "2 3")
+    ),
+    *(kind[torch.Tensor, "n ..."] for kind in (Float64, Int64, Bool, UInt8, Shaped)),
+    *(kind[np.ndarray, "n d"] for kind in (Float, Float64, Int64, Bool, UInt8, Shaped)),
+]
+TYPES = ["float16", "float32", "float64", "int32", "int64", "uint8", "bool"]
+VALUES = [
+    make(shape, dtype=getattr(room, name))
+    for shape in ((), (1,), (2,), (3, 3), (3, 2), (2, 3), (2, 4, 2), (2, 1, 2, 2))
+    for make, room in ((torch.zeros, torch), (np.zeros, np))
+    for name in TYPES
+] + [torch.zeros(2, dtype=torch.bfloat16), np.zeros((2, 2), dtype=">f8"), np.array([["a"]]), [1.0], None, 2.0]
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=lambda hint: f"{hint.__name__}")
+def test_an_array_fits_where_jaxtyping_says_so(hint):
+    theirs = [array_hints.answers["jaxtyping"](hint, value) for value in VALUES]
+    assert [array_hints.fits(hint, value) for value in VALUES] == theirs
+    assert [array_hints.misfit(hint, value) == "" for value in VALUES] == theirs
+    assert 0 < sum(theirs) < len(VALUES)

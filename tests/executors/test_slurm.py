@@ -53,6 +53,12 @@ def _bug(listen):
     raise ZeroDivisionError
 
 
+@pytest.fixture(autouse=True)
+def _results_of_killed_jobs_are_not_waited_for(monkeypatch):
+    """Submitit waits 15 seconds for a file that a slow file system may still show."""
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 1)
+
+
 def _run(executor, some):
     heard = []
     outcomes = {o.name: o for o in executor.run(some, lambda name, event: heard.append((name, event)))}

@@ -17,10 +17,14 @@ class _Running(threading.local):
 
 _running = _Running()
 
+answers: dict[str, Callable[[Any, Any], bool]] = {}
+"""What answered before: jaxtyping's own check, for comparison."""
+
 
 def install() -> None:
     """Answer for jaxtyping from now on, in every `isinstance` and every message of beartype's."""
     kind: Any = type(jaxtyping.AbstractArray)
+    answers.setdefault("jaxtyping", kind.__instancecheck__)
     kind.__instancecheck__, kind.__instancecheck_str__ = fits, misfit
 
 
@@ -76,9 +80,9 @@ def misfit(hint: Any, value: Any) -> str:
 
 @cache
 def _is_of_type(hint: Any, dtype: Any) -> bool:
-    """Whether torch's or numpy's type is one of the hint's, which are names."""
+    """Whether torch's or numpy's type is one of the hint's, which are names, or anything."""
     name = dtype.type.__name__ if hasattr(dtype, "type") else str(dtype).removeprefix("torch.")
-    return name in hint.dtypes
+    return not isinstance(hint.dtypes, list | tuple) or name in hint.dtypes
 
 
 @cache

@@ -67,7 +67,7 @@ def pretended_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedHub]:
 
     hub = PretendedHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # ends as soon as asked
     address = f"http://127.0.0.1:{server.server_address[1]}"
     for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
         monkeypatch.setattr(constants, name, getattr(constants, name).replace(constants.ENDPOINT, address))
