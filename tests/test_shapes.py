@@ -79,7 +79,7 @@ def test_names_have_sizes_of_their_own_in_each_thread_and_in_a_call_within_a_cal
     def outer(x: Float[torch.Tensor, "n c"]) -> Float[torch.Tensor, "n c"]:
         assert gathered(torch.rand(7, 5), torch.zeros(7, dtype=torch.int64)).shape == (7,)
         other = threading.Thread(
-            target=lambda: wrong.append(isinstance(torch.ones(9), Float[torch.Tensor, " n"]))
+            target=lambda: wrong.append(array_hints.fits(Float[torch.Tensor, " n"], torch.ones(9)))
         )
         other.start()
         other.join()

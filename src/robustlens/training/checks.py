@@ -26,7 +26,8 @@ def check_optimizer(spec: OptimizerSpec) -> None:
 def _without_compiler() -> Iterator[None]:
     """Let optimizers be made that take no step, without torch's compiler.
 
-    torch has its compiler leave alone what adds parameters, and imports it for that: it takes as long as torch.
+    torch tells its compiler to leave alone what adds parameters, and imports it for that, which takes as long
+    as to import torch.
     """
     kind = torch.optim.Optimizer
     marked = kind.add_param_group
