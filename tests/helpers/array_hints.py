@@ -6,6 +6,7 @@ from functools import cache, wraps
 from typing import Any
 
 import jaxtyping
+from torch.compiler import is_compiling
 
 
 class _Running(threading.local):
@@ -28,15 +29,20 @@ def install() -> None:
     kind.__instancecheck__, kind.__instancecheck_str__ = fits, misfit
 
 
-def with_sizes_of_its_own(fn: Callable) -> Callable:
-    """A function in each call of which a name is one size, whatever it was in the call before."""
+def with_sizes_of_its_own(typed: Callable, fn: Callable) -> Callable:
+    """`typed`, the checked `fn`, in each call of which a name is one size, whatever it was in the call before.
 
-    @wraps(fn)
+    What torch compiles is not checked: its compiler would follow the checks.
+    """
+
+    @wraps(typed)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            return fn(*args, **kwargs)
         calls = _running.calls
         calls.append({})
         try:
-            return fn(*args, **kwargs)
+            return typed(*args, **kwargs)
         finally:
             calls.pop()
 

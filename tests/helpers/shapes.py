@@ -48,7 +48,7 @@ def checked(fn: Any = None, **options: Any) -> Any:
             fn.__init__ = checked(fn.__init__)  # type: ignore[method-assign]
         return fn
     typed = _typed(fn)
-    return array_hints.with_sizes_of_its_own(typed) if _has_shapes(fn) else typed
+    return array_hints.with_sizes_of_its_own(typed, fn) if _has_shapes(fn) else typed
 
 
 _checks: dict[int, FunctionType] = {}
