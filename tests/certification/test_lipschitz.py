@@ -11,7 +11,7 @@ import robustlens as rl
 from helpers.known_networks import warm
 from robustlens.certification.lipschitz import CONSTANTS, diagonal
 from robustlens.models import preact_resnet, resnet, wide_resnet
-from robustlens.models.flattening import FlattenMap
+from robustlens.models.small import FlattenMap
 
 SHAPE = (3, 6, 5)
 

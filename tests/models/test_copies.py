@@ -15,9 +15,10 @@ from helpers.small_models import Snapshot, everything, images
 from robustlens import models
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.models import copies, fast_network, folding
-from robustlens.models.flattening import FlattenMap, FlattenPixels
+from robustlens.models.flattening import FlattenPixels
 from robustlens.models.folding import Observed
 from robustlens.models.patches import PatchConvolution
+from robustlens.models.small import FlattenMap
 from robustlens.models.wide_resnet import wide_resnet
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

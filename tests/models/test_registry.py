@@ -20,7 +20,7 @@ from robustlens import models
 from robustlens.errors import ModelError, NumericsError, RobustlensError, StateError
 from robustlens.models.preact_resnet import PreActBlock
 from robustlens.models.resnet import BasicBlock
-from robustlens.models.wide_resnet import WideBlock
+from robustlens.models.wide_resnet import WideBlock, wide_resnet
 
 
 def size_of(model: nn.Module) -> int:
@@ -169,9 +169,23 @@ def test_what_changes_the_forward_pass_shows_where_layers_do_not() -> None:
         assert shown(name, width=4, **{option: True}) != first
 
 
-def test_an_unknown_activation_is_refused() -> None:
-    from robustlens.models.wide_resnet import wide_resnet
+@pytest.mark.parametrize(
+    ("layers", "own"),
+    [
+        (models.MODELS["small-cnn"](num_classes=2, in_channels=1), {"small.FlattenMap"}),
+        (models.MODELS["resnet8"](num_classes=2, in_channels=1), {"resnet.Block"}),
+        (models.MODELS["preactresnet18"](num_classes=2, in_channels=1, width=4), {"preact_resnet.Block"}),
+        (wide_resnet(10, 1, num_classes=2, in_channels=1), {"wide_resnet.Block"}),
+    ],
+)
+def test_fingerprints_outlive_moves_of_our_layers(layers: dict[str, nn.Module], own: set[str]) -> None:
+    """Names of classes enter fingerprints: with another one, no stopped evaluation would go on."""
+    modules = [module for layer in layers.values() for module in layer.modules()]
+    names = {f"{type(module).__module__}.{type(module).__qualname__}" for module in modules}
+    assert {name for name in names if "robustlens" in name} == {f"robustlens.models.{each}" for each in own}
 
+
+def test_an_unknown_activation_is_refused() -> None:
     with pytest.raises(ModelError, match="found activation 'gelu', expected one of relu, silu"):
         wide_resnet(10, 1, num_classes=2, in_channels=3, activation="gelu")
 
@@ -341,7 +355,6 @@ def test_what_cannot_be_built_gives_one_clear_line(
 
 def test_depths_that_no_resnet_has_are_refused() -> None:
     from robustlens.models.resnet import resnet
-    from robustlens.models.wide_resnet import wide_resnet
 
     with pytest.raises(ModelError, match=r"found depth 21, expected 6 n \+ 2"):
         resnet(21, num_classes=10, in_channels=3)

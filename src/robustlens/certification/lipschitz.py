@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError
 from robustlens.models import Normalize, forward, preact_resnet, resnet, wide_resnet
-from robustlens.models.flattening import FlattenMap
 from robustlens.models.folding import scale_and_shift
+from robustlens.models.small import FlattenMap
 from robustlens.spectra.circular import circular_singular_values
 
 Shape = tuple[int, ...]

@@ -1,12 +1,30 @@
 """A small convolutional network for 28x28 images, made to be trained adversarially on two CPU cores."""
 
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from robustlens.models.flattening import FlattenMap
 from robustlens.models.layers import kaiming
 
 _MAP = 7  # side of the last feature map for 28x28 images
+
+
+class FlattenMap(nn.Module):
+    """Flatten the last feature map, averaged to `size` x `size` first where it has another size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Vectors of c * size^2 features."""
+        return self.averaged(x).flatten(1)
+
+    def averaged(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c size size"]:
+        """The map in its size."""
+        # Where the size is right already, pooling would change nothing and cost a seventh of a training step.
+        return x if x.shape[-2:] == (self.size, self.size) else F.adaptive_avg_pool2d(x, self.size)
 
 
 def small_cnn(
