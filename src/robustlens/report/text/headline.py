@@ -9,6 +9,7 @@ from typing import Any
 from robustlens.config import eps_text
 from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.report.text.flags import unexplained
+from robustlens.report.text.learning import at_chance
 from robustlens.report.text.wording import attack_name, minus, names, points, sentence, suite_name
 from robustlens.results import EpochRecord
 from robustlens.results.locks import owner
@@ -151,11 +152,13 @@ def state(run: RunReport) -> str:
 
 
 def notices(data: ReportData) -> list[tuple[str, str]]:
-    """(who, what) of all that a reader must know: failures, damaged files, flags that explain nothing."""
+    """(who, what) of all that a reader must know: failures, networks at chance, damaged files, odd flags."""
     every = [("This report", problem) for problem in data.problems]
     for who, run in data.labelled_runs():
         if run.error or run.evaluation is None:
             every.append((who, state(run)))
+        if (nothing := at_chance(run)) is not None:
+            every.append((who, nothing))
         if run.explanation is not None and not run.explanation.is_complete:
             every.append((who, "incomplete: not all measures of its explanation are there"))
         every += [(who, what) for what in (*unexplained(run), *run.problems)]

@@ -1,0 +1,41 @@
+"""What training has taught a network, where that is nothing."""
+
+import math
+
+from scipy.special import bdtrc
+
+from robustlens.config import eps_text
+from robustlens.report.data import RunReport
+
+_CHANCE = 1e-3
+_SHARE = 0.98
+"""Of the loss of equal probabilities: training that ends above it has found nothing to tell classes apart."""
+
+
+def at_chance(run: RunReport) -> str | None:
+    """In words, that training ended no better than guessing; None where it taught something, or goes on.
+
+    Two things have to agree. The loss of the last epoch is that of equal probabilities for all classes. And
+    of the training images that the monitor attacked after it (those of standard training are clean) no more
+    are right than guessing gets right in one sample of a thousand. Adversarial training without BatchNorm
+    may stay there, or fall back. The second alone is a network that is accurate and not robust.
+    """
+    last = run.metrics[-1] if run.metrics else None
+    classes = run.record.model.get("num_classes")
+    if run.record.status not in ("trained", "done") or last is None or not isinstance(classes, int):
+        return None
+    measured = last.train
+    if measured is None or classes < 2 or not math.isfinite(measured.robust):
+        return None
+    if classes**-measured.n >= _CHANCE or not last.loss >= _SHARE * math.log(classes):
+        return None  # so few images that all of them right could be chance; or it has learnt, or is NaN
+    right = round(measured.robust * measured.n)
+    if right > 0 and bdtrc(right - 1, measured.n, 1 / classes) < _CHANCE:
+        return None
+    attacked = f" under attack within eps {eps_text(run.eps)}" if run.eps else ""
+    return (
+        f"training ended at chance: its loss is {last.loss:.2f} nats, and equal probabilities for {classes} "
+        f"classes give {math.log(classes):.2f}; {right} of {measured.n} training images are right{attacked}, "
+        f"and guessing gets {100 / classes:.3g} %. What is measured on this network says nothing about "
+        "robustness"
+    )
