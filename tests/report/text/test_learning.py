@@ -43,8 +43,8 @@ def test_a_network_at_chance_is_named_with_what_was_counted(tmp_path: Path) -> N
         (
             "AT",
             "training ended at chance: its loss is 2.30 nats, and equal probabilities for 10 classes give 2.30; 11 of "
-            "120 training images are right under attack within eps 8/255, and guessing gets 10 %. What is measured on "
-            "this network says nothing about robustness",
+            "120 training images are right under attack within eps 8/255, and guessing gets 10 %. What is measured at "
+            "its last checkpoint says nothing about robustness",
         )
     ]
 

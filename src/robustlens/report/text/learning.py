@@ -18,7 +18,8 @@ def at_chance(run: RunReport) -> str | None:
     Two things have to agree. The loss of the last epoch is that of equal probabilities for all classes. And
     of the training images that the monitor attacked after it (those of standard training are clean) no more
     are right than guessing gets right in one sample of a thousand. Adversarial training without BatchNorm
-    may stay there, or fall back. The second alone is a network that is accurate and not robust.
+    may stay there, or fall back. The second alone is a network that is accurate and not robust. Of an earlier
+    checkpoint neither says anything.
     """
     last = run.metrics[-1] if run.metrics else None
     classes = run.record.model.get("num_classes")
@@ -36,6 +37,6 @@ def at_chance(run: RunReport) -> str | None:
     return (
         f"training ended at chance: its loss is {last.loss:.2f} nats, and equal probabilities for {classes} "
         f"classes give {math.log(classes):.2f}; {right} of {measured.n} training images are right{attacked}, "
-        f"and guessing gets {100 / classes:.3g} %. What is measured on this network says nothing about "
-        "robustness"
+        f"and guessing gets {100 / classes:.3g} %. What is measured at its last checkpoint says nothing "
+        "about robustness"
     )
