@@ -1,7 +1,10 @@
 """The checks of types and shapes under which all other tests run."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +57,11 @@ def test_the_package_is_checked():
         losses.cross_entropy(torch.rand(3, 5), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="violates type hint"):
         ThreatModel(eps="0.1")
+
+
+def test_the_process_that_starts_the_workers_does_not_import_torch_for_the_checks():
+    program = "import sys; import helpers.shapes; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True)
 
 
 def scaled(by: float):
@@ -109,7 +117,7 @@ VALUES = [
 
 @pytest.mark.parametrize("hint", HINTS, ids=lambda hint: f"{hint.__name__}")
 def test_an_array_fits_where_jaxtyping_says_so(hint):
-    theirs = [array_hints.answers["jaxtyping"](hint, value) for value in VALUES]
+    theirs = [array_hints.fits_for_jaxtyping(hint, value) for value in VALUES]
     assert [array_hints.fits(hint, value) for value in VALUES] == theirs
     assert [array_hints.misfit(hint, value) == "" for value in VALUES] == theirs
     assert 0 < sum(theirs) < len(VALUES)

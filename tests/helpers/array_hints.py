@@ -6,7 +6,6 @@ from functools import cache, wraps
 from typing import Any
 
 import jaxtyping
-from torch.compiler import is_compiling
 
 
 class _Running(threading.local):
@@ -15,18 +14,21 @@ class _Running(threading.local):
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Those of the innermost function; none that last where there is none."""
+        return self.calls[-1] if self.calls else {}
+
 
 _running = _Running()
-
-answers: dict[str, Callable[[Any, Any], bool]] = {}
-"""What answered before: jaxtyping's own check, for comparison."""
+_KIND: Any = type(jaxtyping.AbstractArray)
+fits_for_jaxtyping: Callable[[Any, Any], bool] = _KIND.__instancecheck__
+"""jaxtyping's own check, for comparison."""
 
 
 def install() -> None:
     """Answer for jaxtyping from now on, in every `isinstance` and every message of beartype's."""
-    kind: Any = type(jaxtyping.AbstractArray)
-    answers.setdefault("jaxtyping", kind.__instancecheck__)
-    kind.__instancecheck__, kind.__instancecheck_str__ = fits, misfit
+    _KIND.__instancecheck__, _KIND.__instancecheck_str__ = fits, misfit
 
 
 def with_sizes_of_its_own(typed: Callable, fn: Callable) -> Callable:
@@ -34,6 +36,9 @@ def with_sizes_of_its_own(typed: Callable, fn: Callable) -> Callable:
 
     What torch compiles is not checked: its compiler would follow the checks.
     """
+    from torch.compiler import (
+        is_compiling,
+    )  # not at the top: the process that starts the workers needs no torch
 
     @wraps(typed)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -63,7 +68,7 @@ def fits(hint: Any, value: Any) -> bool:
         shape = (*shape[:many], shape[many:after], *shape[after:]) if after >= many else ()
     if len(shape) != len(axes):
         return False
-    sizes = _running.calls[-1] if _running.calls else {}
+    sizes = _running.sizes
     fresh: dict[str, Any] = {}
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, str):
@@ -80,8 +85,7 @@ def misfit(hint: Any, value: Any) -> str:
     if fits(hint, value):
         return ""
     seen = f"{type(value).__name__} {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}"
-    sizes = _running.calls[-1] if _running.calls else {}
-    return f"found {seen}, expected {hint.__name__}; sizes are {sizes}"
+    return f"found {seen}, expected {hint.__name__}; sizes are {_running.sizes}"
 
 
 @cache

@@ -6,6 +6,7 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +171,19 @@ def test_what_changes_the_forward_pass_shows_where_layers_do_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "own"),
+    ("make", "own"),
     [
-        (models.MODELS["small-cnn"](num_classes=2, in_channels=1), {"small.FlattenMap"}),
-        (models.MODELS["resnet8"](num_classes=2, in_channels=1), {"resnet.Block"}),
-        (models.MODELS["preactresnet18"](num_classes=2, in_channels=1, width=4), {"preact_resnet.Block"}),
-        (wide_resnet(10, 1, num_classes=2, in_channels=1), {"wide_resnet.Block"}),
+        (models.MODELS["small-cnn"], {"small.FlattenMap"}),
+        (models.MODELS["resnet8"], {"resnet.Block"}),
+        (partial(models.MODELS["preactresnet18"], width=4), {"preact_resnet.Block"}),
+        (partial(wide_resnet, 10, 1), {"wide_resnet.Block"}),
     ],
 )
-def test_fingerprints_outlive_moves_of_our_layers(layers: dict[str, nn.Module], own: set[str]) -> None:
+def test_fingerprints_outlive_moves_of_our_layers(
+    make: Callable[..., dict[str, nn.Module]], own: set[str]
+) -> None:
     """Names of classes enter fingerprints: with another one, no stopped evaluation would go on."""
+    layers = make(num_classes=2, in_channels=1)
     modules = [module for layer in layers.values() for module in layer.modules()]
     names = {f"{type(module).__module__}.{type(module).__qualname__}" for module in modules}
     assert {name for name in names if "robustlens" in name} == {f"robustlens.models.{each}" for each in own}

@@ -5,6 +5,7 @@ from typing import TypeGuard
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens.models.layers import is_exactly
 from robustlens.models.small import FlattenMap
 
 Flatten = FlattenMap | nn.Flatten
@@ -27,11 +28,9 @@ class FlattenPixels(nn.Module):
     @staticmethod
     def fits(layer: nn.Module) -> TypeGuard[Flatten]:
         """Whether a layer makes a vector of the whole of each map."""
-        if "forward" in vars(layer):
-            return False
-        if type(layer) is nn.Flatten:
+        if is_exactly(layer, nn.Flatten):
             return layer.start_dim == 1 and layer.end_dim in (-1, 3)
-        return type(layer) is FlattenMap
+        return is_exactly(layer, FlattenMap)
 
     @staticmethod
     def reordered(weight: Float[Tensor, "k d"], channels: int) -> Float[Tensor, "k d"]:

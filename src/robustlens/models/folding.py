@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from robustlens.models.flattening import Flatten, FlattenPixels
 from robustlens.models.hooks import hooked, tensors_in
+from robustlens.models.layers import is_exactly
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -74,15 +75,14 @@ def swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
 
 
 def _is_layer(module: nn.Module) -> TypeGuard[Layer]:
-    """Whether it is torch's own layer; a subclass, or one with a parametrization, may do something else."""
-    return type(module) in get_args(Layer) and "forward" not in vars(module)
+    """Whether it is torch's own layer."""
+    return is_exactly(module, *get_args(Layer))
 
 
 def _is_in_eval_mode(module: nn.Module) -> TypeGuard[Norm]:
     """Whether it is torch's own BatchNorm and normalises with running statistics."""
     return (
-        type(module) in get_args(Norm)
-        and "forward" not in vars(module)
+        is_exactly(module, *get_args(Norm))
         and not module.training
         and isinstance(module.running_mean, Tensor)
     )

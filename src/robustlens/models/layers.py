@@ -1,8 +1,18 @@
-"""Parts that architectures share: initial weights, and the head of a residual network."""
+"""Layers: parts that architectures share, their initial weights, and what a layer may be taken for."""
 
-from typing import Literal
+from typing import Literal, TypeGuard, TypeVar
 
 from torch import nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def is_exactly(module: nn.Module, *kinds: type[_Module]) -> TypeGuard[_Module]:
+    """Whether it is of one of these classes and computes what they compute.
+
+    A subclass, or one with a parametrization or a forward pass of its own, may do something else.
+    """
+    return type(module) in kinds and "forward" not in vars(module)
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:

@@ -222,11 +222,11 @@ def _read_of_run(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     run, recipe = Run(path.parent), header.get("recipe")
     if recipe and run.has_recipe:
         record, own = run.record, run.recipe
-        is_over, kept = record.status in ("trained", "done"), Checkpoint.parse(path.stem)
+        kept = Checkpoint.parse(path.stem)
         epoch = {"best": record.best_epoch, "last": record.epochs_done}.get(kept.kind, kept.epoch)
         _expect(path, "recipe", recipe, own.hash())
         _expect(path, "network", header["model"].get("name"), own.model.name)
-        if is_over and header.get("epoch"):
+        if record.is_trained and header.get("epoch"):
             _expect(path, "epoch", header["epoch"], epoch)
     return state, header
 

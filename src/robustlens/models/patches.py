@@ -7,6 +7,8 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustlens.models.layers import is_exactly
+
 _FEW = 4  # input channels; with more, the layer is as fast as it is
 
 
@@ -28,7 +30,7 @@ class PatchConvolution(nn.Module):
     @staticmethod
     def fits(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether a layer is such a convolution: torch's own, few channels in, a kernel of whole patches."""
-        if type(layer) is not nn.Conv2d or "forward" in vars(layer) or isinstance(layer.padding, str):
+        if not is_exactly(layer, nn.Conv2d) or isinstance(layer.padding, str):
             return False
         (side, other), (stride, down) = layer.kernel_size, layer.stride
         is_plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"

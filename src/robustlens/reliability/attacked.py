@@ -7,12 +7,9 @@ above what sound models show (docs/flags.md).
 
 from dataclasses import dataclass
 
-from scipy.special import bdtrc
-
 from robustlens import attacks
 from robustlens.reliability.diagnostics import Diagnostics
-
-_CHANCE = 1e-3
+from robustlens.stats.chance import exceeds_chance
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,9 @@ class Count:
         Points matter near 0 %: the few images that are left are the hardest, and any further attack breaks
         many of them.
         """
-        if self.broken == 0 or self.accuracy <= 0:
+        if self.accuracy <= 0:
             return False
-        chance = min(1.0, max(share, points / self.accuracy))
-        return float(bdtrc(self.broken - 1, self.of, chance)) < _CHANCE
+        return exceeds_chance(self.broken, self.of, min(1.0, max(share, points / self.accuracy)))
 
 
 def masked_gradient(diagnostics: Diagnostics) -> str | None:

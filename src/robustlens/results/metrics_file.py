@@ -21,10 +21,10 @@ def read(path: Path, record: RunRecord) -> list[EpochRecord]:
         _epoch(line, f"{path}: line {number}", record.recipe_hash)
         for number, line in enumerate(lines, start=1)
     ]
-    done, is_over = record.epochs_done, record.status in ("trained", "done")
+    done = record.epochs_done
     if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
         raise StateError(f"{path}: epochs are missing; delete the run folder to start again")
-    if len(epochs) < done or (is_over and len(epochs) > done):
+    if len(epochs) < done or (record.is_trained and len(epochs) > done):
         raise StateError(
             f"{path}: found {len(epochs)} whole lines, expected {done} as in run.json; restore the file, or "
             "delete the run folder to start again"

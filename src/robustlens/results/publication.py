@@ -55,11 +55,11 @@ def _check_finished(run: Run) -> None:
         raise StateError(f"{run.folder}: is a study; name one of the runs in its folder runs")
     if not run.has_recipe:
         raise StateError(f"{run.folder}: found no recipe.json, expected the folder of a training run")
-    status = run.record.status
-    if status not in ("trained", "done"):
+    record = run.record
+    if not record.is_trained:
         raise StateError(
-            f"{run.folder}/run.json: found status {status!r}, expected a run that is trained; run the same "
-            "train or study command to its end"
+            f"{run.folder}/run.json: found status {record.status!r}, expected a run that is trained; run the "
+            "same train or study command to its end"
         )
     if not any(run.path(name).is_file() for name in WEIGHTS):
         raise StateError(f"{run.folder}: found no {' or '.join(WEIGHTS)}; train the run again")

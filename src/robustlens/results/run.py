@@ -55,6 +55,11 @@ class RunRecord:
     data_dir: str | None = None
     pseudo_labels: PseudoLabelRecord | None = None
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its training has come to its end."""
+        return self.status in ("trained", "done")
+
 
 @dataclass(frozen=True)
 class MonitorRecord:

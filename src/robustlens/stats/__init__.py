@@ -1,1 +1,1 @@
-"""Statistics of all rooms: intervals, the bootstrap, ranks, kinds of misclassification. No torch."""
+"""Statistics of all rooms: intervals, the bootstrap, ranks, chance, kinds of misclassification. No torch."""

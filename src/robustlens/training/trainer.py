@@ -74,7 +74,7 @@ def train(
     connect(recipe.precision, device)
     run = run_at(Path(out) if out is not None else Path("robustlens-out") / recipe.hash())
     splits = _images_of(run, recipe, splits)
-    if processes.told_by_first(lambda: run.record.status) in ("trained", "done"):
+    if processes.told_by_first(lambda: run.record.is_trained):
         with tracked(run, recipe, tracking):
             return run
     hearers: list[Listener] = [progress]

@@ -157,8 +157,8 @@ def notices(data: ReportData) -> list[tuple[str, str]]:
     for who, run in data.labelled_runs():
         if run.error or run.evaluation is None:
             every.append((who, state(run)))
-        if (nothing := at_chance(run)) is not None:
-            every.append((who, nothing))
+        if (guessing := at_chance(run)) is not None:
+            every.append((who, guessing))
         if run.explanation is not None and not run.explanation.is_complete:
             every.append((who, "incomplete: not all measures of its explanation are there"))
         every += [(who, what) for what in (*unexplained(run), *run.problems)]

@@ -2,12 +2,10 @@
 
 import math
 
-from scipy.special import bdtrc
-
 from robustlens.config import eps_text
 from robustlens.report.data import RunReport
+from robustlens.stats.chance import exceeds_chance
 
-_CHANCE = 1e-3
 _SHARE = 0.98
 """Of the loss of equal probabilities: training that ends above it has found nothing to tell classes apart."""
 
@@ -23,15 +21,14 @@ def at_chance(run: RunReport) -> str | None:
     """
     last = run.metrics[-1] if run.metrics else None
     classes = run.record.model.get("num_classes")
-    if run.record.status not in ("trained", "done") or last is None or not isinstance(classes, int):
+    measured = last.train if last is not None else None
+    if last is None or measured is None or not run.record.is_trained or not isinstance(classes, int):
         return None
-    measured = last.train
-    if measured is None or classes < 2 or not math.isfinite(measured.robust):
+    if classes < 2 or not (math.isfinite(measured.robust) and last.loss >= _SHARE * math.log(classes)):
         return None
-    if classes**-measured.n >= _CHANCE or not last.loss >= _SHARE * math.log(classes):
-        return None  # so few images that all of them right could be chance; or it has learnt, or is NaN
     right = round(measured.robust * measured.n)
-    if right > 0 and bdtrc(right - 1, measured.n, 1 / classes) < _CHANCE:
+    tells = exceeds_chance(measured.n, measured.n, 1 / classes)  # with all images right
+    if not tells or exceeds_chance(right, measured.n, 1 / classes):
         return None
     attacked = f" under attack within eps {eps_text(run.eps)}" if run.eps else ""
     return (
