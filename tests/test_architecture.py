@@ -148,6 +148,7 @@ STATE = {
     "Ascent",
     "Walk",
     "AttackBudget",
+    "Pace",
     "Certificates",
     "Propagation",
     "_Recorder",

@@ -260,6 +260,23 @@ def test_an_evaluation_has_the_same_masks_on_a_device():
     assert torch.equal(there.x_adv, here.x_adv)
 
 
+def test_square_asks_a_device_about_several_queries_at_once(monkeypatch):
+    x, y = images()
+    model, attack = moved(network()), rl.attacks.Square(rl.ThreatModel("Linf", 0.01), 300)
+    wanted, passes = attack(network(), x, y), []
+    model[0].register_forward_hook(lambda *_: passes.append(1))
+    with pretended():
+        close(attack.filling(64)(model, x.to(DEVICE), y.to(DEVICE)), wanted, 0.0)
+    assert len(passes) < 301 * 2 / 3
+    asked, filling = [], rl.attacks.Square.filling
+    monkeypatch.setattr(rl.attacks.Square, "filling", lambda *args: asked.append(args[1]) or filling(*args))
+    rl.evaluate(network(), x, y, attack.threat, ["square-20"], batch_size=7)
+    assert not asked
+    with pretended():
+        rl.evaluate(moved(network()), x, y, attack.threat, ["square-20"], batch_size=7)
+    assert set(asked) == {7}
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_has_the_same_numbers_on_a_device(name):
     x, y = images()

@@ -287,6 +287,65 @@ def test_it_asks_once_a_query_and_never_again_about_what_is_broken():
     assert not any(model.graph)
 
 
+@norms
+@pytest.mark.parametrize("at_once", [2, 9, 40, 64, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_several_queries_in_one_pass_find_what_one_after_the_other_finds(norm, at_once, dtype):
+    x, plain = pictures(12, 2, 9, 9, dtype=dtype), network(2, 9, 9, dtype=dtype)
+    y = plain(x).argmax(1)
+    y[0] = (y[0] + 1) % 4
+    threat = rl.ThreatModel(norm, EPS[norm] / 3)
+    alone, together = Recorder(plain), Recorder(plain)
+    wanted = Square(threat, 250, at_once=1)(alone, x, y)
+    x_adv = Square(threat, 250, at_once=at_once)(together, x, y)
+    assert torch.equal(x_adv, wanted)
+    broken = plain(x_adv).argmax(1) != y
+    assert 2 <= int(broken.sum()) <= 10
+    largest = max(len(asked) for asked in together.asked[1:])
+    assert largest <= max(at_once, 11)
+    points = [
+        {point.numpy().tobytes() for asked in each.asked for point in asked} for each in (alone, together)
+    ]
+    assert points[0] <= points[1]
+    if at_once < 12:  # where few are left, two queries fit at once
+        assert len(together.asked) <= len(alone.asked)
+    else:
+        assert len(together.asked) < len(alone.asked) * 2 / 3
+        assert sum(map(len, together.asked)) < 2 * sum(map(len, alone.asked))
+
+
+@norms
+def test_where_every_move_is_kept_looking_ahead_costs_half_as_many_points_again_at_most(norm):
+    """The margin shrinks at every pass, so that of each image's moves the first alone counts."""
+
+    class Yielding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.asked = []
+
+        def forward(self, x):
+            self.asked.append(len(x))
+            return torch.tensor([[1e6 - sum(self.asked), 0.0]], dtype=x.dtype).expand(len(x), 2)
+
+    x, model = pictures(3, 1, 8, 8), Yielding()
+    Square(rl.ThreatModel(norm, EPS[norm]), 200, at_once=1000)(model, x, torch.zeros(3, dtype=torch.int64))
+    assert sum(model.asked) < 1.6 * 3 * 200
+
+
+def test_a_cpu_asks_one_after_the_other_unless_told_otherwise():
+    x, y = pictures(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    attack = Square(rl.ThreatModel("Linf", 0.05), 1000)
+    sizes = []
+    for each in (attack, attack.filling(64), Square(attack.threat, 1000, at_once=1).filling(64)):
+        model = Recorder(Immovable())
+        each(model, x, y)
+        sizes.append([len(asked) for asked in model.asked])
+    assert sizes[0] == sizes[2] == [8] * 1001
+    assert max(sizes[1]) == 64
+    assert sum(sizes[1]) == 8 * 1001  # nothing is kept, so nothing is asked about again
+    assert len(sizes[1]) < 1001 / 5
+
+
 def test_it_stops_when_all_are_broken():
     model = Recorder(network(1, 8, 8))
     x = pictures(10, 1, 8, 8)
@@ -417,6 +476,7 @@ def test_bumps_are_as_published():
     [
         ({"queries": 0}, "queries 0"),
         ({"restarts": 0}, "restarts 0"),
+        ({"at_once": 0}, "at_once 0"),
         ({"share": 0.0}, "attack.share: found 0.0"),
         ({"share": 1.5}, "attack.share: found 1.5"),
         ({"threat": rl.ThreatModel("L2", math.inf)}, "finite radius"),

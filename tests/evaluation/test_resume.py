@@ -103,6 +103,10 @@ def test_attacks_have_the_identity_that_they_had_in_version_0_1(name):
     assert _settings(attack).replace(repr(THREAT), "T") == IDENTITIES_0_1[name]
 
 
+def test_how_many_points_are_asked_about_at_once_is_no_part_of_an_identity():
+    assert _settings(rl.attacks.Square(THREAT, at_once=64)) == _settings(rl.attacks.Square(THREAT))
+
+
 def test_images_and_suites_have_the_hashes_that_they_had_in_version_0_1():
     x, y = torch.arange(12.0).view(3, 4) / 16, torch.tensor([0, 1, 0])
     attacks = [(name, rl.attacks.get(name, THREAT)) for name in ("fgsm", "square")]

@@ -58,6 +58,14 @@ def tries_of(attack: Attack) -> tuple[Attack, ...]:
     return attack.tries() if isinstance(attack, Repeated) else (attack,)
 
 
+@runtime_checkable
+class Filling(Attack, Protocol):
+    """An attack that can ask the model about several points of an image in one pass."""
+
+    def filling(self, batch_size: int) -> Attack:
+        """The same attack, to the same result, which asks about so many points at once where it can."""
+
+
 # -- crafting for training -------------------------------------------------------------------------
 
 

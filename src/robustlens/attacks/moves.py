@@ -1,93 +1,18 @@
-"""Moves of the Square attack: the state of its search, and the change that one query makes to it."""
+"""Moves of the Square attack: the change that one query makes to each image."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float, Int64
+from torch import Tensor
 from torch.nn.functional import pad
 
 from robustlens import noise
-from robustlens.attacks.base import Goal, Rows
-from robustlens.attacks.best import Best
+from robustlens.attacks.search_state import CHANNELS, Move, SearchState, Trial
 from robustlens.attacks.windows import Grid, bumps_of
 from robustlens.threat import ThreatModel, greedy_fill, water_fill
-
-_BLOCK = 16
-"""Moves whose random numbers are drawn at once: one by one they would cost as much as the moves."""
-
-_NUMBERS = 4
-"""Random numbers of a move besides one a channel: a place (2), a pixel, a turn."""
-
-
-@dataclass
-class SearchState(Rows):
-    """The images that a try has not broken yet: `rows` is their place in its batch, `key` is for their noise.
-
-    `spent` is the part of the budget of an L2 or L1 ball that x_adv uses (see `_Bumps`), in float64. For a
-    block of moves, `numbers` are uniform random numbers (n, block, count), and `pixels` (n, block) are some
-    of those that x_adv changed as the block began.
-    """
-
-    rows: Tensor
-    key: Tensor
-    x: Tensor
-    x_adv: Tensor
-    spent: Tensor
-    value: Tensor
-    goal: Goal
-    numbers: Tensor
-    pixels: Tensor
-
-    @classmethod
-    def at(cls, x: Tensor, goal: Goal, key: Tensor, rows: Tensor, grid: Grid) -> "SearchState":
-        """A search that begins at `x`."""
-        x, zeros = x.contiguous(), x.new_zeros(len(x), dtype=torch.float64)
-        numbers = x.new_zeros(len(x), _BLOCK, _NUMBERS + grid.channels, dtype=torch.float32)
-        return cls(rows, key, x, x.clone(), zeros, zeros, goal, numbers, numbers[:, :, 0].long())
-
-    def draw(self, number: int) -> int:
-        """The place of a move in its block; draws the random numbers of the block as it begins."""
-        block, place = divmod(number, _BLOCK)
-        if place == 0:
-            self.numbers = noise.uniform(noise.fold(self.key, 2 + block), self.numbers)
-        return place
-
-    def judged(self, model: nn.Module) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """The margin at x_adv, and whether the model is wrong there."""
-        logits = model(self.x_adv)
-        return self.goal.value(logits), self.goal.won(logits)
-
-    def settle(self, trial: "Trial", value: Tensor, better: Tensor) -> None:
-        """Keep a trial where it is better, and take it back elsewhere."""
-        x_adv = self.x_adv.flatten(1)
-        kept = torch.where(better[:, None], x_adv.gather(1, trial.cells), trial.before)
-        x_adv.scatter_(1, trial.cells, kept)
-        self.spent = torch.where(better, trial.spent, self.spent)
-        self.value = torch.where(better, value, self.value)
-
-    def without(self, won: Tensor, best: Best) -> "SearchState":
-        """The images that are not won; those that are go to `best`."""
-        if not bool(won.any()):
-            return self
-        best.offer(self.rows[won], self.x_adv[won], self.value[won], won[won])
-        return self[torch.nonzero(~won).squeeze(1)]
-
-
-class Trial(NamedTuple):
-    """A change of x_adv: the cells written (n, cells), their values before, and `spent` after."""
-
-    cells: Tensor
-    before: Tensor
-    spent: Tensor
-
-
-Move = Callable[[SearchState, int], Trial]
-"""Writes into x_adv, by the random numbers at that place of the block."""
 
 
 def moves_of(threat: ThreatModel, grid: Grid) -> "_Corners | _Bumps":
@@ -108,16 +33,20 @@ class _Corners:
         u = noise.uniform(noise.fold(state.key, 0), x.new_empty(len(x), grid.channels, 1, grid.width))
         state.x_adv = self._corner(x, _sign(u).expand(-1, -1, grid.height, -1).reshape(x.shape))
 
+    def begin(self, state: SearchState, block: int) -> None:
+        """Make a block of moves ready."""
+        state.begin(block)
+
     def covering(self, share: float, device: torch.device) -> Move:
         """Moves of windows that cover this share of the image."""
         window = self.grid.window(max(1, self.grid.side(share)))
         return partial(self._move, window, self.grid.cells(window, device))
 
-    def _move(self, window: tuple[int, int], cells: Tensor, state: SearchState, place: int) -> Trial:
-        x, x_adv, u = state.x.flatten(1), state.x_adv.flatten(1), state.numbers[:, place]
+    def _move(self, window: tuple[int, int], cells: Tensor, state: SearchState) -> Trial:
+        x, x_adv, u = state.x.flatten(1), state.x_adv.flatten(1), state.of_next_move(state.numbers)
         cells = self.grid.anywhere(u[:, :2], window) + cells
         origin, before = x.gather(1, cells), x_adv.gather(1, cells)
-        signs = _sign(u[:, _NUMBERS:]).repeat_interleave(math.prod(window), 1)
+        signs = _sign(u[:, CHANNELS:]).repeat_interleave(math.prod(window), 1)
         after = self._corner(origin, signs)
         idle = (after == before).all(1, keepdim=True)
         x_adv.scatter_(1, cells, torch.where(idle, self._corner(origin, -signs), after))
@@ -163,26 +92,27 @@ class _Bumps:
         state.x_adv = x_adv.view_as(state.x)
         state.spent = self._cost(_difference(x_adv, x)).sum(1)
 
+    def begin(self, state: SearchState, block: int) -> None:
+        """Make a block of moves ready."""
+        state.begin(block)
+        state.pixels = _changed(state.x, state.x_adv, state.numbers[:, :, 2])
+
     def covering(self, share: float, device: torch.device) -> Move:
         """Moves of windows that cover this share of the image; their sides are odd where they can."""
         window = self.grid.window(max(3, self.grid.side(share) // 2 * 2 + 1))
         bumps = bumps_of(window, self._power, device)
         return partial(self._move, window, self.grid.cells(window, device), bumps)
 
-    def _move(
-        self, window: tuple[int, int], cells: Tensor, bumps: Tensor, state: SearchState, place: int
-    ) -> Trial:
+    def _move(self, window: tuple[int, int], cells: Tensor, bumps: Tensor, state: SearchState) -> Trial:
         """Clear the window about a changed pixel, and spend its budget on a window anywhere."""
-        if place == 0:
-            state.pixels = _changed(state.x, state.x_adv, state.numbers[:, :, 2])
-        u = state.numbers[:, place]
+        u = state.of_next_move(state.numbers)
         new = self.grid.anywhere(u[:, :2], window) + cells
-        old = self.grid.around(state.pixels[:, place, None], window) + cells
+        old = self.grid.around(state.of_next_move(state.pixels)[:, None], window) + cells
         both = torch.cat([new, old], 1)
         before, change = state.x_adv.flatten(1).gather(1, both), self._change(state, new)
         freed = self._clear(state, old) + self._cost(self._change(state, new)).sum(2)
         unspent = (self._budget - state.spent).clamp_min(0)[:, None] / self.grid.channels
-        bump = bumps[(u[:, 3] * len(bumps)).long()][:, None] * _sign(u[:, _NUMBERS:])[:, :, None]
+        bump = bumps[(u[:, 3] * len(bumps)).long()][:, None] * _sign(u[:, CHANNELS:])[:, :, None]
         spent = self._fill(state, new, bump + self._unit(change), freed + unspent)
         return Trial(both, before, state.spent - freed.sum(1) + spent)
 

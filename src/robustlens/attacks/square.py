@@ -1,7 +1,7 @@
 """Square: random search over windows of the image, by the scores of the model and never by a gradient."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import ClassVar
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from robustlens.attacks.base import Goal, require_radius
 from robustlens.attacks.best import Best, in_turn
-from robustlens.attacks.moves import SearchState, moves_of
+from robustlens.attacks.moves import moves_of
 from robustlens.attacks.restarts import Restarts, require_at_least
+from robustlens.attacks.search_state import BLOCK, Pace, SearchState
 from robustlens.attacks.windows import Grid
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
@@ -40,10 +41,17 @@ class Square(Restarts):
     the margin of y decreases. Windows shrink with the queries (`share_at`). It needs no gradient, so it also
     breaks models that only hide theirs.
 
+    Most changes are taken back, above all late in the search. Where fewer images are left than the model may
+    be asked about at once, each is asked about several changes in one pass, as if those before were taken
+    back; what follows one that is kept is asked about again. So the points that count, and the result, are
+    those of one query after the other, in a fraction of the passes.
+
     Args:
         threat: what may be changed, and how far.
         queries: points that each restart asks the model about; it asks about the image itself besides.
         share: share of the image that the first windows cover, in (0, 1].
+        at_once: points to ask the model about in one pass where fewer images are left; 1 for one query after
+            the other. None: as many as the call has images, but 1 on a CPU, which gains nothing by it.
         restarts, seed, restart: see `Restarts`.
 
     Raises:
@@ -73,13 +81,18 @@ class Square(Restarts):
     threat: ThreatModel
     queries: int = 5000
     share: float = 0.8
+    at_once: int | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_radius(self.threat)
-        require_at_least(1, self, "queries")
+        require_at_least(1, self, "queries", "at_once")
         if not 0 < self.share <= 1:
             raise ConfigError(f"attack.share: found {self.share}, expected a share in (0, 1]")
+
+    def filling(self, batch_size: int) -> "Square":
+        """See `Filling`."""
+        return replace(self, at_once=self.at_once or batch_size)
 
     @torch.no_grad()
     def _images(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
@@ -101,15 +114,16 @@ class Square(Restarts):
         moves.start(state)
         state.value, won = state.judged(model)
         state = state.without(won, best)
-        for share, numbers in groupby(
-            range(self.queries - 1), partial(share_at, queries=self.queries, share=self.share)
-        ):
+        pace = Pace(self.at_once or (1 if x.device.type == "cpu" else len(best.won)))
+        shares = partial(share_at, queries=self.queries, share=self.share)
+        for share, numbers in groupby(range(self.queries - 1), shares):
             move = moves.covering(share, x.device)
-            for number in numbers:
+            for block, stretch in groupby(numbers, lambda number: number // BLOCK):
                 if len(state.rows) == 0:
                     return
-                trial = move(state, state.draw(number))
-                value, won = state.judged(model)
-                state.settle(trial, value, won | (value > state.value))
-                state = state.without(won, best)
+                first, *others = (number % BLOCK for number in stretch)
+                if first == 0:
+                    moves.begin(state, block)
+                places = range(first, first + 1 + len(others))
+                state = pace.through(state, move, places, model, best)
         best.offer(state.rows, state.x_adv, state.value, torch.zeros_like(state.rows).bool())

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, models
-from robustlens.attacks import Attack
+from robustlens.attacks import Attack, Filling
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import ROBUST, EvaluationState
@@ -131,7 +131,10 @@ class AttackLoop:
         self, attempt: Try, network: nn.Module, x: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images from a search on `network`, their distances, and whether the model is wrong."""
-        x_adv = attempt.attack(network, x, y)
+        attack = attempt.attack
+        if x.device.type != "cpu" and isinstance(attack, Filling):  # x are those that are left of a batch
+            attack = attack.filling(self.batch_size)
+        x_adv = attack(network, x, y)
         return (
             x_adv,
             checked_distance(attempt.name, x_adv, x, attempt.threat),

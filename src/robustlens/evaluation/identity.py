@@ -23,6 +23,9 @@ _ORDER = {name: place for place, name in enumerate(_SETTINGS)}
 _AS_BEFORE = (("targets", None), ("walks", 4))
 """Settings that came later, with what an attack did before it had them: its hash is then the one before."""
 
+_WITHOUT_EFFECT = ("at_once",)
+"""Settings that change how long an attack takes, but not its result."""
+
 
 def identity(
     model: nn.Module,
@@ -59,7 +62,8 @@ def _settings(attack: Attack) -> str:
     kind = type(attack)
     if not is_dataclass(attack):
         return f"{kind.__module__}.{kind.__qualname__}({vars(attack)})"
-    settings = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    names = [field.name for field in fields(attack) if field.name not in _WITHOUT_EFFECT]
+    settings = {name: getattr(attack, name) for name in names}
     given = [item for item in settings.items() if item not in _AS_BEFORE]
     given.sort(key=lambda item: _ORDER.get(item[0], len(_ORDER)))
     return f"{kind.__qualname__}({', '.join(f'{name}={value!r}' for name, value in given)})"
