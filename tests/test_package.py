@@ -1,6 +1,7 @@
 """The package as others get it: its metadata, the links of README, what is built, tested and released where."""
 
 import email.message
+import importlib.metadata
 import importlib.util
 import re
 import tomllib
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from robustlens import __version__
 from robustlens.cli.application import app
@@ -95,6 +98,20 @@ def test_the_lowest_versions_are_those_that_the_project_allows():
     for requirement in PROJECT["project"]["dependencies"]:
         name, floor = requirement.lower().split(">=")
         assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", pinned[name]), requirement
+
+
+def test_what_is_installed_runs_on_the_oldest_python_that_the_package_names():
+    """A pin that wants a later patch of it cannot be installed there: pip then says that versions conflict."""
+    floor = f"{PROJECT['project']['requires-python'].removeprefix('>=')}.0"
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    wanted = {
+        f"{each.name} {each.version}": SpecifierSet(each.metadata["Requires-Python"] or "")
+        for each in importlib.metadata.distributions()
+        if canonicalize_name(each.name) in pinned
+    }
+    assert len(wanted) > 40
+    assert not [name for name, specifier in wanted.items() if not specifier.contains(floor)]
 
 
 def test_every_system_and_python_that_the_package_names_is_tested():
