@@ -15,5 +15,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 def unpack(name: str, folder: Path) -> Path:
     """Unpack `golden/<name>.tar.xz` into `folder` and return it."""
     with tarfile.open(GOLDEN / f"{name}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        # Python has filters since 3.11.4; where it has none, the attribute is not read.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     return folder
