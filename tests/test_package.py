@@ -37,6 +37,13 @@ def on_the_index(text):
     return text
 
 
+def pins(file):
+    """The versions of a file of constraints, by name."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
 def metadata(**changes):
     made = email.message.Message()
     values = {
@@ -93,18 +100,16 @@ def test_files_that_a_release_looks_for_are_there():
 
 
 def test_the_lowest_versions_are_those_that_the_project_allows():
-    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
-    pinned = dict(line.lower().split("==") for line in lines if "==" in line)
+    pinned = pins("constraints-lowest.txt")
     for requirement in PROJECT["project"]["dependencies"]:
         name, floor = requirement.lower().split(">=")
-        assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", pinned[name]), requirement
+        assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", pinned[canonicalize_name(name)]), requirement
 
 
 def test_what_is_installed_runs_on_the_oldest_python_that_the_package_names():
     """A pin that wants a later patch of it cannot be installed there: pip then says that versions conflict."""
     floor = f"{PROJECT['project']['requires-python'].removeprefix('>=')}.0"
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    pinned = pins("constraints.txt")
     wanted = {
         f"{each.name} {each.version}": SpecifierSet(each.metadata["Requires-Python"] or "")
         for each in importlib.metadata.distributions()

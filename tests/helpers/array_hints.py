@@ -36,9 +36,8 @@ def with_sizes_of_its_own(typed: Callable, fn: Callable) -> Callable:
 
     What torch compiles is not checked: its compiler would follow the checks.
     """
-    from torch.compiler import (
-        is_compiling,
-    )  # not at the top: the process that starts the workers needs no torch
+    # Not at the top: the process that starts the workers needs no torch.
+    from torch.compiler import is_compiling
 
     @wraps(typed)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
 """State of the Square attack's search: the images that are left, and what they are asked about next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ class SearchState(Rows):
         """Make each image's next move, and keep it where it is better. Returns where the model is wrong."""
         trial = move(self)
         value, won = self.judged(model)
-        self.settle(trial, value, won | (value > self.value))
+        self.settle(trial, value, self.is_better(value, won))
         self.place = self.place + 1
         return won
 
@@ -81,7 +81,7 @@ class SearchState(Rows):
         trials.place = trials.place + offset
         spent = move(trials).spent
         value, is_wrong = trials.judged(model)
-        better = is_wrong | (value > trials.value)
+        better = trials.is_better(value, is_wrong)
         first = torch.full_like(self.place, width)[:, None].repeat(1, width)
         first[image, offset] = torch.where(better, offset, width)
         first = first.amin(1)
@@ -96,6 +96,10 @@ class SearchState(Rows):
         """The margin at x_adv, and whether the model is wrong there."""
         logits = model(self.x_adv)
         return self.goal.value(logits), self.goal.won(logits)
+
+    def is_better(self, value: Tensor, won: Tensor) -> Bool[Tensor, " n"]:
+        """Whether a point of this margin is kept, one that the model gets wrong in any case."""
+        return won | (value > self.value)
 
     def settle(self, trial: "Trial", value: Tensor, better: Tensor) -> None:
         """Keep a trial where it is better, and take it back elsewhere."""
@@ -137,16 +141,16 @@ class Pace:
     width: int = 1
 
     def through(
-        self, state: SearchState, move: Move, places: range, model: nn.Module, best: Best
+        self, state: SearchState, move: Move, places: Sequence[int], model: nn.Module, best: Best
     ) -> SearchState:
         """Make each image's moves at these places of its block; images that are broken go to `best`."""
         self.width = max(1, min(self.width, self.at_once // len(state.rows)))
-        needed, asked = len(state.rows) * len(places), 0
-        while len(state.rows) and bool((state.place < places.stop).any()):
+        end, needed, asked = places[-1] + 1, len(state.rows) * len(places), 0
+        while len(state.rows) and bool((state.place < end).any()):
             if self.width == 1:
                 won, points = state.ask(model, move), len(state.rows)
             else:
-                won, points = state.ask_ahead(model, move, self.width, places.stop)
+                won, points = state.ask_ahead(model, move, self.width, end)
             asked += points
             state = state.without(won, best)
         if asked > 1.5 * needed:

@@ -121,9 +121,8 @@ class Square(Restarts):
             for block, stretch in groupby(numbers, lambda number: number // BLOCK):
                 if len(state.rows) == 0:
                     return
-                first, *others = (number % BLOCK for number in stretch)
-                if first == 0:
+                places = [number % BLOCK for number in stretch]
+                if places[0] == 0:
                     moves.begin(state, block)
-                places = range(first, first + 1 + len(others))
                 state = pace.through(state, move, places, model, best)
         best.offer(state.rows, state.x_adv, state.value, torch.zeros_like(state.rows).bool())
