@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robustlens.models.flattening import FlattenPixels
+from robustlens.models.flattening import AveragePixels, FlattenPixels
 from robustlens.models.folding import fold, folded_tensors, observe, swap
 from robustlens.models.patches import PatchConvolution
 
@@ -46,7 +46,7 @@ class FastNetwork:
     """A frozen copy of `model` in eval mode, changed to take less time.
 
     Convolutions of few channels always work on patches. Where channels lie last in memory, so do those of
-    a map that is made a vector.
+    a map that is made a vector or averaged.
 
     Args:
         model: in any mode; left as it is.
@@ -76,6 +76,8 @@ class FastNetwork:
         for layer in self.network.modules():
             if PatchConvolution.fits(layer):
                 swaps[layer] = PatchConvolution(layer)
+            if AveragePixels.fits(layer) and changes.layout is torch.channels_last:
+                swaps[layer] = AveragePixels()
         if seen and changes.lowers:
             dtypes = dict.fromkeys(seen.layers, torch.bfloat16) | {seen.layers[-1]: torch.float32}
             swaps |= {layer: Cast(swaps.get(layer, layer), dtype) for layer, dtype in dtypes.items()}

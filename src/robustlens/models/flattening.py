@@ -1,4 +1,4 @@
-"""Feature maps made into vectors, channel by channel or pixel by pixel."""
+"""Feature maps made into vectors: channel by channel, pixel by pixel, or averaged over their pixels."""
 
 from typing import TypeGuard
 
@@ -41,3 +41,19 @@ class FlattenPixels(nn.Module):
         """Vectors of the same features, in another order."""
         maps = self.flatten.averaged(x) if isinstance(self.flatten, FlattenMap) else x
         return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+class AveragePixels(nn.Module):
+    """As `nn.AdaptiveAvgPool2d(1)`, but the gradient of the maps has the channels of a pixel side by side.
+
+    torch makes it channel by channel, and its ReLU takes ten times as long with two layouts.
+    """
+
+    @staticmethod
+    def fits(layer: nn.Module) -> bool:
+        """Whether a layer averages each map to one pixel."""
+        return is_exactly(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1))
+
+    def forward(self, x: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n c 1 1"]:
+        """Maps of one pixel."""
+        return x.movedim(-3, -1).flatten(-3, -2).mean(-2)[..., None, None]
