@@ -1,7 +1,11 @@
-"""Float32 products: IEEE where verdicts are formed, TF32 where a recipe says so, the caller's settings after."""
+"""What work changes of the process that it runs in, and what its caller finds again after it."""
 
 import contextlib
 import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,10 +16,11 @@ import robustlens as rl
 from helpers.evaluated_models import problem
 from helpers.watching import Watching, switches
 from robustlens import machine, models, reliability
-from robustlens.config import Recipe, checked
+from robustlens.config import ExplanationPlan, Recipe, checked
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, ResourceError
 from robustlens.evaluation import preparation
+from robustlens.explain import run as explain_run
 from robustlens.machine import environment, float32_products, repeatable
 from robustlens.training import trainer
 from robustlens.training.distributed import fabric_for, products
@@ -233,3 +238,79 @@ def test_training_and_evaluation_are_repeatable_on_their_device(
     assert asked == [("cpu", fast)]
     rl.evaluate(Watching(), x, y, rl.ThreatModel("Linf", 0.1), ["fgsm"])
     assert asked == [("cpu", fast), ("cpu", False)]
+
+
+# -- memory ---------------------------------------------------------------------------------------------
+
+FAULTS = """
+import contextlib, resource, sys
+import numpy
+from robustlens import machine
+
+def faults():
+    "Pages of memory that the system hands out while a large block is taken and freed again, ten times."
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        numpy.ones(8 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def kept(before, after):
+    return after < before / 10
+
+def work(inside=None):
+    with machine.kept_memory():
+        numpy.ones(8 << 20)  # handed out once
+        return inside() if inside else faults()
+
+first = faults()
+if sys.argv[1] == "for the time of the work":
+    assert kept(first, work())
+    assert not kept(first, faults())
+elif sys.argv[1] == "by two at once":
+    assert kept(first, work(lambda: (work(), faults())[1]))
+    assert not kept(first, faults())
+elif sys.argv[1] == "also after a failure":
+    with contextlib.suppress(ZeroDivisionError):
+        work(lambda: 1 / 0)
+    assert not kept(first, faults())
+elif sys.argv[1] == "for good":
+    assert machine.keep_memory()
+    assert kept(first, work())
+    assert kept(first, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
+@pytest.mark.parametrize(
+    "case", ["for the time of the work", "by two at once", "also after a failure", "for good"]
+)
+def test_freed_memory_is_kept(case: str) -> None:
+    subprocess.run([sys.executable, "-c", FAULTS, case], check=True)
+
+
+def test_training_evaluation_and_explanation_keep_memory(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: dict[str, int] = dict.fromkeys(("train", "evaluate", "explain"), 0)
+
+    def counted(name: str) -> Any:
+        @contextlib.contextmanager
+        def counting() -> Iterator[None]:
+            rooms[name] += 1
+            yield
+
+        return counting
+
+    monkeypatch.setattr(trainer, "kept_memory", counted("train"))
+    monkeypatch.setattr(preparation, "kept_memory", counted("evaluate"))
+    monkeypatch.setattr(explain_run, "kept_memory", counted("explain"))
+    _, x, y = problem(24)
+    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
+    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
+    values: dict[str, Any] = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
+    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
+    run = rl.train(values, tmp_path / "run", splits=splits)
+    rl.evaluate(Watching(), x, y, rl.ThreatModel("Linf", 0.1), ["fgsm"], flags=False)
+    plan = ExplanationPlan(measures=("margins",), threat=run.recipe.threat)
+    explain_run.explain(models.load(run.folder, trust_code=True), splits, plan)
+    assert rooms == {"train": 1, "evaluate": 1, "explain": 1}

@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,20 +23,50 @@ if TYPE_CHECKING:
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 30
+_ADAPTED = 32 << 20  # glibc raises its threshold to the blocks that it sees, up to this
+
+_lock = threading.Lock()
+_keepers = 0  # callers that want freed memory kept
 
 
 def keep_memory() -> bool:
-    """Ask glibc to keep freed blocks up to 1 GiB; True if it will. Elsewhere nothing happens.
+    """Ask glibc to keep freed blocks up to 1 GiB, from now on; True if it will. Elsewhere nothing happens.
 
     It changes the whole process, so only the command line and its workers do it, never an import.
     """
+    global _keepers
+    with _lock:
+        _keepers += 1
+        return _set_thresholds(_LARGE, _LARGE)
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """As `keep_memory` inside, for a process that is not ours.
+
+    At the end free memory goes back to the system, and so do freed blocks above 32 MiB from then on. That is
+    where glibc's own rule ends up that adapts to the blocks it sees; once set, thresholds adapt no more.
+    """
+    global _keepers
+    keep_memory()
+    try:
+        yield
+    finally:
+        with _lock:
+            _keepers -= 1
+            if _keepers == 0 and _set_thresholds(_ADAPTED, 2 * _ADAPTED):
+                ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_thresholds(mmap: int, trim: int) -> bool:
+    """Bytes from which glibc takes a block from the system, and gives free memory back; True if it will."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGE))
+    return bool(mallopt(_M_MMAP_THRESHOLD, mmap)) and bool(mallopt(_M_TRIM_THRESHOLD, trim))
 
 
 def memory() -> int:

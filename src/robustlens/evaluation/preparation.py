@@ -22,7 +22,7 @@ from robustlens.evaluation.identity import identity
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import EvaluationState
 from robustlens.evaluation.verifier import CleanVerdict, RandomVerifier, Verifier
-from robustlens.machine import float32_products, repeatable
+from robustlens.machine import float32_products, kept_memory, repeatable
 from robustlens.models import inputs
 from robustlens.models.inputs import Batches, Images, Labels, Readable, Reader
 from robustlens.progress import Listener, silent
@@ -94,7 +94,7 @@ def prepared(
     own_x, own_y = (x, y) if shard.of == 1 else (_chosen(x, rows), y[rows])
     repeats = repeatable(models.device_of(model))
     graphs = models.repeated_gradients() if compile else contextlib.nullcontext()
-    with models.frozen(model), float32_products(), repeats, graphs, attack_room.trusted():
+    with models.frozen(model), float32_products(), kept_memory(), repeats, graphs, attack_room.trusted():
         logits = clean_logits(model, own_x, batch_size)
         compiled_batch = batch_size if compile else None
         verifier, search, changed = _networks(model, x, precision, seed, compiled_batch, adaptive=adaptive)

@@ -14,7 +14,7 @@ from robustlens.data import Splits
 from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import MEASURES, get
 from robustlens.explain.saved import at_plan, saved_measures, write_measures
-from robustlens.machine import float32_products, repeatable
+from robustlens.machine import float32_products, kept_memory, repeatable
 from robustlens.progress import Event, Listener, silent
 from robustlens.results import ExplanationResult, Provenance, Run
 from robustlens.results.locks import locked
@@ -158,7 +158,7 @@ def measured(
     for number, (name, measure) in enumerate(chosen.items()):
         progress(Event("explain", number, len(chosen), name))
         began = perf_counter()
-        with float32_products(), repeatable(models.device_of(model)):
+        with float32_products(), repeatable(models.device_of(model)), kept_memory():
             measurement = measure(subject) if name in MEASURES else MEASURES.call(name, measure, subject)
         yield name, replace(measurement, seconds=perf_counter() - began)
     progress(Event("explain", len(chosen), len(chosen)))

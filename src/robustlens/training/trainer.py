@@ -19,7 +19,7 @@ from robustlens import data, machine, models, processes
 from robustlens.config import DataSpec, Recipe, checked
 from robustlens.data import Split, Splits
 from robustlens.errors import ConfigError, DataError, LockedError, RobustlensError, StateError, StoppedError
-from robustlens.machine import float32_products, repeatable
+from robustlens.machine import float32_products, kept_memory, repeatable
 from robustlens.progress import Listener, silent, to_all
 from robustlens.registry import imported, one_line
 from robustlens.results import ErrorRecord, Run
@@ -87,8 +87,8 @@ def train(
     with writer_lock(run):
         processes.told_by_first(lambda: run.bind(recipe))
         try:
-            on = loop.fabric.device
-            with float32_products(products(recipe.precision)), repeatable(on, fast=recipe.fast):
+            on, fast = loop.fabric.device, recipe.fast
+            with float32_products(products(recipe.precision)), repeatable(on, fast=fast), kept_memory():
                 loop.resume()
                 if recipe.pseudo_labels is not None:
                     loop.step.use(_with_pseudo_labels(loop))
