@@ -1,5 +1,6 @@
 """Every shape in a signature of the package is checked while the tests run (jaxtyping with beartype)."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return float(mark.args[0]) if mark else 0.0
 
     items.sort(key=lasts, reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make alone, not among the modules and tests that live to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

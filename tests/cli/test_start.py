@@ -152,3 +152,18 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(arguments):
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_no_garbage_is_looked_for_among_the_modules_as_a_command_ends():
+    program = """
+import atexit, gc, sys
+from robustlens.__main__ import main
+
+often = gc.get_threshold()[0]
+# the first to be registered is the last to be called
+atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.get_threshold()[0] > 10 * often))
+sys.argv = ["robustlens", "--version"]
+main()
+"""
+    done = run(program)
+    assert done.stdout.splitlines()[-1] == "True True", done.stderr

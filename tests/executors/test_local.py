@@ -1,5 +1,6 @@
 """Executors: failures stay where they happen, workers end with their parent, events arrive."""
 
+import gc
 import os
 import random
 import signal
@@ -275,6 +276,17 @@ def test_processes_draw_numbers_of_their_own_where_nobody_gives_a_seed(tmp_path)
     one, other = ((tmp_path / name).read_text().split() for name in "ab")
     assert one[0] != other[0]
     assert one[1] != other[1]
+
+
+def _frozen(listen, folder):
+    (folder / "frozen").write_text(str(gc.get_freeze_count()))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks are of Linux alone")
+def test_a_fork_looks_for_no_garbage_among_what_was_imported_before_it(tmp_path):
+    (outcome,) = LocalProcesses(1, ()).run([Job("run", _frozen, (tmp_path,))], _deaf)
+    assert outcome.error is None
+    assert int((tmp_path / "frozen").read_text()) > 100_000, "torch alone makes more objects"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks are of Linux alone")

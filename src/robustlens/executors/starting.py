@@ -30,7 +30,8 @@ def context(modules: Sequence[str], device: str | None) -> "ForkServerContext | 
     if not (sees_none and sys.platform.startswith("linux")):
         return multiprocessing.get_context("spawn")
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["torch", *dict.fromkeys(modules)])  # one that fails is left to the worker
+    imports = ["torch", *dict.fromkeys(modules), "robustlens.executors.fork_server"]
+    forks.set_forkserver_preload(imports)  # one that fails is left to the worker
     return forks
 
 
