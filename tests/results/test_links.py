@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers.study_files import write_study
 from robustlens import report
 from robustlens.config import BEST, Recipe
 from robustlens.errors import StateError
-from robustlens.results import EpochRecord, Run, RunEntry, StudyFolder, StudyRecord, verify
+from robustlens.results import EpochRecord, Run, RunEntry, StudyFolder, StudyRecord, links, verify
 from robustlens.results.links import inside, refuse_links
 from robustlens.results.locks import locked
 
@@ -136,3 +137,28 @@ def test_verify_names_every_link_that_leads_out(tmp_path, name):
     place.symlink_to(outside)
     (problem,) = [check.problem for check in verify(study.folder) if check.path == place]
     assert f"{name}: is a link out of" in str(problem)
+
+
+@pytest.mark.parametrize("place", ["a", "a/b", "a/b/c"])
+@pytest.mark.parametrize("junction", [False, True])
+def test_a_link_anywhere_on_the_way_is_seen(tmp_path, precious, monkeypatch, place, junction):
+    """A junction of Windows leads elsewhere, but is no link to `islink`."""
+    if junction:
+        path = SimpleNamespace(realpath=os.path.realpath, islink=lambda path: False)
+        monkeypatch.setattr(links, "os", SimpleNamespace(name="nt", path=path, sep=os.sep))
+    (tmp_path / "run" / place).parent.mkdir(parents=True)
+    (tmp_path / "run" / place).symlink_to(precious.parent)
+    for names in (("a/b/c/d",), ("a", "b", "c"), ("a", "b/c/d")):
+        with pytest.raises(StateError, match="is a link out of"):
+            inside(tmp_path / "run", *names)
+    (tmp_path / "run" / place).unlink()
+    assert inside(tmp_path / "run", "a", "b/c") == tmp_path / "run" / "a" / "b" / "c"
+
+
+@pytest.mark.parametrize("folder", ["", ".", "..", "../run"])
+def test_a_folder_by_a_relative_path_is_looked_through_too(tmp_path, precious, monkeypatch, folder):
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / ("deep" if folder == ".." else ""))
+    (tmp_path / "run" / "out").symlink_to(precious.parent)
+    with pytest.raises(StateError, match="is a link out of"):
+        inside(Path(folder), "out", "file")

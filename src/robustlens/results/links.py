@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from robustlens.errors import StateError
@@ -14,13 +15,29 @@ def inside(folder: Path, *names: str) -> Path:
         StateError: a name is no relative path, or a link on the way leads out of the folder.
     """
     for name in names:
-        parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-        rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-        if rooted or ".." in parts or "\0" in name or not parts:
+        if not _stays_below(name):
             raise StateError(f"{folder}: found the path {name[:80]!r}, expected one inside this folder")
     path = folder.joinpath(*names)
-    _check(path, folder, os.path.realpath(folder))
+    if _passes_link(folder, path):
+        _check(path, folder, os.path.realpath(folder))
     return path
+
+
+@lru_cache(maxsize=1000)
+def _stays_below(name: str) -> bool:
+    """Whether it is a relative path, on any system, that does not go up."""
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    return not (rooted or ".." in parts or "\0" in name or not parts)
+
+
+def _passes_link(folder: Path, path: Path) -> bool:
+    """Whether there is a link on the way from `folder` to `path`: without one, nothing leads out of it.
+
+    On Windows there may always be one: its junctions are none to `islink`.
+    """
+    parents = path.parents[: len(path.parts) - len(folder.parts) - 1]
+    return os.name == "nt" or any(map(os.path.islink, (path, *parents)))
 
 
 def refuse_links(folder: Path) -> None:
