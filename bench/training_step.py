@@ -10,8 +10,9 @@ Three ways to take PGD-10 and one update on the same 128 images of a batch:
 - lean: the same loop with the weights frozen in eval mode during the attack, and nothing after it.
 - ours: the step that `robustlens train` takes, in float32 and in bfloat16.
 
-The command line asks glibc to keep freed memory (`machine.keep_memory`), and no script does. So the published
-loop is timed under glibc's own rules, as it is run, and once more where memory is kept for it too.
+While it trains, robustlens asks glibc to keep freed memory (`machine.kept_memory`), and no script does. So
+the published loop is timed under glibc's own rules, as it is run, and once more where memory is kept for it
+too.
 
 Each takes its steps in a process of its own, one after the other: memory that one has freed helps the
 next. Rounds alternate, and the ratios are of medians. Images are random: a step costs the same on any.
