@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from helpers.evaluated_models import problem
 from helpers.watching import Watching, switches
 from robustlens import machine, models, reliability
 from robustlens.config import ExplanationPlan, Recipe, checked
-from robustlens.data import from_tensors
+from robustlens.data import Splits, from_tensors
 from robustlens.errors import ConfigError, ResourceError
 from robustlens.evaluation import preparation
 from robustlens.explain import run as explain_run
@@ -34,6 +35,19 @@ SETTINGS = {
     "newer, convolutions off": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
     "newer, products on": lambda: setattr(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
 }
+
+
+def splits_of(x: torch.Tensor, y: torch.Tensor) -> Splits:
+    """The images of `problem` as training and as test images."""
+    pixels = (x.view(len(x), 1, 3, 4) * 255).to(torch.uint8)
+    return from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
+
+
+def train_once(folder: Path, splits: Splits, **changes: Any) -> rl.Run:
+    """A run of one epoch of the model that notes its settings."""
+    values: dict[str, Any] = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
+    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
+    return rl.train(values | changes, folder, splits=splits)
 
 
 @pytest.fixture(autouse=True)
@@ -104,14 +118,10 @@ def test_a_recipe_names_its_products(precision, kind):
 
 
 def test_tf32_trains_in_tf32_is_monitored_in_ieee_and_says_so(tmp_path):
-    values = {"model": {"name": "helpers.watching:network"}, "precision": "tf32", "objective": "standard"}
-    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
-    _, x, y = problem(24)
-    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
-    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
+    splits = splits_of(*problem(24)[1:])
     Watching.seen.clear()
     before = switches()
-    run = rl.train(values, tmp_path / "run", splits=splits)
+    run = train_once(tmp_path / "run", splits, precision="tf32")
     assert run.record.environment["tf32"] == "allowed"
     trained, monitored = ["tf32"] * 4 + ["high", True], IEEE
     assert trained in Watching.seen
@@ -230,11 +240,7 @@ def test_training_and_evaluation_are_repeatable_on_their_device(
     for room in (trainer, preparation):
         monkeypatch.setattr(room, "repeatable", note)
     _, x, y = problem(24)
-    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
-    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
-    values = {"model": {"name": "helpers.watching:network"}, "objective": "standard", "fast": fast}
-    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
-    rl.train(values, tmp_path / "run", splits=splits)
+    train_once(tmp_path / "run", splits_of(x, y), fast=fast)
     assert asked == [("cpu", fast)]
     rl.evaluate(Watching(), x, y, rl.ThreatModel("Linf", 0.1), ["fgsm"])
     assert asked == [("cpu", fast), ("cpu", False)]
@@ -305,11 +311,8 @@ def test_training_evaluation_and_explanation_keep_memory(
     monkeypatch.setattr(preparation, "kept_memory", counted("evaluate"))
     monkeypatch.setattr(explain_run, "kept_memory", counted("explain"))
     _, x, y = problem(24)
-    pixels = (x.view(24, 1, 3, 4) * 255).to(torch.uint8)
-    splits = from_tensors(pixels, y, pixels, y, classes=tuple("abcd"))
-    values: dict[str, Any] = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
-    values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
-    run = rl.train(values, tmp_path / "run", splits=splits)
+    splits = splits_of(x, y)
+    run = train_once(tmp_path / "run", splits)
     rl.evaluate(Watching(), x, y, rl.ThreatModel("Linf", 0.1), ["fgsm"], flags=False)
     plan = ExplanationPlan(measures=("margins",), threat=run.recipe.threat)
     explain_run.explain(models.load(run.folder, trust_code=True), splits, plan)

@@ -18,7 +18,7 @@ from robustlens.models.wide_resnet import wide_resnet
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
 
-class Watching(TorchDispatchMode):
+class MixedLayouts(TorchDispatchMode):
     """Notes every sum and every gradient of a ReLU whose maps lie in memory in two ways."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Watching(TorchDispatchMode):
 
 def mixed_in_pass(network: nn.Module, x: Tensor) -> list[str]:
     """What one pass for the gradient of the images does with maps of two layouts."""
-    leaf, watching = x.clone().requires_grad_(), Watching()
-    with watching:
+    leaf, noticed = x.clone().requires_grad_(), MixedLayouts()
+    with noticed:
         torch.autograd.grad(network(leaf).sum(), leaf)
-    assert watching.seen > 3
-    return watching.mixed
+    assert noticed.seen > 3
+    return noticed.mixed
 
 
 def registered(name: str, **options: Any) -> Callable[[], nn.Module]:
