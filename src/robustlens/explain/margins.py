@@ -6,7 +6,6 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from robustlens import losses
@@ -19,6 +18,7 @@ from robustlens.models.inputs import Images, Labels, Readable, checked
 from robustlens.stats import misclassification
 from robustlens.stats.intervals import interquartile_range
 from robustlens.stats.misclassification import TAUS, logit_margin
+from robustlens.stats.samples import wasserstein_distance
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 MATCHED = "matched_"
@@ -160,7 +160,7 @@ def measure_margins(subject: Subject) -> Measurement:
 def _compared(margins: Mapping[SplitName, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """Numbers of both splits, and how far apart their margins are."""
     distances = {
-        kind: float(wasserstein_distance(margins["train"][kind], margins["test"][kind]))
+        kind: wasserstein_distance(margins["train"][kind], margins["test"][kind])
         for kind in ("logit", "probability")
     }
     return {**{split: summarize(margins[split]) for split in SPLITS}, "wasserstein_train_test": distances}

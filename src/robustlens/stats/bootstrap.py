@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from robustlens.stats.distributions import at_most_heads, student_quantile, student_tail
 from robustlens.stats.intervals import LEVEL, TAIL, Inference
 
 Array = NDArray[np.float64]
@@ -151,7 +151,7 @@ def interval_over_seeds(
     ratio = total / between if between > 0 else math.inf
     freedom = min((seeds - 1) * ratio * ratio, 1e6)  # beyond, Student's quantile is the normal one
     error = math.sqrt(total)
-    half = float(stats.t.ppf(1 - TAIL, freedom)) * error
+    half = student_quantile(1 - TAIL, freedom) * error
     examples_only = _usable(reduce(draws.mean(0)))
     middle = value - (float(examples_only.mean()) - value)
     return Inference(value, middle - half, middle + half, _student_p(middle, error, freedom, seeds))
@@ -162,9 +162,9 @@ def _student_p(middle: float, error: float, freedom: float, seeds: int) -> float
     if error == 0:
         return float(middle == 0)
     statistic = abs(middle) / error
-    scale = float(stats.t.ppf(1 - TAIL, seeds - 1) / stats.t.ppf(1 - TAIL, freedom))
-    own = 2 * float(stats.t.sf(statistic, freedom))
-    return max(own, 2 * float(stats.t.sf(statistic * scale, seeds - 1)))
+    scale = student_quantile(1 - TAIL, seeds - 1) / student_quantile(1 - TAIL, freedom)
+    own = 2 * student_tail(statistic, freedom)
+    return max(own, 2 * student_tail(statistic * scale, seeds - 1))
 
 
 def interval_of_median(values: Array) -> Inference:
@@ -174,14 +174,12 @@ def interval_of_median(values: Array) -> Inference:
     larger side.
     """
     ranked, n = np.sort(values), len(values)
-    outside = int(stats.binom.ppf(TAIL, n, 0.5))
-    while outside >= 0 and stats.binom.cdf(outside, n, 0.5) > TAIL:
-        outside -= 1
+    outside = int(np.searchsorted(at_most_heads(np.arange(n + 1), n), TAIL, side="right")) - 1
     middle = float(np.median(values))
     if outside < 0:
         return Inference(middle)
     larger = max(int(np.sum(values > 0)), int(np.sum(values < 0)))
-    p = min(1.0, 2 * float(stats.binom.cdf(n - larger, n, 0.5)))
+    p = min(1.0, 2 * float(at_most_heads(n - larger, n)))
     return Inference(middle, float(ranked[outside]), float(ranked[n - 1 - outside]), p)
 
 

@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from robustlens.errors import DataError
+from robustlens.stats.distributions import student_quantile
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
@@ -110,9 +111,8 @@ def share_over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:
 
 def student_half_width(values: np.ndarray) -> float:
     """Half of Student's 95 % interval of the mean of two or more `values` (n,)."""
-    from scipy.stats import t as student  # takes a second to import, and an evaluation does without it
-
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    quantile = student_quantile(1 - TAIL, len(values) - 1)
+    return float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def over_seeds(intervals: Iterable[Interval | None]) -> Interval | None:

@@ -5,10 +5,18 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from robustlens.stats.bootstrap import Array, divide
+from robustlens.stats.distributions import (
+    at_most_heads,
+    beta_quantile,
+    normal_quantile,
+    normal_tail,
+    student_quantile,
+    student_tail,
+)
 from robustlens.stats.intervals import TAIL, Inference
+from robustlens.stats.samples import mean_ranks
 
 LEAST_POINTS = 4
 """Fewest points (methods, epochs) of which a rank correlation is reported: fewer have no interval."""
@@ -26,7 +34,7 @@ def spearman(x: Array, y: Array) -> float | None:
 
 def spearman_of_rows(x: Array, y: Array) -> Array:
     """Spearman's correlation of each row of `x` (b, n) with that of `y`; NaN where a row is all equal."""
-    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    a, b = (mean_ranks(values) - (values.shape[1] + 1) / 2 for values in (x, y))
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.clip(divide((a * b).sum(1), scale), -1, 1)
 
@@ -59,7 +67,7 @@ def spearman_p(x: Array, y: Array, blocks: NDArray[np.int64], rng: np.random.Gen
     Every arrangement is counted where there are at most 200,000 of them, so the value is exact; beyond,
     20,000 random ones, the observed one included.
     """
-    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    a, b = (mean_ranks(values) - (len(values) + 1) / 2 for values in (x, y))
     return _permutation_p(a, b, blocks, rng)
 
 
@@ -105,7 +113,7 @@ def _within(values: Array, strata: NDArray[np.int64]) -> Array:
     ranks = np.zeros(len(values))
     for stratum in np.unique(strata):
         rows = strata == stratum
-        ranks[rows] = (stats.rankdata(values[rows]) - (rows.sum() + 1) / 2) / rows.sum()
+        ranks[rows] = (mean_ranks(values[rows]) - (rows.sum() + 1) / 2) / rows.sum()
     return ranks
 
 
@@ -127,9 +135,9 @@ def spearman_interval(rho: float, n: int) -> Inference:
     largest = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -largest), largest))
     error = math.sqrt((1 + math.tanh(z) ** 2 / 2) / (n - 3))
-    half = float(stats.norm.ppf(1 - TAIL)) * error
+    half = normal_quantile(1 - TAIL) * error
     low, high = math.tanh(z - half), math.tanh(z + half)
-    p = 2 * float(stats.norm.sf(abs(z) / error))
+    p = 2 * normal_tail(abs(z) / error)
     return Inference(rho, -1.0 if rho <= -largest else low, 1.0 if rho >= largest else high, p)
 
 
@@ -145,24 +153,24 @@ def interval_of_mean_correlation(rhos: Array, points: int, runs: int) -> Inferen
         runs: number of runs in all.
     """
     value, units = float(rhos.mean()), len(rhos)
-    student = float(stats.t.ppf(1 - TAIL, units - 1)) * float(rhos.std(ddof=1)) / math.sqrt(units)
-    chance = float(stats.norm.ppf(1 - TAIL)) / math.sqrt((points - 1) * runs)
+    student = student_quantile(1 - TAIL, units - 1) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    chance = normal_quantile(1 - TAIL) / math.sqrt((points - 1) * runs)
     half = max(student, chance)
-    p = 2 * float(stats.norm.sf(abs(value) * math.sqrt((points - 1) * runs)))
+    p = 2 * normal_tail(abs(value) * math.sqrt((points - 1) * runs))
     if student > 0:
         error = float(rhos.std(ddof=1)) / math.sqrt(units)
-        p = max(p, 2 * float(stats.t.sf(abs(value) / error, units - 1)))
+        p = max(p, 2 * student_tail(abs(value) / error, units - 1))
     return Inference(value, max(value - half, -1.0), min(value + half, 1.0), p)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """Exact binomial interval of a share (Clopper and Pearson 1934)."""
-    low = float(stats.beta.ppf(TAIL, count, n - count + 1)) if count > 0 else 0.0
-    high = float(stats.beta.ppf(1 - TAIL, count + 1, n - count)) if count < n else 1.0
+    low = beta_quantile(TAIL, count, n - count + 1) if count > 0 else 0.0
+    high = beta_quantile(1 - TAIL, count + 1, n - count) if count < n else 1.0
     return low, high
 
 
 def sign_test_p(positive: int, negative: int) -> float:
     """Exact two-sided sign test: as many plus signs among `positive + negative`, by chance alone."""
     n = positive + negative
-    return min(1.0, 2 * float(stats.binom.cdf(min(positive, negative), n, 0.5))) if n else 1.0
+    return min(1.0, 2 * float(at_most_heads(min(positive, negative), n))) if n else 1.0

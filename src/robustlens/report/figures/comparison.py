@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.stats.intervals import Interval, over_seeds, wilson
 from robustlens.stats.misclassification import OUTCOMES, cross_table, outcomes
+from robustlens.stats.samples import wasserstein_distance
 
 
 def matched_pairs(data: ReportData, network: Network) -> Iterator[tuple[RunReport, RunReport]]:
@@ -24,7 +24,7 @@ def matched_pairs(data: ReportData, network: Network) -> Iterator[tuple[RunRepor
 def distance(data: ReportData, network: Network, measure: str, key: str) -> Interval | None:
     """Wasserstein-1 distance between an array of the network and of the standard one, over seeds."""
     return over_seeds(
-        Interval(float(wasserstein_distance(before, after)))
+        Interval(wasserstein_distance(before, after))
         for standard, run in matched_pairs(data, network)
         if (before := _finite(standard, measure, key)).size and (after := _finite(run, measure, key)).size
     )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from robustlens.report.data import CheckpointReport, Network, ReportData
 from robustlens.report.drawing.spec import Figure, Panel, Table, view
@@ -14,6 +13,7 @@ from robustlens.report.figures.panels import SHARE, SPLITS, against_strength, vi
 from robustlens.report.text.wording import number
 from robustlens.stats.intervals import Interval, interquartile_range, over_seeds
 from robustlens.stats.misclassification import TAU
+from robustlens.stats.samples import wasserstein_distance
 
 
 def concentration(data: ReportData) -> Figure:
@@ -73,7 +73,7 @@ def _train_to_test(kind: MarginKind, network: Network) -> Interval | None:
         train, test = (run.array("margins", f"{split}_{kind.key}") for split in ("train", "test"))
         if train is None or test is None or not (np.isfinite(train).all() and np.isfinite(test).all()):
             return None
-        return Interval(float(wasserstein_distance(train, test)))
+        return Interval(wasserstein_distance(train, test))
 
     return network.over_seeds(of_run)
 
