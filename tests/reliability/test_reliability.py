@@ -12,7 +12,7 @@ from torch.autograd import grad as gradient_of  # a reference of one's own, as s
 
 import robustlens as rl
 from helpers.small_models import Snapshot, everything, images
-from robustlens import noise, reliability
+from robustlens import attacks, models, noise, reliability
 from robustlens.reliability import attacked
 from robustlens.reliability.attacked import Count, _certain_eps
 from robustlens.reliability.diagnostics import Diagnostics
@@ -541,3 +541,36 @@ def test_flags_of_an_evaluation(network):
     evaluation = rl.evaluate(Around(network, reversed_gradient), x, y, THREAT, "fast")
     assert {"masked-gradient", "huge-eps"} <= {flag.name for flag in evaluation.flags}
     assert rl.evaluate(network, x, y, THREAT, "fast").flags == ()
+
+
+def diagnosed(model, norm="Linf", eps=0.15, searched=None):
+    x, y = quadrants(64)
+    diagnostics = Diagnostics(model, x, y, rl.ThreatModel(norm, eps), ModelState(model))
+    if searched is not None:
+        vars(diagnostics)["searched"] = searched
+    return diagnostics
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.12), ("L2", 0.7), ("L1", 3.0)])
+def test_the_same_images_survive_as_where_the_network_itself_is_searched(network, norm, eps):
+    with models.frozen(network):
+        copied, itself = diagnosed(network, norm, eps), diagnosed(network, norm, eps, searched=network)
+        assert not any(isinstance(each, nn.BatchNorm2d) for each in copied.searched.modules())
+        for attack in (copied.long_attack, attacks.get("square-200", copied.threat)):
+            survivors = copied.survivors_of(attack, copied.right)
+            assert torch.equal(survivors, itself.survivors_of(attack, itself.right))
+            assert 0 < len(survivors) < len(copied.right)
+
+
+def test_the_network_itself_judges_what_is_found_on_the_copy(network):
+    with models.frozen(network):
+        one = diagnosed(network, searched=scaled(network, -1.0).eval())  # takes every image for another class
+        harmless = attacks.PGD(one.threat.at(1e-6), steps=2)
+        assert torch.equal(one.survivors_of(harmless, one.right), one.right)
+
+
+@pytest.mark.parametrize("rule", [dropped, decaying])
+def test_what_cannot_be_copied_safely_is_searched_itself(network, rule):
+    model = Around(network, rule).eval()
+    with models.frozen(model):
+        assert diagnosed(model).searched is model

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustlens import attacks, losses
+from robustlens import attacks, losses, models
 from robustlens.attacks import Attack
 from robustlens.errors import ModelError
 from robustlens.reliability.state import ModelState
@@ -19,6 +19,7 @@ from robustlens.threat import ThreatModel
 _ATTACKED = 64
 _ELEMENTS = 1 << 22  # pixels attacked at a time: 64 images of 3x224x224 are cut into three parts
 _OBSERVED = 4  # few, since a forward pass that optimises may be long
+_COMPARED = 32
 _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
 
@@ -64,12 +65,17 @@ class Diagnostics:
         if len(rows) == 0:
             return rows
         try:
-            x_adv = attack(self.model, self.x[rows], self.y[rows])
+            x_adv = attack(self.searched, self.x[rows], self.y[rows])
         except ModelError:  # no gradient at all: nothing to follow
             return rows
         finally:
             self.state.restore()
         return rows[~losses.is_wrong(self.run(x_adv), self.y[rows])]
+
+    @cached_property
+    def searched(self) -> nn.Module:
+        """The copy that attacks search on, as in an evaluation; the model judges what they find."""
+        return models.fast_copy(self.model, self.x[:_COMPARED])
 
     @cached_property
     def takes_single_images(self) -> bool:
