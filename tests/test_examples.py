@@ -94,7 +94,7 @@ def test_the_cifar10_example_trains_its_first_steps_on_the_real_files(real_cifar
 
 
 def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp_path, monkeypatch):
-    """On batches of two and a shorter schedule and attack, and not compiled, which takes a compiler."""
+    """With an eighth of the channels, batches of two, a shorter attack, and not compiled (no compiler here)."""
     import robustlens as rl
     from robustlens.config import Recipe, checked
 
@@ -104,6 +104,7 @@ def test_the_gpu_example_takes_its_first_50_steps_on_a_cpu_too(real_cifar10, tmp
     assert awp.recipe.optimizer.milestones[0] * awp.recipe.optimizer.epochs == 20
     values = awp.recipe.model_dump()
     values["data"] |= {"train_limit": 102, "test_limit": 20}
+    values["model"] |= {"options": {"width": 8}}
     values["optimizer"] |= {"epochs": 1, "batch_size": 2, "lr": 1e-3}
     values["attack"] |= {"steps": 2}
     values["monitor"] |= {"examples": 2, "steps": 1}

@@ -52,7 +52,8 @@ def check(
 
     Costs at most about 500 forward passes of 64 images (a backward pass counted as one), nearly all of them
     for attacks on survivors: 200 queries of Square, unless the suite had a score-based attack, 100 gradient
-    steps for `more-steps` and 20 for `huge-eps`.
+    steps for `more-steps` and 20 for `huge-eps`. They search on a faster copy, where `models.fast_copy` gives
+    one; the model itself judges what they find.
 
     Args:
         model: left as it was, even where it changes its own parameters.
