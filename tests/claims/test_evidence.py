@@ -10,7 +10,7 @@ import pytest
 from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens import claims
-from robustlens.claims.evidence import StudyData
+from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.missing import Missing
 from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.claims.wu2020 import quantities as wu2020
@@ -96,6 +96,27 @@ def test_each_result_is_read_and_verified_once(tmp_path: Path, monkeypatch: pyte
     # a JSON file and an array file each.
     assert len(results) == (4 + 2 * 4) * 2 * 2
     assert set(results.values()) == {1}
+
+
+def test_where_the_images_lie_is_read_once_for_each_of_the_arrays_of_a_part(tmp_path, monkeypatch):
+    order = np.random.default_rng(0).permutation(N)
+    nets = [Net(0.1, arrays={"test/index": order}), Net(0.2, arrays={"test/index": np.arange(N)})]
+    study = StudyData.of(StudyFolder(write(tmp_path, nets)))
+    reads: Counter[str] = Counter()
+    array = RunData.array
+    monkeypatch.setattr(
+        RunData, "array", lambda run, *place: reads.update([f"{run.eps}/{place[-1]}"]) or array(run, *place)
+    )
+    for run in study.runs:
+        clean = run.array("evaluation", "test", "clean").astype(float)
+        by_position = clean[np.argsort(run.array("evaluation", "test", "index"))]
+        reads.clear()
+        for _ in range(3):
+            examples, values = run.evaluated("test", "clean")
+            assert np.array_equal(values, by_position)
+        assert examples == study.runs[0].evaluated("test", "robust")[0]
+        assert reads[f"{run.eps}/index"] == 1
+        assert reads[f"{run.eps}/clean"] == 3
 
 
 def test_the_common_alpha_is_computed_once_for_a_study(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from robustlens.stats import bootstrap
 from robustlens.stats.bootstrap import (
     Bootstrap,
     Examples,
@@ -22,11 +23,9 @@ from robustlens.stats.bootstrap import (
     relative_change,
     standard_deviation,
     wasserstein,
-    weighted_quantile,
-    weighted_std,
-    weighted_within_std,
 )
 from robustlens.stats.intervals import Inference, Interval
+from robustlens.stats.samples import weighted_std
 
 
 def some(n: int, key: str = "images") -> Examples:
@@ -76,6 +75,35 @@ def test_quantities_of_a_resample_are_those_of_the_repeated_images():
         assert distance[row] == pytest.approx(stats.wasserstein_distance(a[picked], picked_b))
         assert share[row] == pytest.approx((a[picked] > 0)[wrong[picked]].mean())
         assert spread[row] == pytest.approx(layers[picked].std(0))
+
+
+def test_draws_are_the_same_however_many_weights_are_kept(monkeypatch):
+    """None, those of one set of images at a time, and all."""
+    values = {n: np.random.default_rng(n).normal(size=n) for n in (60, 70, 80)}
+    quantities = [mean(some(n, str(n)), values[n]) for n in (60, 70, 60, 80)]
+    quantities += [difference((some(60, "60"), values[60]), (some(80, "80"), values[80]))]
+    draws, sizes = {}, {}
+    for kept in (0, 300 * 80 * 8, 1 << 30):
+        monkeypatch.setattr(bootstrap, "_KEPT", kept)
+        boot = Bootstrap(resamples=300)
+        draws[kept] = [boot.draws(quantity) for quantity in quantities]
+        sizes[kept] = [examples.n for examples in boot._weights]
+    assert sizes == {0: [], 300 * 80 * 8: [80], 1 << 30: [60, 70, 80]}
+    for other in draws.values():
+        assert all(np.array_equal(one, again) for one, again in zip(draws[0], other, strict=True))
+
+
+def test_images_at_other_places_of_a_split_are_other_images_whatever_their_order():
+    sorted_, order = Examples.at("test", np.array([3, 5, 9]))
+    assert order is None
+    shuffled, order = Examples.at("test", np.array([9, 3, 5]))
+    assert order is not None
+    assert order.tolist() == [1, 2, 0]
+    assert shuffled == sorted_
+    assert sorted_ not in (
+        Examples.at("train", np.array([3, 5, 9]))[0],
+        Examples.at("test", np.array([3, 5, 8]))[0],
+    )
 
 
 def test_the_same_images_are_resampled_alike_and_others_apart():
@@ -217,31 +245,3 @@ def test_the_floor_of_a_distance_is_what_shuffled_samples_reach():
         quantity = wasserstein(*pair, boot)
         above += float(quantity.value()) > quantity.floor()
     assert above <= 8  # 3 expected; more than 8 has probability 0.004
-
-
-def test_a_weighted_spread_within_groups_is_that_of_the_images_repeated():
-    rng = np.random.default_rng(0)
-    values, groups = rng.normal(size=(40, 3)) + 5, rng.integers(4, size=40)
-    counts = rng.integers(3, size=(2, 40))
-    weights = counts / counts.sum(1, keepdims=True)
-    found = weighted_within_std(weights, values, groups)
-    for row, count in enumerate(counts):
-        repeated, of = np.repeat(values, count, axis=0), np.repeat(groups, count)
-        centred = repeated - np.array([repeated[of == group].mean(0) for group in of])
-        np.testing.assert_allclose(found[row], np.sqrt(np.mean(centred**2, axis=0)))
-    np.testing.assert_allclose(weighted_within_std(weights, values[:, 0], groups), found[:, 0])
-    # One group is the plain spread; groups of one image each leave none.
-    np.testing.assert_allclose(
-        weighted_within_std(weights, values, np.zeros(40)), weighted_std(weights, values)
-    )
-    np.testing.assert_allclose(weighted_within_std(weights, values, np.arange(40)), 0, atol=1e-12)
-
-
-@pytest.mark.parametrize("n", [1, 19, 20, 40, 401])
-def test_a_weighted_quantile_is_that_of_the_images_repeated(n):
-    values = np.random.default_rng(n).permutation(np.arange(float(n)))
-    equal = np.full((1, n), 1 / n)
-    assert weighted_quantile(equal, values, 0.95).tolist() == [math.ceil(round(0.95 * n, 9)) - 1]
-    counts = np.random.default_rng(1).multinomial(n, [1 / n] * n, size=5)
-    expected = [np.quantile(np.repeat(values, row), 0.95, method="inverted_cdf") for row in counts]
-    np.testing.assert_array_equal(weighted_quantile(counts / n, values, 0.95), expected)

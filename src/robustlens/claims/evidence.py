@@ -4,7 +4,6 @@ One bad run raises no error. A result that is not there or cannot be read become
 whose message ends in the claim's `why`. Documents are read once per study, and files verified once.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustlens.claims import remedies
 from robustlens.claims.missing import Damaged, Missing
@@ -40,6 +40,7 @@ _OF_IMAGES = ("index", "label", "train_index", "train_label")
 
 Document = TypeVar("Document")
 Value = TypeVar("Value")
+_Images = tuple[Examples, NDArray[np.int64] | None]
 
 
 @contextmanager
@@ -64,6 +65,7 @@ class RunData:
     study: "StudyData" = field(repr=False)
     other: Checkpoint | None = None
     _others: "dict[Checkpoint, RunData]" = field(default_factory=dict, repr=False)
+    _images: dict[tuple[Stage, str, str, int], _Images] = field(default_factory=dict, repr=False)
 
     @property
     def entry(self) -> RunEntry:
@@ -158,8 +160,9 @@ class RunData:
         """One array of a split (of the evaluation) or of a measure (of the explanation), or `Missing`."""
         parts = self.evaluation.splits if stage == "evaluation" else self.explanation.measures
         try:
-            with _missing_if_damaged():
-                return parts[part].arrays[key]
+            return parts[part].arrays[key]
+        except StateError as error:
+            raise Damaged(str(error)) from None
         except KeyError:
             reason = f"{self.name} has no {part}/{key} in its {self._result_name(stage)}"
             raise Missing(reason, self._remedy(part) if stage == "explanation" else "") from None
@@ -204,30 +207,34 @@ class RunData:
     def _examples(
         self, stage: Stage, part: str, split: str, index: str, keys: Sequence[str], at_most: float = math.inf
     ) -> tuple[Examples, list[Array]]:
-        arrays = [np.minimum(self.array(stage, part, key).astype(np.float64), at_most) for key in keys]
+        arrays = [np.minimum(self.array(stage, part, key), at_most, dtype=np.float64) for key in keys]
         n = arrays[0].shape[-1]
         for key, array in zip(keys, arrays, strict=True):
             if array.shape[-1] != n:
-                raise Unusable(
-                    f"{self.name}: {part}/{key} has {array.shape[-1]} images, {part}/{keys[0]} has {n}"
-                )
+                seen = f"{part}/{key} has {array.shape[-1]} images"
+                raise Unusable(f"{self.name}: {seen}, {part}/{keys[0]} has {n}")
             if not np.isfinite(array).all():
                 raise Unusable(f"{self.name}: {part}/{key} holds values that are not finite")
         if n < LEAST_EXAMPLES:
             raise Unusable(f"{self.name} was measured on {n} images; at least {LEAST_EXAMPLES} are needed")
+        known = (stage, part, index, n)
+        if known not in self._images:
+            self._images[known] = self._read_images(*known, split, keys[0])
+        examples, order = self._images[known]
+        return examples, arrays if order is None else [array[..., order] for array in arrays]
+
+    def _read_images(self, stage: Stage, part: str, index: str, n: int, split: str, key: str) -> _Images:
+        """The images of the last axis of an array, and what brings them into order; None: they are in it."""
         try:
             position = self.array(stage, part, index)
         except Missing:
             result = self.evaluation if stage == "evaluation" else self.explanation
             plan = json.dumps(result.provenance.plan, sort_keys=True)
-            return Examples(examples_key(split, n, plan.encode()), n), arrays
+            return Examples.of(split, n, plan.encode()), None
         if position.shape != (n,):
-            raise Unusable(
-                f"{self.name}: {part}/{index} has shape {position.shape}, {part}/{keys[0]} has {n} images"
-            )
-        order = np.argsort(position, kind="stable")
-        key = examples_key(split, n, position[order].astype(np.int64).tobytes())
-        return Examples(key, n), [array[..., order] for array in arrays]
+            seen = f"{part}/{index} has shape {position.shape}"
+            raise Unusable(f"{self.name}: {seen}, {part}/{key} has {n} images")
+        return Examples.at(split, position)
 
     def _remedy(self, measure: str) -> str:
         return remedies.measured(self.study.record, measure)
@@ -247,11 +254,6 @@ class RunData:
             error = record.error
             return f"failed ({(error.message or error.type) if error else 'no reason saved'})"
         return f"is {record.status}"
-
-
-def examples_key(split: str, n: int, content: bytes) -> str:
-    """Key of a set of images, by the bytes of their positions."""
-    return f"{split} {n} {hashlib.sha256(content).hexdigest()}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ from robustlens.claims.estimates import Estimate, estimate
 from robustlens.claims.evidence import RunData
 from robustlens.claims.missing import Missing
 from robustlens.results.values import plain
-from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, mean, weighted_quantile
+from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, mean
 from robustlens.stats.ranks import spearman
+from robustlens.stats.samples import weighted_quantile
 
 
 def robust_accuracy(run: RunData) -> Quantity:

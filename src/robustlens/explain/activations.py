@@ -15,7 +15,7 @@ from robustlens.explain.measure import Measurement, SplitName, Subject
 from robustlens.models import as_logits, device_of, forward, inference
 from robustlens.models.hooks import MatrixLayer, hooked, matrix_layers, reading
 from robustlens.models.inputs import Batches, Images, Reader, checked_images
-from robustlens.stats.bootstrap import weighted_within_std
+from robustlens.stats.samples import weighted_within_std
 
 INPUT = ".input"
 """Ends the keys that name what a layer reads."""

@@ -7,7 +7,7 @@ are all written that way, so one resampling engine serves every claim.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from robustlens.stats.distributions import at_most_heads, student_quantile, student_tail
 from robustlens.stats.intervals import LEVEL, TAIL, Inference
+from robustlens.stats.samples import weighted_std
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
 _CHUNK = 250
+_KEPT = 32 << 20  # bytes of weights that are kept: 2,000 resamples of 2,000 images
 
 
 class Unusable(Exception):  # noqa: N818 - a finding, not a failure: it ends as an inconclusive claim
@@ -32,6 +34,18 @@ class Examples:
 
     key: str
     n: int
+
+    @classmethod
+    def of(cls, split: str, n: int, content: bytes) -> "Examples":
+        """`n` images of a split, known by the bytes of what tells them apart."""
+        return cls(f"{split} {n} {hashlib.sha256(content).hexdigest()}", n)
+
+    @classmethod
+    def at(cls, split: str, positions: NDArray[np.integer]) -> "tuple[Examples, NDArray[np.intp] | None]":
+        """The images at these positions of a split, and what sorts them; None: they are sorted."""
+        order = np.argsort(positions, kind="stable")
+        examples = cls.of(split, len(positions), positions[order].astype(np.int64).tobytes())
+        return examples, None if (np.diff(order) > 0).all() else order
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,7 @@ class Bootstrap:
         self.resamples = resamples
         self.seed = seed
         self._counts: dict[Examples, NDArray[np.uint8]] = {}
+        self._weights: dict[Examples, list[Array]] = {}
 
     def generator(self, key: str) -> np.random.Generator:
         """Random numbers that depend on `key` and the seed only."""
@@ -91,14 +106,23 @@ class Bootstrap:
         """The quantity on every resample: (resamples,), or (resamples, layers)."""
         if not quantity.examples:
             return np.broadcast_to(quantity.value(), (self.resamples, *quantity.value().shape))
-        counts = [self.counts(part) for part in quantity.examples]
-        parts, start = [], 0
-        for size in self._sizes():
-            parts.append(
-                quantity.function(*(count[start : start + size] / count.shape[1] for count in counts))
-            )
-            start += size
-        return np.concatenate(parts)
+        weights = (self._weights_of(examples) for examples in quantity.examples)
+        return np.concatenate([quantity.function(*parts) for parts in zip(*weights, strict=True)])
+
+    def _weights_of(self, examples: Examples) -> Iterable[Array]:
+        """Weights of the images in some resamples, (b, n), after one another; kept where they are small."""
+        if examples in self._weights:
+            return self._weights[examples]
+        counts = self.counts(examples)
+        starts = range(0, self.resamples, _CHUNK)
+        weights = (counts[start : start + _CHUNK] / examples.n for start in starts)
+        size = counts.size * np.dtype(np.float64).itemsize
+        if size > _KEPT:
+            return weights
+        if size + sum(part.nbytes for parts in self._weights.values() for part in parts) > _KEPT:
+            self._weights.clear()
+        self._weights[examples] = list(weights)
+        return self._weights[examples]
 
     def _sizes(self) -> Iterator[int]:
         whole, rest = divmod(self.resamples, _CHUNK)
@@ -239,42 +263,6 @@ def wasserstein(one: tuple[Examples, Array], other: tuple[Examples, Array], boot
         return float(np.quantile(np.abs(np.cumsum(shuffled, axis=1)[:, :-1]) @ steps, LEVEL))
 
     return Quantity(of, (one[0], other[0]), floor=floor)
-
-
-def weighted_std(weights: Array, values: Array) -> Array:
-    """Standard deviation under each row of `weights` (b, n), of `values` (n,) or (n, layers)."""
-    centred = values - values.mean(0)
-    return np.sqrt(np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0))
-
-
-def weighted_within_std(weights: Array, values: Array, groups: NDArray[np.generic]) -> Array:
-    """As `weighted_std`, of the distance of each value to the mean of its own group.
-
-    Args:
-        weights: (b, n).
-        values: (n,) or (n, layers).
-        groups: (n,), of any kind: examples with equal entries are one group.
-    """
-    squares = np.zeros((len(weights), *values.shape[1:]))
-    for group in np.unique(groups):
-        rows = groups == group
-        own, centred = weights[:, rows], values[rows] - values[rows].mean(0)
-        total = own.sum(1).reshape(-1, *[1] * (values.ndim - 1))
-        mean = np.divide(own @ centred, total, np.zeros_like(squares), where=total > 0)
-        squares += np.maximum(own @ centred**2 - total * mean**2, 0)
-    return np.sqrt(squares)
-
-
-def weighted_quantile(weights: Array, values: Array, share: float) -> Array:
-    """Least of `values` (n,) that at least `share` of each row of `weights` (b, n) lies at or below.
-
-    With equal weights this is numpy's quantile by the method "inverted_cdf".
-    """
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[:, order], axis=1)
-    # Sums of n weights 1 / n are a rounding away from shares k / n.
-    first = (below < share * below[:, -1:] - 1e-9).sum(1)
-    return np.asarray(values[order][first])
 
 
 def divide(top: Array, bottom: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Ranks of a sample, and the distance between two."""
+"""Statistics of a sample: ranks, spreads and quantiles under weights, and the distance to another sample."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,3 +39,39 @@ def wasserstein_distance(one: np.ndarray, other: np.ndarray) -> float:
         return float("nan")
     below = [np.sort(sample).searchsorted(values[:-1], "right") / len(sample) for sample in (one, other)]
     return float(np.abs(below[0] - below[1]) @ np.diff(values))
+
+
+def weighted_std(weights: Array, values: Array) -> Array:
+    """Standard deviation under each row of `weights` (b, n), of `values` (n,) or (n, layers)."""
+    centred = values - values.mean(0)
+    return np.sqrt(np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0))
+
+
+def weighted_within_std(weights: Array, values: Array, groups: NDArray[np.generic]) -> Array:
+    """As `weighted_std`, of the distance of each value to the mean of its own group.
+
+    Args:
+        weights: (b, n).
+        values: (n,) or (n, layers).
+        groups: (n,), of any kind: examples with equal entries are one group.
+    """
+    squares = np.zeros((len(weights), *values.shape[1:]))
+    for group in np.unique(groups):
+        rows = groups == group
+        own, centred = weights[:, rows], values[rows] - values[rows].mean(0)
+        total = own.sum(1).reshape(-1, *[1] * (values.ndim - 1))
+        mean = np.divide(own @ centred, total, np.zeros_like(squares), where=total > 0)
+        squares += np.maximum(own @ centred**2 - total * mean**2, 0)
+    return np.sqrt(squares)
+
+
+def weighted_quantile(weights: Array, values: Array, share: float) -> Array:
+    """Least of `values` (n,) that at least `share` of each row of `weights` (b, n) lies at or below.
+
+    With equal weights this is numpy's quantile by the method "inverted_cdf".
+    """
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[:, order], axis=1)
+    # Sums of n weights 1 / n are a rounding away from shares k / n.
+    first = (below < share * below[:, -1:] - 1e-9).sum(1)
+    return np.asarray(values[order][first])

@@ -6,7 +6,7 @@ Each function takes a `RunData` (one run) and returns a `Quantity`. The claims m
 
 import numpy as np
 
-from robustlens.claims.evidence import LEAST_EXAMPLES, RunData, examples_key
+from robustlens.claims.evidence import LEAST_EXAMPLES, RunData
 from robustlens.claims.robustness import distances, suite_of
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, divide, mean
 from robustlens.stats.intervals import LEVEL
@@ -30,7 +30,7 @@ def margin_consistency(run: RunData) -> Quantity:
     common, of_margin, of_distance = np.intersect1d(explained, evaluated, return_indices=True)
     if len(common) < LEAST_EXAMPLES:
         raise Unusable(f"{run.name} has {len(common)} images that were both explained and evaluated")
-    examples = Examples(examples_key("test", len(common), common.astype(np.int64).tobytes()), len(common))
+    examples = Examples.at("test", common)[0]
     right = correct[of_margin] > 0
     if right.sum() < LEAST_EXAMPLES:
         raise Unusable(f"{run.name} is right on {right.sum()} images; at least {LEAST_EXAMPLES} are needed")

@@ -8,16 +8,8 @@ from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
 from robustlens.claims.wen2020.quantities import KERNEL, KERNEL_FOLDED, Repeats, by_layer, spectrum_numbers
-from robustlens.stats.bootstrap import (
-    Array,
-    Examples,
-    Quantity,
-    Unusable,
-    divide,
-    standard_deviation,
-    weighted_std,
-    weighted_within_std,
-)
+from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, divide, standard_deviation
+from robustlens.stats.samples import weighted_std, weighted_within_std
 
 POST, PRE, READ = "post-activation", "pre-activation", ""
 """What the non-linearity after a layer writes, what the layer writes, and what the next layer reads."""

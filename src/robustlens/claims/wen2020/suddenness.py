@@ -12,7 +12,8 @@ from robustlens.claims.designs import STRENGTH_SWEEP
 from robustlens.claims.evidence import RunData
 from robustlens.claims.hypothesis import Hypothesis, SensitivityCheck
 from robustlens.claims.wen2020.quantities import attack_of, by_layer
-from robustlens.stats.bootstrap import Array, Quantity, Unusable, divide, mean, weighted_quantile
+from robustlens.stats.bootstrap import Array, Quantity, Unusable, divide, mean
+from robustlens.stats.samples import weighted_quantile
 
 SUDDEN = 0.95
 """Share of the images that change no more than the quantile by which sudden changes are measured."""
