@@ -31,10 +31,14 @@ def test_tails_are_scipys(at: float) -> None:
         same(distributions.student_tail(at, freedom), stats.t.sf(at, freedom))
 
 
-@pytest.mark.parametrize("tosses", [1, 2, 6, 21, 400])
+@pytest.mark.parametrize("tosses", [0, 1, 2, 6, 21, 400, 2000])
 def test_heads_of_a_fair_coin_are_scipys_binomial(tosses: int) -> None:
-    heads = np.arange(tosses + 1)
-    found = distributions.at_most_heads(heads, tosses)
-    assert found == pytest.approx(stats.binom.cdf(heads, tosses, 0.5), rel=1e-10)
-    assert float(distributions.at_most_heads(0, tosses)) == 0.5**tosses
-    assert found[-1] == 1
+    probabilities = distributions.at_most_heads(tosses)
+    expected = stats.binom.cdf(np.arange(tosses + 1), tosses, 0.5)
+    assert probabilities == pytest.approx(expected, rel=1e-10)
+    assert probabilities[0] == 0.5**tosses
+    assert probabilities[-1] == 1
+
+
+def test_heads_of_a_fair_coin_are_rounded_once() -> None:
+    assert (64 * distributions.at_most_heads(6)).tolist() == [1, 7, 22, 42, 57, 63, 64]

@@ -198,12 +198,13 @@ def interval_of_median(values: Array) -> Inference:
     larger side.
     """
     ranked, n = np.sort(values), len(values)
-    outside = int(np.searchsorted(at_most_heads(np.arange(n + 1), n), TAIL, side="right")) - 1
+    tails = at_most_heads(n)
+    outside = int(np.searchsorted(tails, TAIL, side="right")) - 1
     middle = float(np.median(values))
     if outside < 0:
         return Inference(middle)
     larger = max(int(np.sum(values > 0)), int(np.sum(values < 0)))
-    p = min(1.0, 2 * float(at_most_heads(n - larger, n)))
+    p = min(1.0, 2 * float(tails[n - larger]))
     return Inference(middle, float(ranked[outside]), float(ranked[n - 1 - outside]), p)
 
 

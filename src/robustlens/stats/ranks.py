@@ -173,4 +173,4 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
 def sign_test_p(positive: int, negative: int) -> float:
     """Exact two-sided sign test: as many plus signs among `positive + negative`, by chance alone."""
     n = positive + negative
-    return min(1.0, 2 * float(at_most_heads(min(positive, negative), n))) if n else 1.0
+    return min(1.0, 2 * float(at_most_heads(n)[min(positive, negative)])) if n else 1.0
