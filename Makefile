@@ -16,6 +16,8 @@ OUT    ?= robustlens-out/quickstart
 # some packages have templates that are no Python.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 COMPILE := $(BIN)/python -m compileall -qq -j 0
+# What is compiled while the tests run, checks of types and shapes among it, is kept for the next process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: study test check docs lint types imports tests fast browser release bench bench-peers mutants clean
 
