@@ -12,10 +12,9 @@ from robustlens.stats.distributions import (
     beta_quantile,
     normal_quantile,
     normal_tail,
-    student_quantile,
     student_tail,
 )
-from robustlens.stats.intervals import TAIL, Inference
+from robustlens.stats.intervals import TAIL, Inference, student_half_width
 from robustlens.stats.samples import mean_ranks
 
 LEAST_POINTS = 4
@@ -153,7 +152,7 @@ def interval_of_mean_correlation(rhos: Array, points: int, runs: int) -> Inferen
         runs: number of runs in all.
     """
     value, units = float(rhos.mean()), len(rhos)
-    student = student_quantile(1 - TAIL, units - 1) * float(rhos.std(ddof=1)) / math.sqrt(units)
+    student = student_half_width(rhos)
     chance = normal_quantile(1 - TAIL) / math.sqrt((points - 1) * runs)
     half = max(student, chance)
     p = 2 * normal_tail(abs(value) * math.sqrt((points - 1) * runs))
