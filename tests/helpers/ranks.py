@@ -15,7 +15,7 @@ from robustlens.config import Recipe, checked
 from robustlens.data import Splits, from_tensors
 from robustlens.errors import RobustlensError
 from robustlens.progress import Event, silent
-from robustlens.training import distributed
+from robustlens.training import distributed, fabric  # noqa: F401 - what each rank needs, imported once for all
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "small-cnn-bn", "options": {"width": 4, "hidden": 8}},
@@ -78,6 +78,7 @@ def _forked(rank: int, number: int, port: int, work: Callable[[int], None]) -> i
         code = error.exit_code
     except BaseException as error:
         print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,68 +119,60 @@ def test_a_gradient_from_elsewhere_that_is_not_finite_is_refused_and_changes_not
 
 DATA_PARALLEL = """
 import copy, sys, torch, torch.nn.functional as F
+sys.path.insert(0, sys.argv[1])
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import robustlens as rl
+from helpers.ranks import in_ranks
 from robustlens.weights import RandomWeightPerturbation, SharpnessAwareMinimization
 
-rank, size, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-torch.manual_seed(0)
-start = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
-x, y = torch.rand(16, 12, dtype=torch.float64), torch.arange(16) % 3
-if size > 1:
-    dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=size)
-x, y = x.chunk(size)[rank], y.chunk(size)[rank]
-torch.manual_seed(rank)  # nobody says that ranks share their random state
-perturbations = {
+PERTURBATIONS = {
     "awp": lambda model: rl.AdversarialWeightPerturbation(model, gamma=0.05, steps=2),
     "awp, small": lambda model: rl.AdversarialWeightPerturbation(
         model, gamma=0.05, images="small-loss", loss_threshold=1.1),  # about half of the images
     "rwp": lambda model: RandomWeightPerturbation(model, gamma=0.05),
     "sam": lambda model: SharpnessAwareMinimization(model, rho=0.05),
 }
-trained = {}
-for name, perturbation_of in perturbations.items():
-    model = copy.deepcopy(start)
-    model = DistributedDataParallel(model) if size > 1 else model
-    perturbation = perturbation_of(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(4):
-        losses = lambda: F.cross_entropy(model(x), y, reduction="none")
-        loss_fn = lambda: losses().mean()
-        optimizer.zero_grad()
-        with perturbation.perturbed(losses if perturbation.takes_image_losses else loss_fn):
-            loss_fn().backward()
-        optimizer.step()
-    trained[name] = [p.detach() for p in model.parameters()]
-if rank == 0:
-    torch.save(trained, out)
-if size > 1:
-    dist.barrier()  # a rank that leaves early may abort the other
-    dist.destroy_process_group()
+
+def train(rank, size):
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)]
+    start = torch.nn.Sequential(*layers).double()
+    x, y = torch.rand(16, 12, dtype=torch.float64), torch.arange(16) % 3
+    if size > 1:
+        dist.init_process_group("gloo")
+    x, y = x.chunk(size)[rank], y.chunk(size)[rank]
+    torch.manual_seed(rank)  # nobody says that ranks share their random state
+    trained = {}
+    for name, perturbation_of in PERTURBATIONS.items():
+        model = copy.deepcopy(start)
+        model = DistributedDataParallel(model) if size > 1 else model
+        perturbation = perturbation_of(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(4):
+            losses = lambda: F.cross_entropy(model(x), y, reduction="none")
+            loss_fn = lambda: losses().mean()
+            optimizer.zero_grad()
+            with perturbation.perturbed(losses if perturbation.takes_image_losses else loss_fn):
+                loss_fn().backward()
+            optimizer.step()
+        trained[name] = [p.detach() for p in model.parameters()]
+    if rank == 0:
+        torch.save(trained, f"{sys.argv[2]}/w{size}")
+    if size > 1:
+        dist.barrier()  # a rank that leaves early may abort the other
+        dist.destroy_process_group()
+
+for size in (1, 2):
+    assert in_ranks(size, lambda rank: train(rank, size)) == [0] * size
 """
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Each rank sees half of the batch; gradients and perturbations are those of the whole."""
-    script = tmp_path / "data_parallel.py"
-    script.write_text(DATA_PARALLEL)
-    for size in (1, 2):
-        ranks = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    script,
-                    str(rank),
-                    str(size),
-                    str(tmp_path / f"store{size}"),
-                    tmp_path / f"w{size}",
-                ]
-            )
-            for rank in range(size)
-        ]
-        assert [process.wait(timeout=240) for process in ranks] == [0] * size
+    tests = str(Path(__file__).resolve().parents[1])
+    subprocess.run([sys.executable, "-c", DATA_PARALLEL, tests, str(tmp_path)], check=True, timeout=500)
     one, two = (torch.load(tmp_path / f"w{size}", weights_only=True) for size in (1, 2))
     for name, alone in one.items():
         pairs = zip(alone, two[name], strict=True)
