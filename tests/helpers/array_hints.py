@@ -58,25 +58,39 @@ def fits(hint: Any, value: Any) -> bool:
 
     Names that have no size yet get theirs where everything fits.
     """
-    if not isinstance(value, hint.array_type) or not _is_of_type(hint, value.dtype):
+    if not isinstance(value, hint.array_type):
         return False
+    named = _named(hint, value.dtype, value.shape)
+    if named is None:
+        return False
+    sizes = _running.sizes
+    for axis, size in named:
+        if sizes.get(axis, size) != size:
+            return False
+    sizes.update(named)
+    return True
+
+
+@cache
+def _named(hint: Any, dtype: Any, shape: Any) -> tuple | None:
+    """What each name of the hint is in an array of this type and shape; None: it does not fit."""
+    if not _is_of_type(hint, dtype):
+        return None
     axes, many = _axes(hint.dim_str)
-    shape: tuple = tuple(value.shape)
+    shape = tuple(shape)
     if many is not None:
         after = many + 1 + len(shape) - len(axes)
         shape = (*shape[:many], shape[many:after], *shape[after:]) if after >= many else ()
     if len(shape) != len(axes):
-        return False
-    sizes = _running.sizes
+        return None
     fresh: dict[str, Any] = {}
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, str):
-            if fresh.setdefault(axis, sizes.get(axis, size)) != size:
-                return False
+            if fresh.setdefault(axis, size) != size:
+                return None
         elif axis is not None and axis != size:
-            return False
-    sizes.update(fresh)
-    return True
+            return None
+    return tuple(fresh.items())
 
 
 def misfit(hint: Any, value: Any) -> str:

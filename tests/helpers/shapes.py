@@ -87,9 +87,10 @@ def _without_names_for_types_only(fn: Callable) -> None:
 @cache
 def _for_types_only(source: str) -> frozenset[str]:
     """Names that a file imports under `if TYPE_CHECKING`."""
+    text = Path(source).read_text(encoding="utf-8")
     blocks = [
         node
-        for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8")))
+        for node in (ast.walk(ast.parse(text)) if "TYPE_CHECKING" in text else ())
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     ]
     imports = [
