@@ -25,7 +25,7 @@ def test_each_command_on_a_run(tmp_path, monkeypatch, capsys):
     evaluated = said("evaluate", "run", "--attacks", "fgsm", "--limit", "10")
     assert evaluated["splits"]["test"]["n"] == 10
     assert set(said("explain", "run", "--measures", "margins", "--examples", "10")["measures"]) == {"margins"}
-    assert said("report", "run")["format"] == 1
+    assert said("report", "run", "--figures", "none")["format"] == 1
     assert said("verify", "run")["damaged"] == 0
     assert "README.md" in said("push", "run", "--folder", "shared")["files"]
 
