@@ -17,7 +17,7 @@ def main(images: int = 4000, epochs: int = 2) -> float:
     torch.manual_seed(0)
     splits = rl.data.load("fashion-mnist-10k", train_limit=images, test_limit=200)
     network = rl.models.get("small-cnn", num_classes=10, in_channels=1, mean=[0.29], std=[0.35])
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(TensorDataset(splits.train.x(), splits.train.labels), batch_size=64, shuffle=True)
     model, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     network = accelerator.unwrap_model(model)

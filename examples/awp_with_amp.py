@@ -15,7 +15,7 @@ def main(images: int = 4000, epochs: int = 2, dtype: torch.dtype = torch.bfloat1
     torch.manual_seed(0)
     splits = rl.data.load("fashion-mnist-10k", train_limit=images, test_limit=200)
     model = rl.models.get("small-cnn", num_classes=10, in_channels=1, mean=[0.29], std=[0.35]).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
     threat = rl.ThreatModel("Linf", eps=0.05)
     attack = rl.attacks.PGD(threat, steps=5, keep="last")
     awp = rl.AdversarialWeightPerturbation(model, gamma=5e-3)

@@ -23,7 +23,7 @@ def main(images: int = 2000, epochs: int = 2, batch_size: int = 64) -> float:
     splits = rl.data.load("fashion-mnist-10k", train_limit=images, test_limit=200)
     network = rl.models.get("small-cnn", num_classes=10, in_channels=1, mean=[0.29], std=[0.35]).to(device)
     model = DistributedDataParallel(network)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
     attack = rl.attacks.PGD(rl.ThreatModel("Linf", eps=0.05), steps=5, keep="last")
     awp = rl.AdversarialWeightPerturbation(network, gamma=5e-3)
 

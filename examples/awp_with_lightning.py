@@ -25,7 +25,7 @@ class AdversarialTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD, as the field trains."""
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        return torch.optim.SGD(self.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
 
     def training_step(self, batch: list[torch.Tensor], number: int) -> None:
         """One step: Lightning moves the batch to the device, and may wrap the optimizer."""

@@ -32,7 +32,7 @@ def load(name):
     [
         ("awp_in_your_loop", {"images": 3000}, 0.3),
         ("awp_with_amp", {"images": 3000}, 0.3),
-        ("awp_with_amp", {"images": 640, "dtype": torch.float16}, 0.15),
+        ("awp_with_amp", {"images": 640, "epochs": 3, "dtype": torch.float16}, 0.15),
         ("awp_with_fabric", {"images": 3000}, 0.3),
         ("awp_with_lightning", {"images": 2000}, 0.3),
         ("awp_with_accelerate", {"images": 2000}, 0.3),
