@@ -26,9 +26,9 @@ unexport PYTHONDONTWRITEBYTECODE
 study: $(VENV)/.installed
 	$(BIN)/robustlens study quickstart --out $(OUT)
 
-# mypy takes one core for a minute; the tests begin beside it.
-test: lint imports
-	$(MAKE) -j 2 types tests
+# mypy takes one core for a minute, and the imports are looked at behind it; the tests begin beside them.
+test: lint
+	$(MAKE) -j 2 types tests imports
 
 # The house itself and the rooms whose tests are quick, in about a minute: for between two edits.
 check: lint types imports fast

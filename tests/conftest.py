@@ -37,7 +37,7 @@ def pytest_collection_finish() -> None:
     """Look for garbage among what tests make alone, not among the modules and tests that live to the end."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(100_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

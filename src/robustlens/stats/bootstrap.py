@@ -95,7 +95,8 @@ class Bootstrap:
         if examples not in self._counts:
             rng, n = self.generator(examples.key), examples.n
             rows = []
-            for size in self._sizes():
+            for chunk in self._chunks():
+                size = chunk.stop - chunk.start
                 drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
                 counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
                 rows.append(counts.clip(max=255).astype(np.uint8))
@@ -114,8 +115,7 @@ class Bootstrap:
         if examples in self._weights:
             return self._weights[examples]
         counts = self.counts(examples)
-        starts = range(0, self.resamples, _CHUNK)
-        weights = (counts[start : start + _CHUNK] / examples.n for start in starts)
+        weights = (counts[chunk] / examples.n for chunk in self._chunks())
         size = counts.size * np.dtype(np.float64).itemsize
         if size > _KEPT:
             return weights
@@ -124,11 +124,10 @@ class Bootstrap:
         self._weights[examples] = list(weights)
         return self._weights[examples]
 
-    def _sizes(self) -> Iterator[int]:
-        whole, rest = divmod(self.resamples, _CHUNK)
-        yield from [_CHUNK] * whole
-        if rest:
-            yield rest
+    def _chunks(self) -> Iterator[slice]:
+        """The resamples that are taken at a time."""
+        for start in range(0, self.resamples, _CHUNK):
+            yield slice(start, min(start + _CHUNK, self.resamples))
 
 
 def interval_over_examples(value: float, draws: Array) -> Inference:
