@@ -1,5 +1,7 @@
 """Optimizers of a recipe: their steps against torch's own, their options, their errors."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,44 @@ def test_a_state_keeps_types_that_torch_would_cast_and_refuses_what_it_cannot_ke
     optimizer.state[weight]["history"] = [1, 2]
     with pytest.raises(ConfigError, match=r"keeps a list \(history\)"):
         packed(optimizer)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, fused=True),
+        lambda weights: torch.optim.Adam(weights, lr=0.1, amsgrad=True, fused=True),
+        lambda weights: torch.optim.AdamW(weights, lr=0.1),
+    ],
+    ids=["fused sgd", "fused adam", "adamw"],
+)
+def test_a_state_comes_back_in_the_layout_of_its_weights(build):
+    """Fused optimizers, as on CUDA, mix elements up or refuse where it is another one; files have just one."""
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer, generator = build(layer.parameters()), torch.Generator().manual_seed(0)
+
+    def step(layer, optimizer, seed):
+        for weight in layer.parameters():
+            numbers = torch.rand(weight.shape, generator=generator.manual_seed(seed))
+            weight.grad = torch.empty_like(weight).copy_(numbers)  # as autograd makes it
+        optimizer.step()
+
+    def as_in_a_file(tensors):
+        return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+    step(layer, optimizer, 1)
+    other = copy.deepcopy(layer)
+    tensors, values = packed(optimizer)
+    restored = build(other.parameters())
+    restore(restored, as_in_a_file(tensors), values)
+    for mine, theirs in zip(layer.parameters(), other.parameters(), strict=True):
+        kept = {name: value for name, value in restored.state[theirs].items() if value.ndim}
+        assert kept
+        for name, value in kept.items():
+            assert value.stride() == optimizer.state[mine][name].stride() == theirs.stride()
+    for each, its in ((layer, optimizer), (other, restored)):
+        step(each, its, 2)
+    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
 
 
 HEARD: list = []

@@ -53,9 +53,24 @@ def restore(
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for place, kept in state.items():  # torch casts what is floating to the type of its parameter
         own = optimizer.state[parameters[place]]
-        own |= {name: value.to(own[name].device) for name, value in kept.items() if isinstance(value, Tensor)}
+        own |= {
+            name: _laid_out(value, parameters[place]).to(own[name].device)
+            for name, value in kept.items()
+            if isinstance(value, Tensor)
+        }
     for group, saved in zip(optimizer.param_groups, values.get("groups", []), strict=False):
         group |= {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """`value` in its parameter's layout, as the optimizer had it: files have all tensors contiguous.
+
+    Fused optimizers go through both in the order of their memory: CUDA's refuses two layouts, and the CPU's
+    mixes the elements up.
+    """
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _is_number(value: object) -> bool:
