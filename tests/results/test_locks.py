@@ -5,13 +5,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from robustlens.errors import LockedError, StateError
+from robustlens.errors import LockedError, ResourceError, StateError
 from robustlens.results import files, locks
 from robustlens.results.locks import locked, owner
 
@@ -279,6 +280,88 @@ def test_a_lease_that_somebody_removed_is_put_back(tmp_path):
         assert owner_file(tmp_path).token == first.token
         locks._holders[0]._renew_once()
         assert owner_file(tmp_path).heartbeat > first.heartbeat
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "wall"])  # the first stands still while a laptop sleeps
+def test_an_owner_that_slept_does_not_put_its_lease_back(tmp_path, clock):
+    """Another took over, finished and released the folder meanwhile: no lease is there, and none of ours may be."""
+    long = locks.LIMIT / 2 + 1  # by the other's clock it may be twice as long
+    with locked(tmp_path):
+        files.write_atomic(tmp_path / "a", b"theirs, finished")
+        (holder,) = locks._holders
+        if clock == "wall":
+            holder.lease = replace(holder.lease, heartbeat=time.time() - long)
+        else:
+            holder.renewed -= long
+        (tmp_path / "lease").unlink()
+        for change in (lambda path: files.write_atomic(path, b"old"), files.remove):
+            with pytest.raises(LockedError, match="another process took over"):
+                change(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"theirs, finished"
+    assert not (tmp_path / "lease").exists()
+
+
+def test_an_owner_that_lost_its_lease_removes_no_file_or_folder(tmp_path, other):
+    run = tmp_path / "run"
+    with locked(run):
+        files.write_atomic(run / "state" / "a", b"x")
+        replace_lease(run, other)
+        for path in (run / "state", run / "state" / "a"):
+            with pytest.raises(LockedError, match="another process took over"):
+                files.remove(path)
+        assert (run / "state" / "a").read_bytes() == b"x"
+    files.remove(run / "state")
+    files.remove(run / "state")
+    assert not (run / "state").exists()
+
+
+def test_a_release_waits_for_the_renewal_that_has_begun(tmp_path, monkeypatch):
+    """Else the renewal would write to a file that has the number of the closed one by now."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def looks_long(self):
+        looking.set()
+        return go_on.wait(30)
+
+    holder = locks._Holder(tmp_path)
+    monkeypatch.setattr(type(holder), "_is_in_place", looks_long)
+    renewal, release = (threading.Thread(target=each) for each in (holder._renew_once, holder.release))
+    renewal.start()
+    assert looking.wait(30)
+    release.start()
+    release.join(0.05)
+    assert release.is_alive()
+    assert (tmp_path / "lease").exists()
+    go_on.set()
+    renewal.join(30)
+    release.join(30)
+    assert not (tmp_path / "lease").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no file modes")
+def test_a_lease_can_be_read_by_whoever_can_read_other_files(tmp_path):
+    mask = os.umask(0o002)
+    try:
+        with locked(tmp_path):
+            files.write_atomic(tmp_path / "a", b"x")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(mask)
+    assert modes["lease"] == modes["a"] == 0o664
+
+
+def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path, other, monkeypatch):
+    """Of another user, perhaps, or on a disk that does not answer: that is no damage."""
+    write_lease(tmp_path, other)
+    before = (tmp_path / "lease").read_bytes()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    with pytest.raises(ResourceError, match=r"cannot be written \(denied\)") as caught, locked(tmp_path):
+        pass
+    monkeypatch.undo()
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "lease").read_bytes() == before
+    with pytest.raises(LockedError), locked(tmp_path):
+        pass
 
 
 def wait_until(condition):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robustlens.config import BEST, LAST, Checkpoint, EvaluationPlan, ExplanationPlan, Recipe, checked
-from robustlens.errors import StateError
+from robustlens.errors import LockedError, StateError
 from robustlens.results import (
     ClaimResult,
     ClaimValue,
@@ -68,6 +68,21 @@ def evaluation(
         gaps={"robust": Interval(0.1, None, None)},
         seconds=2.0,
     )
+
+
+def test_who_lost_the_folder_leaves_the_result_of_the_one_that_took_over(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.write("evaluation", evaluation())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refuse(path):
+        raise LockedError(f"{path}: another process took over")
+
+    monkeypatch.setattr(files, "check_lease", refuse)
+    for change in (lambda: run.write("evaluation", evaluation()), run.files("evaluation").remove):
+        with pytest.raises(LockedError):
+            change()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_evaluation_comes_back_as_it_was_written(tmp_path):

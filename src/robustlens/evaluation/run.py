@@ -1,6 +1,5 @@
 """The evaluation of a run's checkpoints, and of any model on training and test images."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -219,7 +218,7 @@ def _evaluate_into(
         if adversarial:
             run.write_arrays(run.adversarial_name(other), adversarial)
         run.write("evaluation", result, other)
-        shutil.rmtree(state, ignore_errors=True)
+        run.remove(state.name)
     return result
 
 

@@ -4,7 +4,6 @@ A part is one measure, in a folder of its own inside the run's: several processe
 explanation at once, and each is whole or not there.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -36,7 +35,7 @@ def write_measures(
     ordered = {name: measures[name] for name in expected.plan["measures"] if name in measures}
     result = _result(expected, ordered)
     run.write("explanation", result, other)
-    shutil.rmtree(run.state_folder(other, "explanation"), ignore_errors=True)
+    run.remove(run.state_folder(other, "explanation").name)
     return result
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from robustlens.errors import ResourceError, StateError
 from robustlens.results.locks import check_lease
-from robustlens.results.placing import replace
+from robustlens.results.placing import replace, share
 from robustlens.results.upgrade import upgraded
 from robustlens.results.values import plain
 
@@ -55,7 +56,7 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            share(temporary)
             check_lease(path)  # writing may have taken long
             if previous is not None and path.exists():
                 replace(path, previous)
@@ -70,6 +71,19 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where there is one.
+
+    Raises:
+        LockedError: another process took over the folder that it lies in, and may have written it.
+    """
+    check_lease(path)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the system lets a folder be opened."""
     with contextlib.suppress(OSError):
@@ -78,13 +92,6 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    """The process's file-mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, content: Any, kind: str = "") -> None:

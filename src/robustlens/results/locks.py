@@ -5,7 +5,8 @@ the folder (NFS). For them `lease` names the owner, who renews it while it works
 is gone is taken over: at once where its process can be looked up, and otherwise when it was not renewed for
 `LIMIT` seconds, so the clocks of the hosts must agree within a minute. An owner that lost its lease, because
 its host slept for instance, can write no more: it looks for its own file in the place of the lease before
-each write, and renews that file alone, so that it never overwrites the lease of the one that took over.
+each write, and renews that file alone, so that it never overwrites the lease of the one that took over. Where
+it finds no lease, it puts its own back only if nobody can have taken over, finished and gone in between.
 """
 
 import contextlib
@@ -78,36 +79,34 @@ def locked(folder: Path) -> Iterator[None]:
         LockedError: another process holds it. StateError: a link in it leads outside.
         ResourceError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        refuse_links(folder)
-        path = folder / "lock"
-        for one in (path, folder / "lease"):
-            if one.is_symlink() or (one.exists() and not one.is_file()):
-                raise StateError(f"{one}: is no plain file; remove it")
-        lock = FileLock(path, thread_local=False)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise _refusal(folder, owner(folder)) from error
-    except OSError as error:
-        raise ResourceError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
-        ) from error
-    try:
-        holder = _Holder(folder)
+    with contextlib.ExitStack() as held:
         try:
-            sweep(folder)
-            yield
-        finally:
-            holder.release()
-    finally:
-        lock.release()
+            folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
+            path = folder / "lock"
+            for one in (path, folder / "lease"):
+                if one.is_symlink() or (one.exists() and not one.is_file()):
+                    raise StateError(f"{one}: is no plain file; remove it")
+            lock = FileLock(path, thread_local=False)
+            lock.acquire(timeout=0)
+            held.callback(lock.release)
+            held.callback(_Holder(folder).release)
+        except Timeout as error:
+            raise _refusal(folder, owner(folder)) from error
+        except OSError as error:
+            raise ResourceError(
+                f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
+            ) from error
+        sweep(folder)
+        yield
 
 
 def owner(folder: Path) -> Lease | None:
     """The process that is writing in a folder; None where none is."""
-    lease = _read(folder / "lease")
-    return lease if lease is not None and lease.is_alive() else None
+    with contextlib.suppress(OSError):
+        lease = _read(folder / "lease")
+        return lease if lease is not None and lease.is_alive() else None
+    return None
 
 
 def check_lease(path: Path) -> None:
@@ -124,6 +123,7 @@ class _Holder:
         self.folder, self.path = folder, folder / "lease"
         self.lost = False
         self.released = threading.Event()
+        self.turn = threading.Lock()  # of whoever renews or releases; the thread may come as the process does
         self.renewed = time.monotonic()
         self.file: int | None = None  # our lease, whatever lies in its place; None off POSIX
         self.lease = self._acquire()
@@ -132,7 +132,7 @@ class _Holder:
 
     def check(self) -> None:
         # Where this process slept, another may have taken over.
-        if time.monotonic() - self.renewed > LIMIT or not self._is_in_place():
+        if self._age() > LIMIT or not self._is_in_place():
             self._renew_once()
         if self.lost:
             raise LockedError(
@@ -140,13 +140,15 @@ class _Holder:
             )
 
     def release(self) -> None:
-        self.released.set()
-        _holders.remove(self)
-        now = _read(self.path)
-        if now is not None and now.token == self.lease.token:
-            self.path.unlink(missing_ok=True)
-        if self.file is not None:
-            os.close(self.file)
+        with self.turn:
+            self.released.set()
+            _holders.remove(self)
+            with contextlib.suppress(OSError):
+                now = _read(self.path)
+                if now is not None and now.token == self.lease.token:
+                    self.path.unlink(missing_ok=True)
+            if self.file is not None:
+                os.close(self.file)
 
     def _acquire(self) -> Lease:
         now = time.time()
@@ -177,12 +179,16 @@ class _Holder:
         while not self.released.wait(RENEW):
             self._renew_once()
 
+    def _age(self) -> float:
+        """Seconds since the last renewal. One of the clocks stands still while the host sleeps."""
+        return max(time.monotonic() - self.renewed, abs(time.time() - self.lease.heartbeat))
+
     def _renew_once(self) -> None:
-        with contextlib.suppress(OSError):
+        with self.turn, contextlib.suppress(OSError):
             now, lease = _read(self.path), replace(self.lease, heartbeat=time.time())
             if self.lost or self.released.is_set() or not self.folder.is_dir():
                 return
-            if not self.path.exists():  # somebody tidied up
+            if not self.path.exists():  # somebody tidied up, or took over and has finished
                 self._restore(lease)
             elif (now is not None and now.token != lease.token) or not self._is_in_place():
                 self.lost = True
@@ -195,6 +201,9 @@ class _Holder:
 
     def _restore(self, lease: Lease) -> None:
         before = self.file
+        if self._age() > LIMIT / 2:  # by its clock, another host may have counted more than this one
+            self.lost = True
+            return
         try:
             self.file = place(self.path, _content(lease), new=True)
         except FileExistsError:
@@ -231,7 +240,11 @@ def _refusal(folder: Path, lease: Lease | None) -> LockedError:
 
 
 def _read(path: Path) -> Lease | None:
-    """The lease in a file; None where there is none, or none that can be read."""
+    """The lease in a file; None where there is none, or what is there is none.
+
+    Raises:
+        OSError: there is one, and this process may not read it, or cannot at present.
+    """
     try:
         if path.is_symlink():
             return None
@@ -242,7 +255,7 @@ def _read(path: Path) -> Lease | None:
             isinstance(t, str) for t in texts
         )
         return lease if valid and 0 < lease.pid < 1 << 31 else None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 
 

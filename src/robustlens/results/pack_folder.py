@@ -147,7 +147,7 @@ class PackFolder:
     def remove_finished(self, split: str, shards: int) -> None:
         """Remove what was kept of each shard while the folder was being packed."""
         for number in range(shards):
-            self._finished(split, number).unlink(missing_ok=True)
+            files.remove(self._finished(split, number))
 
     def check_shard(self, shard: ShardRecord, shape: tuple[int, int, int]) -> None:
         """Read a shard, and raise `StateError` where its bytes are not those that were packed."""

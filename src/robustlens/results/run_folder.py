@@ -256,9 +256,9 @@ class Run:
             files.write_atomic(self.path(file_name), content, previous=kept)
 
     def remove(self, file_name: str) -> None:
-        """Remove any other file of the folder, if it is there."""
+        """Remove any other file of the folder, or a folder in it, if it is there."""
         if not self.read_only:
-            self.path(file_name).unlink(missing_ok=True)
+            files.remove(self.path(file_name))
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
         """Write `<name>.safetensors`, sealed and atomically; returns the seal."""

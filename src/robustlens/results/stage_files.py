@@ -95,7 +95,7 @@ class ResultFiles:
         arrays = {
             f"{name}/{key}": array for name, part in parts.items() for key, array in part.arrays.items()
         }
-        self.path.unlink(missing_ok=True)
+        files.remove(self.path)
         seal = array_files.write_arrays(self.arrays_path, arrays)
         content = plain(result)
         provenance = content.pop("provenance")
@@ -104,8 +104,8 @@ class ResultFiles:
 
     def remove(self) -> None:
         """Remove both files."""
-        self.path.unlink()
-        self.arrays_path.unlink(missing_ok=True)
+        files.remove(self.path)
+        files.remove(self.arrays_path)
 
 
 def suffix(other: Checkpoint | None) -> str:

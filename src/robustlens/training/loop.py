@@ -125,7 +125,7 @@ class TrainingLoop:
     def _tidy(self, damaged: Sequence[Path]) -> None:
         """Make the folder that of the state that was taken up."""
         for path in damaged:
-            path.unlink()  # it would take the place of the one before
+            self.run.remove(path.name)  # it would take the place of the one before
         done = self.state.record.epochs_done
         self.run.metrics()  # damage is said now, not after another day of training
         if self.run.record.epochs_done != done:
