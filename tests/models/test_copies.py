@@ -759,6 +759,132 @@ def test_a_training_copy_follows_the_network(name: str, precision: str) -> None:
     assert all(weight.requires_grad for weight in model.parameters())
 
 
+class Stated(nn.Module):
+    """Runs a function that keeps what it likes in `state`, or in the module."""
+
+    def __init__(self, function: Callable[..., Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.after, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.function, self.state = function, dict[str, Any]()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, x).mean((2, 3)))
+
+
+class Sum(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class Listed(nn.Module):
+    """Layers that it has by name, and calls through a list; its last BatchNorm starts with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = []
+        for number in range(2):
+            layer, norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+            self.add_module(f"conv{number}", layer)
+            self.add_module(f"norm{number}", norm)
+            self.layers.append((layer, norm))
+        nn.init.zeros_(norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (first, before), (second, after) = self.layers
+        return (x + after(second(before(first(x)).relu()))).relu()
+
+
+def generated(net: Any, x: Tensor) -> Tensor:
+    """The weight of the convolution is computed."""
+    weight = net.conv.weight - net.conv.weight.mean((1, 2, 3), keepdim=True)
+    both = nn.Sequential(net.conv, net.norm)
+    return torch.func.functional_call(both, {"0.weight": weight}, (x,)).relu()
+
+
+def residual(net: Any, x: Tensor) -> Tensor:
+    h = net.conv(x)
+    return net.add(net.after(net.norm(h).relu()), h)
+
+
+def annealed(net: Any, x: Tensor) -> Tensor:
+    if net.training:
+        net.share = min(1.0, net.share + 0.1)
+    h = net.norm(net.conv(x))
+    return (1 - net.share) * h.relu() + net.share * h.sin()
+
+
+def scaled(net: Any, x: Tensor) -> Tensor:
+    if net.training:
+        net.state["scale"] = net.state.get("scale", torch.ones(())) * 1.1
+    return net.norm(net.conv(x)).relu() * net.state.get("scale", 1.0)
+
+
+def counted(net: Any, x: Tensor) -> Tensor:
+    """It changes after a few steps alone."""
+    net.steps += net.training
+    return net.norm(net.conv(x)).relu() if net.steps < 5 else net.conv(x)
+
+
+def centred(net: Any, x: Tensor) -> Tensor:
+    """A buffer is there from the first step on."""
+    h = net.norm(net.conv(x))
+    if net.training:
+        net.centre = h.detach().mean(0, keepdim=True)
+    return h if net.centre is None else h - net.centre
+
+
+def with_a_late_buffer() -> nn.Module:
+    net = Stated(centred)
+    net.register_buffer("centre", None)
+    return net
+
+
+CHANGING: dict[str, Callable[[], nn.Module]] = {
+    "a scripted sum": lambda: Stated(residual, add=torch.jit.script(Sum())),
+    "a traced sum": lambda: Stated(residual, add=torch.jit.trace(Sum(), (torch.rand(2, 8, 8, 8),) * 2)),
+    "vmap": lambda: Stated(residual, add=torch.vmap(torch.add)),
+    "a computed weight": lambda: Stated(generated),
+    "layers in a list": lambda: Stated(lambda net, x: net.block(net.conv(x)), block=Listed()),
+    "a number": lambda: Stated(annealed, share=0.0),
+    "a counter": lambda: Stated(counted, steps=0),
+    "a tensor in a dictionary": lambda: Stated(scaled),
+    "a late buffer": with_a_late_buffer,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_copy_that_would_not_follow_a_network_in_training_is_not_given_out(
+    name: str, precision: str
+) -> None:
+    torch.manual_seed(0)
+    model, x = CHANGING[name](), torch.rand(8, 3, 8, 8)
+    before = Snapshot(model)
+    fast = models.training_copy(model, x, precision=precision)
+    before.assert_unchanged()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for _ in range(20):
+        images = torch.rand(16, 3, 8, 8)
+        classes = (40 * images.mean((1, 2, 3))).long() % 4
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), classes).backward()
+        optimizer.step()
+    model.eval()
+    if fast is not None:
+        with torch.no_grad():
+            wanted = model(x)
+            share = 1e-4 if precision == "32-true" else 0.05
+            close = torch.allclose(
+                fast.refreshed()(x), wanted, rtol=0, atol=share * wanted.abs().max().item()
+            )
+        assert close, f"{len(fast._pairs)} folded"
+
+
 class Remembering(nn.Module):
     """Keeps a tensor that is no buffer."""
 

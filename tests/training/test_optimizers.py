@@ -111,7 +111,7 @@ def test_a_state_keeps_types_that_torch_would_cast_and_refuses_what_it_cannot_ke
 )
 def test_a_state_comes_back_in_the_layout_of_its_weights(build):
     """Fused optimizers, as on CUDA, mix elements up or refuse where it is another one; files have just one."""
-    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     optimizer, generator = build(layer.parameters()), torch.Generator().manual_seed(0)
 
     def step(layer, optimizer, seed):

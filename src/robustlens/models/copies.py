@@ -1,6 +1,7 @@
 """Copies of a network that give its logits: one in less time, one in float64."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -51,7 +52,11 @@ def training_copy(
 
     Whether there is one, and what is changed in it, depends on the network and on `x` as they are now: a run
     that begins with the same weights gets the same copy when it is resumed. None where no copy would be
-    faster, and for a network that keeps tensors outside its parameters and buffers: they would grow old.
+    faster, and for a network that keeps tensors outside its parameters and buffers, or changes anything else
+    in train mode: these would grow old.
+
+    The BatchNorms of a new network do next to nothing: one folded into the wrong layer would not show. So
+    another copy of the network is changed as training changes it, and what follows it has to give its logits.
 
     Args:
         model: about to be trained; left as it is.
@@ -60,12 +65,17 @@ def training_copy(
     """
     if any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values()):
         return None
-    fast = _fast_network(model, x, precision)
+    fast = _fast_network(model, x, precision, follows=True)
     return fast if fast is not None and fast.is_faster else None
 
 
-def _fast_network(model: nn.Module, x: Tensor, precision: str) -> FastNetwork | None:
-    """The fastest copy that gives the model's logits on two batches; None where none does."""
+def _fast_network(
+    model: nn.Module, x: Tensor, precision: str, *, follows: bool = False
+) -> FastNetwork | None:
+    """The fastest copy that gives the model's logits on two batches; None where none does.
+
+    With `follows`, also after changes of the model.
+    """
     if precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
     batches = _batches(x)
@@ -79,9 +89,44 @@ def _fast_network(model: nn.Module, x: Tensor, precision: str) -> FastNetwork | 
                 with _attempt():
                     candidate = FastNetwork(model, batches[0], Changes(folds, lowers, layout))
                     logits = _run(candidate.network, batches, model)
-                    if _agree(logits, wanted, _BFLOAT16 if lowers else _FLOAT32):
+                    agrees = _agree(logits, wanted, _BFLOAT16 if lowers else _FLOAT32)
+                    if agrees and (not follows or _follows(model, batches, Changes(folds, False, layout))):
                         return candidate
     return None
+
+
+def _follows(model: nn.Module, batches: Sequence[Tensor], changes: Changes) -> bool:
+    """Whether such a copy gives the logits of a network that was changed after it was made."""
+    other = copy.deepcopy(model)
+    fast = FastNetwork(other, batches[0], changes)
+    before = _own_values(other)
+    _change_as_training_does(other, batches[0])
+    if _own_values(other) != before:
+        return False
+    logits = _run(fast.refreshed(), batches, other)
+    return _agree(logits, _run(other.eval(), batches, model), _FLOAT32)
+
+
+def _own_values(model: nn.Module) -> list[dict[str, str]]:
+    """What each module keeps beside tensors and modules, as it would be printed."""
+    usual = vars(nn.Module())
+    return [
+        {name: repr(value) for name, value in vars(module).items() if name not in usual}
+        for module in model.modules()
+    ]
+
+
+@torch.no_grad()
+def _change_as_training_does(model: nn.Module, x: Tensor) -> None:
+    """Move all weights a little, those that are zero too, and run once in train mode."""
+    generator = torch.Generator().manual_seed(0)
+    devices = [x.device] if x.is_cuda else []
+    for weight in model.parameters():
+        size = weight.abs().mean()
+        noise = torch.randn(weight.shape, generator=generator).to(weight)
+        weight.add_(0.1 * torch.where(size > 0, size, 1.0) * noise)
+    with torch.random.fork_rng(devices=devices):
+        model.train()(x.clone())
 
 
 def float64_copy(model: nn.Module, x: Float[Tensor, "n ..."]) -> nn.Module | None:
