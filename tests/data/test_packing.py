@@ -105,6 +105,25 @@ def test_a_crop_shows_the_middle(npz, tmp_path):
         refused(r"crop=SIDE with a side of 1 to 5", lambda wrong=wrong: data.load(name + wrong), ConfigError)
 
 
+def test_a_pack_of_a_crop_holds_the_crop(npz, tmp_path):
+    cropped = f"packed:{packed(npz, tmp_path / 'whole')}?crop=4"
+    record = data.pack(cropped, tmp_path / "middle", shard_bytes=7 * 48)
+    assert record.shape == (3, 4, 4)
+    made = data.load(f"packed:{tmp_path / 'middle'}")
+    assert torch.equal(made.train.x(), data.load(cropped).train.x())
+    data.pack(cropped, tmp_path / "resized", size=4)
+    assert torch.equal(data.load(f"packed:{tmp_path / 'resized'}").test.x(), made.test.x())
+
+
+def test_a_pack_of_a_crop_that_holds_whole_images_is_refused(npz, tmp_path, monkeypatch):
+    """An older version left the crop out: with a size, only the pixels tell."""
+    cropped = f"packed:{packed(npz, tmp_path / 'whole')}?crop=4"
+    with monkeypatch.context() as older:
+        older.setattr("robustlens.data.packed._crop", lambda query, record: None)
+        data.pack(cropped, tmp_path / "older", size=4)
+    refused("packed otherwise", lambda: data.pack(cropped, tmp_path / "older", size=4), StateError)
+
+
 # -- folders of images of any size -----------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from robustlens.data import shards
 from robustlens.data.registry import read
-from robustlens.data.splits import Source, Sources, check_labels
+from robustlens.data.splits import Source, Sources, check_labels, middle
 from robustlens.errors import ConfigError, DataError, ResourceError, StateError
 from robustlens.progress import Event, Listener, silent
 from robustlens.results.locks import locked
@@ -53,6 +53,8 @@ class _Plan:
         digest = hashlib.sha256(repr(asked).encode())
         for source in self.sources.values():
             digest.update(source.labels.numpy().data)
+            if source.crop is not None:  # packs of crops that an older version made hold whole images
+                digest.update(f"crop {source.crop}".encode())
         return digest.hexdigest()[:16]
 
     @property
@@ -213,8 +215,7 @@ def resized(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "
         picture = Image.fromarray(image[:, :, 0] if grey else image)
         image = np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR))
         image = image[:, :, None] if grey else image
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top : top + size, left : left + size]
+    return middle(image, size)
 
 
 def _complete(

@@ -14,13 +14,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from robustlens import noise
 from robustlens.data import shards
 from robustlens.data.shards import Images, PackedImages
-from robustlens.data.stratified import stratified_order, subset
+from robustlens.data.stratified import subset, validation_rows
 from robustlens.errors import ConfigError, DataError
 
-_VALIDATION = 2  # sub-stream of the data seed; 1 is that of subsets
 _AT_A_TIME = 256  # images in memory where they are taken one by one
 
 
@@ -177,12 +175,19 @@ class Source:
         return Split(self.read(rows), self.labels[rows], index, self.crop)
 
     def one_by_one(self, rows: Int64[Tensor, " m"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
-        """Images of the given rows, of any size, a few in memory at a time."""
-        if self.each is not None:
-            yield from self.each(rows)
-            return
+        """Images of the given rows as its splits show them, of any size, a few in memory at a time."""
+        for image in self._whole(rows) if self.each is None else self.each(rows):
+            yield image if self.crop is None else middle(image, self.crop)
+
+    def _whole(self, rows: Int64[Tensor, " m"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
         for some in rows.split(_AT_A_TIME):
             yield from self.read(some)[:].permute(0, 2, 3, 1).numpy()
+
+
+def middle(image: UInt8[np.ndarray, "h w c"], side: int) -> UInt8[np.ndarray, "side side c"]:
+    """The square in the middle of an image."""
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +222,7 @@ def assemble(
     rows = _limited(sources.train, train_limit, seed, "data.train_limit")
     pool = _beyond(sources.train, rows, unlabeled, seed)
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
-    chosen, left = _validation_rows(sources.train.labels[rows], validation, seed)
+    chosen, left = validation_rows(sources.train.labels[rows], validation, seed)
     train, test = sources.train.split(rows[left]), sources.test.split(test_rows)
     validation_split = sources.train.split(rows[chosen]) if len(chosen) else train.at(slice(0))
     more = [sources.train.split(pool)] if len(pool) else []
@@ -250,22 +255,6 @@ def _beyond(source: Source, rows: Tensor, unlabeled: int, seed: int) -> Tensor:
         )
     more = _limited(source, len(rows) + unlabeled, seed, "data.unlabeled")
     return more[~torch.isin(more, rows)]
-
-
-def _validation_rows(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of the validation images and of the images left for training, both ascending."""
-    n = len(labels)
-    if not 0 <= share < 1:
-        raise ConfigError(
-            f"data.validation: found {share}, expected a share of the training images in [0, 1)"
-        )
-    count = max(1, round(share * n)) if share else 0
-    if count >= n:
-        raise ConfigError(
-            f"data.validation: found {share}, which leaves none of the {n} training images; lower it"
-        )
-    order = stratified_order(labels, noise.generator_for(seed, _VALIDATION))
-    return order[:count].sort().values, order[count:].sort().values
 
 
 def check_labels(source: Source, classes: int) -> None:

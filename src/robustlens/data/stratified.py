@@ -9,7 +9,7 @@ from torch import Tensor
 from robustlens import noise
 from robustlens.errors import ConfigError
 
-_SUBSET = 1  # sub-stream of the data seed; 2 is that of the validation split
+_SUBSET, _VALIDATION = 1, 2  # sub-streams of the data seed
 
 
 def subset(labels: Int64[Tensor, " n"], n: int, seed: int, field: str) -> Int64[Tensor, " m"]:
@@ -21,6 +21,28 @@ def subset(labels: Int64[Tensor, " n"], n: int, seed: int, field: str) -> Int64[
     if not 0 <= n <= len(labels):
         raise ConfigError(f"{field}: found {n}, expected at most the {len(labels)} images that there are")
     return stratified_order(labels, noise.generator_for(seed, _SUBSET))[:n].sort().values
+
+
+def validation_rows(
+    labels: Int64[Tensor, " n"], share: float, seed: int
+) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " k"]]:
+    """Positions of the validation images and of the images left for training, both ascending.
+
+    Raises:
+        ConfigError: `share` is outside [0, 1), or leaves nothing for training.
+    """
+    n = len(labels)
+    if not 0 <= share < 1:
+        raise ConfigError(
+            f"data.validation: found {share}, expected a share of the training images in [0, 1)"
+        )
+    count = max(1, round(share * n)) if share else 0
+    if count >= n:
+        raise ConfigError(
+            f"data.validation: found {share}, which leaves none of the {n} training images; lower it"
+        )
+    order = stratified_order(labels, noise.generator_for(seed, _VALIDATION))
+    return order[:count].sort().values, order[count:].sort().values
 
 
 def stratified_order(labels: Int64[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " n"]:
