@@ -10,6 +10,7 @@ from helpers.training_runs import RST, assert_same_bits, recipe, weights_of
 from robustlens.errors import ConfigError
 from robustlens.results import PseudoLabelRecord, Run
 from robustlens.results.array_files import ArrayFile
+from robustlens.training import state
 from robustlens.training.pseudo_labels import batch_order
 
 
@@ -36,6 +37,17 @@ def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled)
         for name, data in (("one", partly_labelled), ("other", lying))
     )
     assert_same_bits(weights_of(one), weights_of(other))
+
+
+def test_a_teacher_that_is_killed_inside_an_epoch_left_the_state_asked_for(tmp_path, partly_labelled):
+    def death(event):
+        if event.phase == "teacher train" and event.done == 3:
+            raise OSError("the machine dies")
+
+    asked, folder = recipe(**RST), tmp_path / "run"
+    with pytest.raises(OSError, match="the machine dies"):
+        rl.train(asked, folder, splits=partly_labelled, progress=death, checkpoint_minutes=0)
+    assert (folder / "teacher" / state.STEP).exists()
 
 
 def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():

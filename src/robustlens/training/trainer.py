@@ -91,7 +91,7 @@ def train(
             with float32_products(products(recipe.precision)), repeatable(on, fast=fast), kept_memory():
                 loop.resume()
                 if recipe.pseudo_labels is not None:
-                    loop.step.use(_with_pseudo_labels(loop))
+                    loop.step.use(_with_pseudo_labels(loop, checkpoint_minutes))
                 with tracked(run, recipe, tracking) as tracker:
                     hearers.append(tracker)
                     loop.run_all_epochs()
@@ -144,7 +144,7 @@ def _images_of(run: Run, recipe: Recipe, splits: Splits | None) -> Splits:
     return loaded
 
 
-def _with_pseudo_labels(loop: TrainingLoop) -> Split:
+def _with_pseudo_labels(loop: TrainingLoop, checkpoint_minutes: float) -> Split:
     """The training images, and after them the unlabeled ones as a standard network labels them."""
     recipe, splits = loop.recipe, loop.splits
     assert splits.unlabeled is not None
@@ -153,6 +153,7 @@ def _with_pseudo_labels(loop: TrainingLoop) -> Split:
         loop.run.path("teacher"),
         splits=replace(splits, unlabeled=None),
         device=str(loop.fabric.device),
+        checkpoint_minutes=checkpoint_minutes,
         progress=lambda event: loop.listener(replace(event, phase=f"teacher {event.phase}")),
     )
     unlabeled = splits.unlabeled
