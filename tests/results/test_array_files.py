@@ -1,5 +1,6 @@
 """Arrays of sealed files: read as safetensors reads them, from a file that is verified once."""
 
+import json
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from robustlens.errors import StateError
-from robustlens.results import array_files
+from robustlens.results import array_files, files
 from robustlens.results.array_files import ArrayFile, write_arrays
 
 TYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "c8"]
@@ -109,3 +110,43 @@ def test_a_pipe_is_not_waited_for_and_a_file_out_of_reach_is_not_called_damaged(
     with pytest.raises(StateError, match="Permission denied") as caught:
         ArrayFile(tmp_path / "x.safetensors")["a"]
     assert "delete" not in str(caught.value)
+
+
+LIE = '"seal":"' + "a" * 64 + '"'
+LONG = {"groups": ["x" * 99] * 1000}
+
+
+def in_the_old_order(content):
+    """The same file as it was written before: the header first, and behind it the seal."""
+    size = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + size])
+    seal = entries["__metadata__"].pop("seal")
+    entries["__metadata__"]["seal"] = files.ZEROS
+    head = json.dumps(entries, separators=(",", ":")).encode().ljust(size)
+    assert len(head) == size
+    written = files.sealed(content[:8] + head + content[8 + size :], files.SEALED_TENSORS)
+    assert files.seal_of(written) != seal  # other bytes
+    return written
+
+
+@pytest.mark.parametrize(
+    "header", [{}, LONG, {"note": LIE}, {LIE: LIE}], ids=["short", "long", "lie", "lies"]
+)
+@pytest.mark.parametrize("order", ["new", "old"])
+def test_a_seal_is_read_behind_a_header_of_any_length_and_text(tmp_path, header, order):
+    path = tmp_path / "x.safetensors"
+    write_arrays(path, {"a": np.arange(3), LIE: np.ones(2)}, header)
+    if order == "old":
+        path.write_bytes(in_the_old_order(path.read_bytes()))
+    read = array_files.read_header(path)
+    assert {key: read.values[key] for key in header} == header
+    assert read.seal == array_files.metadata_of(path)["seal"]
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(StateError, match="does not have its seal"):
+        array_files.read_header(path)
+
+
+def test_text_in_an_array_is_no_seal(tmp_path):
+    for lie in (LIE, LIE.replace(":", ": ") + "}"):
+        save_file({"a": torch.tensor(list(lie.encode()), dtype=torch.uint8)}, tmp_path / "x.safetensors")
+        assert array_files.read_header(tmp_path / "x.safetensors").seal is None

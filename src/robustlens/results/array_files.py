@@ -51,7 +51,8 @@ def sealed_tensors(content: bytes, header: Mapping[str, Any]) -> bytes:
     size = int.from_bytes(content[:8], "little")
     entries = json.loads(content[8 : 8 + size])
     entries.pop("__metadata__", None)
-    metadata = {_HEADER: json.dumps({"format": FORMAT, **plain(header)}), "seal": ZEROS}
+    # The seal first: older versions look for it in the first 64 KiB alone.
+    metadata = {"seal": ZEROS, _HEADER: json.dumps({"format": FORMAT, **plain(header)})}
     head = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     return sealed(len(head).to_bytes(8, "little") + head + content[8 + size :], SEALED_TENSORS)

@@ -29,7 +29,6 @@ _DIGITS = 64
 ZEROS = "0" * _DIGITS
 _SEALED_JSON = re.compile(rb'"seal": "([0-9a-f]{64})"\s*\}\s*\Z')
 SEALED_TENSORS = re.compile(rb'"seal":"([0-9a-f]{64})"')
-_HEAD = 1 << 16  # bytes of a safetensors file in which its metadata and the seal lie: they are written first
 
 
 # -- writing -------------------------------------------------------------------------------------------
@@ -134,7 +133,10 @@ def is_intact(content: bytes) -> bool:
 
 
 def _place_of_seal(content: bytes) -> re.Match[bytes] | None:
-    return _SEALED_JSON.search(content) or SEALED_TENSORS.search(content[:_HEAD])
+    """JSON begins with a brace, safetensors with the length of its header; arrays may hold any text."""
+    if content.startswith(b"{"):
+        return _SEALED_JSON.search(content)
+    return SEALED_TENSORS.search(content[: 8 + int.from_bytes(content[:8], "little")])
 
 
 def read_bytes(path: Path) -> bytes:
