@@ -4,6 +4,8 @@ import gzip
 import io
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,6 +308,63 @@ def test_palette_and_alpha_images_become_rgb_and_grey_ones_join_them(tmp_path: P
 def test_grey_with_alpha_and_bilevel_images_stay_grey() -> None:
     files = [png(Image.new("LA", (2, 2), (7, 9))), png(Image.new("1", (2, 2), 1)), png(grey(5, (2, 2)))]
     assert pixels.decode(files, 3, str).tolist() == [[[[value] * 2] * 2] for value in (7, 255, 5)]
+
+
+def png16(colour_type: int, channels: int) -> bytes:
+    """A PNG of 4x3 pixels with 16 bits a channel, each 300, which Pillow does not write in colour."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, colour_type, 0, 0, 0))
+    rows = zlib.compress(3 * (b"\0" + (300).to_bytes(2, "big") * 4 * channels))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def tiff16() -> bytes:
+    """A TIFF of 4x3 RGB pixels with 16 bits a channel."""
+    entries = [(256, 4), (257, 3), (258, 122), (259, 1), (262, 2), (273, 128), (277, 3), (278, 3), (279, 72)]
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    fields = fields.replace(struct.pack("<HHII", 258, 4, 1, 122), struct.pack("<HHII", 258, 3, 3, 122))
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, 9)
+        + fields
+        + bytes(4)
+        + struct.pack("<4H", 16, 16, 16, 0)
+        + bytes(72)
+    )
+
+
+DEEP = {
+    "grey": (png16(0, 1), "I;16"),
+    "grey with alpha": (png16(4, 2), "LA;16B"),
+    "colour": (png16(2, 3), "RGB;16B"),
+    "colour with alpha": (png16(6, 4), "RGBA;16B"),
+    "TIFF": (tiff16(), "RGB;16L"),
+    "PPM": (b"P6\n4 3\n65535\n" + bytes(72), "RGB up to 65535"),
+    "PPM of text": (b"P3\n4 3\n256\n" + b"7 " * 36, "RGB up to 256"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_images_of_more_than_8_bits_a_channel_are_refused(kind: str) -> None:
+    content, mode = DEEP[kind]
+    refused(
+        f"one: image mode {mode}, expected 8 bits a channel; convert it",
+        lambda: pixels.decode([content], 1, lambda _: "one"),
+    )
+
+
+def test_images_of_fewer_bits_a_channel_are_read() -> None:
+    """Among them a BMP of 16 bits a pixel, five or six of them a channel."""
+    rows = struct.pack("<HH", 0xF800, 0x001F)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 70, 0, 66, 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks + rows
+    assert pixels.decode([bmp], 1, str)[0, :, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert pixels.decode([b"P6\n1 1\n255\n" + bytes([1, 2, 3])], 1, str).flatten().tolist() == [1, 2, 3]
+    assert pixels.decode([b"P6\n1 1\n5\n" + bytes([1, 0, 5])], 1, str).flatten().tolist() == [51, 0, 255]
 
 
 FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {

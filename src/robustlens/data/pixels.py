@@ -22,6 +22,7 @@ from robustlens.errors import DataError
 
 _GREY = {"1", "L", "LA", "La"}
 _DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_DEEP_ENDINGS = (";16B", ";16L", ";16N")  # of raw modes of colours; BGR;16 has 16 bits a pixel
 # Errors of Pillow for files that are cut short, damaged, or no image at all.
 _UNREADABLE = (
     OSError,
@@ -50,8 +51,8 @@ def decode(
         name: of image i in an error message.
 
     Raises:
-        DataError: an image that cannot be read, has more than 8 bits a channel, or another size than the
-            first.
+        DataError: an image that cannot be read, has more than 8 bits a channel (as far as Pillow says so: it
+            does for PNG, TIFF and PPM), or another size than the first.
     """
     pixels: NDArray[np.uint8] | None = None  # NHWC while it fills: Pillow's own order
     for i, image in enumerate(read_each(files, name, LARGEST_IMAGE)):
@@ -88,8 +89,8 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str], largest: int) 
                     f"{name(i)}: image of {_size(image.size[::-1])} pixels, expected at most "
                     f"{largest}; resize it"
                 )
-            if image.mode in _DEEP:
-                raise DataError(f"{name(i)}: image mode {image.mode}, expected 8 bits a channel; convert it")
+            if deep := _deep_mode(image):
+                raise DataError(f"{name(i)}: image mode {deep}, expected 8 bits a channel; convert it")
             image.info.pop("transparency", None)  # Pillow warns about some palettes; we drop alpha anyway
             wanted = "L" if image.mode in _GREY else "RGB"
             array = np.asarray(image if image.mode == wanted else image.convert(wanted))
@@ -98,6 +99,22 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str], largest: int) 
             f"{name(i)}: cannot be read as an image ({in_one_line(error)}); replace it"
         ) from error
     return array[:, :, None] if wanted == "L" else array
+
+
+def _deep_mode(image: Image.Image) -> str | None:
+    """The mode of an image that has more than 8 bits a channel; None for others.
+
+    Pillow cuts colours to 8 bits while it reads them: only what it has still to read says how many there are.
+    """
+    if image.mode in _DEEP:
+        return image.mode
+    for codec, _, _, arguments in getattr(image, "tile", ()):
+        mode, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+        if str(mode).endswith(_DEEP_ENDINGS):
+            return str(mode)
+        if codec.startswith("ppm") and more[0] > 255:
+            return f"{mode} up to {more[0]}"
+    return None
 
 
 def _opened(file: bytes | Path) -> Image.Image:
