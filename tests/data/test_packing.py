@@ -159,6 +159,41 @@ def test_a_folder_of_photos_is_resized_and_cropped_as_pillow_does(photos, tmp_pa
     assert counts.tolist() == [list(channel) for channel in record.splits["train"].histogram]
 
 
+def whole_strip(image, size):
+    """The middle square as it was always made: from the whole image, enlarged or reduced."""
+    height, width = image.shape[:2]
+    scale = size / min(height, width)
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    wanted = (round(width * scale), round(height * scale))
+    large = np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR)).reshape(*wanted[::-1], -1)
+    top, left = ((side - size) // 2 for side in large.shape[:2])
+    return large[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [7, 16, 64])
+def test_only_images_that_would_become_endless_strips_have_other_pixels(size, channels, monkeypatch):
+    for short in (1, 2, 5, 16, 33, 90):
+        for ratio in (1, 1.37, 2, 7.9, 8.6, 16.3, 65):
+            whole = toy_images(1, (short, round(ratio * short), channels), seed=short)[0]
+            for image in (whole, whole.swapaxes(0, 1)):
+                expected = whole_strip(image, size)
+                assert np.array_equal(packing.resized(image, size), expected)
+                with monkeypatch.context() as small:
+                    small.setattr(packing, "LARGEST_ALONE", 1)
+                    differences = packing.resized(image, size).astype(int) - expected
+                assert np.abs(differences).max() <= (ratio > 8)
+
+
+def test_a_thin_image_is_not_enlarged_whole():
+    image = np.arange(9_000_000, dtype=np.uint32).astype(np.uint8)[:, None, None]
+    middle = packing.resized(image, 224)
+    assert middle.shape == (224, 224, 1)
+    there = image[4_499_997:4_500_003, 0, 0]
+    assert set(middle.flatten().tolist()) <= set(range(there.min(), there.max() + 1))
+    assert packing.resized(image.swapaxes(0, 1), 4096).shape == (4096, 4096, 1)
+
+
 def test_photos_that_are_too_large_for_memory_are_resized_one_by_one(photos, tmp_path):
     big = photos / "train" / "dog" / "big.png"
     Image.new("L", (4097, 4097), 7).save(big)

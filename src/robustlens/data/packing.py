@@ -18,6 +18,7 @@ from PIL import Image
 
 from robustlens.data import shards
 from robustlens.data.registry import read
+from robustlens.data.sizes import LARGEST_ALONE
 from robustlens.data.splits import Source, Sources, check_labels, middle
 from robustlens.errors import ConfigError, DataError, ResourceError, StateError
 from robustlens.progress import Event, Listener, silent
@@ -33,6 +34,7 @@ from robustlens.results.pack_folder import (
 SHARD_BYTES = 128 << 20
 """Bytes of a shard, about: that much is lost where packing is stopped, and held in memory by each thread."""
 _PROBED = 64  # images of each split that are looked at for their channels
+_THIN = 8  # times as long as wide: an image that is longer is resized whole only up to `LARGEST_ALONE` pixels
 _VERSION = 1  # of how images are resized: another one makes other pixels
 
 
@@ -213,9 +215,23 @@ def resized(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "
         wanted = (max(size, round(width * size / short)), max(size, round(height * size / short)))
         grey = image.shape[2] == 1
         picture = Image.fromarray(image[:, :, 0] if grey else image)
-        image = np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR))
+        if math.prod(wanted) > max(LARGEST_ALONE, _THIN * size**2):
+            image = np.asarray(_resized_middle(picture, wanted, size))
+        else:
+            image = np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR))
         image = image[:, :, None] if grey else image
     return middle(image, size)
+
+
+def _resized_middle(picture: Image.Image, wanted: tuple[int, int], size: int) -> Image.Image:
+    """The middle square of the image as `wanted` large, which is not made: it may not fit in memory.
+
+    Pixels differ by 1 at most from those of the whole one: Pillow keeps the corners of a box in float32.
+    """
+    scales = [side / large for side, large in zip(picture.size, wanted, strict=True)]
+    left, top = ((large - size) // 2 * scale for large, scale in zip(wanted, scales, strict=True))
+    box = (left, top, left + size * scales[0], top + size * scales[1])
+    return picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _complete(
