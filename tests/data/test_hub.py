@@ -149,6 +149,47 @@ def test_the_documented_split_serves_as_test(tmp_path: Path) -> None:
     assert len(data.load("tiny_imagenet", data_dir=tmp_path).test) == 4
 
 
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("train-00001-of-00002", ["dog", "cat"]),
+        ("test-00000-of-00001", ["dog", "cat"]),
+        ("test-00000-of-00001", ["cat"]),
+        ("train-00001-of-00002", ["cat", "dog", "emu"]),
+    ],
+)
+def test_a_file_that_names_other_classes_is_refused(tmp_path: Path, file: str, names: list[str]) -> None:
+    """The library would read its labels as numbers of the first file's classes."""
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        write_parquet(tmp_path / f"{name}.parquet", n=4, labels=[0, 0, 0, 0])
+    assert data.load("cifar10", data_dir=tmp_path).classes == ("cat", "dog")
+    write_parquet(tmp_path / f"{file}.parquet", n=4, names=names, labels=[0, 0, 0, 0])
+    place = 0 if names[0] == "dog" else min(len(names), 2)
+    here, there = ([*some, "nothing"][place] for some in (names, ["cat", "dog"]))
+    refused(
+        rf"{file}\.parquet: class {place} of column label is {here}, expected {there} as in "
+        r".*train-00000-of-00002\.parquet; give all files",
+        lambda: data.load("cifar10", data_dir=tmp_path),
+    )
+
+
+def test_only_the_classes_of_the_label_column_count_and_only_of_files_that_name_some(tmp_path: Path) -> None:
+    import datasets
+
+    for split, kinds in (("train", ["animal", "plant"]), ("test", ["plant", "animal"])):
+        coarse = {"coarse_label": datasets.ClassLabel(names=kinds)}
+        write_parquet(tmp_path / f"{split}-0.parquet", label="fine_label", extra=coarse)
+    plain = datasets.Value("int64")
+    write_parquet(
+        tmp_path / "train-1.parquet", label="fine_label", feature=plain, extra={"coarse_label": plain}
+    )
+    assert len(data.load("cifar100", data_dir=tmp_path, validation=0).train) == 12
+    refused(
+        "class 0 of column coarse_label is plant, expected animal",
+        lambda: data.load("hf:owner/name?label=coarse_label", data_dir=tmp_path),
+    )
+
+
 def damage_file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
     return lambda root: (root / name).write_bytes(change((root / name).read_bytes()))
 

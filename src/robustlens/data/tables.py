@@ -7,6 +7,7 @@ them, so that tables and image folders go through the same checks.
 import contextlib
 import glob
 import importlib
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -86,7 +87,8 @@ def from_files(
     """Sources from the parquet files of "train" and "test".
 
     Raises:
-        DataError: a file that cannot be read, columns that are ambiguous, or the extra is absent.
+        DataError: a file that cannot be read or names other classes, columns that are ambiguous, or the extra
+            is absent.
     """
     with library(where, "download the files again") as datasets, _naming_the_bad_file(files):
         # The library's working copy is as large as the data: it goes at once, and never lies beside the data.
@@ -103,7 +105,9 @@ def from_files(
             ImageTable(splits[split], f"{where}: {split}", partial(_place, files[split]))
             for split in ("train", "test")
         )
-        return _sources(train, test, columns, classes, datasets)
+        chosen = _chosen(train, columns, datasets)
+        _check_classes(files, chosen.label, datasets)
+        return _sources(train, test, chosen, classes)
 
 
 def from_repository(repo: str, config: str, columns: Columns, choose_test: Callable[[Any], str]) -> Sources:
@@ -126,7 +130,7 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
             ImageTable(splits[split], f"{where}: {split}", f"{where}: {split}, row {{}}".format)
             for split in ("train", test)
         )
-        return _sources(train_table, test_table, columns, (), datasets)
+        return _sources(train_table, test_table, _chosen(train_table, columns, datasets), ())
 
 
 @contextlib.contextmanager
@@ -160,25 +164,48 @@ def library(where: str, fix: str) -> Iterator[Any]:
             logger.set_verbosity(level)
 
 
-def _sources(
-    train: ImageTable, test: ImageTable, columns: Columns, classes: tuple[str, ...], datasets: Any
-) -> Sources:
-    """Sources from one image and one label column of both tables."""
+def _chosen(train: ImageTable, columns: Columns, datasets: Any) -> Columns:
+    """The image and the label column: those that are named, or the only ones."""
     features = train.rows.features
     images = [name for name, feature in features.items() if _is_image(feature, datasets)]
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     whole = [name for name, feature in features.items() if "int" in str(getattr(feature, "dtype", ""))]
     image = _column("image", columns.image, images, train.where, list(features))
-    label = _column("label", columns.label, named or whole, train.where, list(features))
-    train_labels, test_labels = train.labels(label), test.labels(label)
-    names = tuple(getattr(features[label], "names", None) or classes) or class_names(
-        train_labels, train.where
-    )
+    return Columns(image, _column("label", columns.label, named or whole, train.where, list(features)))
+
+
+def _sources(train: ImageTable, test: ImageTable, columns: Columns, classes: tuple[str, ...]) -> Sources:
+    """Sources from one image and one label column of both tables."""
+    train_labels, test_labels = train.labels(columns.label), test.labels(columns.label)
+    named = getattr(train.rows.features[columns.label], "names", None)
+    names = tuple(named or classes) or class_names(train_labels, train.where)
     made = (
-        Source(labels, partial(table.images, image), table.where, each=partial(table.each, image))
+        Source(
+            labels, partial(table.images, columns.image), table.where, each=partial(table.each, columns.image)
+        )
         for labels, table in ((train_labels, train), (test_labels, test))
     )
     return Sources(next(made), next(made), names)
+
+
+def _check_classes(files: dict[str, list[Path]], label: str, datasets: Any) -> None:
+    """Raise `DataError` for a file that names other classes: the library takes those of the first."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    first: tuple[Path, list[str]] | None = None
+    for path in (path for split in ("train", "test") for path in files[split]):
+        features = datasets.Features.from_arrow_schema(parquet.read_schema(path))
+        names = getattr(features[label], "names", None)
+        if names is None:  # plain numbers
+            continue
+        first = first or (path, names)
+        if names == first[1]:
+            continue
+        pairs = itertools.zip_longest(names, first[1], fillvalue="nothing")
+        place, (here, there) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise DataError(
+            f"{path}: class {place} of column {label} is {here}, expected {there} as in {first[0]}; give all "
+            "files the same classes in the same order"
+        )
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:
