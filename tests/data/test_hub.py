@@ -1,9 +1,12 @@
 """Data sets by name: local folders in the Hub's layout, the Hub (faked: no network here), the extra."""
 
+import errno
+import gc
 import gzip
 import io
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from helpers.data_files import cut, grey, idx_bytes, png, refused, write_idx
 from robustlens import data
 from robustlens.data import augment, hub, tables
-from robustlens.errors import ConfigError
+from robustlens.errors import ConfigError, ResourceError
 
 
 def write_parquet(
@@ -77,6 +81,51 @@ def test_reading_is_silent_and_leaves_the_folder_and_the_library_as_they_were(
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert datasets.are_progress_bars_disabled() == bars
     assert datasets.logging.get_verbosity() == datasets.logging.ERROR
+
+
+def test_images_are_mapped_from_a_copy_that_goes_with_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path / "cifar10")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    sources = data.registry.read("cifar10", tmp_path)
+    (copy,) = temporary.iterdir()
+    mapped = [Path(file["filename"]) for file in sources.train.read.func.__self__.rows.cache_files]
+    assert mapped
+    assert all(copy in path.parents for path in mapped)
+    test = sources.test
+    del sources
+    gc.collect()
+    assert test.read(torch.arange(2)).shape == (2, 3, 3, 4), "either split keeps it"
+    del test
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+    data.load("cifar10", data_dir=tmp_path)
+    (tmp_path / "cifar10" / TEST_FILE).write_bytes(b"")
+    refused("is no complete parquet file", lambda: data.load("cifar10", data_dir=tmp_path))
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_folder_of_temporary_files_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    import datasets
+
+    write_cifar(tmp_path / "cifar10")
+
+    def full(*_: Any, **__: Any) -> None:
+        try:
+            raise OSError(number, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    line = r"needs room for a copy of its files, found none in .*; free some space or set TMPDIR"
+    refused(line, lambda: data.load("cifar10", data_dir=tmp_path), ResourceError)
 
 
 def test_the_environment_names_the_folder_and_an_argument_wins(

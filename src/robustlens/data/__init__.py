@@ -78,6 +78,7 @@ def load(
     Raises:
         ConfigError: an unknown name, or a limit or a share that cannot be met.
         DataError: files that are missing, damaged or of another kind, or an extra that is absent.
+        ResourceError: no room for the copy of parquet files that is made while they are read.
 
     >>> splits = load("fashion-mnist-10k", train_limit=100, test_limit=10)
     >>> len(splits.train), len(splits.validation), len(splits.test), splits.shape

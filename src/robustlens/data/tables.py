@@ -5,11 +5,14 @@ them, so that tables and image folders go through the same checks.
 """
 
 import contextlib
+import errno
 import glob
 import importlib
 import itertools
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +28,11 @@ from torch import Tensor
 from robustlens.data.arrays import class_names
 from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources, in_one_line
-from robustlens.errors import DataError
+from robustlens.errors import DataError, ResourceError
 from robustlens.extras import install_extra
 
 ONLINE = "check the name and the network, or give a folder that holds the files as data_dir"
-_BATCH = 1000  # encoded images in memory at a time while decoding
+_BATCH = 32  # encoded images in memory at a time while decoding
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,29 @@ class Columns:
     label: str = ""
 
 
+class _WorkingCopy:
+    """Folder of the library's working copy, as large as the data and never beside it.
+
+    It is mapped into memory, so it stays as long as somebody holds this, and goes then, or when Python ends.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="robustlens-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class ImageTable:
-    """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message."""
+    """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message.
+
+    `copy` is what `rows` maps into memory, if that is ours. It stands behind them, to be released after them:
+    Windows removes no file that is mapped.
+    """
 
     rows: Any
     where: str
     place: Callable[[int], str]
+    copy: _WorkingCopy | None = None
 
     def labels(self, column: str) -> Int64[Tensor, " n"]:
         """The label of every row; raises `DataError` where one is missing or no integer."""
@@ -89,20 +108,18 @@ def from_files(
     Raises:
         DataError: a file that cannot be read or names other classes, columns that are ambiguous, or the extra
             is absent.
+        ResourceError: no room for the library's copy.
     """
     with library(where, "download the files again") as datasets, _naming_the_bad_file(files):
-        # The library's working copy is as large as the data: it goes at once, and never lies beside the data.
-        with tempfile.TemporaryDirectory() as cache:
-            splits = datasets.load_dataset(
-                "parquet",
-                data_files={
-                    split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()
-                },
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
+        copy = _WorkingCopy()
+        splits = datasets.load_dataset(
+            "parquet",
+            data_files={split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()},
+            cache_dir=str(copy.folder),
+            keep_in_memory=False,
+        )
         train, test = (
-            ImageTable(splits[split], f"{where}: {split}", partial(_place, files[split]))
+            ImageTable(splits[split], f"{where}: {split}", partial(_place, files[split]), copy)
             for split in ("train", "test")
         )
         chosen = _chosen(train, columns, datasets)
@@ -154,6 +171,11 @@ def library(where: str, fix: str) -> Iterator[Any]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # it raises a dozen unrelated types for bad or unreachable data
+        if _disk_is_full(error):
+            raise ResourceError(
+                f"{where}: needs room for a copy of its files, found none in {tempfile.gettempdir()} or the "
+                "library's cache; free some space or set TMPDIR (HF_HOME) to another folder"
+            ) from error
         raise DataError(
             f"{where}: cannot be read ({type(error).__name__}: {in_one_line(error)}); {fix}"
         ) from error
@@ -162,6 +184,15 @@ def library(where: str, fix: str) -> Iterator[Any]:
             part.enable_progress_bars()
         for logger, level in zip(loggers, levels, strict=True):
             logger.set_verbosity(level)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that of a disk or a quota without room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _chosen(train: ImageTable, columns: Columns, datasets: Any) -> Columns:
