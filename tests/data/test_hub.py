@@ -4,6 +4,7 @@ import errno
 import gc
 import gzip
 import io
+import os
 import re
 import sys
 import tempfile
@@ -83,6 +84,10 @@ def test_reading_is_silent_and_leaves_the_folder_and_the_library_as_they_were(
     assert datasets.logging.get_verbosity() == datasets.logging.ERROR
 
 
+def files_behind(source: Any) -> list[Path]:
+    return [Path(file["filename"]) for file in source.read.func.__self__.rows.cache_files]
+
+
 def test_images_are_mapped_from_a_copy_that_goes_with_the_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +97,7 @@ def test_images_are_mapped_from_a_copy_that_goes_with_the_sources(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     sources = data.registry.read("cifar10", tmp_path)
     (copy,) = temporary.iterdir()
-    mapped = [Path(file["filename"]) for file in sources.train.read.func.__self__.rows.cache_files]
+    mapped = files_behind(sources.train)
     assert mapped
     assert all(copy in path.parents for path in mapped)
     test = sources.test
@@ -330,6 +335,29 @@ def test_any_repository_of_the_hub_is_read_by_its_features() -> None:
     assert made.train.images[:, :, 0, 0].tolist() == [[i, 2, 3] for i in range(6)]
     assert made.name == "hf:owner/name"
     assert len(data.load("hf:owner/name?config=small&test=held_out").test) == 2
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_tables_know_their_files_again_and_notice_a_change(
+    tmp_path: Path, request: pytest.FixtureRequest, local: bool
+) -> None:
+    if local:
+        write_cifar(tmp_path)
+    else:
+        request.getfixturevalue("fake_hub")
+
+    def fingerprints() -> list[str]:
+        sources = data.registry.read("hf:owner/name", tmp_path if local else None)
+        made = [source.fingerprint for source in (sources.train, sources.test)]
+        assert all(made)
+        return [fingerprint(torch.arange(2)) for fingerprint in made if fingerprint]
+
+    before = fingerprints()
+    assert fingerprints() == before
+    os.utime(tmp_path / TEST_FILE, (1, 1))
+    after = fingerprints()
+    assert after[1] != before[1]
+    assert (after[0] == before[0]) == local, "a repository is one thing, of one commit"
 
 
 @pytest.mark.usefixtures("fake_hub")

@@ -1,5 +1,7 @@
 """Packed data sets: the same images as their source, whatever stopped the packing, and damage by name."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.data_files import refused, toy_images, toy_labels
+from helpers.data_files import refused, toy_images, toy_labels, write_idx
 from robustlens import cli, data
-from robustlens.data import packing, shards
+from robustlens.data import packing, registry, shards
 from robustlens.errors import ConfigError, StateError, StoppedError
 from robustlens.progress import Event
-from robustlens.results import verify
+from robustlens.results import array_files, files, pack_folder, verify
 
 SHAPE = (3, 6, 5)
 IMAGE = 90  # bytes
@@ -251,6 +253,151 @@ def test_a_folder_takes_one_source(npz, tmp_path, monkeypatch):
     (out / "manifest.json").unlink()
     (out / "train-00000.safetensors").write_bytes((out / "train.safetensors").read_bytes())
     refused("belongs to another source", lambda: packed(npz, out), StateError)
+
+
+# -- sources that change ----------------------------------------------------------------------------
+
+
+def grey_folder(root: Path) -> Path:
+    for split, count in (("train", 5), ("test", 2)):
+        for label in ("cat", "dog"):
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", (4, 4), 10 * i).save(root / split / label / f"{i}.png")
+    return root
+
+
+def replace_an_image(root: Path) -> None:
+    """The same labels, number of files and size, another time."""
+    path = root / "train" / "dog" / "3.png"
+    Image.new("L", (4, 4), 31).save(path)
+    os.utime(path, ns=(1, 1))
+
+
+def rename_an_image(root: Path) -> None:
+    (root / "train" / "cat" / "0.png").rename(root / "train" / "cat" / "9.png")
+
+
+CHANGES = [replace_an_image, rename_an_image]
+CHANGED = "has changed since it was packed"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_pack_of_a_source_that_has_changed_since_is_refused(tmp_path, change):
+    root = grey_folder(tmp_path / "images")
+    record = data.pack(f"folder:{root}", tmp_path / "pack")
+    assert data.pack(f"folder:{root}", tmp_path / "pack") == record
+    change(root)
+    refused(
+        f"manifest.json: folder:.*images {CHANGED}.*; choose another folder or delete this one",
+        lambda: data.pack(f"folder:{root}", tmp_path / "pack"),
+        StateError,
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stopped_pack_makes_anew_what_has_changed_since_and_nothing_else(tmp_path, change):
+    root = grey_folder(tmp_path / "images")
+    options = {"shard_bytes": 2 * 16, "threads": 1}
+
+    def stop(event: Event) -> None:
+        if event.done >= 10:
+            raise StoppedError("stopped")
+
+    with pytest.raises(StoppedError):
+        data.pack(f"folder:{root}", tmp_path / "pack", progress=stop, **options)
+    shards_before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "pack").glob("train*.u8")}
+    assert len(shards_before) == 5
+    change(root)
+    data.pack(f"folder:{root}", tmp_path / "pack", **options)
+    made, whole = (
+        data.load(name, validation=0) for name in (f"packed:{tmp_path / 'pack'}", f"folder:{root}")
+    )
+    assert torch.equal(made.train.x(), whole.train.x())
+    kept = [
+        name for name, time in shards_before.items() if (tmp_path / "pack" / name).stat().st_mtime_ns == time
+    ]
+    assert len(kept) == {replace_an_image: 4, rename_an_image: 2}[change]
+
+
+def test_a_source_that_changes_while_it_is_packed_is_not_sealed(tmp_path):
+    root = grey_folder(tmp_path / "images")
+
+    def change(event: Event) -> None:
+        if event.done == event.total:
+            replace_an_image(root)
+
+    pack = partial(data.pack, f"folder:{root}", tmp_path / "pack")
+    refused("has changed while it was packed; pack again", lambda: pack(progress=change), StateError)
+    assert not (tmp_path / "pack" / "manifest.json").exists()
+    pack()
+    pixels = data.load(f"packed:{tmp_path / 'pack'}", validation=0).train.images[torch.tensor([8])]
+    assert pixels.unique().tolist() == [31]
+
+
+def older(out: Path) -> None:
+    """The pack as a version wrote it that kept no fingerprint of its source."""
+    manifest = files.read_json(out / "manifest.json", "pack")
+    del manifest["fingerprint"]
+    files.write_json(out / "manifest.json", manifest, "pack")
+
+
+def test_a_pack_of_an_older_version_stays_as_it_is(npz, tmp_path):
+    out = packed(npz, tmp_path / "pack")
+    older(out)
+    content = (out / "manifest.json").read_bytes()
+    os.utime(npz, ns=(1, 1))
+    assert data.pack(f"npz:{npz}", out, shard_bytes=7 * IMAGE).fingerprint is None
+    assert (out / "manifest.json").read_bytes() == content
+    assert data.load(f"packed:{out}").shape == SHAPE
+
+
+def test_shards_that_an_older_version_finished_are_made_again(npz, tmp_path):
+    undisturbed, out = packed(npz, tmp_path / "undisturbed"), packed(npz, tmp_path / "pack")
+    identity = pack_folder.PackFolder(out).record.identity
+    (out / "manifest.json").unlink()
+    arrays = {"digests": np.zeros((7, 16), np.uint8), "histogram": np.zeros((3, 256), np.int64)}
+    header = {"identity": identity, "rows": 7, "sha256": "0" * 64}
+    array_files.write_arrays(out / "train-00000.safetensors", arrays, header)
+    (out / "train-00000.u8").write_bytes(bytes(7 * IMAGE))
+    packed(npz, out)
+    for name in ("manifest.json", "train-00000.u8"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_every_reader_knows_its_source_again_and_notices_a_change(npz, tmp_path):
+    root, idx = grey_folder(tmp_path / "images"), write_idx(tmp_path / "idx")
+    one, other = (packed(npz, tmp_path / name, size) for name, size in (("one", 7), ("other", 3)))
+
+    def fingerprints(name: str) -> list[str]:
+        sources = registry.read(name, None)
+        made = [source.fingerprint for source in (sources.train, sources.test)]
+        return [fingerprint(torch.arange(4)) for fingerprint in made if fingerprint]
+
+    for name, file in (
+        (f"folder:{root}", root / "test" / "cat" / "1.png"),
+        (f"npz:{npz}", npz),
+        (f"idx:{idx}", idx / "train-images-idx3-ubyte.gz"),
+    ):
+        before = fingerprints(name)
+        assert fingerprints(name) == before
+        os.utime(file, ns=(1, 1))
+        assert fingerprints(name) != before
+    assert fingerprints(f"packed:{one}") == fingerprints(f"packed:{other}"), "of the pixels alone"
+    with np.load(npz) as file:
+        arrays = dict(file)
+    arrays["x_test"][3, 0, 2, 2] ^= 1
+    np.savez(npz, **arrays)
+    changed = fingerprints(f"packed:{packed(npz, tmp_path / 'changed')}")
+    assert [a == b for a, b in zip(changed, fingerprints(f"packed:{one}"), strict=True)] == [True, False]
+    assert registry.read("fashion-mnist-10k", None).train.fingerprint is None
+
+
+def test_a_file_that_is_gone_when_packing_begins_is_named(tmp_path):
+    root = grey_folder(tmp_path / "images")
+    source = registry.read(f"folder:{root}", None).train
+    (root / "train" / "dog" / "3.png").unlink()
+    refused("dog/3.png: cannot be read", lambda: source.fingerprint(torch.arange(10)))
 
 
 # -- damage -----------------------------------------------------------------------------------------

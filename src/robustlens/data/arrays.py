@@ -5,6 +5,8 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustlens.data.fingerprint import of_files
 from robustlens.data.sizes import check_size
 from robustlens.data.splits import Source, Sources, Splits, assemble, in_one_line
 from robustlens.errors import DataError, out_of_memory
@@ -102,7 +105,7 @@ def load_npz(path: Path) -> Sources:
                 f"{path}: holds Python objects, expected numbers (pickles are never read)"
             ) from error
         raise DataError(f"{path}: is no complete .npz file ({in_one_line(error)}); save it again") from error
-    return _sources(arrays, {key: f"{path}: {key}" for key in _KEYS}, None)
+    return _sources(arrays, {key: f"{path}: {key}" for key in _KEYS}, None, [path])
 
 
 def load_idx(folder: Path, classes: tuple[str, ...] | None = None) -> Sources:
@@ -111,7 +114,7 @@ def load_idx(folder: Path, classes: tuple[str, ...] | None = None) -> Sources:
     Raises:
         DataError: a file that is missing, truncated, or no IDX file of bytes; counts that differ.
     """
-    arrays, wheres = {}, {}
+    arrays, wheres, paths = {}, {}, []
     for split, stem in (("train", "train"), ("test", "t10k")):
         for letter, kind in (("x", "images"), ("y", "labels")):
             path = idx_file(folder, stem, kind)
@@ -120,7 +123,8 @@ def load_idx(folder: Path, classes: tuple[str, ...] | None = None) -> Sources:
                 raise DataError(f"{folder}: no {name}.gz (or {name}) in it; put the four IDX files there")
             arrays[f"{letter}_{split}"] = read_idx(path, kind)
             wheres[f"{letter}_{split}"] = str(path)
-    return _sources(arrays, wheres, classes)
+            paths.append(path)
+    return _sources(arrays, wheres, classes, paths)
 
 
 def idx_file(folder: Path, stem: str, kind: str) -> Path | None:
@@ -189,10 +193,22 @@ def class_names(labels: Int64[Tensor, " n"], where: str) -> tuple[str, ...]:
     return tuple(str(number) for number in present)
 
 
-def _sources(arrays: dict[str, Any], wheres: dict[str, str], classes: tuple[str, ...] | None) -> Sources:
-    """Sources from the four arrays; `wheres` are their names in messages."""
+def _sources(
+    arrays: dict[str, Any],
+    wheres: dict[str, str],
+    classes: tuple[str, ...] | None,
+    files: Sequence[Path] = (),
+) -> Sources:
+    """Sources from the four arrays; `wheres` name them in messages, `files` hold them, all in one folder."""
     train, test = (_source(arrays, wheres, f"x_{split}", f"y_{split}") for split in ("train", "test"))
-    return Sources(train, test, classes or class_names(train.labels, train.where))
+    classes = classes or class_names(train.labels, train.where)
+    if not files:
+        return Sources(train, test, classes)
+
+    def fingerprint(rows: Tensor) -> str:
+        return of_files(files, files[0].parent)
+
+    return Sources(replace(train, fingerprint=fingerprint), replace(test, fingerprint=fingerprint), classes)
 
 
 def _source(arrays: dict[str, Any], wheres: dict[str, str], x: str, y: str) -> Source:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustlens.data.fingerprint import of_files
 from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources
 from robustlens.errors import DataError
@@ -58,8 +59,11 @@ def _source(root: Path, classes: tuple[str, ...]) -> Source:
         chosen = [paths[row] for row in rows.tolist()]
         return read_each(chosen, lambda i: str(chosen[i]))
 
+    def fingerprint(rows: Tensor) -> str:
+        return of_files([paths[row] for row in rows.tolist()], root)
+
     labels = torch.tensor([label for _, label in listed], dtype=torch.int64)
-    return Source(labels, read, str(root), each=each)
+    return Source(labels, read, str(root), each=each, fingerprint=fingerprint)
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:

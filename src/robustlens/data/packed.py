@@ -1,5 +1,6 @@
 """Reader of packed folders: `packed:PATH`, or `packed:PATH?crop=224` for the middle of each image."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -65,7 +66,14 @@ def _source(folder: PackFolder, record: PackRecord, name: str, crop: int | None)
         histogram=torch.tensor(split.histogram, dtype=torch.int64),
     )
     images = PackedImages(shards, torch.arange(split.rows))
-    return Source(labels, images.select, f"{folder.folder}: {name}", index, crop=crop)
+    return Source(
+        labels,
+        images.select,
+        f"{folder.folder}: {name}",
+        index,
+        crop=crop,
+        fingerprint=lambda rows: hashlib.sha256(shards.digests[rows.numpy()].tobytes()).hexdigest()[:16],
+    )
 
 
 def _path(folder: PackFolder, record: PackRecord, split: PackedSplitRecord, number: int) -> Path:

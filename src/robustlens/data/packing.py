@@ -48,6 +48,7 @@ class _Plan:
     size: int | None
     rows_per_shard: int
     name: str
+    fingerprint: str
 
     @property
     def identity(self) -> str:
@@ -100,7 +101,8 @@ def pack(
     Raises:
         ConfigError: an unknown name, or a size that no image can have.
         DataError: images that are missing, damaged or of several sizes.
-        StateError: the folder holds another data set, or a file in it is damaged.
+        StateError: the folder holds another data set, or this one before its files changed, or a file in it
+            is damaged.
         LockedError: another process packs into the folder. ResourceError: the disk is full.
     """
     if size is not None and not 1 <= size <= 4096:
@@ -117,9 +119,19 @@ def pack(
                 raise StateError(
                     f"{folder.manifest}: holds {record.source} packed otherwise; choose another folder"
                 )
+            if record.fingerprint not in (None, plan.fingerprint):
+                raise StateError(
+                    f"{folder.manifest}: {record.source} has changed since it was packed: found other names, "
+                    "sizes or times of files; choose another folder or delete this one"
+                )
             return record
         _check_space(folder, plan)
         finished = _pack_shards(folder, plan, threads or min(8, os.cpu_count() or 1), progress)
+        if _fingerprint(plan.sources) != plan.fingerprint:
+            raise StateError(
+                f"{folder.folder}: {name} has changed while it was packed; pack again, which makes what has "
+                "changed anew"
+            )
         return _complete(folder, plan, finished)
 
 
@@ -134,7 +146,17 @@ def _plan(name: str, sources: Sources, size: int | None, channels: int | None, s
     depth = channels or max(shape[2] for shape in seen)
     height, width = (size, size) if size else seen[0][:2]
     per_shard = max(1, shard_bytes // (depth * height * width))
-    return _Plan(both, sources.classes, (depth, height, width), size, per_shard, name)
+    return _Plan(both, sources.classes, (depth, height, width), size, per_shard, name, _fingerprint(both))
+
+
+def _fingerprint(sources: dict[str, Source]) -> str:
+    """Those of both sources; empty for arrays in memory, of which nothing is known but what they hold."""
+    return " ".join(_part(source, 0, len(source.labels)) for source in sources.values())
+
+
+def _part(source: Source, start: int, end: int) -> str:
+    """Fingerprint of the rows of a shard."""
+    return source.fingerprint(torch.arange(start, end)) if source.fingerprint else ""
 
 
 def _check_space(folder: PackFolder, plan: _Plan) -> None:
@@ -156,7 +178,8 @@ def _pack_shards(
     """Make the shards that are missing; what is known of each, by split and number."""
     finished, missing = {}, []
     for split, number, start, end in plan.shards:
-        shard = folder.finished_shard(split, number, plan.identity)
+        part = _part(plan.sources[split], start, end)
+        shard = folder.finished_shard(split, number, plan.identity, part)
         if shard is None:
             missing.append((split, number, start, end))
         else:
@@ -169,8 +192,7 @@ def _pack_shards(
         futures = {pool.submit(_make_shard, folder, plan, *shard): shard for shard in missing}
         for future in as_completed(futures):
             split, number, start, end = futures[future]
-            future.result()
-            made = folder.finished_shard(split, number, plan.identity)
+            made = folder.finished_shard(split, number, plan.identity, future.result())
             assert made is not None
             finished[split, number] = made
             done += end - start
@@ -180,9 +202,10 @@ def _pack_shards(
     return finished
 
 
-def _make_shard(folder: PackFolder, plan: _Plan, split: str, number: int, start: int, end: int) -> None:
-    """Read, resize and write the images of one shard."""
+def _make_shard(folder: PackFolder, plan: _Plan, split: str, number: int, start: int, end: int) -> str:
+    """Read, resize and write the images of one shard; returns their fingerprint from before."""
     source = plan.sources[split]
+    part = _part(source, start, end)
     pixels = np.empty((end - start, *plan.shape), dtype=np.uint8)
     counts = torch.zeros((plan.shape[0], 256), dtype=torch.int64)
     images = source.one_by_one(torch.arange(start, end))
@@ -191,7 +214,8 @@ def _make_shard(folder: PackFolder, plan: _Plan, split: str, number: int, start:
         counts += shards.histogram(torch.from_numpy(pixels[place : place + 1]))
     digests = np.frombuffer(b"".join(image_digest(image.data) for image in pixels), dtype=np.uint8)
     known = {"digests": digests.reshape(-1, 16), "histogram": counts.numpy()}
-    folder.write_shard(split, number, pixels, known, plan.identity)
+    folder.write_shard(split, number, pixels, known, plan.identity, part)
+    return part
 
 
 def _fitted(image: UInt8[np.ndarray, "_ _ _"], plan: _Plan, where: str) -> UInt8[np.ndarray, "_ _ _"]:
@@ -241,7 +265,9 @@ def _complete(
 ) -> PackRecord:
     """Write labels, digests and, last, the manifest; what was kept of each shard goes."""
     splits = {split: _split_record(folder, plan, split, finished) for split in plan.sources}
-    record = PackRecord(plan.name, plan.identity, plan.size, plan.shape, plan.classes, splits)
+    record = PackRecord(
+        plan.name, plan.identity, plan.size, plan.shape, plan.classes, splits, plan.fingerprint
+    )
     folder.write_record(record)
     for split, packed in splits.items():
         folder.remove_finished(split, len(packed.shards))

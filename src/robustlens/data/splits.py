@@ -160,6 +160,8 @@ class Source:
         index: position of each row in the published split, where that is not simply its own position.
         each: images of the given rows one by one, (h, w, 1 or 3), of any size; None where `read` has them.
         crop: of every split that is made of it.
+        fingerprint: of what the given rows are read from; another one where that has changed. It costs
+            little: files are not read. None for arrays in memory.
     """
 
     labels: Int64[Tensor, " n"]
@@ -168,6 +170,7 @@ class Source:
     index: Int64[Tensor, " n"] | None = None
     each: Callable[[Int64[Tensor, " m"]], Iterator[UInt8[np.ndarray, "h w c"]]] | None = None
     crop: int | None = None
+    fingerprint: Callable[[Int64[Tensor, " m"]], str] | None = None
 
     def split(self, rows: Int64[Tensor, " m"]) -> Split:
         """Read `rows`; packed images stay where they are."""

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import glob
 import importlib
-import itertools
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,9 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustlens.data import parquet_files
 from robustlens.data.arrays import class_names
+from robustlens.data.fingerprint import of_files
 from robustlens.data.pixels import decode, read_each
 from robustlens.data.splits import Source, Sources, in_one_line
 from robustlens.errors import DataError, ResourceError
@@ -58,13 +59,14 @@ class _WorkingCopy:
 class ImageTable:
     """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message.
 
-    `copy` is what `rows` maps into memory, if that is ours. It stands behind them, to be released after them:
-    Windows removes no file that is mapped.
+    `fingerprint` is that of what it was read from. `copy` is what `rows` maps into memory, if that is ours.
+    It stands behind them, to be released after them: Windows removes no file that is mapped.
     """
 
     rows: Any
     where: str
     place: Callable[[int], str]
+    fingerprint: Callable[[], str]
     copy: _WorkingCopy | None = None
 
     def labels(self, column: str) -> Int64[Tensor, " n"]:
@@ -110,7 +112,7 @@ def from_files(
             is absent.
         ResourceError: no room for the library's copy.
     """
-    with library(where, "download the files again") as datasets, _naming_the_bad_file(files):
+    with library(where, "download the files again") as datasets, parquet_files.naming_the_bad_file(files):
         copy = _WorkingCopy()
         splits = datasets.load_dataset(
             "parquet",
@@ -119,11 +121,17 @@ def from_files(
             keep_in_memory=False,
         )
         train, test = (
-            ImageTable(splits[split], f"{where}: {split}", partial(_place, files[split]), copy)
+            ImageTable(
+                splits[split],
+                f"{where}: {split}",
+                partial(parquet_files.place, files[split]),
+                partial(of_files, files[split], files[split][0].parent),
+                copy,
+            )
             for split in ("train", "test")
         )
         chosen = _chosen(train, columns, datasets)
-        _check_classes(files, chosen.label, datasets)
+        parquet_files.check_classes(files, chosen.label, datasets)
         return _sources(train, test, chosen, classes)
 
 
@@ -144,7 +152,12 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
                     f"{where}: no split {split!r}, found {shown}; name the test split: {where}?test=NAME"
                 )
         train_table, test_table = (
-            ImageTable(splits[split], f"{where}: {split}", f"{where}: {split}, row {{}}".format)
+            ImageTable(
+                splits[split],
+                f"{where}: {split}",
+                f"{where}: {split}, row {{}}".format,
+                partial(getattr, splits[split], "_fingerprint", ""),  # the library's, of the commit
+            )
             for split in ("train", test)
         )
         return _sources(train_table, test_table, _chosen(train_table, columns, datasets), ())
@@ -210,33 +223,12 @@ def _sources(train: ImageTable, test: ImageTable, columns: Columns, classes: tup
     train_labels, test_labels = train.labels(columns.label), test.labels(columns.label)
     named = getattr(train.rows.features[columns.label], "names", None)
     names = tuple(named or classes) or class_names(train_labels, train.where)
-    made = (
-        Source(
-            labels, partial(table.images, columns.image), table.where, each=partial(table.each, columns.image)
-        )
-        for labels, table in ((train_labels, train), (test_labels, test))
-    )
-    return Sources(next(made), next(made), names)
+    return Sources(_source(train, train_labels, columns), _source(test, test_labels, columns), names)
 
 
-def _check_classes(files: dict[str, list[Path]], label: str, datasets: Any) -> None:
-    """Raise `DataError` for a file that names other classes: the library takes those of the first."""
-    parquet = importlib.import_module("pyarrow.parquet")
-    first: tuple[Path, list[str]] | None = None
-    for path in (path for split in ("train", "test") for path in files[split]):
-        features = datasets.Features.from_arrow_schema(parquet.read_schema(path))
-        names = getattr(features[label], "names", None)
-        if names is None:  # plain numbers
-            continue
-        first = first or (path, names)
-        if names == first[1]:
-            continue
-        pairs = itertools.zip_longest(names, first[1], fillvalue="nothing")
-        place, (here, there) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise DataError(
-            f"{path}: class {place} of column {label} is {here}, expected {there} as in {first[0]}; give all "
-            "files the same classes in the same order"
-        )
+def _source(table: ImageTable, labels: Int64[Tensor, " n"], columns: Columns) -> Source:
+    images, each = partial(table.images, columns.image), partial(table.each, columns.image)
+    return Source(labels, images, table.where, each=each, fingerprint=lambda _: table.fingerprint())
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:
@@ -259,41 +251,3 @@ def _column(kind: str, chosen: str, candidates: list[str], where: str, every: li
             f"hf:owner/name?{kind}=COLUMN"
         )
     return chosen or candidates[0]
-
-
-def _place(files: list[Path], row: int) -> str:
-    """The file and the row in it, for a row of the split that `files` make up."""
-    parquet = importlib.import_module("pyarrow.parquet")
-    for path in files:
-        count = parquet.read_metadata(path).num_rows
-        if row < count:
-            return f"{path}: row {row}"
-        row -= count
-    raise IndexError(row)
-
-
-@contextlib.contextmanager
-def _naming_the_bad_file(files: dict[str, list[Path]]) -> Iterator[None]:
-    """Name the file that is to blame where reading fails: the library's own error does not."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception:
-        for paths in files.values():
-            if not sum(_count_rows(path) for path in paths):
-                raise DataError(
-                    f"{paths[0]}: holds no images, expected at least one; download it again"
-                ) from None
-        raise
-
-
-def _count_rows(path: Path) -> int:
-    """Read a whole parquet file."""
-    parquet = importlib.import_module("pyarrow.parquet")
-    try:
-        return int(parquet.read_table(path).num_rows)
-    except (OSError, ValueError) as error:  # every error of pyarrow is one of them
-        raise DataError(
-            f"{path}: is no complete parquet file ({in_one_line(error)}); download it again"
-        ) from error

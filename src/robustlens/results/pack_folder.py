@@ -62,6 +62,8 @@ class PackRecord:
 
     Attributes:
         source: name of the data set that was packed. identity: hash of what was asked for.
+        fingerprint: of the files that were packed (`data.Source.fingerprint`); None where an older version
+            packed them, and nothing is known of them.
         size: side that images were resized and cropped to; None where they are as they were.
         shape: channels, height and width of every image.
         classes: names, in the order of the labels.
@@ -74,6 +76,7 @@ class PackRecord:
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     splits: dict[str, PackedSplitRecord]
+    fingerprint: str | None = None
 
 
 class PackFolder:
@@ -116,18 +119,28 @@ class PackFolder:
         return array_files.write_arrays(inside(self.folder, f"{split}.safetensors"), arrays)
 
     def write_shard(
-        self, split: str, number: int, pixels: np.ndarray, arrays: Mapping[str, np.ndarray], identity: str
+        self,
+        split: str,
+        number: int,
+        pixels: np.ndarray,
+        arrays: Mapping[str, np.ndarray],
+        identity: str,
+        fingerprint: str,
     ) -> None:
         """Write a shard, and after it what is known of its images, by which the shard counts as finished."""
         content = np.ascontiguousarray(pixels).data.cast("B")
         files.write_atomic(self.shard_path(split, number), content)
-        header = {"identity": identity, "rows": len(pixels), "sha256": hashlib.sha256(content).hexdigest()}
+        sha256 = hashlib.sha256(content).hexdigest()
+        header = {"identity": identity, "fingerprint": fingerprint, "rows": len(pixels), "sha256": sha256}
         array_files.write_arrays(self._finished(split, number), arrays, header)
 
     def finished_shard(
-        self, split: str, number: int, identity: str
+        self, split: str, number: int, identity: str, fingerprint: str
     ) -> tuple[ShardRecord, dict[str, np.ndarray]] | None:
         """A shard that an earlier call finished, and what is known of its images; None where there is none.
+
+        One whose images have changed since counts as none, and so does one of an older version, which kept no
+        fingerprint of them: it is made again.
 
         Raises:
             StateError: it belongs to another source, or the shard is gone.
@@ -139,6 +152,8 @@ class PackFolder:
         header = file.values
         if header.get("identity") != identity:
             raise StateError(f"{path}: belongs to another source or size; give another folder, or delete it")
+        if header.get("fingerprint") != fingerprint:
+            return None
         record = ShardRecord(shard.name, int(header["rows"]), str(header["sha256"]))
         if not shard.exists():
             raise StateError(f"{shard}: no such file, though {path.name} says it is finished; delete that")

@@ -1,0 +1,69 @@
+"""Parquet files of a data set: the classes that they name, and the file that is to blame."""
+
+import contextlib
+import importlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from robustlens.data.splits import in_one_line
+from robustlens.errors import DataError
+
+
+def check_classes(files: dict[str, list[Path]], label: str, datasets: Any) -> None:
+    """Raise `DataError` for a file that names other classes: the library takes those of the first."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    first: tuple[Path, list[str]] | None = None
+    for path in (path for split in ("train", "test") for path in files[split]):
+        features = datasets.Features.from_arrow_schema(parquet.read_schema(path))
+        names = getattr(features[label], "names", None)
+        if names is None:  # plain numbers
+            continue
+        first = first or (path, names)
+        if names == first[1]:
+            continue
+        pairs = itertools.zip_longest(names, first[1], fillvalue="nothing")
+        number, (here, there) = next((at, pair) for at, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise DataError(
+            f"{path}: class {number} of column {label} is {here}, expected {there} as in {first[0]}; give "
+            "all files the same classes in the same order"
+        )
+
+
+def place(files: list[Path], row: int) -> str:
+    """The file and the row in it, for a row of the split that `files` make up."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    for path in files:
+        count = parquet.read_metadata(path).num_rows
+        if row < count:
+            return f"{path}: row {row}"
+        row -= count
+    raise IndexError(row)
+
+
+@contextlib.contextmanager
+def naming_the_bad_file(files: dict[str, list[Path]]) -> Iterator[None]:
+    """Name the file that is to blame where reading fails: the library's own error does not."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception:
+        for paths in files.values():
+            if not sum(_count_rows(path) for path in paths):
+                raise DataError(
+                    f"{paths[0]}: holds no images, expected at least one; download it again"
+                ) from None
+        raise
+
+
+def _count_rows(path: Path) -> int:
+    """Read a whole parquet file."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    try:
+        return int(parquet.read_table(path).num_rows)
+    except (OSError, ValueError) as error:  # every error of pyarrow is one of them
+        raise DataError(
+            f"{path}: is no complete parquet file ({in_one_line(error)}); download it again"
+        ) from error
