@@ -23,6 +23,8 @@ from robustlens import data
 from robustlens.data import augment, hub, tables
 from robustlens.errors import ConfigError, ResourceError
 
+POSIX = pytest.mark.skipif(os.name != "posix", reason="the system removes no file that is mapped")
+
 
 def write_parquet(
     path: Path,
@@ -88,18 +90,20 @@ def files_behind(source: Any) -> list[Path]:
     return [Path(file["filename"]) for file in source.read.func.__self__.rows.cache_files]
 
 
+@pytest.mark.parametrize("without_name", [False, pytest.param(True, marks=POSIX)])
 def test_images_are_mapped_from_a_copy_that_goes_with_the_sources(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_name: bool
 ) -> None:
     write_cifar(tmp_path / "cifar10")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tables, "_MAPS_WITHOUT_NAME", without_name)
     sources = data.registry.read("cifar10", tmp_path)
-    (copy,) = temporary.iterdir()
     mapped = files_behind(sources.train)
     assert mapped
-    assert all(copy in path.parents for path in mapped)
+    assert all(temporary in path.parents for path in mapped)
+    assert len(list(temporary.iterdir())) == (not without_name), "a kill would leave it behind"
     test = sources.test
     del sources
     gc.collect()

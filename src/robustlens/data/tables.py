@@ -8,6 +8,7 @@ import contextlib
 import errno
 import glob
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from robustlens.extras import install_extra
 
 ONLINE = "check the name and the network, or give a folder that holds the files as data_dir"
 _BATCH = 32  # encoded images in memory at a time while decoding
+_MAPS_WITHOUT_NAME = os.name == "posix"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class _WorkingCopy:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="robustlens-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def unlink(self) -> None:
+        """Take its name away where what is mapped stays without one: then a kill leaves nothing behind."""
+        if _MAPS_WITHOUT_NAME:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ def from_files(
             cache_dir=str(copy.folder),
             keep_in_memory=False,
         )
+        copy.unlink()
         train, test = (
             ImageTable(
                 splits[split],
