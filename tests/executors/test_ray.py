@@ -16,7 +16,7 @@ import pytest
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedError
-from robustlens.executors import Job, Resources, Shared, jobs, ray, ray_worker
+from robustlens.executors import Job, Resources, Shared, jobs, ray, ray_worker, setbacks
 from robustlens.executors.places import Place
 from robustlens.executors.ray import Ray
 from robustlens.executors.ray_worker import Coordinator, stop_when_refused
@@ -216,13 +216,27 @@ def test_a_worker_that_somebody_else_stops_is_lost(cluster, tmp_path):
     assert (outcome.error, ("run", "lost its worker") in heard) == (None, True)
 
 
+def _stopped_at_each_step(listen, path):
+    _log(listen, path, "step")
+    steps = path.read_text().count("step")
+    listen(Event("train", steps, 4))
+    if steps < 4:
+        raise StoppedError("stopped by SIGTERM")
+
+
+def test_a_run_that_gets_further_is_stopped_as_often_as_somebody_likes(cluster, tmp_path):
+    cluster()
+    (outcome,), heard = _run(Ray(retries=1), [Job("run", _stopped_at_each_step, (tmp_path / "log",))])
+    assert (outcome.error, heard.count(("run", "lost its worker"))) == (None, 3)
+
+
 def test_a_folder_that_a_lost_worker_holds_is_asked_for_again_for_a_while(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "_AGAIN", 0.0)
     cluster()
     path = tmp_path / "log"
     (outcome,), _ = _run(Ray(retries=0), [Job("run", _busy, (path,))])
     assert (outcome.error, path.read_text().count("busy")) == (None, 3)
-    monkeypatch.setattr(ray, "_REFUSED", 0.0)
+    monkeypatch.setattr(setbacks, "REFUSED", 0.0)
     path.unlink()
     (outcome,), _ = _run(Ray(), [Job("run", _busy, (path,))])
     assert (outcome.exit_code, path.read_text().count("busy")) == (6, 1)

@@ -20,15 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from robustlens import stopping
-from robustlens.errors import LockedError, ResourceError, StoppedError
+from robustlens.errors import ResourceError, StoppedError
 from robustlens.executors.jobs import Job, Outcome, Shared, by_run, cluster_package
 from robustlens.executors.places import Place
 from robustlens.executors.ray_worker import Coordinator, carry_out_there
+from robustlens.executors.setbacks import Setbacks
 from robustlens.progress import Event
-from robustlens.results.locks import LIMIT
 
 _AGAIN = 2.0  # seconds before a run is tried again whose folder a lost worker holds
-_REFUSED = LIMIT + 30  # seconds for which it is tried: the lease of one that is gone ends before
 _FORWARDED = ("ROBUSTLENS_DATA",)
 
 
@@ -45,7 +44,8 @@ class Ray:
         memory: bytes that each job asks of its machine; 0 for no such condition.
         send_data: send images to the machines through Ray's object store, once to each, instead of reading
             them there.
-        retries: how often a job may be lost with its worker or machine before its run has failed.
+        retries: how often a run may be lost with its worker or machine, without getting further in between,
+            before it has failed.
     """
 
     def __init__(
@@ -168,8 +168,7 @@ class _Tasks:
         self.left: dict[str, list[Job]] = {}
         self.due: dict[str, float] = {}  # when a run may go on, in the order in which they do
         self.attempts: dict[str, int] = {}
-        self.losses: dict[str, int] = {}
-        self.refused: dict[str, float] = {}
+        self.setbacks = Setbacks(executor.retries, listen)
         self.sent: dict[str, Any] = {}
 
     def carry_out(self, runs: dict[str, list[Job]]) -> Iterator[Outcome]:
@@ -237,7 +236,7 @@ class _Tasks:
     def _pass_events(self) -> None:
         with contextlib.suppress(self.ray.exceptions.RayError):
             for name, event in self.ray.get(self.coordinator.take.remote(), timeout=10):
-                self.listen(name, event)
+                self.setbacks.hear(name, event)
 
     def _ended(self, ref: Any, name: str) -> Outcome | None:
         """The outcome of a run whose task ended; None where it goes on."""
@@ -253,10 +252,9 @@ class _Tasks:
             return self._lost(name, str(error).strip().splitlines()[0])
         if outcome.exit_code == StoppedError.exit_code:  # somebody stopped the worker, not the study
             return self._lost(name, str(outcome.error))
-        if outcome.exit_code == LockedError.exit_code and self._may_ask_again(name):
+        if self.setbacks.may_ask_again(outcome):
             self.due[name] = time.monotonic() + _AGAIN
             return None
-        self.refused.pop(name, None)
         if outcome.error is None:
             self.left[name].pop(0)
             if self.left[name]:  # before those that have not begun
@@ -265,14 +263,7 @@ class _Tasks:
         return outcome
 
     def _lost(self, name: str, why: str) -> Outcome | None:
-        losses = self.losses[name] = self.losses.get(name, 0) + 1
-        if losses > self.executor.retries:
-            return Outcome(name, f"{name}: lost its worker {losses} times ({why}); look at that machine", 5)
-        self.listen(name, Event("lost its worker", losses, self.executor.retries, "goes on elsewhere"))
-        self.due = {name: 0.0, **self.due}
-        return None
-
-    def _may_ask_again(self, name: str) -> bool:
-        """Whether the owner of the run's folder may be a worker that is lost, and whose lease will end."""
-        since = self.refused.setdefault(name, time.monotonic())
-        return time.monotonic() - since < _REFUSED
+        outcome = self.setbacks.lost(name, why)
+        if outcome is None:
+            self.due = {name: 0.0, **self.due}
+        return outcome
