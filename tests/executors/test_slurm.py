@@ -1,5 +1,6 @@
 """Slurm, by submitit's local and debug executors: no Slurm is needed."""
 
+import gc
 import os
 import signal
 import sys
@@ -8,14 +9,14 @@ import time
 import pytest
 
 from robustlens import stopping
-from robustlens.errors import ConfigError, ResourceError
-from robustlens.executors import Job, Resources
+from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedError
+from robustlens.executors import Job, Resources, setbacks, slurm
 from robustlens.executors.slurm import Slurm
-from robustlens.progress import Event
+from robustlens.progress import Event, silent
 
 submitit = pytest.importorskip("submitit", reason="needs the extra cluster")
 pytestmark = [
-    pytest.mark.lasts(50),
+    pytest.mark.lasts(100),
     # submitit leaves files of its logs, and processes that it has ended, to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -57,6 +58,12 @@ def _bug(listen):
 def _results_of_killed_jobs_are_not_waited_for(monkeypatch):
     """Submitit waits 15 seconds for a file that a slow file system may still show."""
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 1)
+
+
+@pytest.fixture(autouse=True)
+def _garbage_of_a_test_is_collected_where_its_warnings_are_ignored():
+    yield
+    gc.collect()
 
 
 def _run(executor, some):
@@ -105,19 +112,89 @@ def test_jobs_go_on_after_a_loss_and_end_by_their_own_errors(tmp_path, capfd):
     assert (outcome.exit_code, "killed: lost its worker" in outcome.error) == (5, True)
 
 
-@pytest.mark.slow
-def test_a_job_that_is_preempted_saves_its_work_and_goes_on(tmp_path):
-    def preempt(name, event):
-        if not preempted:
-            preempted.append(event)
-            os.kill(int((tmp_path / "process").read_text()), signal.SIGUSR2)
+def _saves_slowly_once(listen, path):
+    """Works until it is asked to stop, and saves until it may; the second time it is done at once."""
+    path.with_name("process").write_text(str(os.getpid()))
+    with stopping.deferred():
+        _log(listen, path, "begun")
+        if path.read_text().count("begun") == 1:
+            wait_for(stopping.requested)
+            _log(silent, path, "asked")
+            wait_for(path.with_name("all_signals").exists)
+        _log(listen, path, "saved")
 
-    preempted = []
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["SIGUSR2", "SIGTERM SIGUSR2", "SIGUSR2 SIGTERM", "SIGTERM"])
+def test_a_job_that_is_preempted_saves_its_work_and_goes_on(tmp_path, names):
+    path, preempted = tmp_path / "log", []
+
+    def preempt(name, event):
+        for signal_name in () if preempted else names.split():
+            os.kill(int((tmp_path / "process").read_text()), getattr(signal, signal_name))
+            wait_for(lambda: "asked" in path.read_text())
+        preempted.append(event.phase)
+        (tmp_path / "all_signals").touch()
+
     (outcome,) = Slurm(tmp_path / "slurm", cluster="local").run(
-        [Job("run", _saved_once, (tmp_path / "log",))], preempt
+        [Job("run", _saves_slowly_once, (path,))], preempt
     )
     assert outcome.error is None
-    assert (tmp_path / "log").read_text().split() == ["begun", "saved", "begun", "saved"]
+    assert path.read_text().split() == ["begun", "asked", "saved", "begun", "saved"]
+    assert ("lost its worker" in preempted) == (names == "SIGTERM"), "Slurm alone queues it again"
+
+
+def _steps(listen, path, steps):
+    """Does a step, the next one each time, and works until it is asked to stop; the last is the sixth."""
+    path.with_name("process").write_text(str(os.getpid()))
+    with stopping.deferred():
+        _log(silent, path, "step")
+        done = path.read_text().count("step")
+        listen(Event("train", min(done, steps), 6, metrics={"try": done}))
+        if done < 6:
+            wait_for(stopping.requested)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "tries", "error"), [(6, 6, None), (2, 4, "run: lost its worker 2 times")])
+def test_a_run_reaches_its_time_limit_as_often_as_it_gets_further(tmp_path, steps, tries, error):
+    def time_limit(name, event):
+        if event.phase == "train" and event.metrics["try"] < 6:
+            os.kill(int((tmp_path / "process").read_text()), signal.SIGUSR2)
+
+    # Of so few minutes, submitit takes each signal for that of the time limit.
+    executor = Slurm(tmp_path / "slurm", cluster="local", retries=1, parameters={"timeout_min": 9})
+    (outcome,) = executor.run([Job("run", _steps, (tmp_path / "log", steps))], time_limit)
+    assert (outcome.error or "").startswith(error or "")
+    assert (outcome.exit_code, (tmp_path / "log").read_text().count("step")) == (5 if error else 0, tries)
+
+
+def _fails_once(listen, path, error):
+    _log(listen, path, "begun")
+    if path.read_text().count("begun") == 1:
+        raise error
+
+
+def test_a_job_that_somebody_stops_is_cancelled_where_slurm_queues_it_and_submitted_again(
+    tmp_path, monkeypatch
+):
+    cancelled = []
+    monkeypatch.setattr("submitit.local.debug.DebugJob.cancel", lambda job, check: cancelled.append(check))
+    some = [Job("run", _fails_once, (tmp_path / "log", StoppedError("stopped by SIGTERM")))]
+    outcomes, heard = _run(Slurm(tmp_path / "slurm", cluster="debug"), some)
+    assert (outcomes["run"].error, cancelled) == (None, [False])
+    assert ("run", Event("lost its worker", 1, 3, "stopped by SIGTERM")) in heard
+
+
+def test_a_folder_that_a_lost_job_holds_is_asked_for_again_for_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "_AGAIN", 0.0)
+    some = [Job("run", _fails_once, (tmp_path / "log", LockedError("another process is writing here")))]
+    outcomes, heard = _run(Slurm(tmp_path / "slurm", cluster="debug", retries=0), some)
+    assert (outcomes["run"].error, "lost its worker" in {event.phase for _, event in heard}) == (None, False)
+    (tmp_path / "log").unlink()
+    monkeypatch.setattr(setbacks, "REFUSED", 0.0)
+    outcomes, _ = _run(Slurm(tmp_path / "slurm", cluster="debug"), some)
+    assert outcomes["run"].exit_code == LockedError.exit_code
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Runs as an array of Slurm jobs, through submitit: one for each run, with all its stages.
 
 Slurm has no way back to the study, so events are lines of a file beside the logs, which all machines see. A
-job that nears its time limit, or is preempted, saves its work, is queued again and goes on there; one that is
-lost is submitted again.
+job that nears its time limit, or is preempted, saves its work, is queued again and goes on there, as long as
+it gets further each time; one that is lost, or was sent SIGTERM alone, is submitted again.
 """
 
 import contextlib
@@ -25,10 +25,13 @@ from robustlens import stopping
 from robustlens.errors import ConfigError, ResourceError, StoppedError
 from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out, cluster_package
 from robustlens.executors.places import Place
+from robustlens.executors.setbacks import Reached, Setbacks
 from robustlens.machine import keep_memory
 from robustlens.progress import Event
 
 _EVERY = 2.0  # seconds between two events of a run, which are writes to a shared disk
+_AGAIN = 30.0  # seconds before a run is submitted again whose folder is held, or that Slurm did not take
+_NO_LIMIT = 1 << 30  # of how often submitit queues a job again: a run that gets no further does not ask it to
 _EVENT = TypeAdapter(Event)
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
 
@@ -45,7 +48,7 @@ class Slurm:
         parameters: of submitit's `update_parameters`; the prefix "slurm_" may be left out. By default a run
             has 24 hours before it is queued again.
         cluster: "slurm", or submitit's "local" and "debug" for trying out.
-        retries: how often a run may be lost before it has failed.
+        retries: how often a run may be lost, without getting further in between, before it has failed.
     """
 
     def __init__(
@@ -75,39 +78,26 @@ class Slurm:
 
         Raises:
             ConfigError: submitit is not installed, or has no such parameter.
-            ResourceError: there is no Slurm here.
+            ResourceError: there is no Slurm here, or it takes no such job.
         """
         submitit = cluster_package("submitit")
         executor = self._executor(submitit)
         tasks = {name: self._task(name, some) for name, some in by_run(jobs).items()}
-        events = {name: _Tail(Path(task.events)) for name, task in tasks.items()}
-        losses = dict.fromkeys(tasks, 0)
-        busy: dict[str, Any] = {}
+        submitted = _Submitted(submitit, executor, tasks, Setbacks(self.retries, listen))
         try:
-            with stopping.deferred():  # a job that nobody knows of could not be cancelled
-                busy |= zip(tasks, executor.submit_array(list(tasks.values())) if tasks else (), strict=True)
-            while busy:
-                stopping.check()
-                for name in [name for name, job in busy.items() if job.done()]:
-                    outcome, loss = _outcome(submitit, name, busy.pop(name))
-                    events[name].passed_to(partial(listen, name))
-                    if loss and losses[name] < self.retries:
-                        losses[name] += 1
-                        listen(name, Event("lost its worker", losses[name], self.retries, loss))
-                        busy[name] = executor.submit(tasks[name])
-                        continue
-                    listen(name, outcome.event)
-                    yield outcome
-                for name in busy:
-                    events[name].passed_to(partial(listen, name))
-                time.sleep(0.2 if busy else 0.0)
+            yield from submitted.carry_out()
         finally:
-            _cancel(submitit, list(busy.values()))
+            _cancel(submitit, list(submitted.busy.values()))
 
     def _executor(self, submitit: Any) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.cluster)
+            executor = submitit.AutoExecutor(
+                folder=self.folder / "%j",
+                cluster=self.cluster,
+                slurm_max_num_timeout=_NO_LIMIT,
+                local_max_num_timeout=_NO_LIMIT,
+            )
         except RuntimeError as error:
             raise ResourceError(f"executor: found no Slurm here ({error}); give --executor local") from error
         known = {key: value for key, value in self.parameters.items() if self._applies(key)}
@@ -131,17 +121,77 @@ def _full(key: str) -> str:
     return key if key in _COMMON or key.startswith("slurm_") else f"slurm_{key}"
 
 
-def _outcome(submitit: Any, name: str, job: Any) -> tuple[Outcome, str]:
-    """How a job of Slurm ended, and why it was lost; "" where it was not."""
-    errors = submitit.core.utils
-    try:
-        return job.result(), ""
-    except errors.FailedJobError as error:
-        sys.stderr.write(f"{error}\n")
-        return Outcome(name, f"{name}: the worker ended with an unexpected error (see above)", 1), ""
-    except errors.UncompletedJobError:
-        why = f"Slurm's state {job.state}; logs in {job.paths.folder}"
-        return Outcome(name, f"{name}: lost its worker ({why}); look at that machine", 5), why
+class _Submitted:
+    """The jobs of one call: which Slurm has, and which are submitted again."""
+
+    def __init__(
+        self, submitit: Any, executor: Any, tasks: Mapping[str, "SlurmTask"], setbacks: Setbacks
+    ) -> None:
+        self.submitit, self.executor, self.tasks, self.setbacks = submitit, executor, tasks, setbacks
+        self.tails = {name: _Tail(Path(task.events)) for name, task in tasks.items()}
+        self.busy: dict[str, Any] = {}
+        self.due: dict[str, float] = {}  # when a run is submitted again
+
+    def carry_out(self) -> Iterator[Outcome]:
+        """The outcome of each run as it comes."""
+        self._submit_all()
+        while self.busy or self.due:
+            stopping.check()
+            outcomes = [self._submitted_again(name) for name in self._ready()]
+            outcomes += [self._ended(name) for name in [n for n, job in self.busy.items() if job.done()]]
+            for outcome in outcomes:
+                if outcome is not None:
+                    self.setbacks.listen(outcome.name, outcome.event)
+                    yield outcome
+            for name in self.busy:
+                self._pass_events(name)
+            time.sleep(0.2 if self.busy or self.due else 0.0)
+
+    def _submit_all(self) -> None:
+        """Submit the array."""
+        with stopping.deferred():  # a job that nobody knows of could not be cancelled
+            jobs = self.executor.submit_array(list(self.tasks.values())) if self.tasks else ()
+            self.busy |= zip(self.tasks, jobs, strict=True)
+
+    def _ready(self) -> list[str]:
+        now = time.monotonic()
+        return [name for name, when in self.due.items() if when <= now]
+
+    def _submitted_again(self, name: str) -> Outcome | None:
+        """Submit a run again; its outcome where it has failed so."""
+        del self.due[name]
+        with stopping.deferred():
+            self.busy[name] = self.executor.submit(self.tasks[name])
+        return None
+
+    def _ended(self, name: str) -> Outcome | None:
+        """The outcome of a run whose job ended; None where it goes on."""
+        self._pass_events(name)
+        job, errors = self.busy.pop(name), self.submitit.core.utils
+        try:
+            outcome: Outcome = job.result()
+        except errors.FailedJobError as error:
+            sys.stderr.write(f"{error}\n")
+            return Outcome(name, f"{name}: the worker ended with an unexpected error (see above)", 1)
+        except errors.UncompletedJobError:
+            return self._lost(name, f"Slurm's state {job.state}; logs in {job.paths.folder}")
+        if outcome.exit_code == StoppedError.exit_code:  # somebody stopped the job, not the study
+            stopping.check()
+            job.cancel(check=False)  # Slurm may queue by itself what it preempts
+            return self._lost(name, str(outcome.error))
+        if self.setbacks.may_ask_again(outcome):
+            self.due[name] = time.monotonic() + _AGAIN
+            return None
+        return outcome
+
+    def _lost(self, name: str, why: str, wait: float = 0.0) -> Outcome | None:
+        outcome = self.setbacks.lost(name, why)
+        if outcome is None:
+            self.due[name] = time.monotonic() + wait
+        return outcome
+
+    def _pass_events(self, name: str) -> None:
+        self.tails[name].passed_to(partial(self.setbacks.hear, name))
 
 
 def _cancel(submitit: Any, jobs: Sequence[Any]) -> None:
@@ -172,7 +222,7 @@ class SlurmTask:
     events: str
 
     def __call__(self) -> Outcome:
-        """Carry out the jobs; where Slurm takes the machine back, save and queue again."""
+        """Carry out the jobs; where Slurm takes the machine back, save, and queue again what got further."""
         problem = self.place.problem()
         if problem:
             return Outcome(self.run, f"{self.run}: {problem}", 5)
@@ -181,6 +231,7 @@ class SlurmTask:
         if not self.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         keep_memory()
+        before = self._reached()
         taken_back: list[int] = []
         queue_again = signal.getsignal(signal.SIGUSR2)
 
@@ -188,15 +239,25 @@ class SlurmTask:
             taken_back.append(number)
             stopping.terminate()
 
-        with stopping.handled():
+        # Slurm sends SIGTERM before or after it, once or twice, and ends a job that takes too long.
+        with stopping.handled(worker=True):
             signal.signal(signal.SIGUSR2, stop)
+            signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # of submitit's local jobs
             try:
                 outcome = carry_out(self.run, partial(pickle.loads, self.pickled), Sender(self._tell, _EVERY))
             finally:
                 signal.signal(signal.SIGUSR2, queue_again)
-        if taken_back and outcome.exit_code == StoppedError.exit_code and callable(queue_again):
+        was_stopped = taken_back and outcome.exit_code == StoppedError.exit_code
+        if was_stopped and self._reached() != before and callable(queue_again):
             queue_again(taken_back[0], None)  # submitit's, which ends this process
         return outcome
+
+    def _reached(self) -> dict[str, int]:
+        """How far the run has come, in this job and in those before it."""
+        reached = Reached()
+        for event in _events(Path(self.events).read_bytes()):
+            reached.further(event)
+        return reached.most
 
     def checkpoint(self) -> Any:
         """What submitit queues again: the same, since all progress is in the run's folder."""
@@ -205,6 +266,11 @@ class SlurmTask:
     def _tell(self, event: Event) -> None:
         with Path(self.events).open("ab") as file:
             file.write(_EVENT.dump_json(event) + b"\n")
+
+
+def _events(lines: bytes) -> Iterator[Event]:
+    for line in lines.splitlines():
+        yield _EVENT.validate_json(line)
 
 
 class _Tail:
@@ -219,5 +285,5 @@ class _Tail:
             file.seek(self.read)
             lines, line_end, _ = file.read().rpartition(b"\n")
         self.read += len(lines) + len(line_end)
-        for line in lines.splitlines():
-            listen(_EVENT.validate_json(line))
+        for event in _events(lines):
+            listen(event)
