@@ -22,7 +22,7 @@ GUARDED = {
     "executors/starting.py: signal.SIG_SETMASK": "where signal has pthread_sigmask",
     "executors/starting.py: signal.SIG_UNBLOCK": "where signal has pthread_sigmask",
     "executors/starting.py: signal.pthread_sigmask": "where signal has it",
-    "executors/slurm.py: signal.SIGUSR2": "inside a job of Slurm, which runs on Linux",
+    "executors/slurm_job.py: signal.SIGUSR2": "inside a job of Slurm, which runs on Linux",
     "machine.py: os.sysconf": "its AttributeError is caught",
     "results/locks.py: os.O_NOFOLLOW": "of a lease that is kept open, which only POSIX does",
     "results/locks.py: os.pwrite": "of a lease that is kept open, which only POSIX does",

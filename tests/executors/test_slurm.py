@@ -10,8 +10,9 @@ import pytest
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, LockedError, ResourceError, StoppedError
-from robustlens.executors import Job, Resources, setbacks, slurm
+from robustlens.executors import Job, Outcome, Resources, setbacks, slurm
 from robustlens.executors.slurm import Slurm
+from robustlens.executors.slurm_job import Tail
 from robustlens.progress import Event, silent
 
 submitit = pytest.importorskip("submitit", reason="needs the extra cluster")
@@ -253,3 +254,63 @@ def test_a_parameter_that_slurm_does_not_know_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"--slurm: .*colour") as caught:
         list(Slurm(tmp_path, parameters={"colour": 1}).run([], lambda name, event: None))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Commands of Slurm in a folder of their own; gives a function that sets what sbatch does."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def does(*lines):
+        for name in ("srun", "sbatch"):
+            (folder / name).write_text("\n".join(["#!/bin/sh", *lines]), encoding="utf-8")
+            (folder / name).chmod(0o755)
+
+    return does
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_jobs_that_slurm_does_not_take_are_an_error_of_one_line(tmp_path, sbatch, runs):
+    sbatch("echo 'sbatch: error: invalid partition: nope' >&2; echo 'sbatch: error: failed' >&2; exit 1")
+    some = [Job(f"run-{number}", _bug) for number in range(runs)]
+    with pytest.raises(ResourceError) as caught:
+        _run(Slurm(tmp_path / "slurm"), some)
+    assert str(caught.value) == (
+        "executor: Slurm took no job (sbatch: error: invalid partition: nope; sbatch: error: failed); "
+        "change its parameters with --slurm, or give --executor local"
+    )
+
+
+def test_a_run_that_slurm_does_not_take_again_is_lost_and_the_others_go_on(tmp_path, monkeypatch):
+    def refuse(executor, task):
+        refused.append(task.run)
+        raise submitit.core.utils.FailedJobError("sbatch: error: Unable to contact slurm controller")
+
+    refused = []
+    monkeypatch.setattr(slurm, "_AGAIN", 0.0)
+    monkeypatch.setattr("submitit.AutoExecutor.submit", refuse)
+    some = [
+        Job("run", _fails_once, (tmp_path / "log", StoppedError("stopped by SIGTERM"))),
+        Job("other", _log, (tmp_path / "other", "fine")),
+    ]
+    outcomes, _ = _run(Slurm(tmp_path / "slurm", cluster="debug", retries=2), some)
+    assert (outcomes["other"].error, refused) == (None, ["run", "run"])
+    assert outcomes["run"] == Outcome(
+        "run",
+        "run: lost its worker 3 times (Slurm took no job: sbatch: error: Unable to contact slurm controller); "
+        "look at that machine",
+        5,
+    )
+
+
+def test_a_line_that_a_killed_job_left_torn_is_skipped(tmp_path):
+    path, heard = tmp_path / "run.events", []
+    tail = Tail(path)
+    path.write_bytes(b'{"phase":"train","done":1,"to')
+    tail.passed_to(heard.append)
+    with path.open("ab") as file:
+        file.write(b'{"phase":"train","done":2,"total":3}\n{"phase":"train","done":3,"total":3}\n\xff\n')
+    tail.passed_to(heard.append)
+    assert heard == [Event("train", 3, 3)]

@@ -6,33 +6,24 @@ it gets further each time; one that is lost, or was sent SIGTERM alone, is submi
 """
 
 import contextlib
-import importlib
-import os
 import pickle
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, ResourceError, StoppedError
-from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out, cluster_package
+from robustlens.executors.jobs import Job, Outcome, by_run, cluster_package
 from robustlens.executors.places import Place
-from robustlens.executors.setbacks import Reached, Setbacks
-from robustlens.machine import keep_memory
+from robustlens.executors.setbacks import Setbacks
+from robustlens.executors.slurm_job import SlurmTask, Tail
 from robustlens.progress import Event
 
-_EVERY = 2.0  # seconds between two events of a run, which are writes to a shared disk
 _AGAIN = 30.0  # seconds before a run is submitted again whose folder is held, or that Slurm did not take
 _NO_LIMIT = 1 << 30  # of how often submitit queues a job again: a run that gets no further does not ask it to
-_EVENT = TypeAdapter(Event)
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
 
 
@@ -110,7 +101,7 @@ class Slurm:
     def _applies(self, key: str) -> bool:
         return self.cluster == "slurm" or not key.startswith("slurm_")
 
-    def _task(self, name: str, jobs: Sequence[Job]) -> "SlurmTask":
+    def _task(self, name: str, jobs: Sequence[Job]) -> SlurmTask:
         threads = max(job.resources.threads for job in jobs) or self.threads
         path = self.folder.absolute() / f"{name}.events"
         path.write_bytes(b"")
@@ -125,10 +116,10 @@ class _Submitted:
     """The jobs of one call: which Slurm has, and which are submitted again."""
 
     def __init__(
-        self, submitit: Any, executor: Any, tasks: Mapping[str, "SlurmTask"], setbacks: Setbacks
+        self, submitit: Any, executor: Any, tasks: Mapping[str, SlurmTask], setbacks: Setbacks
     ) -> None:
         self.submitit, self.executor, self.tasks, self.setbacks = submitit, executor, tasks, setbacks
-        self.tails = {name: _Tail(Path(task.events)) for name, task in tasks.items()}
+        self.tails = {name: Tail(Path(task.events)) for name, task in tasks.items()}
         self.busy: dict[str, Any] = {}
         self.due: dict[str, float] = {}  # when a run is submitted again
 
@@ -150,7 +141,13 @@ class _Submitted:
     def _submit_all(self) -> None:
         """Submit the array."""
         with stopping.deferred():  # a job that nobody knows of could not be cancelled
-            jobs = self.executor.submit_array(list(self.tasks.values())) if self.tasks else ()
+            try:
+                jobs = self.executor.submit_array(list(self.tasks.values())) if self.tasks else ()
+            except (RuntimeError, OSError) as error:
+                raise ResourceError(
+                    f"executor: Slurm took no job ({_in_a_line(error)}); "
+                    "change its parameters with --slurm, or give --executor local"
+                ) from error
             self.busy |= zip(self.tasks, jobs, strict=True)
 
     def _ready(self) -> list[str]:
@@ -161,7 +158,10 @@ class _Submitted:
         """Submit a run again; its outcome where it has failed so."""
         del self.due[name]
         with stopping.deferred():
-            self.busy[name] = self.executor.submit(self.tasks[name])
+            try:
+                self.busy[name] = self.executor.submit(self.tasks[name])
+            except (RuntimeError, OSError) as error:
+                return self._lost(name, f"Slurm took no job: {_in_a_line(error)}", wait=_AGAIN)
         return None
 
     def _ended(self, name: str) -> Outcome | None:
@@ -194,6 +194,10 @@ class _Submitted:
         self.tails[name].passed_to(partial(self.setbacks.hear, name))
 
 
+def _in_a_line(error: Exception) -> str:
+    return "; ".join(line for line in str(error).splitlines() if line) or type(error).__name__
+
+
 def _cancel(submitit: Any, jobs: Sequence[Any]) -> None:
     """Cancel jobs, and wait for what they save: the same command would find their runs locked."""
     for job in jobs:
@@ -203,87 +207,3 @@ def _cancel(submitit: Any, jobs: Sequence[Any]) -> None:
         with contextlib.suppress(submitit.core.utils.UncompletedJobError):
             while not job.done(force_check=True) and time.monotonic() < end:
                 time.sleep(0.2)
-
-
-@dataclass(frozen=True)
-class SlurmTask:
-    """What a job of the array does.
-
-    Attributes:
-        run: its name. pickled: the jobs of the run. place: of the study. threads: of torch.
-        gpu: whether it may use one. events: the file that takes them.
-    """
-
-    run: str
-    pickled: bytes
-    place: Place
-    threads: int
-    gpu: bool
-    events: str
-
-    def __call__(self) -> Outcome:
-        """Carry out the jobs; where Slurm takes the machine back, save, and queue again what got further."""
-        problem = self.place.problem()
-        if problem:
-            return Outcome(self.run, f"{self.run}: {problem}", 5)
-        self.place.enter()
-        os.environ |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-        if not self.gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        keep_memory()
-        before = self._reached()
-        taken_back: list[int] = []
-        queue_again = signal.getsignal(signal.SIGUSR2)
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            taken_back.append(number)
-            stopping.terminate()
-
-        # Slurm sends SIGTERM before or after it, once or twice, and ends a job that takes too long.
-        with stopping.handled(worker=True):
-            signal.signal(signal.SIGUSR2, stop)
-            signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # of submitit's local jobs
-            try:
-                outcome = carry_out(self.run, partial(pickle.loads, self.pickled), Sender(self._tell, _EVERY))
-            finally:
-                signal.signal(signal.SIGUSR2, queue_again)
-        was_stopped = taken_back and outcome.exit_code == StoppedError.exit_code
-        if was_stopped and self._reached() != before and callable(queue_again):
-            queue_again(taken_back[0], None)  # submitit's, which ends this process
-        return outcome
-
-    def _reached(self) -> dict[str, int]:
-        """How far the run has come, in this job and in those before it."""
-        reached = Reached()
-        for event in _events(Path(self.events).read_bytes()):
-            reached.further(event)
-        return reached.most
-
-    def checkpoint(self) -> Any:
-        """What submitit queues again: the same, since all progress is in the run's folder."""
-        return importlib.import_module("submitit.helpers").DelayedSubmission(self)
-
-    def _tell(self, event: Event) -> None:
-        with Path(self.events).open("ab") as file:
-            file.write(_EVENT.dump_json(event) + b"\n")
-
-
-def _events(lines: bytes) -> Iterator[Event]:
-    for line in lines.splitlines():
-        yield _EVENT.validate_json(line)
-
-
-class _Tail:
-    """The lines that were added to a file since they were last read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.read = path, 0
-
-    def passed_to(self, listen: Callable[[Event], None]) -> None:
-        """Pass on the events of whole lines."""
-        with self.path.open("rb") as file:
-            file.seek(self.read)
-            lines, line_end, _ = file.read().rpartition(b"\n")
-        self.read += len(lines) + len(line_end)
-        for event in _events(lines):
-            listen(event)
