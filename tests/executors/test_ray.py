@@ -219,7 +219,7 @@ def test_a_worker_that_somebody_else_stops_is_lost(cluster, tmp_path):
 def _stopped_at_each_step(listen, path):
     _log(listen, path, "step")
     steps = path.read_text().count("step")
-    listen(Event("train", steps, 4))
+    listen(Event("train", steps, 4, metrics={"loss": 0.5}))
     if steps < 4:
         raise StoppedError("stopped by SIGTERM")
 
@@ -346,10 +346,13 @@ def test_a_worker_stops_where_its_job_is_another_s_or_nobody_answers(answers, mo
     monkeypatch.setattr(ray_worker, "_SILENCE", 0.05)
     left = iter([*answers, *[answers[-1]] * 10_000])
     watcher = threading.Thread(target=stop_when_refused, args=(lambda: next(left), threading.Event()))
-    with stopping.handled(worker=True):
-        watcher.start()
-        with pytest.raises(StoppedError):
-            time.sleep(60)
+
+    def work():
+        watcher.start()  # from here on, it may stop this
+        time.sleep(60)
+
+    with stopping.handled(worker=True), pytest.raises(StoppedError):
+        work()
     watcher.join()
 
 
@@ -400,9 +403,16 @@ def test_signals_are_ours(cluster):
     assert list(Ray().run([], lambda name, event: None)) == []
     assert signal.getsignal(signal.SIGTERM) is before
 
-    def refuse(**_):
-        raise ConnectionError("no cluster\nand more")
 
+@pytest.mark.parametrize("kind", [ConnectionError, ValueError, RuntimeError, RayError])
+def test_a_cluster_that_cannot_be_reached_is_an_error_of_one_line(cluster, kind):
+    """A token that it does not take is a RayError, an address that is none a ValueError."""
+
+    def refuse(**_):
+        raise kind("no cluster\nand more")
+
+    fake = cluster()
+    fake.is_initialized = lambda: False
     fake.init = refuse
     with pytest.raises(ResourceError, match=r"no Ray cluster at '1\.2\.3\.4:5' \(no cluster\); start one"):
         list(Ray("1.2.3.4:5").run([], lambda name, event: None))
