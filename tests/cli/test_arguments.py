@@ -1,5 +1,7 @@
 """Options that are refused before anything is read: a device that is not there, a checkpoint of no run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -58,7 +60,7 @@ def test_an_executor_that_is_not_there_and_options_of_others_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_options_of_a_study_make_its_executor(tmp_path):
+def test_the_options_of_a_study_make_its_executor(tmp_path, monkeypatch):
     from robustlens.cli.executors import ExecutorOptions, of
 
     options = ExecutorOptions("ray", 8, 4, 2, "auto", 1.5, None, True)
@@ -69,6 +71,9 @@ def test_the_options_of_a_study_make_its_executor(tmp_path):
     assert (slurm.folder, slurm.gpus, slurm.threads) == (tmp_path / "study.slurm", 1, 3)
     assert slurm.parameters["slurm_partition"] == "gpu"
     assert of(ExecutorOptions("slurm"), "auto", tmp_path).gpus == 0
+    monkeypatch.chdir(tmp_path)
+    assert of(ExecutorOptions("slurm"), "cpu", Path()).folder == tmp_path.with_name(f"{tmp_path.name}.slurm")
+    assert of(ExecutorOptions("slurm"), "cpu", Path("..")).folder.name == f"{tmp_path.parent.name}.slurm"
     assert of(ExecutorOptions(threads=3), "cpu", tmp_path).threads == 3
 
 

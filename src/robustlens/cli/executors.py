@@ -97,9 +97,10 @@ def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Ex
     from robustlens.cli.arguments import pair
     from robustlens.executors.slurm import Slurm
 
+    named = folder.resolve()  # "." has no name
     pairs = [pair("--slurm", item, "NAME=VALUE, e.g. partition=gpu") for item in options.slurm or []]
     return Slurm(
-        folder.with_name(f"{folder.name}.slurm"),
+        named.parent / f"{named.name}.slurm",
         workers=options.workers,
         threads=options.threads or 1,
         gpus=1 if use_gpus else 0,
