@@ -1,5 +1,6 @@
 """Executors: failures stay where they happen, workers end with their parent, events arrive."""
 
+import errno
 import gc
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 
 from robustlens import stopping
 from robustlens.errors import ConfigError, StoppedError
-from robustlens.executors import InProcess, Job, LocalProcesses, starting
+from robustlens.executors import InProcess, Job, LocalProcesses, Outcome, starting
 from robustlens.progress import Event
 
 
@@ -50,6 +51,14 @@ def _bug(listen):
 
 def _hungry(listen):
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def _full(listen):
+    raise OSError(errno.ENOSPC, "No space left on device", "runs/full/run.json")
+
+
+def _nameless(listen):
+    raise OSError("of a library, without a number")
 
 
 def _leaves(listen):
@@ -99,6 +108,13 @@ def test_one_failure_does_not_touch_the_others(tmp_path, capfd):
     assert ends.pop("fine") == ("done", "")
     assert {phase for phase, _ in ends.values()} == {"ended"}, "who watches sees that they are over"
     assert "signal 9" in ends["killed"][1]
+
+
+def test_an_error_of_the_disk_is_an_outcome_of_one_line():
+    jobs = [Job("full", _full), Job("nameless", _nameless)]
+    outcomes = {outcome.name: outcome for outcome in LocalProcesses(2).run(jobs, _deaf)}
+    assert outcomes["full"] == Outcome("full", "runs/full/run.json: No space left on device", 5)
+    assert outcomes["nameless"].exit_code == 1
 
 
 def test_a_worker_that_ends_without_its_work_has_failed(capfd):

@@ -16,7 +16,14 @@ from robustlens.cli import (  # noqa: F401
 )
 from robustlens.cli.application import app
 from robustlens.cli.display import console, print_titled
-from robustlens.errors import ModelError, ResourceError, RobustlensError, StoppedError, out_of_memory
+from robustlens.errors import (
+    ModelError,
+    ResourceError,
+    RobustlensError,
+    StoppedError,
+    of_system,
+    out_of_memory,
+)
 from robustlens.machine import keep_memory
 
 __all__ = ["main", "run"]
@@ -46,11 +53,10 @@ def _run(argv: list[str] | None) -> int:
         if stopping.requested():
             raise
         return _fail(error)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        return _fail(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
     except Exception as error:
+        failure = of_system(error)
+        if failure is not None:
+            return _fail(failure)
         if out_of_memory(error):
             return _fail(ResourceError("out of memory; lower the batch size, the limits or --workers"))
         if not _is_of_a_network(error):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from robustlens import stopping
-from robustlens.errors import ConfigError, RobustlensError, out_of_memory
+from robustlens.errors import ConfigError, RobustlensError, of_system, out_of_memory
 from robustlens.extras import install_extra
 from robustlens.progress import Event, Listener
 
@@ -157,6 +157,9 @@ def carry_out(name: str, load: Callable[[], Sequence[Job]], listen: Listener) ->
     except SystemExit as error:
         return Outcome(name, f"{name}: code outside robustlens called sys.exit({error.code!r})", 3)
     except Exception as error:
+        failure = of_system(error)
+        if failure is not None:
+            return Outcome(name, str(failure), failure.exit_code)
         if not out_of_memory(error):
             raise
         line = f"{name}: out of memory; lower the batch size or the number of workers"
