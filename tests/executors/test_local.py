@@ -45,6 +45,14 @@ def _killed(listen):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _held(listen, folder, name, waits_for):
+    """Writes which device it sees, and works until another job is done."""
+    (folder / f"{name}.began").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    while not (folder / waits_for).exists():
+        time.sleep(0.01)
+    (folder / f"{name}.done").touch()
+
+
 def _bug(listen):
     raise ZeroDivisionError
 
@@ -237,6 +245,16 @@ def test_runs_share_the_devices_and_no_device_takes_more_than_its_share(tmp_path
         assert max(sum(began <= moment < ended for began, ended in own) for moment, _ in own) <= 2
     assert {threads for *_, threads in rows} == {"2"}, "the cores are shared among the four"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,3,5"
+
+
+@pytest.mark.slow
+def test_a_run_takes_the_device_that_the_fewest_use(tmp_path):
+    waits = {"long": "last.done", "short": "long.began", "last": "last.began"}
+    jobs = [Job(name, _held, (tmp_path, name, waited)) for name, waited in waits.items()]
+    executor = LocalProcesses(2, devices=("3", "5"), runs_per_device=2)
+    assert not [outcome for outcome in executor.run(jobs, _deaf) if outcome.error]
+    seen = [(tmp_path / f"{name}.began").read_text() for name in waits]
+    assert seen == ["3", "5", "5"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pickle
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +88,7 @@ class LocalProcesses:
                     if not self._has_cores(threads, busy):
                         break
                     with stopping.deferred():  # a worker that nobody knows of could not be ended
-                        busy.append(_start(waiting.pop(0), threads, free.pop(0)))
+                        busy.append(_start(waiting.pop(0), threads, _take_place(free, busy)))
                 wait([worker.pipe for worker in busy], timeout=1.0)
                 for worker in list(busy):
                     ended = _received(worker, listen)
@@ -105,6 +106,14 @@ class LocalProcesses:
         taken = sum(worker.threads for worker in busy)
         shares = self.threads is None and not any(self.devices)
         return not (shares and busy) or taken + threads <= max(self.cores, self.workers)
+
+
+def _take_place(free: list[str | None], busy: Sequence[_Worker]) -> str | None:
+    """A free place on the device that the fewest runs use."""
+    used = Counter(worker.device for worker in busy)
+    device = min(free, key=lambda device: used[device])
+    free.remove(device)
+    return device
 
 
 def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
