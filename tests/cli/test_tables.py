@@ -65,7 +65,7 @@ def test_no_minus_before_a_zero_and_no_minus_between_two_numbers(capsys: pytest.
     said = capsys.readouterr().out
     assert "50.0 40.0 to 60.0" in said
     assert "robust gap: 0.0000 (-0.0600 to 0.0600)" in said
-    assert tables._percent(gap) == "0.0 [dim]-6.0 to 6.0[/]"
+    assert tables._percent(gap).plain == "0.0 -6.0 to 6.0"
     tables.measurements({"margins": Measurement({"change": -1.11e-16, "s_min": 1e-17}, "", "", "", {})})
     said = capsys.readouterr().out
     assert "change  0\n" in said

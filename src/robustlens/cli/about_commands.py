@@ -20,6 +20,7 @@ from robustlens.errors import ConfigError
 def methods(as_json: Json = False) -> None:
     """List objectives, attacks, losses, perturbations, measures, claims, models, data sets and studies."""
     from rich.table import Table
+    from rich.text import Text
 
     from robustlens import attacks, claims, data, explain, losses, models, objectives, study, weights
 
@@ -41,7 +42,7 @@ def methods(as_json: Json = False) -> None:
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for room, names in rooms.items():
-        table.add_row(f"[bold]{room}[/]", ", ".join(names))
+        table.add_row(Text(room, "bold"), ", ".join(names))
     output.print(table)
 
 
@@ -90,7 +91,7 @@ def doctor(
         print_json({"findings": findings})
     for finding in () if as_json else findings:
         mark = "[green]ok[/]  " if finding.fine else "[red]bad[/] "
-        print_titled(output, f"{mark} {finding.name}: ", finding.text)
+        print_titled(output, f"{mark} ", f"{finding.name}: {finding.text}")
     if not all(finding.fine for finding in findings):
         raise typer.Exit(4)
 

@@ -90,7 +90,7 @@ def study(
         tables.headline(result.folder)
         tables.claims(result.folder)
     for failure in result.failures:
-        print_titled(console, f"[bold red]failed[/] {failure.name}: ", str(failure.error))
+        print_titled(console, "[bold red]failed[/] ", f"{failure.name}: {failure.error}")
     if not as_json:
         output.print(f"report: {page}", soft_wrap=True)
     if result.failures:

@@ -52,5 +52,4 @@ def pack(
     output.print(
         f"packed:{out}: {counts} images of {shape}, {len(record.classes)} classes",
         soft_wrap=True,
-        markup=False,
     )

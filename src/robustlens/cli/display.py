@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 NamedListener = Callable[[str, Event], None]
 _LINE_EVERY = 15.0  # seconds between plain lines of one piece of work
 
-console = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+# Names, paths and errors are not ours: "[/x]" in a path is no markup, and ":x:" no emoji.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+output = Console(highlight=False, markup=False, emoji=False)
 
 
 def print_titled(where: Console, title: str, text: str) -> None:
-    """Print one line: a title with markup, and a text that may hold anything."""
-    where.print(title, end="")
-    where.print(text, markup=False, soft_wrap=True)
+    """Print one line: a title of ours with markup, and a text that may hold anything."""
+    where.print(title, end="", markup=True)
+    where.print(text, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
@@ -51,12 +52,12 @@ def _bars() -> Iterator[NamedListener]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.fields[name]}", style="bold"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.fields[name]}", style="bold", markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, tuple[TaskID, str]] = {}

@@ -67,7 +67,7 @@ def _print(result: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        output.print(text, markup=False, soft_wrap=True)
+        output.print(text, soft_wrap=True)
 
 
 def _tell_of_paths(local_paths: Sequence[str]) -> None:

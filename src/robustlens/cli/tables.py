@@ -53,7 +53,7 @@ def headline(folder: StudyFolder) -> None:
     for row in shown.rows:
         named = row.cells["method"].text, row.cells["seeds"].text
         cells = [row.cells[column.key] for column in columns]
-        rest = (f"{cell.text}\n[dim]{cell.interval}[/]" for cell in cells)
+        rest = (Text.assemble(cell.text, "\n", (cell.interval, "dim")) for cell in cells)
         table.add_row(*named, *([row.message] if row.message else rest))
     output.print(table)
     output.print(interval_caption(data), soft_wrap=True)
@@ -70,7 +70,7 @@ def claims(folder: StudyFolder) -> None:
         if claim.verdict != "untested":
             where = f" ({claim.setting})" if claim.setting else ""
             style = styles.get(claim.verdict, "default")
-            table.add_row(claim.statement + where, f"[{style}]{claim.wording}[/]")
+            table.add_row(claim.statement + where, Text(claim.wording, style))
     output.print(table)
     output.print(verdict_counts(every), soft_wrap=True)
     if any(claim.verdict == "untested" for claim in every):
@@ -96,7 +96,7 @@ def evaluation(result: EvaluationResult) -> None:
         output.print(f"{name} gap: {gap.value:z.4f}{between}")
     test = result.splits["test"]
     for note in test.notes:
-        output.print(f"note: {note}", markup=False, soft_wrap=True)
+        output.print(f"note: {note}", soft_wrap=True)
     for flag in test.flags:
         print_titled(console, f"[bold yellow]flag {flag.name}[/]: ", flag.message)
 
@@ -119,7 +119,7 @@ def measurements_summary(measures: Mapping[str, Measurement]) -> None:
         ]
         lines += own or [f"{name}: {measurement.what}"]
     for line in lines[: SUMMARY_LINES - 1]:
-        output.print(line, markup=False, soft_wrap=True)
+        output.print(line, soft_wrap=True)
     left = max(0, len(lines) - SUMMARY_LINES + 1)
     more = f"{left} more lines, and every" if left else "every"
     output.print(f"{more} number: the same command with --all")
@@ -128,19 +128,19 @@ def measurements_summary(measures: Mapping[str, Measurement]) -> None:
 def measurements(measures: Mapping[str, Measurement]) -> None:
     """Every number of every measure."""
     for name, measurement in measures.items():
-        output.print(f"[bold]{name}[/] ({measurement.unit}): {measurement.what}")
+        output.print(Text.assemble((name, "bold"), f" ({measurement.unit}): {measurement.what}"))
         for key, leaf in _leaves(measurement.value):
             value: Any = math.nan if leaf is None else leaf  # a file has no other word for it
             text = f"{flushed(value):.4g}" if isinstance(value, float) else str(value)
             text = "; ".join(value) if key == "favourable" else text
-            output.print(f"  {key}  {text}", markup=False)
+            output.print(f"  {key}  {text}")
 
 
 def comparison(result: "Comparison") -> None:
     """Two runs: recipes, numbers with the intervals of their differences, notes."""
     from robustlens.report.comparison import text
 
-    output.print(f"A: {result.a.name}, B: {result.b.name}", markup=False, soft_wrap=True)
+    output.print(f"A: {result.a.name}, B: {result.b.name}", soft_wrap=True)
     if result.recipe or result.evaluation:
         table = Table("differs", "A", "B", box=None)
         for title, fields in (("recipe", result.recipe), ("evaluation", result.evaluation)):
@@ -157,20 +157,26 @@ def comparison(result: "Comparison") -> None:
         if counted:
             table.add_column(", ".join(text.COUNTS))
         for row in text.rows(changes):
-            cells = (cell.replace(" (", "\n[dim]").rstrip(")") for cell in (row.a, row.b, row.difference))
+            cells = (_with_interval(cell) for cell in (row.a, row.b, row.difference))
             table.add_row(row.quantity, *cells, *([", ".join(row.counts)] if counted else ()))
         output.print(table)
     for note in result.notes:
-        output.print(f"note: {note}", markup=False, soft_wrap=True)
+        output.print(f"note: {note}", soft_wrap=True)
 
 
-def _percent(interval: Interval | None) -> str:
+def _with_interval(cell: str) -> Text:
+    """A number, and on a line of its own the interval that stands behind it in parentheses."""
+    number, _, interval = cell.rstrip(")").partition(" (")
+    return Text.assemble(number, ("\n" + interval if interval else "", "dim"))
+
+
+def _percent(interval: Interval | None) -> Text:
     if interval is None:
-        return ""
+        return Text()
     if interval.low is None or interval.high is None:
-        return f"{100 * interval.value:z.1f}"
+        return Text(f"{100 * interval.value:z.1f}")
     value, low, high = (100 * end for end in (interval.value, interval.low, interval.high))
-    return f"{value:z.1f} [dim]{low:z.1f} to {high:z.1f}[/]"
+    return Text.assemble(f"{value:z.1f} ", (f"{low:z.1f} to {high:z.1f}", "dim"))
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
