@@ -75,6 +75,7 @@ def test_batch_norm_of_each_rank_resumes_to_the_same_bits(tmp_path):
         [2, {"out": "killed", "die": 1, "ema": 0.9}],
         [2, {"out": "killed", "ema": 0.9}],
         [2, {"out": "other", "seed": 1}],
+        [4, {"out": "few", "data": {"name": "arrays"}, "optimizer": {"epochs": 1, "batch_size": 128}}],
     )
     assert codes[:3:2] == [[0, 0], [0, 0]], said
     assert codes[1][1] == 17
@@ -82,6 +83,8 @@ def test_batch_norm_of_each_rank_resumes_to_the_same_bits(tmp_path):
     assert codes[3] == [3, 3], "images of another folder are refused by all"
     assert "in process 1" in said
     assert not (tmp_path / "other").exists()
+    assert codes[4] == [2] * 4, "fewer images than a batch, whose shares differ"
+    assert "one batch of all" in said
 
 
 def test_batch_norm_of_one_process_is_batch_norm():

@@ -62,3 +62,26 @@ def test_each_batch_holds_its_share_and_each_epoch_every_labelled_image_once():
     assert len(others.unique()) == 50
     with pytest.raises(ConfigError, match=r"batches of 5 of 3 labelled and 5 of 100 unlabeled"):
         batch_order(asked, 3)
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "said"),
+    [
+        (64, 2, None),
+        (17, 2, None),  # the last image is dropped, as by one process
+        (14, 2, None),
+        (15, 2, "one batch of all 15 training images for 2 processes, .*; lower it to 14 or start fewer"),
+        (1, 2, "one batch of all 1 training images for 2 processes, .*number; start fewer processes"),
+        (64, 3, "found 16 for 3 processes, expected a multiple of their number"),
+    ],
+)
+def test_processes_share_each_batch_equally_or_are_refused(images, processes, said):
+    asked = recipe(optimizer={"batch_size": 16})
+    if said is None:
+        batches = batch_order(asked, images, processes)(torch.Generator().manual_seed(0))
+        assert {len(rows) % processes for rows in batches} == {0}
+        return
+    with pytest.raises(ConfigError, match=said) as caught:
+        batch_order(asked, images, processes)
+    batch_order(recipe(**RST, optimizer={"batch_size": 8}), 5, 2)  # others fill the batch up
+    assert "\n" not in str(caught.value)

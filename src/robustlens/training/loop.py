@@ -68,7 +68,7 @@ class TrainingLoop:
         self.step = step_for(recipe)(
             recipe, self.model, splits.train, self.optimizer, self.fabric, splits.num_classes
         )
-        self.order = batch_order(recipe, len(splits.train))
+        self.order = batch_order(recipe, len(splits.train), self.fabric.world_size)
         self.steps = len(self.order(noise.generator_for(recipe.seed, 0)))
         self.schedule = schedule_for(recipe.optimizer, self.optimizer, self.steps)
         self.average = ExponentialMovingAverage(self.model, recipe.ema) if recipe.ema else None

@@ -48,17 +48,18 @@ def write_pseudo_labels(run: Run, pool: Split, true_labels: Tensor) -> None:
     run.write_arrays("pseudo_labels", {"index": pool.index.numpy(), "label": pool.labels.numpy()})
 
 
-def batch_order(recipe: Recipe, labelled: int) -> Order:
+def batch_order(recipe: Recipe, labelled: int, processes: int = 1) -> Order:
     """Order in which an epoch takes `labelled` images, and the pseudo-labelled ones that follow them.
 
     Without pseudo-labels an epoch is one pass in random order, less the last incomplete batch. With them each
     batch holds its share of both kinds; an epoch is one pass through the labelled images, and the others
-    are drawn without repetition as far as they go.
+    are drawn without repetition as far as they go. Several `processes` share each batch equally.
 
     Raises:
-        ConfigError: there are fewer images than one batch takes of them.
+        ConfigError: there are fewer images than one batch takes of them, or they cannot be shared so.
     """
     batch_size, pool = recipe.optimizer.batch_size, recipe.data.unlabeled
+    _check_shares(batch_size, batch_size if recipe.pseudo_labels else labelled, processes)
     share = 0.0 if recipe.pseudo_labels is None else recipe.pseudo_labels.share
     from_pool = round(share * batch_size)
     from_labelled = batch_size - from_pool
@@ -81,3 +82,19 @@ def batch_order(recipe: Recipe, labelled: int) -> Order:
         ]
 
     return order
+
+
+def _check_shares(batch_size: int, images: int, processes: int) -> None:
+    """Refuse batches whose shares differ: processes wait for each other, and gradients are averaged alike."""
+    if batch_size % processes:
+        raise ConfigError(
+            f"optimizer.batch_size: found {batch_size} for {processes} processes, "
+            "expected a multiple of their number"
+        )
+    if min(batch_size, images) % processes:
+        most = images // processes * processes
+        fix = f"lower it to {most} or start fewer processes" if most else "start fewer processes"
+        raise ConfigError(
+            f"optimizer.batch_size: found {batch_size}, which makes one batch of all {images} training "
+            f"images for {processes} processes, expected a multiple of their number; {fix}"
+        )

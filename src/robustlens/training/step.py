@@ -128,12 +128,7 @@ class TrainingStep:
         return None if build is None else build(self.threat, self.recipe.attack)
 
     def _check(self) -> None:
-        recipe, processes = self.recipe, self.fabric.world_size
-        if recipe.optimizer.batch_size % processes:
-            raise ConfigError(
-                f"optimizer.batch_size: found {recipe.optimizer.batch_size} for {processes} processes, "
-                "expected a multiple of their number"
-            )
+        recipe = self.recipe
         for field, spec in recipe.perturbations.items():
             if spec.from_attack:
                 self._check_from_attack(f"{field}.from_attack")
