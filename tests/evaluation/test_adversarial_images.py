@@ -6,8 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.evaluated_models import THREAT, evaluated, network, problem, stop_after
+import robustlens as rl
+from helpers.evaluated_models import (
+    ATTACKS,
+    THREAT,
+    assert_same,
+    evaluated,
+    network,
+    problem,
+    stop_after,
+)
 from robustlens.errors import NumericsError, StateError, StoppedError
+from robustlens.evaluation import Shard, attack_shard
 from robustlens.evaluation.adversarial_images import AdversarialImages
 
 
@@ -29,6 +39,55 @@ def test_saved_images_survive_a_stop(tmp_path):
     with pytest.raises(StoppedError):
         evaluated(tmp_path / "stopped", save_adversarial=True, progress=stop_after(5))
     assert torch.equal(evaluated(tmp_path / "stopped", save_adversarial=True).x_adv, whole.x_adv)
+
+
+def _stopped(folder, batches, **changes):
+    with pytest.raises(StoppedError):
+        evaluated(folder, progress=stop_after(batches), **changes)
+
+
+def test_a_stop_without_images_goes_on_without_them_alone(tmp_path):
+    """What broke is known, and the images are not: more batches cannot bring them back."""
+    _stopped(tmp_path, 5)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for _ in range(2):
+        with pytest.raises(
+            StateError, match=r"found the progress of \d+ broken images without.*; leave it out"
+        ):
+            evaluated(tmp_path, save_adversarial=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert_same(evaluated(tmp_path), evaluated())
+
+
+def test_a_stop_with_images_goes_on_without_them_and_then_without_them_alone(tmp_path):
+    _stopped(tmp_path, 1, save_adversarial=True)
+    _stopped(tmp_path, 2)
+    with pytest.raises(StateError, match=r"save_adversarial: found the progress of 2 broken images"):
+        evaluated(tmp_path, save_adversarial=True)
+    assert_same(evaluated(tmp_path), evaluated())
+
+
+def test_a_stop_before_any_image_broke_goes_on_either_way(tmp_path):
+    easy = {"threat": rl.ThreatModel("Linf", 1e-6), "curve": ()}
+    _stopped(tmp_path, 2, **easy)
+    assert not list(tmp_path.glob("adversarial-*"))
+    assert_same(evaluated(tmp_path, save_adversarial=True, **easy), evaluated(**easy))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_shards_are_refused_images_that_another_shard_did_not_keep(tmp_path, first):
+    model, x, y = problem()
+    given = {"attacks": ATTACKS, "batch_size": 16, "state": tmp_path}
+    attack_shard(model, x, y, THREAT, shard=Shard(0, 2), save_adversarial=first, **given)
+    if first:
+        attack_shard(model, x, y, THREAT, shard=Shard(1, 2), save_adversarial=True, **given)
+        whole = rl.evaluate(model, x, y, THREAT, **{**given, "state": None}, save_adversarial=True)
+        joined = rl.evaluate(model, x, y, THREAT, **given, save_adversarial=True)
+        assert torch.equal(joined.x_adv, whole.x_adv)
+        return
+    for shard in (Shard(1, 2), Shard(0, 2)):
+        with pytest.raises(StateError, match=r"save_adversarial: found"):
+            attack_shard(model, x, y, THREAT, shard=shard, save_adversarial=True, **given)
 
 
 @pytest.mark.parametrize(

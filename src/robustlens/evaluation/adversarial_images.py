@@ -1,5 +1,6 @@
 """Adversarial images of an evaluation, kept without loss and checked again before a number is printed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,11 +40,31 @@ class AdversarialImages:
         x_adv = x.clone() if isinstance(x, Tensor) else x[:]
         for row, image in self._images.items():
             x_adv[row] = image
+        for saved in self._saved():
+            used = broken[saved["rows"]]
+            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x_adv.dtype)
+        return x_adv
+
+    def require(self, broken: Bool[Tensor, " n"]) -> None:
+        """Refuse to go on where an image is known as broken and was not kept: it is not attacked again.
+
+        Raises:
+            StateError: there is one, or a file is damaged.
+        """
+        missing = broken.clone()
+        for saved in self._saved() if bool(broken.any()) else ():
+            missing[saved["rows"]] = False
+        if bool(missing.any()):
+            raise StateError(
+                f"save_adversarial: found the progress of {int(missing.sum())} broken images without the "
+                f"images in {self.folder}, expected all; leave it out, or delete the folder to start again"
+            )
+
+    def _saved(self) -> Iterator[dict[str, Tensor]]:
+        """Rows and images of each file, in order."""
         for path in sorted(self.folder.glob("adversarial-*.safetensors")) if self.folder else ():
             try:
                 _, saved = array_files.read_tensors(path)
             except StateError as error:
                 raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
-            used = broken[saved["rows"]]
-            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x_adv.dtype)
-        return x_adv
+            yield saved

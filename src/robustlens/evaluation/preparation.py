@@ -107,6 +107,8 @@ def prepared(
         right[rows] = clean.right
         saved = EvaluationState.open(folder, bound_to, right, len(tries), shard, rows)
         kept = AdversarialImages(folder) if save_adversarial else None
+        if kept is not None:
+            kept.require(saved.broken_by >= 0)
         loop = AttackLoop(verifier, search, x, y, threat, tries, saved, batch_size, progress, kept, shard)
         yield PreparedAttacks(loop, chosen, folder, logits, clean, changed)
 
