@@ -69,6 +69,16 @@ def test_the_pretended_device_refuses_to_mix_and_counts_reads():
             x.numpy()
         close(2 * x + torch.tensor(1.0), torch.tensor([1.0, 3.0, 5.0, 7.0]))
         close(torch.zeros(2, device=DEVICE) + x[:2], torch.tensor([0.0, 1.0]))
+        places, put = torch.tensor([0, 3]), torch.zeros(4, device=DEVICE)
+        put[places], put[1] = x[places], 7.0  # indices may be the CPU's, single numbers, too
+        put[places[:1]] = torch.tensor(5.0)
+        close(put, torch.tensor([5.0, 7.0, 0.0, 3.0]))
+        with pytest.raises(MixedDevicesError):
+            put[places] = torch.ones(2)
+        with pytest.raises(MixedDevicesError):
+            torch.ones(4)[places] = put[:2]
+        with pytest.raises(MixedDevicesError):
+            torch.ones(4)[put.long().clamp(0, 3)]
         assert not device.reads
         assert (x.max().item(), len(x[x > 1]), bool((x > 0).any()), x.cpu().tolist()[2]) == (
             3.0,
@@ -243,6 +253,20 @@ def test_a_training_step_is_the_same_on_a_device(changes, reads):
 
 
 # -- evaluation and measures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["cpu", DEVICE])
+def test_adversarial_images_that_a_folder_kept_are_put_together_on_a_device(tmp_path, at):
+    """Of images that lie on the device, and of images that are moved there batch by batch."""
+    x, y = images()
+    threat = rl.ThreatModel("Linf", 0.02)
+    evaluate = {"attacks": ["fgsm", "pgd-3"], "save_adversarial": True, "batch_size": 5}
+    here = rl.evaluate(network(), x, y, threat, **evaluate)
+    assert not torch.equal(here.x_adv, x)
+    with pretended():
+        for _ in range(2):  # a second time from what is kept alone
+            there = rl.evaluate(moved(network()), x.to(at), y, threat, **evaluate, state=tmp_path)
+            torch.testing.assert_close(there.x_adv.cpu(), here.x_adv, rtol=0, atol=1e-6)
 
 
 def test_an_evaluation_has_the_same_masks_on_a_device():

@@ -32,6 +32,8 @@ _READS = {
     _ATEN.repeat_interleave.Tensor,
 }
 """Operations whose result the host waits for: a value, or a shape that depends on values."""
+_INDEXED = (_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default)
+"""Operations whose second argument are indices."""
 
 
 class OnDevice(Tensor):
@@ -101,9 +103,10 @@ def carried_out(function: Any, args: Any, kwargs: dict[str, Any], reads: list[st
     inside = [one for one in tensors if isinstance(one, OnDevice)]
     wanted = kwargs.get("device")
     if inside and wanted is None and function not in (_ATEN.copy_.default, _ATEN._foreach_copy_.default):
-        strangers = [one for one in tensors if not isinstance(one, OnDevice) and one.dim()]
-        indices = function in (_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default)
-        if strangers and not (indices and isinstance(args[0], OnDevice)):
+        meeting = tensors
+        if function in _INDEXED and isinstance(args[0], OnDevice):
+            meeting = [args[0], *tensors_among(args[2:])]  # indices may be the CPU's, the values may not
+        if any(one.dim() and not isinstance(one, OnDevice) for one in meeting):
             raise MixedDevicesError(f"{function}: tensors of the CPU and of the device")
     if inside and reads is not None:
         masks = function in (_ATEN.index.Tensor, _ATEN.index_put_.default) and any(

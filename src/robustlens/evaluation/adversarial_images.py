@@ -42,7 +42,7 @@ class AdversarialImages:
             x_adv[row] = image
         for saved in self._saved():
             used = broken[saved["rows"]]
-            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x_adv.dtype)
+            x_adv[saved["rows"][used]] = saved["x_adv"][used].to(x_adv)
         return x_adv
 
     def require(self, broken: Bool[Tensor, " n"]) -> None:
