@@ -22,6 +22,19 @@ from robustlens import noise
 from robustlens.attacks.base import craft
 from robustlens.data import Split, from_tensors
 from robustlens.explain import MEASURES, Subject
+from robustlens.explain.activations import activations
+from robustlens.explain.bound import instance_margins
+from robustlens.explain.bound.geometry import margin_paths
+from robustlens.explain.curvature import curvature
+from robustlens.explain.flatness import flatness
+from robustlens.explain.gallery import gallery
+from robustlens.explain.gradients import gradients
+from robustlens.explain.jacobian import jacobian
+from robustlens.explain.landscape.inputs import input_landscape
+from robustlens.explain.landscape.weights import landscape, plane
+from robustlens.explain.margins import margins
+from robustlens.explain.sharpness import sharpness
+from robustlens.explain.smoothness import feature_changes, smoothness
 from robustlens.objectives import OBJECTIVES
 from robustlens.training.network import describe_model, starting_network
 from robustlens.training.step import FreeTrainingStep, TrainingStep
@@ -313,6 +326,37 @@ def test_every_measure_has_the_same_numbers_on_a_device(name):
     assert here.arrays.keys() == there.arrays.keys()
     for key, array in here.arrays.items():
         np.testing.assert_allclose(there.arrays[key], array, rtol=1e-3, atol=1e-4, err_msg=key)
+
+
+LINF = rl.ThreatModel("Linf", 0.05)
+RADII = {"steps": 1, "radii": (0.0, 1.0)}
+FUNCTIONS = {
+    "activations": lambda model, x, y: activations(model, x),
+    "margins": margins,
+    "smoothness": lambda *given: smoothness(*given, LINF, steps=1),
+    "feature changes": lambda model, x, y: feature_changes(model, x, x * 0.5),
+    "gallery": lambda *given: gallery(*given, LINF, steps=1),
+    "gradients": gradients,
+    "jacobian": lambda model, x, y: jacobian(model, x),
+    "curvature": lambda *given: curvature(*given, LINF, steps=1, eigenvalues=1, lanczos_steps=2, draws=1),
+    "flatness": lambda *given: flatness(*given, LINF, steps=1, draws=1, ascents=1),
+    "landscape": lambda *given: landscape(*given, LINF, steps=1, alphas=(1.0,)),
+    "plane": lambda *given: plane(*given, LINF, steps=1, alphas=(1.0,)),
+    "input landscape": lambda *given: input_landscape(*given, LINF, **RADII),
+    "input landscape, attack": lambda *given: input_landscape(*given, LINF, **RADII, towards="attack"),
+    "sharpness": lambda *given: sharpness(*given, LINF, steps=1, factors=(1.0,)),
+    "instance margins": lambda *given: instance_margins(*given, steps=8),
+    "margin paths": lambda model, x, y: margin_paths(model, x, y, x * 0.5, points=2),
+}
+"""What explains a model and images that a caller gives, by name."""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_explain_take_images_wherever_they_lie(name):
+    x, y = images(6)
+    with pretended():
+        FUNCTIONS[name](moved(network()), x, y)
+        FUNCTIONS[name](moved(network()), x.to(DEVICE), y.to(DEVICE))
 
 
 def test_noise_has_the_same_bits_on_a_device():

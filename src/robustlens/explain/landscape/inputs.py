@@ -59,7 +59,8 @@ def input_landscape(
         ConfigError: another `towards`, or an infinite eps. DataError: images or labels do not fit.
         ModelError: the model does not return logits (n, classes).
     """
-    x, y = checked(model, x, y, threat.bounds, where="input_landscape")
+    where = "input_landscape"
+    x, y = (part.to(device_of(model)) for part in checked(model, x, y, threat.bounds, where=where))
     require_radius(threat)
     if towards not in ("gradient", "attack"):
         raise ConfigError(f"landscape: found towards {towards!r}, expected 'gradient' or 'attack'")
@@ -79,14 +80,12 @@ def input_landscape(
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    device, gradients = device_of(model), []
+    gradients = []
     with frozen(model):
-        for images, labels in zip(
-            x.to(device).split(batch_size), y.to(device).split(batch_size), strict=True
-        ):
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             goal = Goal.of(model, images, labels, "ce", targeted=False)
             gradients.append(input_gradient(model, images, goal)[0])
-    return torch.cat(gradients).to(x.device)
+    return torch.cat(gradients)
 
 
 def _step(threat: ThreatModel, x: Tensor, slope: Tensor) -> Tensor:
