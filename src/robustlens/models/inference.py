@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -22,7 +22,28 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for module, name, buffer, saved in buffers:
-                setattr(module, name, buffer.copy_(saved))
+                put_back(buffer, saved)
+                setattr(module, name, buffer)
+
+
+def put_back(tensor: Tensor, saved: Tensor) -> None:
+    """Give `tensor` the values that it had. What torch lets nobody write is as it was: then that will do.
+
+    That is memory which several entries share (`expand`), and what was made under `torch.inference_mode()`.
+    The others are not compared first: a GPU would be waited for.
+    """
+    try:
+        tensor.copy_(saved)
+    except RuntimeError:
+        if not identical(tensor, saved):
+            raise
+
+
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same values, a NaN being the same as a NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 @contextlib.contextmanager
@@ -45,8 +66,11 @@ def frozen(model: nn.Module, mode: str = "eval") -> Iterator[None]:
 
 @contextlib.contextmanager
 def tracking(weights: Iterable[nn.Parameter], *, on: bool = True) -> Iterator[None]:
-    """Take gradients of `weights` inside, or none of them; each `requires_grad` is put back at the end."""
-    changed = [weight for weight in weights if weight.requires_grad != on]
+    """Take gradients of `weights` inside, or none of them; each `requires_grad` is put back at the end.
+
+    Those that were made under `torch.inference_mode()`, which has no gradients, stay as they are.
+    """
+    changed = [weight for weight in weights if weight.requires_grad != on and not weight.is_inference()]
     try:
         for weight in changed:
             weight.requires_grad_(on)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustlens.models.inference import identical
+
 
 @dataclass(frozen=True, eq=False)
 class _SavedTensor:
@@ -21,12 +23,12 @@ class _SavedTensor:
 
     def has_changed(self) -> bool:
         now = getattr(self.module, self.name, None)
-        return not (isinstance(now, Tensor) and _identical(now, self.value))
+        return not (isinstance(now, Tensor) and identical(now, self.value))
 
     def restore(self) -> None:
         if getattr(self.module, self.name, None) is not self.tensor:
             setattr(self.module, self.name, self.tensor)
-        if not _identical(self.tensor, self.value):
+        if not identical(self.tensor, self.value):
             self.tensor.copy_(self.value)
         if self.tensor.is_leaf and self.tensor.requires_grad != self.wants_gradient:
             self.tensor.requires_grad_(self.wants_gradient)
@@ -79,10 +81,3 @@ def _entry(module: nn.Module, name: str, path: str, tensor: Tensor) -> _SavedTen
         gradient=gradient,
         gradient_value=None if gradient is None else gradient.detach().clone(),
     )
-
-
-def _identical(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same values, a NaN being the same as a NaN."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
