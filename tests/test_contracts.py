@@ -194,6 +194,26 @@ def test_an_attack_does_not_depend_on_batch_or_order(attack_name, norm):
     torch.testing.assert_close(shuffled, whole, rtol=0, atol=1e-9)
 
 
+@attacks
+@norms
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+def test_logits_may_be_of_another_type_than_the_images(attack_name, norm, kind):
+    """As of a last layer in float64, or under autocast; what is found is wrong by these very logits."""
+    threat, (x, y), model = rl.ThreatModel(norm, EPS[norm]), images(24), everything()
+    y[:20] = model.eval()(x[:20]).argmax(1)
+    handle = model.register_forward_hook(lambda module, inputs, output: output.to(kind))
+    x_adv = ATTACK_ROWS[attack_name](threat)(model, x, y)
+    assert model(x).dtype == kind
+    assert x_adv.dtype == x.dtype
+    assert threat.distance(x_adv.double(), x.double()).max() <= threat.eps + 1e-6
+    before, after = ((model(each).argmax(1) == y).float().mean() for each in (x, x_adv))
+    assert after < before or "targeted" in attack_name or "least likely" in attack_name
+    handle.remove()
+    same = ATTACK_ROWS[attack_name](threat)(model, x, y)
+    near = (threat.distance(x_adv, same) < 1e-3 * threat.eps).float().mean()
+    assert kind == torch.bfloat16 or near > 0.7
+
+
 def _fail(module, inputs, output):
     raise RuntimeError("on purpose")
 

@@ -110,7 +110,7 @@ class AdaptiveMinimumNorm(MinimumNorm):
     def _move(self, model: nn.Module, images: Images, walk: MomentumWalk, step: int) -> MomentumWalk:
         """One gradient step: judge the point, set the radius, go on."""
         gradient, value, won = input_gradient(model, walk.x_adv, images.goal)
-        won = images.misclassified(value, won)
+        value, won = images.judged(value, won)
         size = self.threat.distance(walk.x_adv, images.x)
         judged = walk.judged(size, value, won)
         radius = self._next_radius(images, judged, gradient, value, won, self._change(step))
@@ -138,8 +138,7 @@ class AdaptiveMinimumNorm(MinimumNorm):
     def _judged_end(self, model: nn.Module, images: Images, walk: MomentumWalk) -> MomentumWalk:
         """The walk with its last point judged, which no step was taken from."""
         logits = model(walk.x_adv)
-        value = images.goal.value(logits)
-        won = images.misclassified(value, images.goal.won(logits))
+        value, won = images.judged(images.goal.value(logits), images.goal.won(logits))
         return walk.judged(self.threat.distance(walk.x_adv, images.x), value, won)
 
 

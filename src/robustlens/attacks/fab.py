@@ -162,7 +162,7 @@ class FAB(TargetedRestarts):
             above, high = nearest.x_adv[rows], nearest.margin[rows]
             share = low / (low - high)
             share = torch.where(share.isfinite(), share, 0.5).clamp(0, 1)[:, None]
-            middle = below + (share + OVERSHOOT * (1 - share)) * (above - below)
+            middle = (below + (share + OVERSHOOT * (1 - share)) * (above - below)).to(below.dtype)
             logits = predict(middle)
             nearer = nearest.offer(rows, middle, logits)
             below = torch.where(nearer[:, None], below, middle)
@@ -217,7 +217,7 @@ class _Tangents(Rows):
         return cls(
             leaf.detach(),
             losses.is_wrong(logits, y),
-            torch.where(finite, height.detach(), 0.0),
+            torch.where(finite, height.detach(), 0.0).to(leaf.dtype),  # of logits of any type
             torch.stack(slope, 1) * finite[:, :, None],
         )
 

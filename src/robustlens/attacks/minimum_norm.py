@@ -224,7 +224,7 @@ class MinimumNorm(Restarts):
     def _step(self, model: nn.Module, images: Images, walk: Walk, share: float) -> Walk:
         """One gradient step: judge the point, change the radius, go on."""
         gradient, value, won = input_gradient(model, walk.x_adv, images.goal)
-        won = images.misclassified(value, won)
+        value, won = images.judged(value, won)
         judged = walk.judged(self.threat.distance(walk.x_adv, images.x), value, won)
         radius = self._radius(images, judged, gradient, value, won, cosine(self.gamma, LAST_CHANGE, share))
         length = cosine(self.step_size, LAST_STEP, share)

@@ -34,9 +34,13 @@ class Images(Rows):
         largest = torch.where(logits.isfinite(), logits.abs(), 0.0).amax(1)
         return cls(x, goal, (16 * unit * largest).to(x.dtype))
 
-    def misclassified(self, value: Tensor, won: Tensor) -> Tensor:
-        """Where a point counts: it is won, and its margin no rounding error. A NaN is wrong."""
-        return won & ~(value < self.rounding)
+    def judged(self, value: Tensor, won: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins of points in the images' type, and where a point counts: it is won, by no rounding error.
+
+        A NaN is wrong. Logits may be of another type than images; radii and steps follow from their margins.
+        """
+        value = value.to(self.x.dtype)
+        return value, won & ~(value < self.rounding)
 
 
 SomeWalk = TypeVar("SomeWalk", bound="Walk")
@@ -107,7 +111,7 @@ def nearest_on_boundary(
 
     `gap` (n,) is to be closed, along `slope`. Infinitely far where the pixel box forbids it.
     """
-    gap = ((gap + images.rounding) * (1 + _HAIR)).nan_to_num(0.0)
+    gap = ((gap.to(images.x.dtype) + images.rounding) * (1 + _HAIR)).nan_to_num(0.0)
     point = threat.project_on_hyperplane(images.x, slope, gap)
     closed = (slope * (point - images.x)).flatten(1).sum(1)
     return point, torch.where(closed >= 0.9 * gap, threat.distance(point, images.x), torch.inf)
@@ -126,7 +130,7 @@ def bisect(model: nn.Module, images: Images, nearest: Tensor) -> Tensor:
         middle = (below + above)[rows] / 2 if number else torch.full_like(above, _USUAL)
         point = torch.lerp(now.x, far[rows], per_image(middle, now.x))
         logits = model(point)
-        won = now.misclassified(now.goal.value(logits), now.goal.won(logits))
+        _, won = now.judged(now.goal.value(logits), now.goal.won(logits))
         above[rows], below[rows] = (
             torch.where(won, middle, above[rows]),
             torch.where(won, below[rows], middle),
@@ -160,8 +164,8 @@ def regula_falsi(model: nn.Module, images: Images, nearest: Tensor) -> Tensor:
             middle = torch.where(usable, secant, middle)
         point = torch.lerp(now.x, far[rows], per_image(middle, now.x))
         logits = model(point)
-        value = now.goal.value(logits) - now.rounding
-        won = now.goal.won(logits) & ~(value < 0)
+        value, won = now.judged(now.goal.value(logits), now.goal.won(logits))
+        value = value - now.rounding
         above[rows], below[rows] = torch.where(won, middle, right), torch.where(won, left, middle)
         high[rows], low[rows] = torch.where(won, value, high[rows]), torch.where(won, low[rows], value)
         nearest[rows[won]] = point[won]
