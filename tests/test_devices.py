@@ -329,24 +329,26 @@ def test_every_measure_has_the_same_numbers_on_a_device(name):
 
 
 LINF = rl.ThreatModel("Linf", 0.05)
-RADII = {"steps": 1, "radii": (0.0, 1.0)}
+RADII = (0.0, 1.0)
 FUNCTIONS = {
-    "activations": lambda model, x, y: activations(model, x),
+    "activations": lambda m, x, y: activations(m, x),
     "margins": margins,
-    "smoothness": lambda *given: smoothness(*given, LINF, steps=1),
-    "feature changes": lambda model, x, y: feature_changes(model, x, x * 0.5),
-    "gallery": lambda *given: gallery(*given, LINF, steps=1),
+    "smoothness": lambda m, x, y: smoothness(m, x, y, LINF, steps=1),
+    "feature changes": lambda m, x, y: feature_changes(m, x, x * 0.5),
+    "gallery": lambda m, x, y: gallery(m, x, y, LINF, steps=1),
     "gradients": gradients,
-    "jacobian": lambda model, x, y: jacobian(model, x),
-    "curvature": lambda *given: curvature(*given, LINF, steps=1, eigenvalues=1, lanczos_steps=2, draws=1),
-    "flatness": lambda *given: flatness(*given, LINF, steps=1, draws=1, ascents=1),
-    "landscape": lambda *given: landscape(*given, LINF, steps=1, alphas=(1.0,)),
-    "plane": lambda *given: plane(*given, LINF, steps=1, alphas=(1.0,)),
-    "input landscape": lambda *given: input_landscape(*given, LINF, **RADII),
-    "input landscape, attack": lambda *given: input_landscape(*given, LINF, **RADII, towards="attack"),
-    "sharpness": lambda *given: sharpness(*given, LINF, steps=1, factors=(1.0,)),
-    "instance margins": lambda *given: instance_margins(*given, steps=8),
-    "margin paths": lambda model, x, y: margin_paths(model, x, y, x * 0.5, points=2),
+    "jacobian": lambda m, x, y: jacobian(m, x),
+    "curvature": lambda m, x, y: curvature(m, x, y, LINF, steps=1, eigenvalues=1, lanczos_steps=2, draws=1),
+    "flatness": lambda m, x, y: flatness(m, x, y, LINF, steps=1, draws=1, ascents=1),
+    "landscape": lambda m, x, y: landscape(m, x, y, LINF, steps=1, alphas=(1.0,)),
+    "plane": lambda m, x, y: plane(m, x, y, LINF, steps=1, alphas=(1.0,)),
+    "input landscape": lambda m, x, y: input_landscape(m, x, y, LINF, steps=1, radii=RADII),
+    "input landscape, attack": lambda m, x, y: input_landscape(
+        m, x, y, LINF, steps=1, radii=RADII, towards="attack"
+    ),
+    "sharpness": lambda m, x, y: sharpness(m, x, y, LINF, steps=1, factors=(1.0,)),
+    "instance margins": lambda m, x, y: instance_margins(m, x, y, steps=8),
+    "margin paths": lambda m, x, y: margin_paths(m, x, y, x * 0.5, points=2),
 }
 """What explains a model and images that a caller gives, by name."""
 

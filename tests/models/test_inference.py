@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import robustlens as rl
 from robustlens import models
 from robustlens.models.inference import put_back
-from robustlens.reliability import ModelState
+from robustlens.reliability.state import ModelState
 
 
 class Centred(nn.Module):
@@ -33,7 +33,7 @@ def test_expanded_buffers_stay_as_they_are_and_others_come_back():
     mean, before = model.mean, {name: each.clone() for name, each in model.state_dict().items()}
     with models.frozen(model, "train"):
         model(x)
-        assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])  # type: ignore[arg-type]
+        assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
     rl.attacks.PGD(rl.ThreatModel("Linf", 0.1), steps=2, model_mode="train")(model, x, y)
     assert model.mean is mean
     for name, each in model.state_dict().items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.training_runs import assert_same_bits, distance, weights_of
+from robustlens.errors import ConfigError
 from robustlens.results import Run
 from robustlens.training import distributed
 from robustlens.training.whole_batch_norm import with_whole_batch_norm
@@ -87,23 +88,59 @@ def test_batch_norm_of_each_rank_resumes_to_the_same_bits(tmp_path):
     assert "one batch of all" in said
 
 
-def test_batch_norm_of_one_process_is_batch_norm():
-    """In a group of one the whole batch is the batch: outputs, gradients, second gradients, statistics."""
-    torch.manual_seed(0)
-    networks = [torch.nn.BatchNorm2d(3).double() for _ in range(2)]
-    x = torch.rand(5, 3, 4, 4, dtype=torch.float64)
+SHAPES = [
+    (torch.nn.BatchNorm1d, ()),
+    (torch.nn.BatchNorm1d, (6,)),
+    (torch.nn.BatchNorm2d, (4, 4)),
+    (torch.nn.BatchNorm3d, (2, 3, 2)),
+]
+
+
+@pytest.fixture
+def group():
+    """A group of this process alone."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        results = []
-        for network in (networks[0], with_whole_batch_norm(networks[1])):
-            points = x.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(network(points).pow(3).sum(), points, create_graph=True)
-            (bend,) = torch.autograd.grad(slope.square().sum(), points)
-            results.append([slope, bend, network.running_mean, network.running_var, network.eval()(points)])
-        for mine, theirs in zip(*results, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("alike", [1, 2])
+@pytest.mark.parametrize(("kind", "shape"), SHAPES, ids=str)
+def test_batch_norm_of_processes_is_that_of_one_with_the_whole_batch(group, monkeypatch, kind, shape, alike):
+    """Outputs, gradients, second gradients, statistics: of one process, and of two whose shares are the same."""
+    torch.manual_seed(0)
+    networks = [kind(3).double() for _ in range(2)]
+    x = torch.rand(5, 3, *shape, dtype=torch.float64)
+    summed = torch.distributed.all_reduce
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda each: (summed(each), each.mul_(alike)))
+
+    def measured(network, points, repeats):
+        loss = network(torch.cat([points] * repeats)).pow(3).sum() / repeats
+        (slope,) = torch.autograd.grad(loss, points, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), points)
+        return [slope, bend, network.running_mean, network.running_var, network.eval()(points)]
+
+    whole = measured(networks[0], x.clone().requires_grad_(), alike)
+    own = measured(with_whole_batch_norm(networks[1]), x.clone().requires_grad_(), 1)
+    for mine, theirs in zip(whole, own, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match=r"expected .*D"):
+        networks[1].train()(x.flatten()[:, None, None, None, None, None])
+
+
+class OwnNorm(torch.nn.BatchNorm2d):
+    """Normalises in a way of its own."""
+
+
+def test_a_batch_norm_that_nobody_knows_is_refused_by_name():
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Sequential(torch.nn.ReLU(), OwnNorm(3)))
+    with pytest.raises(ConfigError, match=r"^sync_batch_norm: found OwnNorm at '1\.1', expected") as caught:
+        with_whole_batch_norm(network)
+    assert "\n" not in str(caught.value)
+    kept = torch.nn.Sequential(torch.nn.SyncBatchNorm(3), torch.nn.InstanceNorm2d(3), torch.nn.BatchNorm1d(3))
+    names = [type(each).__name__ for each in with_whole_batch_norm(with_whole_batch_norm(kept))]
+    assert names == ["SyncBatchNorm", "InstanceNorm2d", "WholeBatchNorm1d"]
+    assert isinstance(kept[2], torch.nn.BatchNorm1d)
 
 
 def test_ranks_above_zero_read_and_leave_all_writing_to_the_first(tmp_path, monkeypatch):

@@ -5,31 +5,35 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustlens import processes
+from robustlens.errors import ConfigError
 
 
-class WholeBatchNorm2d(nn.BatchNorm2d):
+class _WholeBatchNorm(_BatchNorm):
     """BatchNorm whose mean and variance in train mode are those of the images of all ranks together.
 
     All ranks have to run it equally often. torch's `SyncBatchNorm` computes the same, on CUDA alone.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised `input` (n, c, h, w), of which every rank has some images."""
+        """Normalised `input` (n, c) or (n, c, ...), of which every rank has some images."""
         if not self.training or not processes.are_connected():
             return super().forward(input)
+        self._check_input_dim(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
+        places, everywhere = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
         count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = _sum_over_ranks(torch.cat([x.sum((0, 2, 3)), count]))
+        sums = _sum_over_ranks(torch.cat([x.sum(places), count]))
         mean, total = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = x - mean[:, None, None]
-        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / total
+        centred = x - mean.view(everywhere)
+        variance = _sum_over_ranks(centred.square().sum(places)) / total
         self._follow(mean.detach(), variance.detach() * total / (total - 1))
         scale = (variance + self.eps).rsqrt()
         scale, shift = (scale, None) if self.weight is None else (scale * self.weight, self.bias)
-        out = centred * scale[:, None, None]
-        return (out if shift is None else out + shift[:, None, None]).to(input.dtype)
+        out = centred * scale.view(everywhere)
+        return (out if shift is None else out + shift.view(everywhere)).to(input.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
@@ -41,6 +45,26 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+class WholeBatchNorm1d(_WholeBatchNorm, nn.BatchNorm1d):
+    """`BatchNorm1d` over the batch of all ranks."""
+
+
+class WholeBatchNorm2d(_WholeBatchNorm, nn.BatchNorm2d):
+    """`BatchNorm2d` over the batch of all ranks."""
+
+
+class WholeBatchNorm3d(_WholeBatchNorm, nn.BatchNorm3d):
+    """`BatchNorm3d` over the batch of all ranks."""
+
+
+_WHOLE = {
+    nn.BatchNorm1d: WholeBatchNorm1d,
+    nn.BatchNorm2d: WholeBatchNorm2d,
+    nn.BatchNorm3d: WholeBatchNorm3d,
+}
+_DO_SO_ALREADY = (_WholeBatchNorm, nn.SyncBatchNorm)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -63,8 +87,18 @@ def _sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def with_whole_batch_norm(model: nn.Module) -> nn.Module:
-    """`model` with its BatchNorms of images turned into `WholeBatchNorm2d`: same tensors, same names."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = WholeBatchNorm2d
+    """`model` with its BatchNorms turned into those of the whole batch: same tensors, same names.
+
+    Raises:
+        ConfigError: a BatchNorm of a kind of its own, which would go on with its rank's share.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, _BatchNorm) or isinstance(module, _DO_SO_ALREADY):
+            continue
+        if type(module) not in _WHOLE:
+            raise ConfigError(
+                f"sync_batch_norm: found {type(module).__name__} at {name!r}, expected nn.BatchNorm1d, 2d or "
+                "3d, not one made from them; use one of these, or set sync_batch_norm: false"
+            )
+        module.__class__ = _WHOLE[type(module)]
     return model
