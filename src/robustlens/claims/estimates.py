@@ -68,10 +68,10 @@ def _check_alike(estimates: Sequence[Estimate], how: str, of: Callable[[Estimate
             )
 
 
-def listed(missing: Sequence[Missing]) -> str:
-    """The first two reasons, and how many more there are."""
-    more = f"; and {len(missing) - 2} more" if len(missing) > 2 else ""
-    return "; ".join(str(reason) for reason in missing[:2]) + more
+def listed(reasons: Sequence[object]) -> str:
+    """The first two of reasons or caveats, and how many more there are; empty where there is none."""
+    more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return "; ".join(str(reason) for reason in reasons[:2]) + more
 
 
 def lacking(reason: str, missing: Sequence[Missing], remedy: str = "") -> Unusable:

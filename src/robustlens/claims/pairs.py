@@ -188,6 +188,7 @@ def note(
 
 def _coverage(pairs: Sequence[MatchedPair]) -> tuple[str, ...]:
     seeds, quantity = len({pair.seed for pair in pairs}), pairs[0].before.quantity
+    sides = [side for pair in pairs for side in (pair.before, pair.after)]
     over = "examples" if quantity.examples else "layers" if quantity.layers else "runs"
     apart = any(pair.before.quantity.examples != pair.after.quantity.examples for pair in pairs)
     return (
@@ -198,7 +199,7 @@ def _coverage(pairs: Sequence[MatchedPair]) -> tuple[str, ...]:
         else f"{seeds} seeds: the interval covers training randomness"
         + (f" and {over}" if over != "runs" else ""),
         "an unqualified verdict takes at least 3 seeds" if seeds == 2 else "",
-        quantity.caveat,
+        listed(list(dict.fromkeys(caveat for side in sides if (caveat := side.quantity.caveat)))),
         "the runs were measured on different images, which are resampled apart" if apart else "",
     )
 

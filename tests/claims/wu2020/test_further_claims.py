@@ -215,6 +215,38 @@ def test_the_end_of_training_is_the_mean_over_its_evaluated_epochs(tmp_path):
     assert quantity.conditions == "test images, 3 of the last 10 epochs"
 
 
+@pytest.mark.parametrize("best_with_awp", [5, 18])
+def test_networks_whose_best_epochs_lie_apart_are_compared(tmp_path, best_with_awp):
+    """At how many of the last epochs a run was past its best is no condition, and said of each run."""
+    nets = [
+        Net(0.1, awp=awp, seed=seed, knobs={"robust": 0.5}, along=dict.fromkeys(range(11, 21), knobs))
+        for seed in range(3)
+        for awp, knobs in ((False, {"robust": 0.3 + 0.01 * seed}), (True, {"robust": 0.49}))
+    ]
+    folder = StudyFolder(write(tmp_path, nets))
+    for run in folder.runs():
+        run.update(best_epoch=best_with_awp if run.entry.perturbation == "awp" else 5)
+    claim = claims.CLAIMS["awp-less-overfitting"].check(StudyData.of(folder, Bootstrap(300)))
+    assert claim.verdict == "supported"
+    assert claim.effect.value == pytest.approx(-0.18)
+    names = [f"the end of AT+AWP 0.1 (seed {seed}) is 3 of 10 evaluated epochs" for seed in range(2)]
+    assert [name in claim.note for name in names] == [best_with_awp == 18] * 2
+    assert ("from its best on; and 1 more" in claim.note) is (best_with_awp == 18)
+    assert "the end of AT 0.1" not in claim.note
+
+
+def test_networks_that_were_evaluated_at_other_epochs_are_not_compared(tmp_path):
+    nets = [
+        Net(0.1, awp=awp, along={epoch: {"robust": 0.3} for epoch in epochs})
+        for awp, epochs in ((False, (18, 20)), (True, (20,)))
+    ]
+    claim = claims.CLAIMS["awp-less-overfitting"].check(
+        StudyData.of(StudyFolder(write(tmp_path, nets)), Bootstrap(50))
+    )
+    assert claim.verdict == "unclear"
+    assert "different conditions (test images, 2 of the last 10 epochs; test images, 1 of" in claim.why
+
+
 def test_a_network_with_too_few_broken_images_is_left_out_and_named(tmp_path):
     few = np.stack([np.zeros(N, bool), np.arange(N) < 49])
     reason = "has 49 broken images; at least 50 are needed"

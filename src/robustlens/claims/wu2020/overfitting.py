@@ -1,6 +1,6 @@
 """Robust overfitting of a run: how far robust accuracy falls from its best to the end of training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,14 +23,22 @@ def fall(run: RunData) -> Quantity:
     """
     if not run.study.once(_is_evaluated_along):
         return fall_of_monitor(run)
-    ends = _last_epochs(run)
+    evaluated = _last_epochs(run)
+    ends = _from_the_best_on(run, evaluated)
     best, *last = (quantities.robust_mask(each) for each in (run, *ends))
     if any(examples != best[0] for examples, _ in last):
         raise Unusable(f"{run.name} was evaluated on different images at its checkpoints")
     mean = np.mean([mask for _, mask in last], axis=0)
     values = best[1] - mean
-    epochs = f"{len(last)} of the last {LAST_EPOCHS} epochs"
-    return Quantity(lambda w: w @ values, (best[0],), conditions=f"test images, {epochs}")
+    # How many of them come before the best one is an outcome of training: no condition, but a caveat.
+    epochs = f"{len(evaluated)} of the last {LAST_EPOCHS} epochs"
+    few = f"the end of {run.name} is {len(ends)} of {len(evaluated)} evaluated epochs, from its best on"
+    return Quantity(
+        lambda w: w @ values,
+        (best[0],),
+        conditions=f"test images, {epochs}",
+        caveat=few if len(ends) < len(evaluated) else "",
+    )
 
 
 def fall_of_monitor(run: RunData) -> Quantity:
@@ -52,17 +60,28 @@ def fall_of_monitor(run: RunData) -> Quantity:
 
 
 def _last_epochs(run: RunData) -> list[RunData]:
-    """The run at its evaluated checkpoints of the end of training; `Missing` where there is none."""
-    record = run.run.record
-    before = max(record.epochs_done - LAST_EPOCHS, (record.best_epoch or 0) - 1)
-    last = [
-        each
-        for each in run.along_training()
-        if each.other is not None and (each.other.epoch is None or each.other.epoch > before)
-    ]
+    """The run at its evaluated checkpoints of the last ten epochs; `Missing` where there is none."""
+    last = _after(run.run.record.epochs_done - LAST_EPOCHS, run.along_training())
     if not last:
         raise Missing(f"{run.name} was evaluated at none of its last {LAST_EPOCHS} epochs")
     return last
+
+
+def _from_the_best_on(run: RunData, evaluated: Sequence[RunData]) -> list[RunData]:
+    """Those of a run's evaluated checkpoints that do not come before its best; `Missing` where all do."""
+    ends = _after((run.run.record.best_epoch or 0) - 1, evaluated)
+    if not ends:
+        raise Missing(f"{run.name} was not evaluated from its best epoch on")
+    return ends
+
+
+def _after(epoch: int, checkpoints: Iterable[RunData]) -> list[RunData]:
+    """Those that were kept after an epoch; the last one is after every epoch."""
+    return [
+        each
+        for each in checkpoints
+        if each.other is not None and (each.other.epoch is None or each.other.epoch > epoch)
+    ]
 
 
 def _is_evaluated_along(runs: Sequence[RunData]) -> bool:
