@@ -226,11 +226,14 @@ def view(name: str, panels: Iterable[Panel]) -> View | None:
 def ecdf(values: np.ndarray, points: int = POINTS) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Values and the share of `values` at or below them: the empirical distribution, thinned to `points`.
 
-    >>> ecdf(np.array([3.0, 1.0]))
-    ((1.0, 3.0), (0.5, 1.0))
+    Infinite values have no place on an axis, but count in the shares; only NaN, which is no value, does not.
+
+    >>> ecdf(np.array([3.0, 1.0, np.inf, np.inf]))
+    ((1.0, 3.0), (0.25, 0.5))
     """
-    ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
-    kept = thinned(len(ordered), points)
+    ordered = np.sort(values[~np.isnan(values)].astype(np.float64))
+    finite = np.flatnonzero(np.isfinite(ordered))
+    kept = finite[thinned(len(finite), points)]
     return floats(ordered[kept]), floats((kept + 1) / max(len(ordered), 1))
 
 

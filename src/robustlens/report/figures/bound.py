@@ -70,7 +70,8 @@ def instance_margins(data: ReportData) -> Figure:
         "step from feature to instance margins fail on real images.",
         views(view("Distance to the boundary", panels), view("Assumptions", rates)),
         note="Distances to the nearest misclassified point that a minimum-norm search found: upper bounds. A "
-        "misclassified image has 0.",
+        "misclassified image has 0. Images of which the search found no such point count as further away: "
+        "where there are some, a curve ends below 100 %.",
     )
 
 
