@@ -191,7 +191,7 @@ class RunData:
         return self._examples("explanation", measure, split, index, keys)
 
     def layers(self, measure: str, kind: str = "") -> list[str]:
-        """Names of the layers that a measure has arrays of (under `kind`, if it has several), in order."""
+        """Names of the layers that a measure has arrays of (under `kind`, if it has several), as called."""
         measures = self._explanation.measures if self._explanation else {}
         arrays = measures[measure].arrays if measure in measures else {}
         prefix = f"{kind}/" if kind else ""
@@ -202,7 +202,7 @@ class RunData:
         if not layers:
             reason = f"{self.name} {self._state} and has no {'/'.join(filter(None, (measure, kind)))}"
             raise Missing(reason, self._remedy(measure))
-        return layers
+        return measures[measure].as_called(layers, kind)
 
     def _examples(
         self, stage: Stage, part: str, split: str, index: str, keys: Sequence[str], at_most: float = math.inf

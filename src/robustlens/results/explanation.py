@@ -1,7 +1,7 @@
 """Explanations as files keep them: `explanation.json` and its arrays."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,19 @@ class Measurement:
         inner = self.at(*path)
         is_number = isinstance(inner, int | float) and not isinstance(inner, bool)
         return float(inner) if is_number else None
+
+    def as_called(self, layers: Iterable[str], kind: str = "") -> list[str]:
+        """Names of layers in the order in which the network calls them, as the value has it.
+
+        A file has its arrays by name, "10" before "2". What the value does not name comes last, as given.
+
+        Args:
+            layers: as the arrays of `kind` name them.
+            kind: begins the keys of these arrays, if the measure has several kinds: "train/pre-activation".
+        """
+        numbers = self.at(*kind.split("/")) or self.at("layers") or {}
+        called = {name: place for place, name in enumerate(numbers)}
+        return sorted(layers, key=lambda name: called.get(name, len(called)))
 
 
 LARGEST_ERROR = 0.01

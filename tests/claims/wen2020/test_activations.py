@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from helpers import explained_networks
 from helpers.claim_data import LAYERS, N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens.claims.evidence import RunData, StudyData
@@ -67,6 +70,44 @@ def test_gains_are_multiplied_up_to_the_layer(tmp_path):
     zero = measured(tmp_path / "zero", {}, gain=0.0)
     with pytest.raises(Unusable, match="no largest singular value above zero of layer layer0"):
         activations.spread_at_unit_gains(zero)
+
+
+class Backwards(nn.Module):
+    """Twelve layers without biases; those that are called last have the first names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(16, 16 if place else 3, bias=False) for place in range(12)))
+        for place, layer in enumerate(self.layers):
+            nn.init.orthogonal_(layer.weight, gain=1 + 0.3 * place)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for layer in reversed(self.layers[1:]):
+            x = torch.relu(layer(x))
+        return self.layers[0](x)
+
+
+def test_layers_come_in_the_order_of_their_calls_whatever_their_names(tmp_path):
+    torch.manual_seed(0)
+    network = Backwards().eval()
+    run = explained_networks.explained(network, tmp_path, {"activations": {}, "spectrum": {}})
+    called = [f"layers.{place}" for place in range(11, -1, -1)]
+    assert run.layers("activations", activations.PRE) == called
+    assert run.layers("activations", f"train/{activations.PRE}") == called
+    assert run.layers("activations", activations.POST) == called[:-1]
+    assert run.layers("activations") == [*(f"{name}.input" for name in called[1:]), "logits"]
+    with torch.no_grad():
+        for layer in network.layers:
+            layer.weight /= torch.linalg.matrix_norm(layer.weight, 2)
+        x = explained_networks.pixels().flatten(1) / 255
+        spreads = []
+        for layer in reversed(network.layers[1:]):
+            x = torch.relu(layer(x))
+            spreads.append(float(x.norm(dim=1).std(unbiased=False)))
+    scaled = activations.spread_at_unit_gains(run)
+    assert scaled.layers == tuple(called[:-1])
+    np.testing.assert_allclose(scaled.value(), spreads, rtol=1e-4)
 
 
 def test_logits_are_no_activation_of_a_layer(tmp_path):
