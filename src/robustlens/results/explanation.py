@@ -71,6 +71,31 @@ def density_error(layer: Mapping[str, Any]) -> float | None:
     return float(error) / float(std) if std and error is not None else math.inf
 
 
+def leaves_batch_norm_out(spectrum: Measurement) -> bool:
+    """Whether the network has BatchNorms, none of which the measure `spectrum` folded into its layers.
+
+    The largest singular values of such layers have an arbitrary scale, which the BatchNorms take out again.
+    """
+    return bool(spectrum.at("scales")) and not spectrum.at("folded")
+
+
+def log_gain(spectrum: Measurement) -> float | None:
+    """Logarithm of the product of all layers' largest singular values, as the measure `spectrum` has them.
+
+    They are those of the feature maps, with BatchNorm folded in where a layer has one. The product bounds how
+    fast a plain feed-forward network changes its logits; beside shortcuts it is a scale only.
+
+    Returns:
+        None where BatchNorms are left out, or a layer has no largest singular value above zero.
+    """
+    folded = spectrum.at("folded") or {}
+    layers = (("folded" if name in folded else "layers", name) for name in spectrum.at("layers") or ())
+    gains = [spectrum.number(*layer, "max") or 0.0 for layer in layers]
+    if leaves_batch_norm_out(spectrum) or min(gains, default=0.0) <= 0:
+        return None
+    return sum(map(math.log, gains))
+
+
 @dataclass(frozen=True)
 class ExplanationResult:
     """Everything that was measured of one checkpoint, on the same images."""

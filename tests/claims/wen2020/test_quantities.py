@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from helpers.claim_data import N, Net, write
+from helpers.explained_networks import explained
 from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.wen2020 import quantities
 from robustlens.results import StudyFolder
@@ -50,6 +53,44 @@ def test_gains_below_one_enlarge_the_spread_and_one_of_zero_leaves_none(tmp_path
     for name, layers in (("zero", {"a": {"max": 0.0}, "b": {"max": 2.0}}), ("none", {})):
         with pytest.raises(Unusable, match="without a largest singular value above zero"):
             quantities.normalised_spread(with_spectrum(tmp_path / name, layers))
+
+
+def with_batch_norm(scale):
+    """A network with a BatchNorm; the same function whatever the scale of the weights before it."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, eps=0.0), nn.ReLU(), nn.Flatten()
+    network = nn.Sequential(*layers, nn.Linear(64, 3)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+        network[1].running_var.fill_(4.0).mul_(scale**2)
+        network[0].weight.mul_(scale)
+    return network
+
+
+def circular_matrix(weight):
+    """The matrix of a 3x3 convolution on a map of 4x4 that is closed to a ring."""
+    maps = nn.functional.pad(torch.eye(16).view(16, 1, 4, 4), (1, 1, 1, 1), mode="circular")
+    return nn.functional.conv2d(maps, weight).flatten(1).T
+
+
+def test_gains_are_those_of_layers_with_their_batch_norm(tmp_path):
+    """The weights before a BatchNorm may have any scale: the function, and the number, stay the same."""
+    with torch.no_grad():
+        conv, norm, _, _, last = with_batch_norm(1.0)
+        weight = conv.weight * (norm.weight / 2).view(-1, 1, 1, 1)
+        gains = [float(torch.linalg.matrix_norm(each, 2)) for each in (circular_matrix(weight), last.weight)]
+    for scale in (1.0, 10.0):
+        measures = {"margins": {}, "spectrum": {"batch_norm": "fold"}}
+        run = explained(with_batch_norm(scale), tmp_path / str(scale), measures)
+        _, (margin,) = run.measured("margins", "test_index", "test_logit")
+        expected = margin.std() / np.prod(gains)
+        assert quantities.normalised_spread(run).value() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_spectrum_without_the_batch_norms_gives_no_normalised_margin(tmp_path):
+    run = explained(with_batch_norm(1.0), tmp_path, {"margins": {}, "spectrum": {}})
+    with pytest.raises(Unusable, match=r"has BatchNorm, .* measure spectrum with batch_norm: fold"):
+        quantities.normalised_spread(run)
 
 
 def test_a_spread_needs_a_layer_of_two_singular_values(tmp_path):

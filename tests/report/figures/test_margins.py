@@ -1,5 +1,6 @@
 """Figures of margins, against the arrays that they are drawn from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from helpers.report_figures import figure, series
 from helpers.study_files import write_study
 from robustlens.report.data import ReportData
 from robustlens.report.reading import read_study
+from robustlens.results import Run
 
 MEMBERS = (Member("Standard", "standard", 0.0), Member("AT", "at", 0.1), Member("AT", "at", 0.2))
 
@@ -43,3 +45,32 @@ def test_normalised_margins_are_divided_by_the_product_of_the_largest_singular_v
     assert min(map(float, line.x)) > 0
     for x, y in zip(line.x, line.y, strict=True):
         assert y == pytest.approx(np.mean(every <= float(x) * (1 + 1e-9)), abs=1e-6)
+
+
+def add_to_spectrum(run: Run, **values: object) -> None:
+    """Write more numbers into a run's measure `spectrum`."""
+    result = run.explanation()
+    assert result is not None
+    spectrum = result.measures["spectrum"]
+    changed = replace(spectrum, value={**spectrum.value, **values}, arrays=dict(spectrum.arrays))
+    run.write("explanation", replace(result, measures={**result.measures, "spectrum": changed}))
+
+
+def test_normalised_margins_take_layers_with_their_batch_norm_or_say_that_they_are_not_known(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path, members=MEMBERS, seeds=1, n=80)
+    first = next(iter(LAYERS))
+    plain, folded, apart = read_study(folder).networks
+    view, panel = "Normalised margin, cumulative", "Test images"
+    before = series(figure(read_study(folder), "margins"), panel, folded.label, view)
+    largest = folded.runs[0].number("spectrum", "layers", first, "max")
+    assert largest is not None
+    add_to_spectrum(folded.runs[0].source, scales={"norm": {"max": 3.0}}, folded={first: {"max": 0.5}})
+    add_to_spectrum(apart.runs[0].source, scales={"norm": {"max": 3.0}}, folded={})
+    drawn = figure(read_study(folder), "margins")
+    after = series(drawn, panel, folded.label, view)
+    assert np.array(after.x) == pytest.approx(np.array(before.x) * largest.value / 0.5)
+    shown = next(one for one in drawn.views if one.name == view).panels[0].series
+    assert [line.label for line in shown] == [plain.label, folded.label]
+    assert f"batch_norm: fold}}`, which was not measured of {apart.label}." in drawn.note

@@ -13,7 +13,7 @@ import numpy as np
 
 from robustlens.claims.evidence import RunData
 from robustlens.claims.missing import Missing
-from robustlens.results.explanation import LARGEST_ERROR, density_error
+from robustlens.results.explanation import LARGEST_ERROR, density_error, leaves_batch_norm_out, log_gain
 from robustlens.stats.bootstrap import (
     Array,
     Examples,
@@ -65,14 +65,19 @@ def margin_spread(run: RunData) -> Quantity:
 def normalised_spread(run: RunData) -> Quantity:
     """Standard deviation of the logit margin on test images over the product of all layers' largest gains.
 
-    The gain of a layer is its largest singular value, as `spectrum` has it. The product bounds how fast a
-    plain feed-forward network changes its logits; beside shortcuts it is a scale only, and bounds nothing.
+    The gain of a layer is its largest singular value, with its BatchNorm folded in, as `log_gain` has it.
     """
-    gains = [number or 0.0 for number in spectrum_numbers(run, "max").values()]
-    if min(gains, default=0.0) <= 0:
+    spectrum = run.measurement("spectrum")
+    if leaves_batch_norm_out(spectrum):
+        raise Unusable(
+            f"{run.name} has BatchNorm, and its spectrum no layer with one folded in; "
+            "measure spectrum with batch_norm: fold"
+        )
+    gain = log_gain(spectrum)
+    if gain is None:
         raise Unusable(f"{run.name} has a layer without a largest singular value above zero")
     examples, margin = _of_margins(run, "test", "logit")
-    return standard_deviation(examples, margin * math.exp(-sum(map(math.log, gains))))
+    return standard_deviation(examples, margin * math.exp(-gain))
 
 
 def change_under_attack(run: RunData, *, matched: bool = False) -> Quantity:

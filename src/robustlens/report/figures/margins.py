@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlens.report.data import LabelledArrays, Network, ReportData
+from robustlens.report.data import LabelledArrays, Network, ReportData, RunReport
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, ecdf, floats, view
 from robustlens.report.figures.panels import (
     BELOW,
@@ -15,6 +15,8 @@ from robustlens.report.figures.panels import (
     inner_edges,
     views,
 )
+from robustlens.results import Measurement
+from robustlens.results.explanation import leaves_batch_norm_out, log_gain
 
 BOUNDARY = ((0.0, "decision boundary"),)
 
@@ -55,8 +57,9 @@ def margins(data: ReportData) -> Figure:
         note="The margin is f_y - max f_i over the other classes. In the third plot the area between a line "
         "and 0 is, up to the outermost images, the Wasserstein distance between training and test margins. "
         "The normalised margin is the logit margin of the images that are right over the product of all "
-        "layers' largest singular values, a scale of its own for each network; in residual networks, whose "
-        "shortcuts add to that product, it is no certificate.",
+        "layers' largest singular values, BatchNorm folded in, a scale of its own for each network; in "
+        "residual networks, whose shortcuts add to that product, it is no certificate."
+        + _without_gains(data),
         selector="Margin",
         paper=3,
     )
@@ -125,14 +128,24 @@ def _over_gains(network: Network, split: str) -> list[np.ndarray]:
     """Logit margins over the product of the largest singular values, of each seed that has both."""
     every = []
     for run in network.runs:
-        layers = (
-            run.number("spectrum", "layers", layer, "max") for layer in run.at("spectrum", "layers") or ()
-        )
-        gains = np.array([(layer.value if layer else 0.0) or np.nan for layer in layers], dtype=np.float64)
-        margin = run.array("margins", f"{split}_logit")
-        if margin is not None and gains.size and np.isfinite(gains).all():
-            every.append(margin.astype(np.float64) * np.exp(-np.log(gains).sum()))
+        spectrum, margin = _spectrum(run), run.array("margins", f"{split}_logit")
+        gain = log_gain(spectrum) if spectrum else None
+        if margin is not None and gain is not None:
+            every.append(margin.astype(np.float64) * np.exp(-gain))
     return every
+
+
+def _without_gains(data: ReportData) -> str:
+    """A sentence on the networks whose gains are not known, since their BatchNorms were left out."""
+    spectra = ((label, _spectrum(run)) for label, run in data.labelled_runs())
+    left = [label for label, spectrum in spectra if spectrum and leaves_batch_norm_out(spectrum)]
+    if not left:
+        return ""
+    return f" It takes `spectrum: {{batch_norm: fold}}`, which was not measured of {', '.join(left)}."
+
+
+def _spectrum(run: RunReport) -> Measurement | None:
+    return run.explanation.measures.get("spectrum") if run.explanation else None
 
 
 def _positive_ecdfs(arrays: LabelledArrays) -> tuple[Series, ...]:
