@@ -1,5 +1,6 @@
 """Certified radii against exact distances."""
 
+import copy
 import math
 
 import pytest
@@ -52,6 +53,42 @@ def test_a_network_that_does_not_depend_on_the_image_is_right_everywhere_or_nowh
         model(torch.rand(2, 3)).detach(), torch.tensor([0, 1])
     )
     assert radius.tolist() == [torch.inf, 0.0]
+
+
+def _linear(*rows: list[float], bias: float = 0.0) -> nn.Linear:
+    layer = nn.Linear(len(rows[0]), len(rows))
+    layer.weight.data, layer.bias.data = torch.tensor(rows), torch.tensor([bias] + [0.0] * (len(rows) - 1))
+    return layer
+
+
+def _with_a_relu_twice() -> nn.Sequential:
+    """Logits |x_0| - 0.3 and 0, but x_0 - x_0 - 0.3 and 0 without the second ReLU."""
+    relu = nn.ReLU()
+    first, second = _linear([1.0, 0.0], [0.0, 1.0]), _linear([1.0, 0.0], [-1.0, 0.0])
+    return nn.Sequential(first, relu, second, relu, _linear([1.0, 1.0], [0.0, 0.0], bias=-0.3))
+
+
+def _with_a_layer_twice() -> nn.Sequential:
+    layer = _linear([3.0, 0.0], [0.0, 3.0])
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), _linear([1.0, 0.0], [0.0, 0.0], bias=-4.5))
+
+
+def _with_a_stage_twice() -> nn.Sequential:
+    stage = nn.Sequential(_linear([3.0, 0.0], [0.0, 3.0]), nn.ReLU())
+    return nn.Sequential(stage, stage, _linear([1.0, 0.0], [0.0, 0.0], bias=-4.5))
+
+
+@pytest.mark.parametrize("build", [_with_a_relu_twice, _with_a_layer_twice, _with_a_stage_twice])
+def test_a_module_in_several_places_counts_in_each(build):
+    """The same function with a module of its own in each place, and the exact distance: the logits cross in x_0."""
+    model, x, y = build(), torch.tensor([[0.6, 0.5]]), torch.tensor([0])
+    assert (model(x).argmax(1) == y).all()
+    boundary = 0.3 if build is _with_a_relu_twice else 0.5
+    assert model(torch.tensor([[boundary, 0.5]]))[0, 0].item() == pytest.approx(0.0, abs=1e-6)
+    radius = rl.explain.certificate(model, (2,)).radius(model(x).detach(), y)
+    assert 0 < radius.item() <= 0.6 - boundary
+    places = nn.Sequential(*[copy.deepcopy(module) for module in model])
+    assert torch.equal(rl.explain.certificate(places, (2,)).radius(places(x).detach(), y), radius)
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "small-cnn-bn", "resnet8", "preactresnet18"])

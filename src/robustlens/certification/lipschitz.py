@@ -39,7 +39,8 @@ def flattened(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.
     if any(vars(module)[kind] for kind in ("_forward_hooks", "_forward_pre_hooks")):
         raise _refusal(name, module, "has hooks")
     if type(module) is nn.Sequential:
-        for part_name, part in module.named_children():
+        # A module in several places runs in each; named_children gives it once.
+        for part_name, part in zip(module._modules, module, strict=True):
             yield from flattened(part, f"{name}.{part_name}")
     elif type(module) in CONSTANTS:
         yield name, module
