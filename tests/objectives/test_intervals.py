@@ -71,6 +71,20 @@ def test_in_train_mode_bounds_are_normalised_as_the_images_are():
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
+def test_a_batch_norm_that_runs_twice_is_refused_in_train_mode_alone():
+    """Its two calls have statistics of their own, and bounds took those of the later for both."""
+    torch.manual_seed(0)
+    norm = warm(nn.BatchNorm1d(6))
+    model = nn.Sequential(nn.Linear(6, 6), norm, nn.ReLU(), nn.Linear(6, 6), norm, nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    logits, worst = logits_and_worst(model.eval(), x, (x, x), y)
+    torch.testing.assert_close(worst, logits - logits.gather(1, y[:, None]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        ModelError, match="BatchNorm '1' runs more than once in a pass, expected one for each"
+    ):
+        logits_and_worst(model.train(), x, (x, x), y)
+
+
 def test_the_gradient_is_that_of_the_loss():
     """Along random directions of all weights, against differences; the logits end in a pool and a linear layer."""
     torch.manual_seed(2)

@@ -13,6 +13,7 @@ from robustlens.certification.affine import Affine
 from robustlens.certification.bounds import Bounds
 from robustlens.certification.graph import Graph, record
 from robustlens.certification.operations import Rule, rules_of
+from robustlens.errors import ModelError
 from robustlens.models.hooks import hooked, input_of
 
 _GRAPHS: WeakKeyDictionary[nn.Module, Graph] = WeakKeyDictionary()
@@ -28,7 +29,7 @@ def logits_and_worst(
     with the statistics of x (Shi et al. 2021, section 4). In the precision of the weights, and not outward.
 
     Raises:
-        ModelError: an operation has no rule.
+        ModelError: an operation has no rule, or in train mode a BatchNorm runs twice in a pass.
     """
     network = model
     while isinstance(inside := getattr(network, "_orig_mod", getattr(network, "module", None)), nn.Module):
@@ -54,14 +55,25 @@ def _graph(network: nn.Module, shape: tuple[int, ...]) -> Graph:
 
 @contextmanager
 def _batch_statistics(network: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
-    """In `tensors`, the mean and variance of the batch in place of the running ones, in train mode."""
+    """In `tensors`, the mean and variance of the batch in place of the running ones, in train mode.
+
+    Raises:
+        ModelError: a BatchNorm runs twice in a pass, on statistics of which these are the first.
+    """
     names: dict[nn.Module, str] = {
         module: name
         for name, module in network.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     }
 
+    ran: set[nn.Module] = set()
+
     def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module in ran:
+            raise ModelError(
+                f"ibp: BatchNorm {names[module]!r} runs more than once in a pass, expected one for each place"
+            )
+        ran.add(module)
         values = input_of(args, kwargs)
         values = values if values.dtype == torch.float64 else values.float()
         over = [0, *range(2, values.ndim)]
