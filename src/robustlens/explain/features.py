@@ -1,6 +1,5 @@
 """Features of a network, which its last linear layer reads, and how far they set the classes apart."""
 
-from collections.abc import Callable
 from itertools import zip_longest
 
 import numpy as np
@@ -12,13 +11,7 @@ from robustlens.errors import ModelError
 from robustlens.models import device_of, inference
 from robustlens.models.hooks import reading
 from robustlens.models.inputs import Readable
-from robustlens.models.last_layer import forward_reading, last_linear
-
-
-def features_of(model: nn.Module, x: Float[Tensor, "n ..."]) -> Callable[[Tensor], Tensor]:
-    """The function from images to what the last linear layer reads; `x` is an image to find that layer by."""
-    layer = model.get_submodule(last_linear(model, x, where="features"))
-    return lambda images: forward_reading(model, layer, images)[1][0]
+from robustlens.models.last_layer import last_linear
 
 
 def logits_and_features(

@@ -59,12 +59,19 @@ class Folding:
             if layer.module in self.after:
                 scale, _ = scale_and_shift(self.after[layer.module])
                 weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-            if layer.module in self.before:
-                scale, _ = scale_and_shift(self.before[layer.module])
-                weight = weight * _columns(scale.abs(), layer.module)
-            if layer.module in self.after or layer.module in self.before:
+            columns = self.columns(layer.module)
+            if columns is not None:
+                weight = weight * columns
+            if layer.module in self.after or columns is not None:
                 scaled[name] = replace(layer, folded=weight)
         return scaled
+
+    def columns(self, module: nn.Module) -> Float64[Tensor, "..."] | None:
+        """The factors |gamma / sigma| of the weight of a layer that reads a BatchNorm; None for others."""
+        if module not in self.before:
+            return None
+        scale, _ = scale_and_shift(self.before[module])
+        return _columns(scale.abs(), module)
 
     def apart(self, layers: Mapping[str, Layer]) -> dict[str, Layer]:
         """All of `layers`, folded where they can be, without the BatchNorms that are so in others."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustlens import losses
 from robustlens.errors import ConfigError
+from robustlens.explain.bound.last_layer import LastLayer
 from robustlens.explain.derivatives import jvp
-from robustlens.explain.features import features_of
 from robustlens.explain.margins import logits_of
 from robustlens.models import device_of, inference
 
@@ -70,6 +70,9 @@ def stretch(
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Factor by which the way to the boundary is stretched in the features, read by the last linear layer.
 
+    A BatchNorm that the last layer reads through an activation counts with that layer, as in `bound`: the
+    features are those without its factors.
+
     Args:
         model: evaluated in eval mode, and left as it was.
         x: images.
@@ -89,7 +92,7 @@ def stretch(
         return {"at_x": np.empty(0, np.float32), "on_the_way": np.empty(0, np.float32)}
     at_x, on_the_way = [], []
     with inference(model):
-        features, device = features_of(model, x[:1]), device_of(model)
+        features, device = LastLayer.of(model, x[:1]).features(model), device_of(model)
         for start, end in zip(x.split(batch_size), nearest.split(batch_size), strict=True):
             start, delta = start.to(device), (end.to(start) - start).to(device)
             before, moved = jvp(features, start, delta)

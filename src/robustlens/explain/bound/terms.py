@@ -12,11 +12,11 @@ from robustlens import losses
 from robustlens.certification.lipschitz import diagonal
 from robustlens.explain.bound.covering import Covering, covering
 from robustlens.explain.bound.instance_margins import InstanceMargins, instance_margins
+from robustlens.explain.bound.last_layer import LastLayer
 from robustlens.explain.bound.theorem import Bound
 from robustlens.explain.margins import logits_of
 from robustlens.models import Normalize
 from robustlens.models.inputs import Bounds, Images, Labels, checked
-from robustlens.models.last_layer import last_linear
 from robustlens.spectra import Survey, extremes
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -47,7 +47,9 @@ def bound(
     """Every term of the bound of Wen et al. 2020 (theorem 3.1) for a network and its images.
 
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
-    `spectrum`); the normalisation of the images is a layer too.
+    `spectrum`); the normalisation of the images is a layer too. The rows of the last layer, whose distances
+    count, have the factors of a BatchNorm in them that it reads, too: u_min does not depend on how a scale is
+    shared between the two.
 
     Images that the network gets wrong count in no term: v_min is over the right ones that were searched, m is
     the share of `x` that is right of the training examples, and the ramp losses are of right images. The
@@ -89,17 +91,16 @@ def bound(
     margins = margins or instance_margins(
         model, x[:EXAMPLES], y[:EXAMPLES], bounds=bounds, batch_size=batch_size
     )
-    last = last_linear(model, x, where="bound")
+    last = LastLayer.of(model, x)
     survey = Survey.of(model, x.shape[1:])
-    rows = model.get_parameter(f"{last}.weight").detach().cpu().double()
     covered = covered or covering(x)
     right, ramp_train = _ramp_risks(model, x, y, gammas, batch_size)
     _, ramp_test = _ramp_risks(model, x_test, y_test, gammas, batch_size)
     seen = len(x) if training_examples is None else training_examples
     terms = Bound(
         gammas=np.array(gammas, dtype=np.float64),
-        distances=torch.linalg.vector_norm(rows[:, None] - rows, dim=2).numpy(),
-        sigma_min=_smallest_values(model, x.shape[1:], last, operator),
+        distances=torch.linalg.vector_norm(last.weight[:, None] - last.weight, dim=2).numpy(),
+        sigma_min=_smallest_values(model, x.shape[1:], last.name, operator),
         v_min=float(margins.upper[margins.correct].min(initial=math.inf)),
         covering=covered,
         eps=np.full(len(gammas), covered.extent if eps is None else eps, dtype=np.float64),
@@ -110,7 +111,7 @@ def bound(
         operator=operator if any(layer.is_convolution for layer in survey.layers.values()) else None,
         searched=len(margins.correct),
         right=int(margins.correct.sum()),
-        narrowing=tuple(name for name, layer in survey.layers.items() if layer.narrows and name != last),
+        narrowing=tuple(name for name, layer in survey.layers.items() if layer.narrows and name != last.name),
         uncovered=survey.uncovered,
     )
     return terms.least(covered.extent) if eps is None else terms

@@ -44,7 +44,7 @@ class Bound:
 
     Attributes:
         gammas: widths of the ramp, in logits.
-        distances: (classes, classes), L2 distances between the rows of the last layer.
+        distances: (classes, classes), L2 distances between the rows of the last layer, with its BatchNorm.
         sigma_min: smallest singular value of every other layer, by name.
         v_min: smallest instance margin of the training examples that are right, in L2.
         covering: the law of the covering numbers.
