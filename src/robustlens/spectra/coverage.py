@@ -1,6 +1,7 @@
 """The layers that one forward pass calls, and what has weights there and is none of them."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,10 +50,11 @@ class Uncovered:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """The linear maps of a network, and what else has weights, both by name."""
+    """The linear maps of a network and what else has weights, both by name; and how often each module ran."""
 
     layers: Mapping[str, Layer]
     uncovered: Mapping[str, Uncovered]
+    calls: Mapping[nn.Module, int]
 
     @classmethod
     def of(cls, model: nn.Module, input_shape: Sequence[int]) -> "Survey":
@@ -82,7 +84,7 @@ class Survey:
                 others |= _tensors_in(name, module, calls, apart_from=_OWN)
             else:
                 others |= _uncovered_in(name, module, calls)
-        return cls(layers, others)
+        return cls(layers, others, calls.counts)
 
 
 def trace(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Layer]:
@@ -119,6 +121,7 @@ class _Calls(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.counts: Counter[nn.Module] = Counter()
         self.sizes: dict[nn.Module, set[tuple[Size, Size] | None]] = {}
         self.used: dict[int, Tensor] = {}  # holding a tensor keeps its id from another
 
@@ -131,6 +134,7 @@ class _Calls(TorchFunctionMode):
 
     def ended(self, module: nn.Module, args: Any, named: Any, output: Any) -> None:
         """A module has ended."""
+        self.counts[module] += 1
         sizes = self.sizes.setdefault(module, set())
         if isinstance(module, Convolutional):
             sides = len(module.kernel_size)

@@ -107,8 +107,13 @@ def _readers(
     ]
     with reading(matrices, follower.read), hooked(norms, after=follower.normalised), follower:
         model(x)
-    sources = {layer: norms for layer, norms in follower.sources.items() if len(set(norms)) == 1}
-    return {layer: norms[0] for layer, norms in sources.items() if norms[0] is not None}
+    readers = {
+        layer: norm for layer in follower.sources if (norm := follower.norm_read_by(layer)) is not None
+    }
+    read = {call for layer in readers for call in follower.sources[layer]}
+    # A BatchNorm of which a call is read by no layer stays one of its own, for all of its calls.
+    apart = {norm for call, norm in enumerate(follower.calls) if call not in read}
+    return {layer: norm for layer, norm in readers.items() if norm not in apart}
 
 
 class _Follower(TorchFunctionMode):
@@ -116,29 +121,37 @@ class _Follower(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.carried: dict[int, tuple[Tensor, Norm]] = {}  # holding a tensor keeps its id from another
-        self.sources: dict[nn.Module, list[Norm | None]] = {}
+        self.calls: list[Norm] = []
+        # From what carries a scale to the call that gave it; holding a tensor keeps its id from another.
+        self.carried: dict[int, tuple[Tensor, int]] = {}
+        self.sources: dict[nn.Module, list[int | None]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        norm = self._norm_of(args[0]) if args else None
+        call = self._call_of(args[0]) if args else None
         result = func(*args, **(kwargs or {}))
         name = func.__name__.strip("_")
-        if norm is not None and name in _PASSING:
-            self.carried[id(result)] = (result, norm)
+        if call is not None and name in _PASSING:
+            self.carried[id(result)] = (result, call)
         else:  # written to, as by `x += y`
             self.carried.pop(id(args[0] if name == "setitem" else result), None)
         return result
 
     def normalised(self, norm: Any, args: Any, named: Any, output: Tensor) -> None:
         """Note that a BatchNorm has ended."""
-        self.carried[id(output)] = (output, norm)
+        self.carried[id(output)] = (output, len(self.calls))
+        self.calls.append(norm)
 
     def read(self, layer: nn.Module, x: Tensor) -> None:
         """Note that a layer has begun; a linear one takes the last side of a map for its features."""
         fits = isinstance(layer.weight, Tensor) and x.ndim == layer.weight.ndim
-        self.sources.setdefault(layer, []).append(self._norm_of(x) if fits else None)
+        self.sources.setdefault(layer, []).append(self._call_of(x) if fits else None)
 
-    def _norm_of(self, value: Any) -> Norm | None:
+    def norm_read_by(self, layer: nn.Module) -> Norm | None:
+        """The BatchNorm that a layer reads each time; None where it reads several, or something else."""
+        norms = {None if call is None else self.calls[call] for call in self.sources[layer]}
+        return norms.pop() if len(norms) == 1 else None
+
+    def _call_of(self, value: Any) -> int | None:
         return self.carried[id(value)][1] if id(value) in self.carried else None

@@ -49,7 +49,7 @@ def bound(
     The layers are those that the network is in eval mode, with the BatchNorm that belongs to them (see
     `spectrum`); the normalisation of the images is a layer too. The rows of the last layer, whose distances
     count, have the factors of a BatchNorm in them that it reads, too: u_min does not depend on how a scale is
-    shared between the two.
+    shared between the two. A layer that runs several times in a pass is as many layers (`Bound.calls`).
 
     Images that the network gets wrong count in no term: v_min is over the right ones that were searched, m is
     the share of `x` that is right of the training examples, and the ramp losses are of right images. The
@@ -97,10 +97,12 @@ def bound(
     right, ramp_train = _ramp_risks(model, x, y, gammas, batch_size)
     _, ramp_test = _ramp_risks(model, x_test, y_test, gammas, batch_size)
     seen = len(x) if training_examples is None else training_examples
+    sigma_min, calls = _smallest_values(model, x.shape[1:], survey, last.name, operator)
     terms = Bound(
         gammas=np.array(gammas, dtype=np.float64),
         distances=torch.linalg.vector_norm(last.weight[:, None] - last.weight, dim=2).numpy(),
-        sigma_min=_smallest_values(model, x.shape[1:], last.name, operator),
+        sigma_min=sigma_min,
+        calls=calls,
         v_min=float(margins.upper[margins.correct].min(initial=math.inf)),
         covering=covered,
         eps=np.full(len(gammas), covered.extent if eps is None else eps, dtype=np.float64),
@@ -129,16 +131,24 @@ def _ramp_risks(
 
 
 def _smallest_values(
-    model: nn.Module, input_shape: Sequence[int], last: str, operator: str
-) -> dict[str, float]:
-    """Smallest singular value of every layer but the last one; 0 where rounding of the largest hides it."""
+    model: nn.Module, input_shape: Sequence[int], survey: Survey, last: str, operator: str
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Smallest singular value of every layer but the last one; 0 where rounding of the largest hides it.
+
+    And how often those layers run that run more than once.
+    """
     smallest_values = {
         name: float(smallest[-1]) if smallest[-1] > _UNRESOLVED * largest[0] else 0.0
         for name, (largest, smallest) in extremes(model, input_shape, operator=operator, fold=True).items()
         if name != last
     }
-    parts = model.named_modules()
-    scales = {name: diagonal(module) for name, module in parts if isinstance(module, Normalize)}
-    return smallest_values | {
-        name: float(scale.abs().min()) for name, scale in scales.items() if scale is not None
-    }
+    modules: dict[str, nn.Module] = {name: survey.layers[name].module for name in smallest_values}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, Normalize)
+            and module in survey.calls
+            and (scale := diagonal(module)) is not None
+        ):
+            smallest_values[name], modules[name] = float(scale.abs().min()), module
+    calls = {name: survey.calls[module] for name, module in modules.items()}
+    return smallest_values, {name: count for name, count in calls.items() if count > 1}

@@ -45,7 +45,8 @@ class Bound:
     Attributes:
         gammas: widths of the ramp, in logits.
         distances: (classes, classes), L2 distances between the rows of the last layer, with its BatchNorm.
-        sigma_min: smallest singular value of every other layer, by name.
+        sigma_min: smallest singular value of every other layer, by name. calls: how often those run in a
+            pass that run more than once, and so are several layers of the product, by name.
         v_min: smallest instance margin of the training examples that are right, in L2.
         covering: the law of the covering numbers.
         eps: radius of the covering balls for each gamma, in L2; see `least_eps`.
@@ -77,6 +78,7 @@ class Bound:
     right: int | None = None
     narrowing: tuple[str, ...] = ()
     uncovered: Mapping[str, Uncovered] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (len(self.gammas) and bool((self.gammas > 0).all())):
@@ -96,7 +98,7 @@ class Bound:
     @property
     def log_sigma_product(self) -> float:
         """Logarithm of the product of all smallest singular values; -inf where one is 0."""
-        return math.fsum(_log(value) for value in self.sigma_min.values())
+        return math.fsum(self.calls.get(name, 1) * _log(value) for name, value in self.sigma_min.items())
 
     @property
     def log_u_min(self) -> float:
@@ -237,6 +239,7 @@ class Bound:
             "training_examples": self.training_examples,
             "distance_min": self.distance_min,
             "sigma_min": dict(self.sigma_min),
+            "calls": dict(self.calls),
             "v_min": finite(self.v_min),
             "vanishing": self.vanishing(),
             "is_bound": not self.uncovered and self.right != 0,
