@@ -1,5 +1,6 @@
 """Activation norms against networks that can be worked by hand."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -258,3 +259,15 @@ def test_a_subject_without_training_images_is_measured_on_test_images() -> None:
     found = measure_activations(Subject(model, Split(x[:0], none, none), split, ThreatModel("Linf", 0.1)))
     assert "train" not in found.value
     assert not any(key.startswith("train") for key in found.arrays)
+
+
+def test_the_first_layer_called_again_reads_an_activation():
+    """The same function with a copy of the layer: only the first call reads the image."""
+    layer = nn.Linear(6, 6)
+    model = nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(6, 2))
+    copies = nn.Sequential(*[copy.deepcopy(module) for module in model])
+    x = torch.rand(5, 6)
+    found, expected = activations(model, x), activations(copies, x)
+    assert list(found) == ["0.input", "4.input", "logits"]
+    np.testing.assert_array_equal(found["0.input"], expected["2.input"])
+    np.testing.assert_array_equal(found["4.input"], expected["4.input"])

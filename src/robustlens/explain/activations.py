@@ -40,7 +40,7 @@ def activations(
 
     The activation *after* a layer (Wen et al. 2020) is what the next layer *reads*: after BatchNorm, ReLU,
     pooling and shortcuts, however the model's code writes these. (Hooks on ReLU modules would miss functional
-    ones.) So every convolution and linear layer but the first one called, which reads the image, gives the
+    ones.) So every call of a convolution or linear layer but the first, which reads the image, gives the
     norm of its input, under the key "<layer>.input": the singular values that `spectrum` gives for "<layer>"
     act on that very vector. The last activation is "logits".
 
@@ -192,7 +192,7 @@ class _NonLinearities(TorchFunctionMode):
 
 
 def _one_pass(model: nn.Module, batch: Tensor, reduce: Reduction, outputs: bool) -> dict[str, Tensor]:
-    """`over_layers` of one batch: every layer but the first one called, which reads the image, and logits."""
+    """`over_layers` of one batch: every call of a layer but the first, which reads the image, and logits."""
     names = {layer: name for name, layer in matrix_layers(model).items()}
     values: dict[str, Tensor] = {}
     called: list[MatrixLayer] = []
@@ -206,7 +206,7 @@ def _one_pass(model: nn.Module, batch: Tensor, reduce: Reduction, outputs: bool)
 
     def read(layer: MatrixLayer, activation: Tensor) -> None:
         called.append(layer)
-        if layer is not called[0]:
+        if len(called) > 1:
             add(f"{names[layer]}{INPUT}", activation)
 
     def written(layer: Any, args: Any, named: Any, output: Tensor) -> None:
