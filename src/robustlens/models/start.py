@@ -22,8 +22,8 @@ def start_from(model: nn.Module, other: nn.Module, *, new_head: bool = False) ->
     """
     own, theirs = model.state_dict(), other.state_dict()
     if new_head:
-        head = _last_linear(model)
-        own, theirs = ({k: v for k, v in d.items() if not k.startswith(f"{head}.")} for d in (own, theirs))
+        head = tuple(f"{name}." for name in _names_of_last_linear(model))
+        own, theirs = ({k: v for k, v in d.items() if not k.startswith(head)} for d in (own, theirs))
     for name in sorted({*own, *theirs}):
         expected, loaded = (tuple(d[name].shape) if name in d else None for d in (own, theirs))
         if expected != loaded:
@@ -35,8 +35,10 @@ def start_from(model: nn.Module, other: nn.Module, *, new_head: bool = False) ->
         tensor.copy_(theirs[name])
 
 
-def _last_linear(model: nn.Module) -> str:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
+def _names_of_last_linear(model: nn.Module) -> list[str]:
+    """All names that the state dict has for it."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
         raise ModelError("init.new_head: the network has no linear layer that could be its head")
-    return names[-1]
+    places = model.named_modules(remove_duplicate=False)
+    return [name for name, module in places if module is layers[-1]]
