@@ -77,9 +77,10 @@ class Backwards(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(nn.Linear(16, 16 if place else 3, bias=False) for place in range(12)))
-        for place, layer in enumerate(self.layers):
+        layers = [nn.Linear(16, 16 if place else 3, bias=False) for place in range(12)]
+        for place, layer in enumerate(layers):
             nn.init.orthogonal_(layer.weight, gain=1 + 0.3 * place)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
         x = x.flatten(1)
