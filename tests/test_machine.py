@@ -195,35 +195,62 @@ def algorithms() -> tuple[bool, ...]:
     return (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark)
 
 
+MEMORY: Any = torch.utils.deterministic  # whose class has the setting
+
+
+def attention() -> tuple[bool, ...]:
+    cuda = torch.backends.cuda
+    return (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled())
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_work_on_cuda_is_repeatable_unless_it_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    before, inside = algorithms(), list[Any]()
+    before, inside = (algorithms(), attention()), list[Any]()
 
     def fail() -> None:
         with repeatable(torch.device("cuda"), fast=fast):
             inside[:] = [*algorithms(), torch.is_deterministic_algorithms_warn_only_enabled()]
+            assert attention() == (fast, fast, fast)
+            assert torch.backends.cuda.math_sdp_enabled()
+            assert not MEMORY.fill_uninitialized_memory
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert inside == [not fast, not fast, fast, True]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert algorithms() == before
+    assert (algorithms(), attention()) == before
+    assert MEMORY.fill_uninitialized_memory
     with repeatable(torch.device("cpu"), fast=fast):
-        assert algorithms() == before
+        assert (algorithms(), attention()) == before
 
 
 def test_the_settings_of_the_caller_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.enable_flash_sdp(False)
     try:
         with repeatable(torch.device("cuda")):
             assert algorithms() == (True, True, False)
+            with repeatable(torch.device("cuda"), fast=True):
+                assert attention() == (False, False, False), "what is off stays off"
         assert algorithms() == (True, False, True)
+        assert attention() == (False, True, True)
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.enable_flash_sdp(True)
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_cublas_gets_its_workspace_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks once, at its first product; a network is tried out before work begins to be repeatable."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    machine.device("cpu")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    machine.device("auto")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.parametrize("fast", [False, True])

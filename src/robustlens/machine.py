@@ -90,15 +90,16 @@ def device(name: str = "auto") -> "torch.device":
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, colon, number = name.partition(":")
-    if name == "auto":
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if name == "cpu":
+    if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
+    if name == "auto":
+        name = kind = "cuda"
     if kind != "cuda" or bool(colon) != number.isdecimal():
         raise ConfigError(f"device: found {name!r}, expected auto, cpu, cuda or one of several as cuda:1")
     if int(number or 0) >= count:
         seen = ", ".join(f"cuda:{place}" for place in range(count)) or "none"
         raise ResourceError(f"device: found {name!r}, but torch sees {seen} here; give --device auto or cpu")
+    _fix_workspace()
     return torch.device("cuda", int(number or 0))
 
 
@@ -151,7 +152,9 @@ def float32_products(kind: Literal["ieee", "tf32"] = "ieee") -> Iterator[None]:
 def repeatable(on: "torch.device", *, fast: bool = False) -> Iterator[None]:
     """Inside, the same work gives the same bits on a CUDA device, as it does on the CPU anyway.
 
-    cuDNN takes deterministic algorithms, and so do torch's own operations; one that has none warns, once.
+    cuDNN takes deterministic algorithms, and so do torch's own operations; one that has none warns, once. Of
+    attention's kernels only the plain one stays: the others are deterministic where those without such an
+    algorithm raise, and only there. Memory that nothing was written to is not filled, which changes no bit.
     With `fast`, cuDNN takes whatever was quickest in a trial on this device, and sums may be added up in
     another order each time. The settings of the caller come back at the end.
 
@@ -164,20 +167,37 @@ def repeatable(on: "torch.device", *, fast: bool = False) -> Iterator[None]:
     if on.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
-    cudnn = torch.backends.cudnn
+    _fix_workspace()
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    memory: Any = torch.utils.deterministic  # whose class has the setting
     algorithms = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    saved = cudnn.deterministic, cudnn.benchmark
+    attention = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    saved = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(not fast, warn_only=True)
-        cudnn.deterministic, cudnn.benchmark = not fast, fast
+        _enable_attention(*(on and fast for on in attention))
+        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = not fast, fast, False
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        cudnn.deterministic, cudnn.benchmark = saved
+        _enable_attention(*attention)
+        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = saved
+
+
+def _fix_workspace() -> None:
+    """Let cuBLAS give the same bits again: it reads this at its first product in the process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _enable_attention(flash: bool, memory_efficient: bool, of_cudnn: bool) -> None:
+    from torch.backends import cuda
+
+    cuda.enable_flash_sdp(flash)
+    cuda.enable_mem_efficient_sdp(memory_efficient)
+    cuda.enable_cudnn_sdp(of_cudnn)
 
 
 def _switches() -> list[Any]:

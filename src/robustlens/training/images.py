@@ -32,6 +32,7 @@ class TrainingImages:
         if resident is None:
             resident = device.type == "cuda" and not images.is_packed and _fits(images, device)
         self._kept: Tensor | None = images.images[:].to(device) if resident else None
+        self._labels = images.labels.to(device)
         self._table: Tensor | None = None
         if device.type != "cpu" or resident:
             self._table = as_floats(torch.arange(256, dtype=torch.uint8)).to(device)
@@ -51,11 +52,15 @@ class TrainingImages:
     def pixels(self, rows: Int64[Tensor, " m"]) -> UInt8[Tensor, "m c h w"]:
         """The pixels at `rows`, on the device; raises what reading them ahead has raised."""
         if self._kept is not None:
-            return self._kept[rows.to(self.device)]
+            return self._kept[self._sent(rows)]
         announced, self._next = self._next, None
         if announced is not None and torch.equal(announced[0], rows):
             return announced[1].result().to(self.device, non_blocking=True)
         return self._read(rows).to(self.device, non_blocking=True)
+
+    def labels(self, rows: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """The labels at `rows`, on the device."""
+        return self._labels[self._sent(rows)]
 
     def floats(self, pixels: UInt8[Tensor, "m c h w"]) -> Float[Tensor, "m c h w"]:
         """Float32 images in [0, 1] of pixels on the device: the bits of `Split.x`."""
@@ -72,8 +77,14 @@ class TrainingImages:
         self._next = (rows, self._thread.submit(self._read, rows))
 
     def _read(self, rows: Tensor) -> Tensor:
-        pixels: Tensor = self.split.images[rows]
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        return self._pinned(self.split.images[rows])
+
+    def _sent(self, rows: Tensor) -> Tensor:
+        return self._pinned(rows).to(self.device, non_blocking=True)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """From pinned memory a CUDA device takes a tensor without being waited for."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
 
 def _fits(images: Split, device: torch.device) -> bool:

@@ -9,7 +9,7 @@ from robustlens import attacks, losses, models
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, readable
-from robustlens.machine import float32_products
+from robustlens.machine import float32_products, repeatable
 from robustlens.models.inputs import Readable
 from robustlens.results import MonitorRecord
 from robustlens.threat import ThreatModel
@@ -56,7 +56,8 @@ def accuracy(
     `loss` is cross entropy in nats; `ramp_risk` the ramp loss of the probability margin at gamma 1 (Wen et
     al. 2020, definition 4), which is 1 on every mistake.
 
-    The ranks of a training share the batches; sums are taken in the order of one process, and are its bits.
+    It is repeatable, however fast the training is. The ranks of a training share the batches; sums are taken
+    in the order of one process, and are its bits.
 
     Args:
         network: on the device of the labels.
@@ -73,7 +74,8 @@ def accuracy(
         rows = batches_of_rows[number]
         return _batch_sums(network, x[rows].to(y.device), y[rows], attack)
 
-    with models.inference(network), float32_products():
+    # As many images as are left, another number in every step: fast training would try algorithms for each.
+    with models.inference(network), float32_products(), repeatable(y.device):
         batches = shared(len(batches_of_rows), measured)
     clean, robust, loss, ramp_risk = (sum(values) / len(x) for values in zip(*batches, strict=True))
     return MonitorRecord(len(x), clean, robust, loss, ramp_risk, _MEASURED)

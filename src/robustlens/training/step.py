@@ -160,7 +160,7 @@ class TrainingStep:
         if alone:
             rows, following = rows[own], None if following is None else following[own]
         x = self.images.augmented(rows, self.augment, draws(_AUGMENT))
-        y = self.images.split.labels[rows].to(self.fabric.device)
+        y = self.images.labels(rows)
         self.images.announce(following)
         if self.recipe.mixup is not None:
             x, y = augment.mixup(x, y, self.num_classes, self.recipe.mixup, draws(_MIXUP))
