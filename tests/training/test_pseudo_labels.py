@@ -29,6 +29,18 @@ def test_a_standard_network_labels_the_unlabeled_images_and_batches_mix_both(tmp
     assert right > 0.4  # chance is 1/3
 
 
+def test_the_teacher_is_the_network_with_the_most_right_validation_images(tmp_path, partly_labelled):
+    """Not the one that is most robust at some radius, which is one of the first of standard training."""
+    run = rl.train(recipe(**RST), tmp_path / "run", splits=partly_labelled)
+    teacher = Run(run.folder / "teacher")
+    assert (teacher.recipe.threat.norm, teacher.recipe.threat.eps) == (run.recipe.threat.norm, 0.0)
+    epochs = teacher.metrics()
+    assert len(epochs) > 1
+    assert all(epoch.validation.robust == epoch.validation.clean for epoch in epochs)
+    most = max(epoch.validation.clean for epoch in epochs)
+    assert epochs[teacher.record.best_epoch - 1].validation.clean == most
+
+
 def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled):
     pool = partly_labelled.unlabeled
     lying = replace(partly_labelled, unlabeled=replace(pool, labels=(pool.labels + 1) % 3))

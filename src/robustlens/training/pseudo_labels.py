@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlens import models
-from robustlens.config import Recipe
+from robustlens.config import Recipe, ThreatSpec
 from robustlens.data import Split
 from robustlens.errors import ConfigError
 from robustlens.results import PseudoLabelRecord, Run
@@ -17,11 +17,16 @@ Order = Callable[[torch.Generator], list[Tensor]]
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:
-    """Recipe of the network that labels the unlabeled images: standard training on the labelled ones."""
+    """Recipe of the network that labels the unlabeled images: standard training on the labelled ones.
+
+    Its threat is none. At a radius, the best epoch of standard training is one of the first, whose labels are
+    wrong most often: robust accuracy falls while clean accuracy rises.
+    """
     assert recipe.pseudo_labels is not None
     return Recipe(
         data=recipe.data.model_copy(update={"unlabeled": 0}),
         model=recipe.model,
+        threat=ThreatSpec(norm=recipe.threat.norm, eps=0.0),
         objective="standard",
         optimizer=recipe.pseudo_labels.teacher,
         monitor=recipe.monitor,
