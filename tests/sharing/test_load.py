@@ -1,7 +1,9 @@
 """`hf-run:owner/name`: fetched from a stand-in of the Hub, by name, at a commit, damaged and hostile."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,6 +172,37 @@ def test_code_that_the_weights_name_is_not_run(
     with pytest.raises(ModelError, match=r"run code of 'hf:someone/net' \(trust_remote_code\)"):
         rl.models.load(SPEC)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["timm", "hf"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"pretrained": True},
+        {"pretrained_cfg": {"hf_hub_id": "someone/else"}},
+        {"pretrained_cfg_overlay": {"url": "https://example.com"}},
+        {"checkpoint_path": "/etc/passwd"},
+        {"model_name": "hf-hub:someone/else"},
+        {"proxies": {"https": "https://example.com"}},
+        {"cache_dir": "/etc"},
+        {"token": "x"},
+    ],
+)
+def test_weights_cannot_say_where_others_are_fetched(
+    hub: PretendedHub, run_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, option: dict[str, object]
+) -> None:
+    def fetch(*args: object, **kwargs: object) -> None:
+        pytest.fail(f"fetched with {kwargs}")
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=fetch))
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fetch)
+    pushed(hub, run_folder)
+    description = _with_description(run_folder, name=f"{kind}:resnet18", options=option)
+    hub.put(NAME, {**hub.repositories[NAME].files, "best.safetensors": description})
+    with pytest.raises(
+        ModelError, match=f"found option '{next(iter(option))}', expected options of the arch"
+    ):
+        rl.models.load(SPEC)
 
 
 def _with_data(stand_in: PretendedHub, folder: Path, data: dict[str, object]) -> None:

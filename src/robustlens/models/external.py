@@ -14,6 +14,9 @@ from robustlens.registry import imported, one_line, parameters_of, takes_any
 
 _TRANSFORMERS = install_package("transformers")
 _TIMM = "pip install timm and the torchvision that fits your torch"
+_FETCHING = {"cache_dir", "checkpoint_path", "model_name", "pretrained", "pretrained_cfg"}
+_FETCHING |= {"pretrained_cfg_overlay", "pretrained_model_name_or_path", "proxies", "token", "use_auth_token"}
+"""Options of both libraries that say where weights come from, and not which network it is."""
 
 
 class Adapter(nn.Module):
@@ -91,13 +94,20 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
         name: of transformers, a hub name or a local folder, of which only `config.json` is read; or of timm.
         num_classes: number of logits.
         in_channels: channels of the images.
-        options: fields of the configuration of transformers (`image_size=224`), or arguments of timm.
+        options: fields of the configuration of transformers (`image_size=224`), or arguments of timm. A file
+            of weights may give them, so none may say where something is fetched, or how.
 
     Raises:
-        ModelError: the library is absent, or knows no such network.
+        ModelError: the library is absent, or knows no such network; an option is not of the architecture.
     """
     kind, _, rest = name.partition(":")
     where = f"model {name!r}"
+    fetching = sorted(_FETCHING & options.keys())
+    if fetching:
+        raise ModelError(
+            f"{where}: found option {fetching[0]!r}, expected options of the architecture alone: its weights "
+            "are fresh; start from others with init.model"
+        )
     if kind == "timm":
         shape = {"num_classes": num_classes, "in_chans": in_channels}
         library = _library("timm", name, _TIMM)
