@@ -1,5 +1,8 @@
 """Recipes: fractions, hashes, differences, and refusals that name the field."""
 
+from datetime import date
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,3 +190,42 @@ def test_refusals_are_one_line_and_name_the_field(kind, values, said):
         checked(kind, values, "recipe")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (float("inf"), ": found inf"),
+        (-float("inf"), ": found -inf"),
+        (float("nan"), ": found nan"),
+        ([1, {"deep": float("inf")}], r"\[1\].deep: found inf"),
+        (date(2026, 1, 2), ": found datetime.date"),
+        (b"x", ": found b'x'"),
+        ({1: 2}, ": found {1: 2}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "field",
+    [
+        "model.options",
+        "objective_options",
+        "optimizer.options",
+        "optimizer.schedule_options",
+        "weight_perturbation.options",
+    ],
+)
+def test_an_option_that_files_would_change_is_refused(field, value, where):
+    """They know neither of these: inf, nan and null had one hash, and the network was built with null."""
+    asked: dict[str, Any] = {"x": value}
+    for name in reversed(field.split(".")):
+        asked = {name: asked}
+    if field.startswith("weight"):
+        asked["weight_perturbation"]["factory"] = "a:b"
+    with pytest.raises(ConfigError, match=f"recipe.{field}.x{where}.*, expected a finite number") as caught:
+        checked(Recipe, asked, "recipe")
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_files_keep_are_taken():
+    options = {"a": None, "b": True, "c": 1, "d": 0.5, "e": "x", "f": [1, (2.0, "y")], "g": {"h": {}}}
+    assert checked(Recipe, {"model": {"options": options}}, "recipe").model.options == options

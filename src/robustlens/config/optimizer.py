@@ -1,10 +1,10 @@
 """The optimizer of a recipe, and the schedule of its learning rate."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from robustlens.config.values import Number, Values
+from robustlens.config.values import Number, Options, Values
 from robustlens.registry import is_factory, near_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -32,7 +32,7 @@ class OptimizerSpec(Values):
 
     name: str = "sgd"
     """Or adam, adamw, or "package.module:factory": called with the parameters, lr, weight_decay, options."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """Of another optimizer than sgd, e.g. {betas: [0.9, 0.95]}."""
     lr: Number = Field(default=0.1, gt=0)
     momentum: Number = Field(default=0.9, ge=0, lt=1)
@@ -49,7 +49,7 @@ class OptimizerSpec(Values):
     """Stop after so many epochs without a better validation robust accuracy; None: never."""
     schedule: str = "piecewise"
     """Or cosine, one-cycle, constant, a scheduler of torch by its name, or "package.module:factory"."""
-    schedule_options: dict[str, Any] = {}
+    schedule_options: Options = {}
     """Of a scheduler of torch's or your own, e.g. {step_size: 30}."""
     milestones: tuple[Annotated[Number, Field(gt=0, le=1)], ...] = (0.5, 0.75)
     """Piecewise: where the rate is divided by 10, as shares of the epochs (100 and 150 of 200)."""

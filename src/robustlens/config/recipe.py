@@ -13,7 +13,15 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from robustlens.config.checkpoint import Checkpoint
 from robustlens.config.names import code_in
 from robustlens.config.optimizer import OptimizerSpec
-from robustlens.config.values import Number, Values, canonical, flat, norm_name, radius_problem
+from robustlens.config.values import (
+    Number,
+    Options,
+    Values,
+    canonical,
+    flat,
+    norm_name,
+    radius_problem,
+)
 
 
 class DataSpec(Values):
@@ -36,7 +44,7 @@ class ModelSpec(Values):
     """Architecture: a registered name or "package.module:factory", with its options."""
 
     name: str = "small-cnn"
-    options: dict[str, Any] = {}
+    options: Options = {}
 
 
 class ThreatSpec(Values):
@@ -125,7 +133,7 @@ class FactoryPerturbationSpec(PerturbationSpec):
 
     factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """As "package.module:Class"."""
-    options: dict[str, Any] = {}
+    options: Options = {}
 
     def entry(self, field: str) -> tuple[str, dict[str, Any]]:
         """The factory, and its options as they were given."""
@@ -185,7 +193,7 @@ class Recipe(Values):
     model: ModelSpec = ModelSpec()
     threat: ThreatSpec = ThreatSpec()
     objective: str = "at"
-    objective_options: dict[str, Any] = {}
+    objective_options: Options = {}
     attack: AttackSpec = AttackSpec()
     awp: AWPSpec | None = None
     rwp: RWPSpec | None = None

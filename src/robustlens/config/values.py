@@ -1,6 +1,8 @@
 """Base of everything that people write in YAML: frozen values, fractions, one-line errors."""
 
+import math
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -101,6 +103,33 @@ Number = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": _FRACTION}]}),
 ]
 """A number of a file that people write: 0.1, or a text such as 8/255."""
+
+
+def _kept_by_files(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a value that JSON has no word for: it would come back, and be hashed, as another one."""
+    for path, value in _entries(options):
+        if not (value is None or isinstance(value, bool | int | float | str)) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
+            kept = "a finite number, text, true, false or null"
+            raise ValueError(f"{path[1:]}: found {value!r}, expected {kept}")
+    return options
+
+
+def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What a value holds that is neither a list nor a mapping by text, and where."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        for key, entry in value.items():
+            yield from _entries(entry, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, entry in enumerate(value):
+            yield from _entries(entry, f"{path}[{place}]")
+    else:
+        yield path, value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_kept_by_files)]
+"""Options of something that has a name: whatever JSON keeps as it is."""
 
 
 DIMENSIONS = 3 * 224 * 224
@@ -260,7 +289,7 @@ def canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, keys joined with dots."""
     joined: dict[str, Any] = {}
     for key, value in values.items():
