@@ -1,5 +1,6 @@
 """Foolbox-like calls on a linear model: the mask of successes is that of the exact distances."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +56,15 @@ def test_one_radius_gives_tensors_and_none_the_nearest_image(problem, model):
     distance, exact = (clipped - problem.x).double().norm(dim=1), problem.distances("L2")
     assert (distance >= exact * (1 - 1e-5)).all()
     assert (distance <= exact * 1.02).all()
+
+
+@pytest.mark.parametrize("made", [list, tuple, iter, np.array, torch.tensor])
+def test_radii_come_in_any_container(made, problem, model):
+    one, other = (
+        compat.foolbox.LinfPGD(steps=2)(model, problem.x, problem.y, epsilons=epsilons)
+        for epsilons in ([0.25, 0.5], made([0.25, 0.5]))
+    )
+    assert torch.equal(one[2], other[2])
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ Where an attack does not break an image, foolbox returns its last iterate, and s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -22,6 +23,15 @@ from robustlens.compat.forward import network_of
 from robustlens.errors import ConfigError
 from robustlens.machine import float32_products
 from robustlens.threat import ThreatModel
+
+
+def _radii(epsilons: Any) -> tuple[list[float | None], bool]:
+    """The radii, and whether there are several: those of a list, an array or a tensor of one dimension."""
+    if isinstance(epsilons, np.ndarray | Tensor):
+        epsilons = epsilons.tolist()
+    if isinstance(epsilons, Iterable):
+        return list(epsilons), True
+    return [epsilons], False
 
 
 class PyTorchModel:
@@ -68,7 +78,7 @@ class RadiusAttack:
         inputs: Float[Tensor, "n ..."],
         criterion: Any,
         *,
-        epsilons: Sequence[float | None] | float | None,
+        epsilons: Float[Tensor, " k"] | Float[np.ndarray, " k"] | Iterable[float | None] | float | None,
     ) -> tuple[Any, Any, Any]:
         """Attack the images at every radius.
 
@@ -76,8 +86,8 @@ class RadiusAttack:
             model: a `PyTorchModel`, or a network on pixels in [0, 1].
             inputs: images.
             criterion: their labels (n,), as a tensor or as foolbox's `Misclassification(labels)`.
-            epsilons: k radii, or one; None, alone or among them, is without a limit, for attacks that look
-                for the nearest adversarial image.
+            epsilons: k radii, in a list, an array or a tensor, or one; None, alone or among them, is without
+                a limit, for attacks that look for the nearest adversarial image.
 
         Returns:
             raw, clipped, success. For k radii two lists of k tensors (n, ...) and a mask (k, n): the
@@ -88,8 +98,7 @@ class RadiusAttack:
             ConfigError: no radius, or none given to an attack that needs one. DataError: images or labels.
         """
         model = model if isinstance(model, PyTorchModel) else PyTorchModel(model)
-        several = isinstance(epsilons, Sequence)
-        radii = list(epsilons) if isinstance(epsilons, Sequence) else [epsilons]
+        radii, several = _radii(epsilons)
         self._check(radii)
         if hasattr(criterion, "target_classes"):
             raise ConfigError(
