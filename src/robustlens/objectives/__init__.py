@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any
 
 from robustlens.objectives.adversarial import MART, TRADES, CrossEntropy, LogitPairing
-from robustlens.objectives.base import InnerAttack, Objective, after, inner_fgsm, inner_pgd, takes_soft_labels
+from robustlens.objectives.base import (
+    InnerAttack,
+    Objective,
+    after,
+    inner_fgsm,
+    inner_pgd,
+    takes_second_derivatives,
+    takes_soft_labels,
+)
 from robustlens.objectives.intervals import IntervalBounds
 from robustlens.objectives.linearity import LinearityAttack, LocalLinearity
 from robustlens.objectives.smooth import CURE, GradientPenalty
@@ -36,6 +44,7 @@ __all__ = [
     "get",
     "inner_fgsm",
     "inner_pgd",
+    "takes_second_derivatives",
     "takes_soft_labels",
 ]
 

@@ -26,8 +26,9 @@ class Objective(Protocol):
     """A per-example training loss, and the attack that makes its x_adv.
 
     One that is not defined for soft labels says `soft_labels = False` beside these (`takes_soft_labels`); one
-    that changes along training has a method `after(done)`, which returns it as it is when a share `done` of
-    all epochs is over.
+    whose loss or attack takes second derivatives of the network, `second_derivatives = True`; one that
+    changes along training has a method `after(done)`, which returns it as it is when a share `done` of all
+    epochs is over.
     """
 
     @property
@@ -49,6 +50,11 @@ def after(objective: Objective, done: float) -> Objective:
 def takes_soft_labels(objective: Objective) -> bool:
     """Whether labels may be blends of classes, as mixup makes them."""
     return getattr(objective, "soft_labels", True)
+
+
+def takes_second_derivatives(objective: Objective) -> bool:
+    """Whether its loss or its attack differentiates the network twice, which compiled ones do not allow."""
+    return getattr(objective, "second_derivatives", False)
 
 
 def inner_pgd(loss: str) -> InnerAttack:

@@ -1,6 +1,7 @@
 """Local linearity: the loss should stay on its tangent wherever the attacker may go."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,7 @@ class LocalLinearity:
     of the recipe's steps.
     """
 
+    second_derivatives: ClassVar[bool] = True
     weight: Weight = 4.0
     slope_weight: Weight = 3.0
 

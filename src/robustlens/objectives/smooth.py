@@ -4,6 +4,7 @@ In train mode running statistics take in every forward pass: one for the gradien
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class GradientPenalty:
     Both choose the weight for each data set; the default is ours.
     """
 
+    second_derivatives: ClassVar[bool] = True
     weight: Weight = 1.0
     inner_attack: None = field(default=None, init=False, repr=False)
 
@@ -46,6 +48,7 @@ class CURE:
     mode, and from the paper, which raises h step by step while it fine-tunes a trained network.
     """
 
+    second_derivatives: ClassVar[bool] = True
     weight: Weight = 4.0
     h: Length = 1.5
     inner_attack: None = field(default=None, init=False, repr=False)

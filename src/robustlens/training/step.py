@@ -77,11 +77,12 @@ class TrainingStep:
         self.fabric, self.num_classes = fabric, num_classes
         self.memory: dict[str, Tensor] = {}
         self.following: Tensor | None = None
-        # The compiled network shares every tensor with `model`, which the trainer saves.
-        self.model: nn.Module = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+        self.objective = objectives.get(recipe.objective, **recipe.objective_options)
+        # torch differentiates compiled networks once. They share every tensor with `model`, which is saved.
+        compiled = recipe.compile and not objectives.takes_second_derivatives(self.objective)
+        self.model: nn.Module = cast(nn.Module, torch.compile(model)) if compiled else model
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
         self.shared = self.model if fabric.world_size == 1 else fabric.setup_module(self.model)
-        self.objective = objectives.get(recipe.objective, **recipe.objective_options)
         self.threat = ThreatModel.of(recipe.threat)
         self.attack = self._inner_attack()
         self.augment = augment.get(augmentation(recipe), images.crop)

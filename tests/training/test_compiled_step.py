@@ -1,0 +1,51 @@
+"""Training with a compiled network and attack takes the steps of the plain ones, whatever the objective.
+
+By `aot_eager`, which records backward passes as the default backend does and takes no compiler.
+"""
+
+import pytest
+import torch
+
+import robustlens as rl
+from helpers.training_runs import distance, recipe, weights_of
+from robustlens.data import from_tensors
+from robustlens.objectives import OBJECTIVES, takes_second_derivatives
+
+SMOOTH = ["llr", "cure", "gradient-penalty"]
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Networks and functions that were given to torch.compile."""
+    given, real = [], torch.compile
+
+    def watched(what, **options):
+        given.append(what)
+        return real(what, **{**options, "mode": None, "backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", watched)
+    torch.compiler.reset()
+    return given
+
+
+def assert_trains_alike(folder, **changes):
+    """One step on 32 images, without and with `compile`."""
+    x, y = (torch.rand(32, 1, 8, 8) * 255).to(torch.uint8), torch.arange(32) % 3
+    images = from_tensors(x, y, x, y, validation=0.0)
+    one_step = {"monitor": {"examples": 8, "steps": 1}, "optimizer": {"epochs": 1}, **changes}
+    plain, fast = (
+        rl.train(recipe(**one_step, compile=flag), folder / str(flag), splits=images)
+        for flag in (False, True)
+    )
+    assert distance(weights_of(plain), weights_of(fast)) < 1e-5
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "robustlens.objectives:GradientPenalty"])
+def test_every_objective_takes_its_step_compiled(objective, compiled, tmp_path):
+    assert_trains_alike(tmp_path, objective=objective)
+    networks = [what for what in compiled if isinstance(what, torch.nn.Module)]
+    assert bool(networks) is not takes_second_derivatives(rl.objectives.get(objective))
+
+
+def test_objectives_say_that_they_differentiate_twice():
+    assert [name for name in OBJECTIVES if takes_second_derivatives(rl.objectives.get(name))] == SMOOTH
