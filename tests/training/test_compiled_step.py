@@ -47,5 +47,14 @@ def test_every_objective_takes_its_step_compiled(objective, compiled, tmp_path):
     assert bool(networks) is not takes_second_derivatives(rl.objectives.get(objective))
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("replays", [1, 2])
+def test_an_attack_in_either_mode_takes_its_steps_compiled(mode, replays, compiled, tmp_path):
+    """Of a network with BatchNorm, which counts its batches in train mode."""
+    assert_trains_alike(tmp_path, attack={"model_mode": mode, "replays": replays})
+    steps = [what for what in compiled if not isinstance(what, torch.nn.Module)]
+    assert len(steps) == (mode == "eval" and replays == 1)
+
+
 def test_objectives_say_that_they_differentiate_twice():
     assert [name for name in OBJECTIVES if takes_second_derivatives(rl.objectives.get(name))] == SMOOTH

@@ -25,7 +25,7 @@ class CompiledPGD:
     give it one network, and batches of one size.
 
     Args:
-        pgd: keeps the last iterate.
+        pgd: keeps the last iterate, and asks a network in eval mode.
         graphs: replay CUDA graphs, which spares the launch of kernels; results then lie in memory that the
             next call uses again, from which the last images are copied.
 

@@ -18,7 +18,8 @@ class Crafter:
     """The inner attack of a recipe, and the network that it runs on.
 
     An attack that asks for nothing but logits in eval mode runs on a copy of the network that follows its
-    weights (`models.training_copy`). With `compile`, a step of PGD is one graph (`attacks.CompiledPGD`).
+    weights (`models.training_copy`). With `compile`, a step of PGD is then one graph (`attacks.CompiledPGD`);
+    in train mode, where layers change as they are asked, the attack asks the compiled network.
 
     Args:
         attack: of the recipe's objective.
@@ -43,9 +44,9 @@ class Crafter:
         if isinstance(attack, attacks.PGD | attacks.FGSM) and attack.model_mode == "eval":
             precision = "bf16-mixed" if recipe.precision == "bf16-mixed" else "32-true"
             self.copy = models.training_copy(model, few, precision=precision)
-        if recipe.compile and isinstance(attack, attacks.PGD):
-            graphs = recipe.fast and fabric.device.type == "cuda"
-            self.compiled = attacks.CompiledPGD(attack, graphs=graphs)
+            if recipe.compile and isinstance(attack, attacks.PGD):
+                graphs = recipe.fast and fabric.device.type == "cuda"
+                self.compiled = attacks.CompiledPGD(attack, graphs=graphs)
         self.network = model if self.compiled else network
 
     def __call__(
