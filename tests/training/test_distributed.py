@@ -16,6 +16,7 @@ from robustlens.training import distributed
 from robustlens.training.whole_batch_norm import with_whole_batch_norm
 
 PLAIN = {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}
+THREAT = {"norm": "L2", "eps": 0.5}  # whose steps follow the gradient: signs turn rounding into other images
 RANKS = Path(__file__).resolve().parents[1] / "helpers" / "ranks.py"
 
 
@@ -66,6 +67,17 @@ def test_ranks_train_one_network_as_one_process_does_also_after_a_kill_and_in_ot
         assert_trained_alike(tmp_path, "one", name)
     assert_trained_alike(tmp_path, "plain-1", "plain-2")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["gradient-penalty", "trades"])
+def test_ranks_of_mixed_precision_train_as_one_process_does(objective, tmp_path):
+    """Also where the objective takes gradients of images itself; sums in bfloat16 are rounded at 2^-8."""
+    mixed = {"model": PLAIN, "objective": objective, "precision": "bf16-mixed", "threat": THREAT}
+    codes, said = carried_out(tmp_path, *([ranks, {"out": str(ranks), **mixed}] for ranks in (1, 2)))
+    assert codes == [[0], [0, 0]], said
+    one, two = (weights_of(Run(tmp_path / name)) for name in "12")
+    assert distance(one, two) < 1e-3
 
 
 @pytest.mark.slow

@@ -61,14 +61,26 @@ def mean_over_ranks(fabric: "Fabric", value: Tensor) -> float:
     return mean.item()
 
 
+def averaging(fabric: "Fabric", network: nn.Module) -> nn.Module:
+    """`network`, whose backward passes average gradients over the ranks.
+
+    Without what `fabric.setup_module` adds in mixed precision: it lets `fabric.backward` alone differentiate
+    logits, where objectives take gradients of images, and rounds images before the network normalises them.
+    """
+    return fabric.strategy.setup_module(network)
+
+
 def averaged_over_ranks(
     fabric: "Fabric", network: nn.Module, average: bool
 ) -> contextlib.AbstractContextManager[None]:
-    """Average the gradients of the backward passes inside over the ranks, or leave that to a later pass."""
-    if fabric.world_size == 1:
+    """Average the gradients of the passes inside over the ranks, or leave that to a later pass.
+
+    `network` is what `averaging` gives; passes forwards belong inside, too.
+    """
+    if fabric.world_size == 1 or average:
         return contextlib.nullcontext()
-    wrapped: Any = network
-    return fabric.no_backward_sync(wrapped, enabled=not average)
+    shared: Any = network
+    return shared.no_sync()
 
 
 _T = TypeVar("_T")

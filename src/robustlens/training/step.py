@@ -20,7 +20,7 @@ from robustlens.data import Split, augment
 from robustlens.errors import ConfigError
 from robustlens.threat import ThreatModel
 from robustlens.training.crafting import Crafter
-from robustlens.training.distributed import averaged_over_ranks
+from robustlens.training.distributed import averaged_over_ranks, averaging
 from robustlens.training.images import TrainingImages
 from robustlens.training.network import perturbation_of
 
@@ -78,11 +78,10 @@ class TrainingStep:
         self.memory: dict[str, Tensor] = {}
         self.following: Tensor | None = None
         self.objective = objectives.get(recipe.objective, **recipe.objective_options)
-        # torch differentiates compiled networks once. They share every tensor with `model`, which is saved.
-        compiled = recipe.compile and not objectives.takes_second_derivatives(self.objective)
-        self.model: nn.Module = cast(nn.Module, torch.compile(model)) if compiled else model
+        # Compiled or averaging, a network shares every tensor with `model`, which the trainer saves.
+        self.model = self._compiled(model)
         # Backward passes through `shared` average gradients over the ranks; attacks and ascents need none.
-        self.shared = self.model if fabric.world_size == 1 else fabric.setup_module(self.model)
+        self.shared = self.model if fabric.world_size == 1 else self._compiled(averaging(fabric, model))
         self.threat = ThreatModel.of(recipe.threat)
         self.attack = self._inner_attack()
         self.augment = augment.get(augmentation(recipe), images.crop)
@@ -120,6 +119,12 @@ class TrainingStep:
         """Whether the weights are perturbed in this epoch: the warm-up of that is over."""
         spec = self.recipe.perturbation
         return spec is not None and epoch >= spec.warmup_epochs
+
+    def _compiled(self, network: nn.Module) -> nn.Module:
+        """`network`, compiled if the recipe says so: torch differentiates what it has compiled only once."""
+        if not self.recipe.compile or objectives.takes_second_derivatives(self.objective):
+            return network
+        return cast(nn.Module, torch.compile(network))
 
     # -- what goes together ----------------------------------------------------------------------
 
