@@ -1,5 +1,6 @@
 """Networks that torch compiles: the same logits and gradients, for few sizes of a batch."""
 
+import functools
 import shutil
 
 import pytest
@@ -27,7 +28,7 @@ def seen(monkeypatch):
             rows.append(len(x))
             return self.inside(x)
 
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: Recorded(network))
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic, isolate_recompiles: Recorded(network))
     return rows
 
 
@@ -64,7 +65,7 @@ def test_batches_of_one_image_have_one_size(seen, network):
 
 
 def test_what_torch_cannot_compile_is_refused_in_one_line(monkeypatch, network):
-    def fails(network, dynamic):
+    def fails(network, dynamic, isolate_recompiles):
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", fails)
@@ -73,6 +74,23 @@ def test_what_torch_cannot_compile_is_refused_in_one_line(monkeypatch, network):
     assert str(caught.value) == (
         "evaluate.compile: found a network that torch cannot compile (RuntimeError: no compiler); leave it out"
     )
+
+
+def test_each_network_is_compiled_however_many_were_before_it(monkeypatch):
+    """By code torch counts what it compiles, and networks that are a Sequential share theirs."""
+    graphs, real = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(real, backend=backend))
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for number in (1, 2, 3):
+            network = nn.Sequential(nn.Flatten(), nn.Linear(12, number)).eval().requires_grad_(False)
+            compiled_copy(network, _images(4), 4)
+            assert len(graphs) == number
 
 
 def test_an_evaluation_gives_the_same_masks_and_compiles_few_sizes(seen, network):

@@ -12,6 +12,7 @@ from robustlens.attacks.base import Goal
 from robustlens.attacks.inputs import checked_inputs
 from robustlens.attacks.pgd import PGD
 from robustlens.errors import ConfigError
+from robustlens.models import compiled_apart
 
 Step = Callable[[nn.Module, Tensor, Tensor, Goal], Tensor]
 """The next iterate of a network, from the one before, the images, and what the attack aims at."""
@@ -41,7 +42,7 @@ class CompiledPGD:
         if self.pgd.keep != "last":
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
         mode = "reduce-overhead" if self.graphs else None
-        object.__setattr__(self, "_step", torch.compile(self._next, dynamic=False, mode=mode))
+        object.__setattr__(self, "_step", compiled_apart(self._next, dynamic=False, mode=mode))
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 "package.module:factory"; weights in safetensors, and those of others (docs/models.md).
 """
 
-from robustlens.models.compiled import compiled_copy, repeated_gradients
+from robustlens.models.compiled import compiled_apart, compiled_copy, repeated_gradients
 from robustlens.models.copies import fast_copy, float64_copy, training_copy
 from robustlens.models.fast_network import FastNetwork
 from robustlens.models.fingerprint import fingerprint
@@ -23,6 +23,7 @@ __all__ = [
     "build_from",
     "check",
     "check_logits",
+    "compiled_apart",
     "compiled_copy",
     "count_parameters",
     "describe",

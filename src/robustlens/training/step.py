@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from robustlens import attacks, noise, objectives, weights
+from robustlens import attacks, models, noise, objectives, weights
 from robustlens.attacks import Attack
 from robustlens.config import Recipe
 from robustlens.data import Split, augment
@@ -124,7 +124,7 @@ class TrainingStep:
         """`network`, compiled if the recipe says so: torch differentiates what it has compiled only once."""
         if not self.recipe.compile or objectives.takes_second_derivatives(self.objective):
             return network
-        return cast(nn.Module, torch.compile(network))
+        return models.compiled_apart(network)
 
     # -- what goes together ----------------------------------------------------------------------
 
