@@ -119,9 +119,20 @@ def test_tables_and_figures_are_the_same_to_the_last_digit(format_1, tmp_path, m
             before, after = list(csv.DictReader(old)), list(csv.DictReader(new))
         if path.stem.endswith("-spread"):  # whose two panels have changed places
             before, after = (sorted(rows, key=lambda row: row["panel"]) for rows in (before, after))
+        if path.stem == "instance-margins":
+            before = _of_all_images(before)
         assert [_without_ends(row) for row in after] == [_without_ends(row) for row in before], path.name
         # Two seeds have no interval over seeds: what was their range is the hull of their own, or nothing.
         assert all(_is_no_narrower(new_row, row) for new_row, row in zip(after, before, strict=True))
+
+
+def _of_all_images(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Shares were of the images with a finite distance: 127 and 125 of the 128 of AT 0.1, on test and training."""
+    finite = {"Test images": 127, "Training images": 125}
+    for row in rows:
+        if (row["view"], row["label"]) == ("Distance to the boundary", "AT 0.1"):
+            row["y"] = str(round(float(row["y"]) * finite[row["panel"]]) / 128)
+    return rows
 
 
 def _without_ends(row: dict[str, str]) -> dict[str, str]:
