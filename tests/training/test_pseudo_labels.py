@@ -11,7 +11,7 @@ from robustlens.errors import ConfigError
 from robustlens.results import PseudoLabelRecord, Run
 from robustlens.results.array_files import ArrayFile
 from robustlens.training import state
-from robustlens.training.pseudo_labels import batch_order
+from robustlens.training.pseudo_labels import batch_order, teacher_recipe
 
 
 def test_a_standard_network_labels_the_unlabeled_images_and_batches_mix_both(tmp_path, partly_labelled):
@@ -39,6 +39,12 @@ def test_the_teacher_is_the_network_with_the_most_right_validation_images(tmp_pa
     assert all(epoch.validation.robust == epoch.validation.clean for epoch in epochs)
     most = max(epoch.validation.clean for epoch in epochs)
     assert epochs[teacher.record.best_epoch - 1].validation.clean == most
+
+
+def test_the_teacher_trains_as_its_student_is_told_to():
+    told = {"sync_batch_norm": True, "compile": True, "fast": True, "precision": "bf16-mixed", "seed": 3}
+    teacher = teacher_recipe(recipe(**RST, **told))
+    assert {name: getattr(teacher, name) for name in told} == told
 
 
 def test_true_labels_of_the_pool_are_never_trained_on(tmp_path, partly_labelled):

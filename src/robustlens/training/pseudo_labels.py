@@ -31,6 +31,9 @@ def teacher_recipe(recipe: Recipe) -> Recipe:
         optimizer=recipe.pseudo_labels.teacher,
         monitor=recipe.monitor,
         precision=recipe.precision,
+        sync_batch_norm=recipe.sync_batch_norm,
+        compile=recipe.compile,
+        fast=recipe.fast,
         seed=recipe.seed,
     )
 
