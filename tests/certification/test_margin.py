@@ -111,12 +111,19 @@ def _hooked():
     return model
 
 
+def _patched():
+    model = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(48, 2))
+    model[1].forward = lambda x: 100 * x
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (_Mystery(), r"model \(_Mystery\) is of a type without a rule"),
         (nn.Sequential(_Mystery(), nn.Flatten()), r"model\.0 \(_Mystery\)"),
         (_hooked(), r"model\.1 \(Linear\) has hooks"),
+        (_patched(), r"model\.1 \(ReLU\) has a forward pass of its own"),
         (
             nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten()),
             r"model\.0 \(Conv2d\) pads with 'reflect'",

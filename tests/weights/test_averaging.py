@@ -32,6 +32,16 @@ def test_running_statistics_are_copied_whole():
     assert not ema.average.training
 
 
+def test_an_expanded_buffer_is_followed():
+    model = nn.Linear(2, 2)
+    model.register_buffer("mean", torch.tensor(0.5).expand(3))
+    ema = rl.ExponentialMovingAverage(model, decay=0.9)
+    ema.update()
+    model.mean = torch.tensor(0.25).expand(3)
+    ema.update()
+    assert ema.average.mean.tolist() == [0.25] * 3
+
+
 @pytest.mark.parametrize("decay", [-0.5, 0.0, 1.0, 1.5, float("nan")])
 def test_a_decay_outside_0_and_1_is_refused(decay):
     with pytest.raises(ConfigError, match=r"ema.decay: .*expected a number in \(0, 1\)"):

@@ -34,10 +34,13 @@ def flattened(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.
     """The modules of nested `nn.Sequential`s by name, one after another.
 
     Raises:
-        ModelError: one is of a type that has no rule, or has hooks, which may change its output.
+        ModelError: one is of a type that has no rule, or has hooks or a forward pass that was put in its
+            place, which may change its output.
     """
     if any(vars(module)[kind] for kind in ("_forward_hooks", "_forward_pre_hooks")):
         raise _refusal(name, module, "has hooks")
+    if "forward" in vars(module):
+        raise _refusal(name, module, "has a forward pass of its own")
     if type(module) is nn.Sequential:
         # A module in several places runs in each; named_children gives it once.
         for part_name, part in zip(module._modules, module, strict=True):

@@ -25,6 +25,10 @@ class ExponentialMovingAverage:
         self.model = model
         self.decay = decay
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in self.average.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:  # one that was expanded could not be written
+                    module._buffers[name] = buffer.contiguous()
         self.steps = 0
 
     @torch.no_grad()
