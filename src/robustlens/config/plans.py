@@ -1,13 +1,13 @@
 """Plans for the checkpoints of a run: how they are attacked, and what is measured of them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
-from robustlens.config.values import Number, Options, Values
+from robustlens.config.values import Number, Values
 
 SomePlan = TypeVar("SomePlan", bound="Plan")
 
@@ -74,7 +74,7 @@ class ExplanationPlan(Plan):
     threat: ThreatSpec = ThreatSpec()
     measures: tuple[str, ...] = ("spectrum", "activations", "margins", "smoothness", "gallery", "landscape")
     examples: int = Field(default=1000, ge=1)
-    options: dict[str, Options] = {}
+    options: dict[str, dict[str, Any]] = {}
     """Options by measure, e.g. `landscape: {draws: 2, examples: 256}`."""
     batch_size: int = Field(default=256, ge=1)
     seed: int = 0
