@@ -169,22 +169,22 @@ def repeatable(on: "torch.device", *, fast: bool = False) -> Iterator[None]:
         return
     _fix_workspace()
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    memory: Any = torch.utils.deterministic  # whose class has the setting
+    filling: Any = torch.utils.deterministic  # whose class has the setting
     algorithms = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     attention = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
-    saved = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
+    saved = cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(not fast, warn_only=True)
-        _enable_attention(*(on and fast for on in attention))
-        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = not fast, fast, False
+        _enable_attention(*(was_on and fast for was_on in attention))
+        cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory = not fast, fast, False
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         _enable_attention(*attention)
-        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = saved
+        cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory = saved
 
 
 def _fix_workspace() -> None:

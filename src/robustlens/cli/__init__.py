@@ -5,9 +5,7 @@ import traceback
 
 from robustlens import stopping
 from robustlens.__main__ import main
-
-# They fill the application.
-from robustlens.cli import (  # noqa: F401
+from robustlens.cli import (  # noqa: F401 - they fill the application
     about_commands,
     commands,
     data_commands,

@@ -181,18 +181,19 @@ def _pack_shards(
         part = _part(plan.sources[split], start, end)
         shard = folder.finished_shard(split, number, plan.identity, part)
         if shard is None:
-            missing.append((split, number, start, end))
+            missing.append((split, number, start, end, part))
         else:
             finished[split, number] = shard
     total = sum(end - start for _, _, start, end in plan.shards)
-    done = total - sum(end - start for _, _, start, end in missing)
+    done = total - sum(end - start for _, _, start, end, _ in missing)
     progress(Event("pack", done, total))
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="pack")
     try:
         futures = {pool.submit(_make_shard, folder, plan, *shard): shard for shard in missing}
         for future in as_completed(futures):
-            split, number, start, end = futures[future]
-            made = folder.finished_shard(split, number, plan.identity, future.result())
+            split, number, start, end, part = futures[future]
+            future.result()
+            made = folder.finished_shard(split, number, plan.identity, part)
             assert made is not None
             finished[split, number] = made
             done += end - start
@@ -202,10 +203,11 @@ def _pack_shards(
     return finished
 
 
-def _make_shard(folder: PackFolder, plan: _Plan, split: str, number: int, start: int, end: int) -> str:
-    """Read, resize and write the images of one shard; returns their fingerprint from before."""
+def _make_shard(
+    folder: PackFolder, plan: _Plan, split: str, number: int, start: int, end: int, part: str
+) -> None:
+    """Read, resize and write the images of one shard; `part` is their fingerprint from before."""
     source = plan.sources[split]
-    part = _part(source, start, end)
     pixels = np.empty((end - start, *plan.shape), dtype=np.uint8)
     counts = torch.zeros((plan.shape[0], 256), dtype=torch.int64)
     images = source.one_by_one(torch.arange(start, end))
@@ -215,7 +217,6 @@ def _make_shard(folder: PackFolder, plan: _Plan, split: str, number: int, start:
     digests = np.frombuffer(b"".join(image_digest(image.data) for image in pixels), dtype=np.uint8)
     known = {"digests": digests.reshape(-1, 16), "histogram": counts.numpy()}
     folder.write_shard(split, number, pixels, known, plan.identity, part)
-    return part
 
 
 def _fitted(image: UInt8[np.ndarray, "_ _ _"], plan: _Plan, where: str) -> UInt8[np.ndarray, "_ _ _"]:

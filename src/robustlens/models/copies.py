@@ -1,7 +1,6 @@
 """Copies of a network that give its logits: one in less time, one in float64."""
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -97,7 +96,7 @@ def _fast_network(
 
 def _follows(model: nn.Module, batches: Sequence[Tensor], changes: Changes) -> bool:
     """Whether such a copy gives the logits of a network that was changed after it was made."""
-    other = copy.deepcopy(model)
+    other = copied(model)
     fast = FastNetwork(other, batches[0], changes)
     before = _own_values(other)
     _change_as_training_does(other, batches[0])
@@ -120,12 +119,11 @@ def _own_values(model: nn.Module) -> list[dict[str, str]]:
 def _change_as_training_does(model: nn.Module, x: Tensor) -> None:
     """Move all weights a little, those that are zero too, and run once in train mode."""
     generator = torch.Generator().manual_seed(0)
-    devices = [x.device] if x.is_cuda else []
     for weight in model.parameters():
         size = weight.abs().mean()
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         weight.add_(0.1 * torch.where(size > 0, size, 1.0) * noise)
-    with torch.random.fork_rng(devices=devices):
+    with _forked_random_state(x):
         model.train()(x.clone())
 
 
@@ -195,13 +193,17 @@ def _run(candidate: nn.Module, batches: Sequence[Tensor], model: nn.Module) -> l
         if module in originals:
             raise ModelError("model: its copy calls the original")
 
-    devices = [batches[0].device] if batches[0].is_cuda else []
     handle = register_module_forward_pre_hook(refuse)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), _forked_random_state(batches[0]):
             return [as_logits(candidate(batch), len(batch)) for batch in batches]
     finally:
         handle.remove()
+
+
+def _forked_random_state(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Whatever is drawn inside, on the CPU or the device of `x`, the caller's random state stays."""
+    return torch.random.fork_rng(devices=[x.device] if x.is_cuda else [])
 
 
 def _agree(logits: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:

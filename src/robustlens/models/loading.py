@@ -196,7 +196,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: truncated or damaged, cannot be read as safetensors ({one_line(error)}); "

@@ -18,7 +18,7 @@ from typing import Any
 
 from robustlens.errors import ResourceError, StateError
 from robustlens.results.locks import check_lease
-from robustlens.results.placing import replace, share
+from robustlens.results.placing import apply_umask, replace
 from robustlens.results.upgrade import upgraded
 from robustlens.results.values import plain
 
@@ -55,7 +55,7 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            share(temporary)
+            apply_umask(temporary)
             check_lease(path)  # writing may have taken long
             if previous is not None and path.exists():
                 replace(path, previous)

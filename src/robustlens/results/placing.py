@@ -42,7 +42,7 @@ def place(path: Path, content: bytes, *, new: bool) -> int | None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         os.write(handle, content)
-        share(temporary)
+        apply_umask(temporary)
         if os.name != "posix":
             os.close(handle)
         if not new or not _linked(temporary, path):
@@ -56,7 +56,7 @@ def place(path: Path, content: bytes, *, new: bool) -> int | None:
     return handle if os.name == "posix" else None
 
 
-def share(temporary: Path | str) -> None:
+def apply_umask(temporary: Path | str) -> None:
     """Give a file of `mkstemp`, which its owner alone can read, the permissions of any other new file."""
     mask = os.umask(0)  # which can only be read by setting it
     os.umask(mask)
