@@ -92,6 +92,34 @@ def test_a_signal_in_a_destructor_says_no_word_of_it():
     assert ended(body, [(0.1, signal.SIGTERM)]) == (75, LINE.format("SIGTERM"))
 
 
+def test_a_signal_ends_a_process_whose_errors_nobody_reads():
+    body = """
+        import os, threading
+        os.set_blocking(2, False)
+        try:
+            while True:
+                os.write(2, b"x" * 65536)  # the pipe is full from here on
+        except BlockingIOError:
+            os.set_blocking(2, True)
+        print("full", flush=True)
+        time.sleep(20)"""
+    program = PROGRAM.format(body=body, after="pass")
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline(), process.stdout.readline()] == [b"ready\n", b"full\n"]
+        process.terminate()
+        try:
+            assert process.wait(10) == 75
+        finally:
+            process.kill()
+
+
+def test_a_process_without_a_place_for_errors_stops_as_others():
+    assert ended("sys.stderr = None; time.sleep(20)", [(0.1, signal.SIGTERM)]) == (75, "")
+
+
 def test_signals_after_the_end_of_the_work_change_nothing():
     body = "pass"
     program = PROGRAM.format(body=body, after="pass").replace("sys.exit(75)", "time.sleep(0.3); sys.exit(0)")

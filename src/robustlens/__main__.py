@@ -18,8 +18,9 @@ def main() -> None:
     code = StoppedError.exit_code
     try:
         with stopping.handled(last=True):
-            from robustlens.cli import run
+            from robustlens.cli import run, write_in_any_encoding
 
+            write_in_any_encoding()
             code = run()
     except StoppedError as error:
         stopping.announce(str(error))

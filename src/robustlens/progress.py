@@ -20,6 +20,9 @@ class Event:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+DONE, ENDED = "done", "ended"
+"""Phases of the last event of a run of a study: all its work is done, or it failed."""
+
 Listener = Callable[[Event], None]
 """Whatever hears events: a function, or an object with `__call__`."""
 

@@ -84,9 +84,20 @@ def interruptible() -> Iterator[None]:
 
 
 def announce(line: str) -> None:
-    """Write the one line of a stop to the terminal; a second line of this process is left out."""
+    """Write the one line of a stop to the terminal; a second line of this process is left out.
+
+    Where nobody reads what this process writes, it ends after a second without its line.
+    """
+    speaker = threading.Thread(target=_speak, args=(line,), daemon=True)
+    speaker.start()
+    speaker.join(timeout=1.0)
+    if speaker.is_alive():
+        os._exit(StoppedError.exit_code)
+
+
+def _speak(line: str) -> None:
     with _state.speaking, contextlib.suppress(OSError, ValueError):
-        if not _state.announced:
+        if not _state.announced and sys.stderr is not None:  # None under pythonw, and after 2>&-
             _state.announced = True
             cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide it
             sys.stderr.write(f"{cursor}error: {line}\n")

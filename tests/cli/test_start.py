@@ -155,6 +155,19 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(arguments):
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+def test_output_in_an_encoding_of_old_windows_is_no_error(tmp_path):
+    """The table of methods has no such sign; a comparison of negative numbers does, after all the work."""
+    program = """
+from robustlens import cli, __main__
+from robustlens.cli.display import output
+cli.run = lambda: output.print("\\u22121.0 points, \\u03b1") or 0
+__main__.main()
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, b"-1.0 points, \\u03b1", b"")
+
+
 def test_no_garbage_is_looked_for_among_the_modules_as_a_command_ends():
     program = """
 import atexit, gc, sys

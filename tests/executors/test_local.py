@@ -78,8 +78,8 @@ def _vanishes(listen):
 
 
 def _saves(listen, folder):
-    (folder / "begun").touch()
     with stopping.deferred():
+        (folder / "begun").touch()
         while not stopping.requested():
             time.sleep(0.01)
         (folder / "saved").touch()
@@ -160,6 +160,20 @@ def _driver(folder, module):
         "if __name__ == '__main__': work(Path(sys.argv[1]))\n"
     )
     return [sys.executable, folder / "main.py", folder]
+
+
+def test_a_worker_that_is_stopped_while_it_starts_has_stopped_and_is_no_bug(monkeypatch, capfd):
+    begin = starting.start
+
+    def stopped_at_once(*arguments):
+        process = begin(*arguments)
+        os.kill(process.pid, signal.SIGTERM)  # it waits until the worker hears signals
+        return process
+
+    monkeypatch.setattr(starting, "start", stopped_at_once)
+    (outcome,) = LocalProcesses(1).run([Job("a", _saves, (Path("nowhere"),))], _deaf)
+    assert outcome.exit_code == 75
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_workers_end_within_two_seconds_of_a_killed_parent(tmp_path):

@@ -11,11 +11,11 @@ from helpers.report_figures import figure
 from helpers.study_files import QUICKSTART, write_study
 from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
 from robustlens.config import LAST
-from robustlens.errors import StateError
+from robustlens.errors import StateError, StoppedError
 from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text.headline import headline, notices
-from robustlens.results import StudyFolder, StudyRecord
+from robustlens.results import Run, StudyFolder, StudyRecord
 
 
 def test_a_folder_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -42,6 +42,17 @@ def test_every_problem_of_a_run_is_named_and_none_hides_another_run(tmp_path: Pa
     assert rows["Bare 0.1"].message == ""
     labels = ["Standard", "AT 0.05", "AT 0.1", f"{NASTY} 0.1", f"{MARKUP} 0.1"]
     assert figure(data, "margins").labels() == labels
+
+
+@pytest.mark.parametrize("where", [Run, StudyFolder])
+def test_a_stop_while_a_study_is_read_is_no_problem_of_a_run(where, tmp_path, monkeypatch):
+    def stopped(*arguments: object) -> None:
+        raise StoppedError("stopped by SIGINT")
+
+    folder = write_troubled_study(tmp_path)
+    monkeypatch.setattr(where, *(("evaluation", stopped) if where is Run else ("claims", property(stopped))))
+    with pytest.raises(StoppedError):
+        read_study(folder)
 
 
 @pytest.mark.parametrize(

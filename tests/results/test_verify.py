@@ -7,8 +7,20 @@ import pytest
 
 from helpers.golden import unpack
 from robustlens import cli
-from robustlens.errors import StateError
-from robustlens.results import Run, verify
+from robustlens.errors import StateError, StoppedError
+from robustlens.results import Run, files, verify
+
+
+def test_a_stop_ends_the_check_of_a_folder(tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise StoppedError("stopped by SIGINT")
+
+    Run(tmp_path).update(status="new")
+    for called in ("read_bytes", "read_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, called, stopped)
+            with pytest.raises(StoppedError):
+                verify(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from robustlens.cli import (  # noqa: F401 - they fill the application
     sharing_commands,
 )
 from robustlens.cli.application import app
-from robustlens.cli.display import console, print_titled
+from robustlens.cli.display import console, print_titled, write_in_any_encoding
 from robustlens.errors import (
     ModelError,
     ResourceError,
@@ -24,14 +24,16 @@ from robustlens.errors import (
 )
 from robustlens.machine import keep_memory
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "write_in_any_encoding"]
 
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (see `robustlens.errors`)."""
     with stopping.handled():
         try:
-            return _run(argv)
+            code = _run(argv)
+            stopping.check()  # libraries swallow errors, a stop among them
+            return code
         except BaseException as error:
             if not stopping.requested():
                 raise

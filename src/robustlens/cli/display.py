@@ -1,6 +1,8 @@
 """Progress on the screen: bars on a terminal, plain lines otherwise, nothing with --quiet."""
 
+import codecs
 import contextlib
+import io
 import json
 import sys
 import time
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from robustlens.progress import Event
+from robustlens.progress import DONE, ENDED, Event
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,6 +22,25 @@ _LINE_EVERY = 15.0  # seconds between plain lines of one piece of work
 # Names, paths and errors are not ours: "[/x]" in a path is no markup, and ":x:" no emoji.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 output = Console(highlight=False, markup=False, emoji=False)
+
+
+_ASCII = {"\u2212": "-", "\u2013": "-", "\u00d7": "x", "\u2026": "..."}
+
+
+def write_in_any_encoding() -> None:
+    """Let standard output take every text, also where it goes to a file in the encoding of old Windows."""
+    codecs.register_error("robustlens.readable", _readable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="robustlens.readable")
+
+
+def _readable(error: UnicodeError) -> tuple[str, int]:
+    """What a stream writes for characters that its encoding lacks: signs of ours in ASCII, others escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    characters = error.object[error.start : error.end]
+    written = (_ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters)
+    return "".join(written), error.end
 
 
 def print_titled(where: Console, title: str, text: str) -> None:
@@ -67,6 +88,10 @@ def _bars() -> Iterator[NamedListener]:
             if known is None or known[1] != event.phase:
                 if known is not None:
                     progress.remove_task(known[0])
+                if event.phase in (DONE, ENDED):  # a line above the bars, which have room for what is at work
+                    tasks.pop(name, None)
+                    progress.console.print(_line(name, event), soft_wrap=True)
+                    return
                 task = progress.add_task(event.phase, total=event.total, name=name, note="")
                 tasks[name] = (task, event.phase)
             progress.update(tasks[name][0], completed=event.done, total=event.total, note=event.note)
@@ -82,7 +107,11 @@ def _lines() -> NamedListener:
         now = time.monotonic()
         if event.phase != phase or now - when >= _LINE_EVERY:
             last_shown[name] = (event.phase, now)
-            note = f" ({event.note})" if event.note else ""
-            console.print(f"{name}: {event.phase} {event.done}/{event.total}{note}", soft_wrap=True)
+            console.print(_line(name, event), soft_wrap=True)
 
     return listen
+
+
+def _line(name: str, event: Event) -> str:
+    note = f" ({event.note})" if event.note else ""
+    return f"{name}: {event.phase} {event.done}/{event.total}{note}"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from robustlens import stopping
 from robustlens.errors import ConfigError, RobustlensError, of_system, out_of_memory
 from robustlens.extras import install_extra
-from robustlens.progress import Event, Listener
+from robustlens.progress import DONE, ENDED, Event, Listener
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outcome:
     @property
     def event(self) -> Event:
         """The event with which the run ends."""
-        return Event("ended" if self.error else "done", 1, 1, self.error or "")
+        return Event(ENDED if self.error else DONE, 1, 1, self.error or "")
 
 
 @runtime_checkable

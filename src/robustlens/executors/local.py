@@ -148,12 +148,18 @@ def _work(run: str, pickled: bytes, pipe: Connection) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
-    with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError):
-        starting.unblock()
+    # A stop while the outcome is on its way home comes from a parent that no longer waits for it.
+    with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError, StoppedError):
         try:
-            pipe.send(carry_out(run, partial(pickle.loads, pickled), Sender(pipe.send)))
+            pipe.send(carry_out(run, partial(_unpickled, pickled), Sender(pipe.send)))
         finally:
             pipe.close()
+
+
+def _unpickled(jobs: bytes) -> Sequence[Job]:
+    """Jobs of a worker that hears signals from here on; one that waited for that is its outcome."""
+    starting.unblock()
+    return pickle.loads(jobs)
 
 
 def _end_with_parent() -> None:

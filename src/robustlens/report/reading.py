@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from robustlens.config import Checkpoint
-from robustlens.errors import RobustlensError, StateError
+from robustlens.errors import RobustlensError, StateError, StoppedError
 from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport
 from robustlens.report.drawing.palette import styles
 from robustlens.report.text.wording import method_name
@@ -44,6 +44,8 @@ def read_study(folder: Path, claims: tuple[ClaimResult, ...] | None = None) -> R
     if claims is None:
         try:
             claims = source.claims
+        except StoppedError:
+            raise
         except RobustlensError as error:
             claims, problems = (), (f"claims.json cannot be read: {error}",)
     networks = _networks(_RunReader(run).report() for run in source.runs())
@@ -153,6 +155,8 @@ class _RunReader:
     def _read(self, content: Callable[[], Value], empty: Value) -> Value:
         try:
             return content()
+        except StoppedError:
+            raise
         except RobustlensError as error:
             # Without the folders above the run: a report travels to other machines.
             self.problems[str(error).replace(f"{self.run.folder.parent}/", "")] = None

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from robustlens.config import Checkpoint
-from robustlens.errors import RobustlensError, StateError
+from robustlens.errors import RobustlensError, StateError, StoppedError
 from robustlens.results import array_files, files
 from robustlens.results.links import links_out
 from robustlens.results.pack_folder import PackFolder
@@ -66,6 +66,8 @@ def _file(path: Path) -> FileCheck:
             return FileCheck(path, all(files.seal_of(line) for line in content.splitlines()))
         files.parsed_json(content, "", str(path))
         return FileCheck(path, files.seal_of(content) is not None)
+    except StoppedError:
+        raise
     except RobustlensError as error:
         return FileCheck(path, False, str(error))
 
@@ -114,6 +116,8 @@ def _checkpoints(run: Run, stage: Stage) -> list[Checkpoint | None]:
 def _linked(path: Path, check: Callable[[], object]) -> FileCheck:
     try:
         check()
+    except StoppedError:
+        raise
     except RobustlensError as error:
         return FileCheck(path, True, str(error))
     return FileCheck(path, True)
