@@ -17,7 +17,8 @@ from helpers.training_runs import recipe, stop_in_epoch_two
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.progress import Event
 from robustlens.results import Run, verify
-from robustlens.tracking import TRACKERS, Tracking, tracked
+from robustlens.results.locks import locked
+from robustlens.tracking import TRACKERS, Tracking, catch_up, tracked
 from robustlens.tracking.registry import TrackerEntry
 
 SHORT = recipe(objective="standard", data={"name": "arrays", "augment": "none"})
@@ -28,9 +29,10 @@ class Notebook:
 
     pages: list = []  # noqa: RUF012 - of all runs, as a server would have them
     fails: str = ""
+    first: str = "page-1"
 
     def __init__(self, run):
-        self.id = run.id or "page-1"
+        self.id = run.id or self.first
         self.note("open", run.id, run.next_step)
 
     def note(self, what, *more):
@@ -50,6 +52,7 @@ def notebook(monkeypatch):
     monkeypatch.setitem(TRACKERS._entries, "notebook", TrackerEntry(Notebook, "json"))
     monkeypatch.setattr(Notebook, "pages", [])
     monkeypatch.setattr(Notebook, "fails", "")
+    monkeypatch.setattr(Notebook, "first", "page-1")
     return Notebook
 
 
@@ -95,6 +98,27 @@ def test_a_tracker_that_fails_is_one_line_and_ends_nothing(fails, notebook, tmp_
     assert lines[0].startswith("tracker notebook: cannot")
     assert lines[0].endswith("(ConnectionError: no route); training goes on without it")
     assert steps(notebook.pages) == {"open": [], "log": [1], "finish": [1, 2, 3]}[fails]
+
+
+def test_a_tracker_may_name_a_run_with_spaces(notebook, tmp_path, splits):
+    notebook.first = "my run"
+    with pytest.raises(StoppedError):
+        rl.train(SHORT, tmp_path / "a", splits=splits, track=["notebook"], progress=stop_in_epoch_two)
+    rl.train(SHORT, tmp_path / "a", splits=splits, track=["notebook"])
+    assert steps(notebook.pages) == [1, 2, 3]
+    assert [page[1] for page in notebook.pages if page[0] == "open"] == [None, "my run"]
+
+
+def test_of_a_finished_run_a_tracker_hears_what_it_missed_and_nothing_twice(notebook, tmp_path, splits):
+    run = rl.train(SHORT, tmp_path / "a", splits=splits)
+    tracking = Tracking(["notebook"])
+    with locked(run.folder):
+        catch_up(run, SHORT, tracking)
+    assert notebook.pages == [], "whoever works there goes first"
+    for _ in range(2):
+        catch_up(run, SHORT, tracking)
+    assert steps(notebook.pages) == [1, 2, 3]
+    assert [page[0] for page in notebook.pages].count("open") == 1
 
 
 def test_a_damaged_mark_is_one_line(notebook, tmp_path, splits, caplog):

@@ -23,7 +23,7 @@ from robustlens.study import planning
 from robustlens.study.length import length
 from robustlens.study.planning import PlannedRun, built_in, plan, read
 from robustlens.study.stages import Fingerprints, Stages, is_done
-from robustlens.tracking import Tracking
+from robustlens.tracking import Tracking, catch_up
 
 __all__ = ["PlannedRun", "StudyResult", "StudySpec", "built_in", "plan", "read", "run"]
 
@@ -74,12 +74,15 @@ def run(
             folder.run(one.id).check(one.recipe)
         folder.write_record(planning.record(spec, planned))
         images = Fingerprints()
-        left = [one for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)]
+        left = {one.id for one in planned if not is_done(folder.run(one.id), evaluation, explanation, images)}
+        for one in planned:
+            if one.id not in left:
+                catch_up(folder.run(one.id), one.recipe, tracking)
         executor = executor or LocalProcesses()
         ordered = sorted(planned, key=lambda one: -length(one.recipe))
         threads = _threads(ordered, folder, executor)
         jobs = _jobs(
-            [one for one in ordered if one in left], threads, folder, evaluation, explanation, tracking
+            [one for one in ordered if one.id in left], threads, folder, evaluation, explanation, tracking
         )
         outcomes = []
         for outcome in executor.run(jobs, listen):
@@ -87,7 +90,7 @@ def run(
             if outcome.error:
                 _record(folder.run(outcome.name), outcome.error, outcome.exit_code)
         claims.write(folder.folder)
-    skipped = tuple(one.id for one in planned if one not in left)
+    skipped = tuple(one.id for one in planned if one.id not in left)
     return StudyResult(folder, skipped, tuple(outcomes))
 
 

@@ -8,16 +8,17 @@ leaves out those that it knows.
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustlens.config import Recipe
 from robustlens.config.values import flat
-from robustlens.errors import RobustlensError
+from robustlens.errors import LockedError, RobustlensError
 from robustlens.progress import Event, Listener
 from robustlens.registry import one_line
 from robustlens.results import Run
 from robustlens.results.files import write_atomic
+from robustlens.results.locks import locked
 from robustlens.tracking.base import TrackedRun, Tracker
 from robustlens.tracking.registry import TRACKERS, check
 
@@ -45,6 +46,18 @@ class Tracking:
         check(self.names)
 
 
+def catch_up(run: Run, recipe: Recipe, tracking: Tracking) -> None:
+    """Tell trackers the epochs of a finished run that they have missed; one that knows all is not opened.
+
+    Where another process works in the run's folder, a later call does.
+    """
+    behind = [name for name in tracking.names if _is_behind(run, name)]
+    if behind:
+        missed = replace(tracking, names=behind)
+        with contextlib.suppress(LockedError), locked(run.folder), tracked(run, recipe, missed):
+            pass
+
+
 @contextlib.contextmanager
 def tracked(run: Run, recipe: Recipe, tracking: Tracking) -> Iterator[Listener]:
     """Open the trackers; the listener tells them the metrics of each epoch while the context is open.
@@ -70,6 +83,25 @@ def tracked(run: Run, recipe: Recipe, tracking: Tracking) -> Iterator[Listener]:
             session.finish(failed)
 
 
+def _mark(run: Run, tracker: str) -> Path:
+    return run.path("tracking", f"{tracker}.txt")
+
+
+def _heard(mark: Path) -> tuple[str | None, int]:
+    """A tracker's name of the run, which may hold spaces, and the last epoch that it heard of."""
+    if not mark.exists():
+        return None, 0
+    known, epoch = mark.read_text(encoding="utf-8").rsplit(maxsplit=1)
+    return known, int(epoch)
+
+
+def _is_behind(run: Run, tracker: str) -> bool:
+    try:
+        return _heard(_mark(run, tracker))[1] < run.record.epochs_done
+    except (OSError, ValueError):  # its session says what is wrong
+        return True
+
+
 class _Session:
     """One tracker of one run."""
 
@@ -77,12 +109,10 @@ class _Session:
         self.name = name
         self.tracker: Tracker | None = None
         folder = run.path("tracking") if tracking.folder is None else tracking.folder
-        self._mark = run.path("tracking", f"{name}.txt")
-        known, self.heard = None, 0
+        self._mark = _mark(run, name)
+        self.heard = 0
         with self._guarded("cannot be opened"):
-            if self._mark.exists():
-                known, heard = self._mark.read_text(encoding="utf-8").split()
-                self.heard = int(heard)
+            known, self.heard = _heard(self._mark)
             settings = flat(recipe.model_dump(mode="json"))
             about = TrackedRun(
                 run.folder.absolute().name, tracking.project, known, self.heard + 1, folder / name, settings
