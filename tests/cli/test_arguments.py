@@ -41,6 +41,7 @@ def test_a_checkpoint_of_what_is_no_run_is_refused(verb, tmp_path, monkeypatch, 
         (["--executor", "cloud"], "--executor: found 'cloud', expected one of local, ray, slurm"),
         (["--address", "auto"], "--address: found it with --executor local, expected ray"),
         (["--memory-gib", "2"], "--memory-gib: found it with --executor local, expected ray, slurm"),
+        (["--executor", "slurm", "--memory-gib", "inf"], "--memory-gib: found inf, expected a number of GiB"),
         (["--executor", "slurm", "--send-data"], "--send-data: found it with --executor slurm, expected ray"),
         (["--executor", "slurm", "--slurm", "gpu"], "--slurm: found 'gpu', expected NAME=VALUE"),
         (

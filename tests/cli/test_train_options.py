@@ -92,6 +92,15 @@ def test_wrong_options_are_one_line_before_anything_is_done(folder, capsys):
     assert not (folder / "run").exists()
 
 
+def test_what_a_command_could_not_keep_is_said_before_any_attack(folder, capsys):
+    evaluate = ["evaluate", "no_such:model", "--data", "npz:blobs.npz", "--eps", "0.1"]
+    assert cli.run([*evaluate, "--save-adversarial"]) == 2
+    assert "--save-adversarial: found no folder for the images; add --out" in capsys.readouterr().err
+    (folder / "taken.json").mkdir()
+    assert cli.run([*evaluate, "--attacks", "standard", "--leaderboard", "taken.json"]) == 5
+    assert "taken.json: cannot be written (Is a directory)" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_the_leaderboard_is_told_what_was_given(folder):
     assert cli.run(["train", "--recipe", "recipe.yaml", "--out", "run", "--quiet"]) == 0

@@ -19,6 +19,7 @@ from helpers.evaluated_models import (
 from robustlens.errors import NumericsError, StateError, StoppedError
 from robustlens.evaluation import Shard, attack_shard
 from robustlens.evaluation.adversarial_images import AdversarialImages
+from robustlens.evaluation.state import EvaluationState
 
 
 def test_saved_images_are_feasible_and_break_the_model(tmp_path):
@@ -142,6 +143,14 @@ def test_no_flipped_bit_passes(tmp_path):
             AdversarialImages(tmp_path).assemble(x, broken)
     path.write_bytes(content)
     assert torch.equal(AdversarialImages(tmp_path).assemble(x, broken)[[1, 3]], x[:2])
+
+
+def test_another_sealed_file_in_place_of_images_is_refused(tmp_path):
+    state = EvaluationState.open(tmp_path, {"model": "a"}, torch.tensor([True]), 1)
+    state.record(0, torch.tensor([0]), torch.tensor([True]), torch.tensor([0.5]), 1.0)
+    (tmp_path / "progress.safetensors").rename(tmp_path / "adversarial-000-00000000.safetensors")
+    with pytest.raises(StateError, match="holds no adversarial images; delete"):
+        AdversarialImages(tmp_path).require(torch.tensor([True]))
 
 
 def test_files_of_format_1_have_no_seal(tmp_path):

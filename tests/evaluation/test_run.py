@@ -28,6 +28,13 @@ def stamps(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
 
 
+def progress_seconds(run):
+    """Seconds of attacks that the progress of a stopped evaluation knows of."""
+    return sum(
+        float(load_file(path)["seconds"].sum()) for path in run.state_folder().rglob("progress*.safetensors")
+    )
+
+
 # -- runs ----------------------------------------------------------------------------------------------
 
 
@@ -103,6 +110,16 @@ def test_an_evaluation_of_anything_else_is_made_again(tmp_path, change):
 
 
 @pytest.mark.usefixtures("without_flags")
+def test_images_of_an_older_plan_do_not_stay_beside_a_newer_evaluation(tmp_path):
+    splits = blob_splits()
+    run = run_of(splits, tmp_path)
+    evaluate_run(run, plan(save_adversarial=True), splits=splits)
+    assert run.path("adversarial.safetensors").exists()
+    evaluate_run(run, plan(), splits=splits)
+    assert not run.path("adversarial.safetensors").exists()
+
+
+@pytest.mark.usefixtures("without_flags")
 def test_other_images_are_refused(tmp_path):
     splits = blob_splits()
     run = run_of(splits, tmp_path)
@@ -157,8 +174,11 @@ def test_a_stopped_evaluation_of_a_run_goes_on(tmp_path):
         with pytest.raises(StoppedError):
             evaluate_run(run, plan(), splits=splits, progress=stop_after(batches))
         assert run.evaluation() is None
+    before = progress_seconds(run)
     evaluation = evaluate_run(run, plan(), splits=splits, progress=events.append)
     assert events
+    attacks = sum(sum(split.seconds.values()) for split in evaluation.splits.values())
+    assert evaluation.seconds >= attacks > before > 0, "the time of all sittings"
     assert evaluation.splits["test"].by_attack == whole.splits["test"].by_attack
     for name in evaluation.splits:
         for key, array in evaluation.splits[name].arrays.items():

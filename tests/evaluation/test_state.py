@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from robustlens.errors import StateError
+from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.state import ROBUST, WRONG, EvaluationState
 from robustlens.results import array_files
 
@@ -99,5 +100,13 @@ def test_tensors_that_do_not_fit_are_damage(tmp_path):
     with pytest.raises(StateError, match="damaged; delete"):
         opened(tmp_path)
     save_file({"fell": torch.zeros(3, dtype=torch.int64)}, tmp_path / "progress.safetensors")
+    with pytest.raises(StateError, match="does not say which evaluation it belongs to"):
+        opened(tmp_path)
+
+
+def test_another_sealed_file_in_place_of_a_state_is_refused(tmp_path):
+    AdversarialImages(tmp_path).add(0, torch.tensor([0]), torch.zeros(1, 2))
+    (images,) = tmp_path.glob("adversarial-*")
+    images.rename(tmp_path / "progress.safetensors")
     with pytest.raises(StateError, match="does not say which evaluation it belongs to"):
         opened(tmp_path)

@@ -32,7 +32,7 @@ from robustlens.cli.options import (
     grouped,
 )
 from robustlens.cli.report_commands import print_json_of
-from robustlens.errors import NumericsError
+from robustlens.errors import ConfigError, NumericsError
 
 
 @app.command()
@@ -175,16 +175,19 @@ def evaluate(
     from robustlens.cli import arguments, sharding, tables
     from robustlens.config import EvaluationPlan
     from robustlens.evaluation import leaderboard_entry, leaderboard_suite
-    from robustlens.results.files import write_atomic
+    from robustlens.results.files import check_writable, write_atomic
 
     given = arguments.leaderboard_fields(about, leaderboard)
     if leaderboard is not None:
         leaderboard_suite(attacks.names(attack.attacks))
+        check_writable(leaderboard)
     network, model = sharding.on_own_device(network), arguments.pinned(model, network)
     chosen = arguments.resolve_model(model, subject, network, out)
     plan = _plan(EvaluationPlan, "evaluate", chosen, attack, attacks=attacks.names(attack.attacks))
     if chosen.run is not None:
         arguments.refuse_other_plan(chosen.run, "evaluation", plan)
+    elif attack.save_adversarial and out is None:
+        raise ConfigError("--save-adversarial: found no folder for the images; add --out FOLDER")
     request = sharding.EvaluationRequest(model, subject, network, out, plan)
     with shown(quiet) as listen:
         result = sharding.evaluate(request, chosen, listen)

@@ -1,5 +1,6 @@
 """Where the runs of a study are carried out, from the options of the command line."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,6 +111,8 @@ def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Ex
 
 
 def _bytes(options: ExecutorOptions) -> int:
+    if not math.isfinite(options.memory_gib):
+        raise ConfigError(f"--memory-gib: found {options.memory_gib}, expected a number of GiB, e.g. 16")
     return int(options.memory_gib * (1 << 30))
 
 

@@ -67,4 +67,6 @@ class AdversarialImages:
                 _, saved = array_files.read_tensors(path)
             except StateError as error:
                 raise StateError(f"{path}: damaged; delete {self.folder} to start again") from error
+            if not {"rows", "x_adv"} <= saved.keys():
+                raise StateError(f"{path}: holds no adversarial images; delete {self.folder} to start again")
             yield saved

@@ -119,7 +119,8 @@ def evaluate_splits(
         splits=results,
         gaps=gaps(results["train"], results["test"]),
         suites=evaluations["test"].suites,
-        seconds=perf_counter() - began,
+        # Attacks count their time in every sitting and process; this one may only put their work together.
+        seconds=max(perf_counter() - began, sum(sum(split.seconds.values()) for split in results.values())),
     )
     return result, adversarial
 
@@ -215,6 +216,7 @@ def _evaluate_into(
     with locked(run.folder):
         result, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
         result = replace(result, provenance=provenance)
+        run.remove(f"{run.adversarial_name(other)}.safetensors")  # of another plan, perhaps
         if adversarial:
             run.write_arrays(run.adversarial_name(other), adversarial)
         run.write("evaluation", result, other)

@@ -172,9 +172,9 @@ def _saved(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     """Hashes that a saved state is bound to, and its tensors by their present names."""
     header, saved = array_files.read_tensors(path)
     tensors = {_NAMES_1.get(name, name): tensor for name, tensor in saved.items()}
-    if header.seal is not None:
-        return header.values["bound_to"], tensors
     try:
+        if header.seal is not None:
+            return header.values["bound_to"], tensors
         return json.loads(array_files.metadata_of(path)[_KEY_1]), tensors
     except (TypeError, KeyError, ValueError) as error:
         raise StateError(f"{path}: damaged, it does not say which evaluation it belongs to") from error

@@ -78,7 +78,7 @@ class EvaluationResult:
         provenance: what it was computed from. threat: what the attacker may do.
         attacks: in the order in which they ran. suites: the attacks of each suite that was asked for by name.
         splits: by name. gaps: how far the splits lie apart, positive where training looks better.
-        seconds: time of the whole.
+        seconds: time of the whole, over all sittings and processes.
     """
 
     provenance: Provenance

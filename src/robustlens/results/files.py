@@ -6,6 +6,7 @@ read, reported as unsealed by `verify`, and never rewritten.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -65,9 +66,27 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out"
-        ) from error
+        raise _not_written(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that `write_atomic` could not write, before the work whose result it is to hold.
+
+    Raises:
+        ResourceError: its folder cannot be written, or there is a folder of that name.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ResourceError:
+    why = error.strerror or error
+    return ResourceError(f"{path}: cannot be written ({why}); free some space or choose another --out")
 
 
 def remove(path: Path) -> None:

@@ -251,7 +251,7 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     strength = eps_text(recipe.threat.eps)
     several = len(_strengths(spec, method)) > 1
     problem = name_problem(name) or (
-        None if slug(name) else f"found {name!r}, expected a letter or digit in it"
+        None if slug(name) else f"found {name!r}, expected a letter from a to z, or a digit, in it"
     )
     if problem:
         raise ConfigError(f"{spec.name}: label: {problem}")
