@@ -1,6 +1,7 @@
 """`robustlens report` of two runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,24 @@ def test_two_runs_are_compared_on_the_terminal_and_on_a_page(
     assert "recipe: awp.gamma" in said
     assert f"report: {page}" in said
     assert page.is_file()
+
+
+def test_comparisons_have_folders_of_their_own_and_are_not_written_through_a_link(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, mine = tmp_path / "s1" / "a", tmp_path / "mine"
+    shutil.copytree(runs / "at-0.1-s0", a)
+    shutil.rmtree(a / "report", ignore_errors=True)
+    for study in ("s2", "s3"):
+        shutil.copytree(runs / "at-awp-0.1-s0", tmp_path / study / "b")
+        assert cli.run(["report", str(a), str(tmp_path / study / "b")]) == 0
+    assert sorted(path.name for path in (a / "report").iterdir()) == ["against-s2-b", "against-s3-b"]
+    shutil.rmtree(a / "report")
+    mine.mkdir()
+    (a / "report").symlink_to(mine)
+    assert cli.run(["report", str(a), str(tmp_path / "s2" / "b")]) == 7
+    assert "is a link out of" in capsys.readouterr().err
+    assert not list(mine.iterdir())
 
 
 def test_json_is_all_that_stands_on_standard_output(

@@ -14,6 +14,7 @@ import pytest
 
 from robustlens.errors import LockedError, ResourceError, StateError
 from robustlens.results import files, locks
+from robustlens.results.leftovers import report_folder
 from robustlens.results.locks import locked, owner
 
 
@@ -383,6 +384,27 @@ def test_the_next_writer_sweeps_what_a_killed_save_left(tmp_path):
         assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
             (*names, "lock", ".mine.txt", "lock", "lease")
         ), "but those of a run, which has its own lock"
+
+
+def test_files_of_others_in_a_folder_with_a_run_stay_and_lock_nobody_out(tmp_path):
+    """As with `--out .` in a project, which has its own hidden files and a virtual environment."""
+    mine = [
+        "conf/.settings.json.original",
+        ".data.csv.20251123",
+        ".figure.pdf.reviewed",
+        ".evaluation.json.Original",
+        ".cache/.state.safetensors.abcd1234.tmp",
+        "state/.index.html.mybackup",
+    ]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "python").symlink_to("/usr/bin/env")
+    with locked(tmp_path):
+        pass
+    assert report_folder(tmp_path, tmp_path) == tmp_path
+    assert all((tmp_path / name).exists() for name in mine)
 
 
 @pytest.mark.parametrize("change", [{"heartbeat": 1e10}, {"heartbeat": float("inf")}, {"start": 1e300}])

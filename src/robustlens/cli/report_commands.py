@@ -3,6 +3,7 @@
 A command imports what it works with, as in `commands`.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +47,7 @@ def report(
     formats = arguments.formats(figures)
     if other is not None:
         comparison = report.compare(folder, other)
-        page = write_pages(comparison, out or folder / "report" / f"against-{other.resolve().name}")
+        page = write_pages(comparison, out or _comparison_folder(folder, other))
         if as_json:
             print_json({**plain(comparison), "report": str(page)})
             return
@@ -88,3 +89,16 @@ def verify_folder(
         output.print(f"{folder}: {unsealed} of {len(checks)} files are of format 1, unsealed", soft_wrap=True)
     if broken:
         raise StateError("; ".join(str(check.problem) for check in broken))
+
+
+def _comparison_folder(folder: Path, other: Path) -> Path:
+    """Folder of a comparison beside the first run, named after the other one as seen from there."""
+    from robustlens.results.leftovers import report_folder
+
+    a, b = folder.resolve(), other.resolve()
+    try:
+        above = os.path.commonpath((a.parent, b))
+    except ValueError:  # on another drive of Windows
+        above = str(b.parent)
+    name = "-".join(b.relative_to(above).parts) or b.name
+    return report_folder(folder, None) / f"against-{name}"

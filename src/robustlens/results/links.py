@@ -47,7 +47,10 @@ def refuse_links(folder: Path) -> None:
 
 
 def links_out(folder: Path) -> dict[Path, StateError]:
-    """Every link in `folder`, at any depth, that leads out of it, and what is wrong with it."""
+    """Every link in `folder`, at any depth, that leads out of it, and what is wrong with it.
+
+    Hidden folders are those of others: a `.venv` beside a run is full of such links.
+    """
     root, errors = os.path.realpath(folder), {}
     for path in _links(folder):
         try:
@@ -67,5 +70,6 @@ def _check(path: Path, folder: Path, root: str) -> None:
 
 def _links(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in sorted((*folders, *names)))
         yield from (path for path in paths if path.is_symlink())

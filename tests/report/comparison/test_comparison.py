@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.study_files import write_study
-from robustlens.config import BEST
+from robustlens.config import BEST, LAST
 from robustlens.errors import StateError
 from robustlens.report import compare, write_comparison
 from robustlens.report.comparison.page import html
@@ -188,6 +188,22 @@ def test_runs_of_a_study_differ_in_their_recipes_gaps_and_measures(study_folder:
     values = [one.measures["margins"].number("test", "confidence") for one in stored if one]
     assert (confidence.a.value, confidence.b.value) == pytest.approx(values, abs=1e-6)
     assert confidence.difference.p is not None
+
+
+def test_measures_of_unlike_checkpoints_are_not_compared(a: Path, tmp_path: Path) -> None:
+    """One was explained at its best checkpoint, the other at its last: two networks of one training differ."""
+    b = evaluated(tmp_path / "b", RIGHT_A, ROBUST_A)
+    measurement = Measurement({"test_accuracy": 0.5, "mean": 0.5}, "", "what it is", "", {})
+    for folder, checkpoint in ((a, BEST), (b, LAST)):
+        provenance = Provenance(None, "w", "images", checkpoint, {})
+        result = ExplanationResult(provenance, ThreatRecord("Linf", 0.1), {"margins": measurement})
+        Run(folder).write("explanation", result)
+    comparison = compare(a, b)
+    assert comparison.measures == {}
+    said = (
+        "Measures are not compared: they are of unlike checkpoints, the best one of a and the last one of b."
+    )
+    assert said in comparison.notes
 
 
 def test_measures_under_other_conditions_are_named_and_left_out(tmp_path: Path) -> None:

@@ -53,3 +53,23 @@ def test_layers_known_by_their_density_are_named_with_their_error(study: ReportD
     for name in ("spectrum", "spectrum-spread"):
         assert "conv1 (std to 0.2 %)" in figure(data, name).note
         assert "all their values" not in figure(study, name).note
+
+
+def test_a_layer_of_zeros_has_no_curve_and_is_named(study: ReportData) -> None:
+    """Pruned networks have such layers, and branches that begin at zero."""
+    network = study.networks[0]
+    run = network.runs[0]
+    assert run.explanation is not None
+    spectrum = run.explanation.measures["spectrum"]
+    arrays = {**spectrum.arrays, "conv2": np.zeros_like(spectrum.arrays["conv2"])}
+    measures = {**run.explanation.measures, "spectrum": replace(spectrum, arrays=arrays)}
+    changed = replace(run, explanation=replace(run.explanation, measures=measures))
+    alone = replace(study, networks=(replace(network, runs=(changed,)),))
+    among = replace(study, networks=(*alone.networks, *study.networks[1:]))
+    note = f"All values are zero, and not drawn: conv2 of {network.label}."
+    assert "conv2" not in [view.name for view in figure(alone, "spectrum").views]
+    drawn = figure(among, "spectrum")
+    (panel, _) = next(view.panels for view in drawn.views if view.name == "conv2")
+    assert [line.label for line in panel.series] == [other.label for other in study.networks[1:]]
+    assert note in drawn.note
+    assert note in figure(alone, "spectrum").note

@@ -17,6 +17,7 @@ from robustlens.report.comparison.images import compare_images, compare_means, g
 from robustlens.report.text.key_numbers import KEY_NUMBERS, KeyNumber
 from robustlens.report.text.wording import SPLITS, attack_name, flat, names
 from robustlens.results import EvaluationResult, ExplanationResult, Measurement, Run, StudyFolder
+from robustlens.results.same_weights import explanation_beside
 from robustlens.stats.intervals import Inference, Interval
 
 ONE_TRAINING = (
@@ -43,7 +44,10 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     """
     runs = _run(a), _run(b)
     evaluations = [run.evaluation() for run in runs]
-    explanations = [run.explanation() for run in runs]
+    explanations = [
+        explanation_beside(run, evaluation) or run.explanation()
+        for run, evaluation in zip(runs, evaluations, strict=True)
+    ]
     sides = _sides(runs, evaluations, explanations)
     notes = [ONE_TRAINING]
     accuracy: tuple[ImageComparison, ...] = ()
@@ -60,7 +64,13 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
         )
         gaps = gap_changes(*accuracy) if len(accuracy) == 2 else ()
         notes += [*_pairing_notes(accuracy), *_evaluation_notes(sides, both[0], both[1])]
-    if explanations[0] and explanations[1]:
+    checkpoints = [one.provenance.checkpoint for one in explanations if one]
+    if None not in checkpoints and len(set(checkpoints)) == 2:
+        of = " and ".join(
+            f"the {one} one of {side.name}" for one, side in zip(checkpoints, sides, strict=True)
+        )
+        notes.append(f"Measures are not compared: they are of unlike checkpoints, {of}.")
+    elif explanations[0] and explanations[1]:
         measures, unlike = _measures(explanations[0], explanations[1])
         if unlike:
             notes.append(

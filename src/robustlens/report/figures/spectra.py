@@ -39,6 +39,7 @@ def spectrum(data: ReportData) -> Figure:
         views(*(view(layer, panels(layer)) for layer in layers)),
         note="The axis leaves out the very smallest values; a double click on a plot shows them."
         + _estimated(data)
+        + _all_zero(data)
         + uncovered(data, "spectrum"),
         selector="Layer",
     )
@@ -77,6 +78,17 @@ def jacobian(data: ReportData) -> Figure:
     )
 
 
+def _all_zero(data: ReportData) -> str:
+    """A sentence on the layers whose weights are all zero, as those of pruned networks may be, if any."""
+    layers = [
+        f"{layer} of {network.label}"
+        for layer in data.layers("spectrum")
+        for network in data.networks
+        if (seeds := network.arrays("spectrum", layer)) and not any(array.any() for array in seeds)
+    ]
+    return f" All values are zero, and not drawn: {', '.join(layers)}." if layers else ""
+
+
 def _estimated(data: ReportData) -> str:
     """A sentence on the layers whose singular values are known by their density, if there are any."""
     errors: dict[str, float] = {}
@@ -97,7 +109,7 @@ def _estimated(data: ReportData) -> str:
 def _sorted(network: Network, layer: str, points: int) -> tuple[tuple[float, ...], np.ndarray, float] | None:
     """Rank shares, singular values (mean over seeds) and their mean; thinned, closest at both ends."""
     seeds = network.arrays("spectrum", layer)
-    if not seeds:
+    if not seeds or not any(array.any() for array in seeds):  # a log axis has no place for zeros alone
         return None
     same = [np.sort(array)[::-1] for array in seeds if array.size == seeds[0].size]
     values = np.mean(same, axis=0)
