@@ -104,6 +104,18 @@ def test_kl_by_hand_and_zero_at_the_clean_image():
     torch.testing.assert_close(losses.kl(LOGITS, LOGITS), torch.zeros(2))
 
 
+def test_a_class_that_is_ruled_out_has_no_part_in_kl():
+    q = torch.tensor([[1.0, 0.0, -torch.inf]], requires_grad=True)
+    p = torch.tensor([[0.5, 0.25, -torch.inf]], requires_grad=True)
+    kl = losses.kl(q, p)
+    torch.testing.assert_close(kl, losses.kl(q[:, :2], p[:, :2]))
+    for ends in torch.autograd.grad(kl.sum(), (q, p)):
+        assert ends.isfinite().all()
+    assert losses.kl(p.detach(), torch.zeros(1, 3)).item() == torch.inf, (
+        "what the other network rules out, it is not"
+    )
+
+
 def test_label_smoothing_by_hand():
     log_p = LOGITS.log_softmax(1)
     expected = -(0.7 * log_p.gather(1, Y[:, None]).squeeze(1) + 0.3 / 3 * log_p.sum(1))

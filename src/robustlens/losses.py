@@ -86,7 +86,9 @@ def kl(logits: Float[Tensor, "n c"], clean_logits: Float[Tensor, "n c"]) -> Floa
     # In float32 at least: in bfloat16, which autocast hands on, near-equal distributions have noise for a KL.
     kind = torch.promote_types(logits.dtype, torch.float32)
     log_p, log_q = clean_logits.log_softmax(1, dtype=kind), logits.log_softmax(1, dtype=kind)
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+    p = log_p.exp()
+    # A class that is ruled out, at minus infinity, counts as nothing, and so does its gradient.
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(1)
 
 
 def targeted_cross_entropy(logits: Float[Tensor, "n c"], pair: Int64[Tensor, "n 2"]) -> Float[Tensor, " n"]:

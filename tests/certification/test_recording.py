@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import robustlens as rl
 from robustlens.certification import bounded
+from robustlens.certification.graph import record
 from robustlens.errors import ModelError
 
 METHODS = ("ibp", "crown-ibp", "crown")
@@ -167,3 +168,20 @@ def test_a_mean_over_the_images_and_torchscript_are_refused_in_a_line() -> None:
         rl.certify(
             torch.jit.trace(nn.Linear(4, 3), torch.rand(1, 4)), torch.rand(2, 4), torch.tensor([0, 1]), NEAR
         )
+
+
+def test_what_a_forward_pass_makes_is_made_where_the_weights_are() -> None:
+    """The recording is made on the CPU; the bounds are computed on the device of the network."""
+
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.layer(x * torch.linspace(0.5, 1.0, 16, device=x.device) + torch.ones(16).to(x.device))
+
+    graph = record(Made(), (1, 4, 4))
+    elsewhere = {name: tensor.to("meta") for name, tensor in Made().double().named_parameters()}
+    assert {constant.device.type for constant in graph.constants(elsewhere).values()} == {"meta"}

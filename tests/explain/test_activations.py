@@ -200,6 +200,17 @@ class Residual(nn.Module):
         return self.last(F.max_pool1d(x, 2)) / F.softplus(self.temperature)
 
 
+@pytest.mark.parametrize(
+    "name", ["LogSigmoid", "Tanhshrink", "Softshrink", "Hardshrink", "GLU", "ReLU6", "Mish"]
+)
+def test_what_a_non_linearity_of_torch_gives_is_a_post_activation(name: str) -> None:
+    torch.manual_seed(0)
+    layer, function, x = nn.Linear(3, 8), getattr(nn, name)(), torch.rand(5, 3)
+    model = nn.Sequential(layer, function, nn.Linear(len(function(layer(x))[0]), 2))
+    norms = activations(model, x, outputs=True)["post-activation/0"]
+    assert norms == pytest.approx(function(layer(x)).detach().norm(dim=1).numpy(), rel=1e-5)
+
+
 def test_post_activations_are_read_before_the_shortcut_and_the_pool() -> None:
     found = activations(Residual(), torch.tensor([[3.0, -4.0]]), outputs=True)
     # first writes (3, 4), rectified the same; the shortcut makes it (6, 0), second writes (6, 6), the pool 6.

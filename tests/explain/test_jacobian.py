@@ -1,5 +1,7 @@
 """Jacobians against linear models, finite differences and autograd."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,18 @@ def test_batches_change_nothing_and_the_model_is_left_as_it_was() -> None:
     assert not x.requires_grad
     np.testing.assert_allclose(found[0], found[2], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[1], found[2], rtol=1e-4, atol=1e-6)
+
+
+def test_large_matrices_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(7, 1, 4, 4)
+    whole, sizes = jacobian(model, x)["singular_values"], []
+    monkeypatch.setattr(sys.modules[jacobian.__module__], "_MOST_BYTES", 8 * 3 * 16 * 2)
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    np.testing.assert_allclose(jacobian(model, x)["singular_values"], whole, rtol=1e-6)
+    assert max(sizes) == 2
+    sizes.clear()
+    jacobian(model, x, batch_size=1)
+    assert max(sizes) == 1
 
 
 def test_a_logit_that_does_not_depend_on_the_image_adds_a_zero() -> None:

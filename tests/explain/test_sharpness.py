@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import nn
+from torch.nn.utils import prune
 
 import robustlens as rl
 from robustlens.data import from_tensors
@@ -15,6 +16,17 @@ from robustlens.explain import Subject, get
 from robustlens.explain.sharpness import relative_sharpness
 
 THREAT = rl.ThreatModel("Linf", 0.1)
+
+
+class Times(nn.Module):
+    """A temperature, or the scale of logits."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits):
+        return self.factor * logits
 
 
 def test_it_is_the_trace_of_the_relative_hessian_of_the_last_layer():
@@ -89,6 +101,51 @@ def test_networks_and_factors_that_have_no_sharpness_are_refused():
         rl.explain.sharpness(pooled, x, y, THREAT, steps=1)
     with pytest.raises(ConfigError, match=r"sharpness.factors: found \[-1.0\]"):
         rl.explain.sharpness(threshold(1.0), x[:, :, :1, :1], y, THREAT, factors=[-1.0])
+
+
+class Cosine(nn.Linear):
+    """A classifier by angles: its logits are no linear function of what it reads."""
+
+    def forward(self, features):
+        return 10 * F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+@pytest.mark.parametrize(
+    "behind", [Times(5.0), Times(0.2), "norm", "cosine"], ids=["x 5", "/ 5", "norm", "cosine"]
+)
+def test_logits_that_the_last_layer_does_not_give_are_refused(behind):
+    torch.manual_seed(0)
+    x, y = torch.rand(20, 1, 4, 4), torch.arange(20) % 3
+    head = Cosine(8, 3) if behind == "cosine" else nn.Linear(8, 3)
+    norm = nn.BatchNorm1d(3)
+    norm.running_var.fill_(4.0)
+    more = {"norm": [norm], "cosine": []}.get(behind if isinstance(behind, str) else "", [behind])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), head, *more)
+    with pytest.raises(ModelError, match="found logits that are not what the last linear layer gives"):
+        rl.explain.sharpness(model, x, y, THREAT, steps=1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.parametrizations.orthogonal,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+    ids=["weight norm", "spectral norm", "orthogonal", "pruned"],
+)
+def test_the_weight_of_the_last_layer_may_be_computed(changed):
+    torch.manual_seed(0)
+    x, y = torch.rand(20, 1, 4, 4), torch.arange(20) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), changed(nn.Linear(8, 3))).eval()
+    plain = nn.Sequential(*model[:3], nn.Linear(8, 3))
+    plain[3].weight.data, plain[3].bias.data = (
+        model[3].weight.detach().clone(),
+        model[3].bias.detach().clone(),
+    )
+    names = [rl.explain.sharpness(each, x, y, THREAT, steps=1)["sharpness"][0] for each in (model, plain)]
+    np.testing.assert_allclose(*names, rtol=1e-6)
 
 
 def test_double_precision_and_a_threat_of_radius_zero():

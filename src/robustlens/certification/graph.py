@@ -87,6 +87,8 @@ class Graph:
             known[number] = value if like is None else value.to(like.device, number_type)
         for operation in self.prelude:
             args, kwargs = (_filled(each, known) for each in (operation.args, dict(operation.kwargs)))
+            if like is not None and "device" in kwargs:  # the forward pass made it where its images were
+                kwargs["device"] = like.device
             result = operation.call(*args, **kwargs)
             made = [result] if isinstance(result, Tensor) else [e for e in result if isinstance(e, Tensor)]
             known[operation.number] = made[operation.place]

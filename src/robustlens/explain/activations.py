@@ -24,8 +24,8 @@ PRE, POST = "pre-activation", "post-activation"
 """Begin the keys "pre-activation/<layer>", what the layer writes (W x + b), and "post-activation/<layer>"."""
 NON_LINEARITIES = frozenset((
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu", "silu",
-    "mish", "softplus", "softsign", "tanh", "sigmoid", "logsigmoid", "hardtanh", "hardswish", "hardsigmoid",
-    "clamp", "clamp_min", "clip",
+    "mish", "softplus", "softsign", "softshrink", "tanh", "tanhshrink", "sigmoid", "log_sigmoid",
+    "logsigmoid", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "clamp", "clamp_min", "clip", "glu",
 ))  # fmt: skip
 """Functions of torch, in place or not, whose outputs are post-activations."""
 

@@ -11,6 +11,8 @@ from robustlens.explain.measure import Count, Measurement, Subject
 from robustlens.models import as_logits, device_of, forward, frozen
 from robustlens.models.inputs import Batches, Images, checked_images
 
+_MOST_BYTES = 1 << 28  # of the matrices in hand: one of 1,000 classes and 224x224 pixels alone has more
+
 
 def jacobian(model: nn.Module, x: Images | Batches, *, batch_size: int = 64) -> dict[str, np.ndarray]:
     """Singular values of the Jacobian of the logits with respect to each image.
@@ -23,7 +25,7 @@ def jacobian(model: nn.Module, x: Images | Batches, *, batch_size: int = 64) -> 
     Args:
         model: evaluated in eval mode, and left as it was.
         x: images, with d values each.
-        batch_size: changes speed and memory, not results (but for rounding).
+        batch_size: at most, changes speed and memory, not results (but for rounding).
 
     Returns:
         singular_values: (n, min(classes, d)), descending, float64, of derivatives in the model's precision.
@@ -36,7 +38,10 @@ def jacobian(model: nn.Module, x: Images | Batches, *, batch_size: int = 64) -> 
     """
     x = checked_images(x, None, model, where="jacobian")
     with frozen(model), torch.enable_grad():
-        values = [_singular_values(model, images.to(device_of(model))) for images in x.split(batch_size)]
+        classes = as_logits(forward(model, x[:1].to(device_of(model))), 1).shape[1]
+        held = max(1, _MOST_BYTES // (8 * classes * max(1, x[0].numel())))
+        parts = x.split(min(batch_size, held))
+        values = [_singular_values(model, images.to(device_of(model))) for images in parts]
     return {"singular_values": torch.cat(values).numpy()}
 
 

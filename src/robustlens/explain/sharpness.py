@@ -27,7 +27,7 @@ from robustlens.explain.margins import attacked_images
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.models import device_of, inference
 from robustlens.models.inputs import Images, Labels, checked
-from robustlens.models.last_layer import forward_reading, last_linear
+from robustlens.models.last_layer import agree, forward_reading, last_linear
 from robustlens.progress import Event, Listener, silent
 from robustlens.threat import ThreatModel
 
@@ -79,6 +79,7 @@ def sharpness(
     widest = widest_radius(threat.norm, threat.bounds, math.prod(x.shape[1:]))
     radii = sorted({0.0, *(min(float(factor) * threat.eps, widest) for factor in factors)})
     head = model.get_submodule(last_linear(model, x, where="sharpness"))
+    assert isinstance(head, nn.Linear)
     rows = []
     for place, radius in enumerate(radii):
         attack = PGD(threat.at(radius), steps=steps, seed=seed)
@@ -165,10 +166,10 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _values(
-    model: nn.Module, head: nn.Module, x: Tensor, y: Tensor, batch_size: int
+    model: nn.Module, head: nn.Linear, x: Tensor, y: Tensor, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Sharpness, confidence, mistake and loss of each image."""
-    weight, device = head.get_parameter("weight").detach(), device_of(model)
+    weight, bias, device = head.weight.detach(), head.bias, device_of(model)
     parts: list[dict[str, Tensor]] = []
     for images, labels in zip(x.split(batch_size), y.to(device).split(batch_size), strict=True):
         with inference(model):
@@ -178,6 +179,13 @@ def _values(
             raise ModelError(
                 f"sharpness: found logits {tuple(logits.shape)}; a last linear layer {tuple(weight.shape)} "
                 f"that reads {tuple(features.shape)}, expected the layer to give the logits of each image"
+            )
+        given = nn.functional.linear(features, weight, bias)
+        sizes = nn.functional.linear(features.abs(), weight.abs(), None if bias is None else bias.abs())
+        if not agree(output, given, sizes):
+            raise ModelError(
+                "sharpness: found logits that are not what the last linear layer gives, a scale or a "
+                "normalisation behind it for instance; expected the layer to give the logits of each image"
             )
         parts.append(
             {

@@ -1,5 +1,6 @@
 """The last linear layer of a network, and the features that it reads."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -7,6 +8,9 @@ from robustlens.errors import ModelError
 from robustlens.models.hooks import matrix_layers, reading
 from robustlens.models.inference import inference
 from robustlens.models.probe import device_of, forward
+
+_DISAGREEMENT = 0.01
+"""Share of logits that may be missing: the products of some devices round as much."""
 
 
 def last_linear(model: nn.Module, x: Float[Tensor, "n ..."], *, where: str = "model") -> str:
@@ -30,6 +34,19 @@ def last_linear(model: nn.Module, x: Float[Tensor, "n ..."], *, where: str = "mo
         last = f"{called[-1]!r}, {called.count(called[-1])} times" if called else "none"
         raise ModelError(f"{where}: found {last} as the last layer, expected a Linear layer, called once")
     return called[-1]
+
+
+def agree(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"], scale: Float[Tensor, "n k"]) -> bool:
+    """Whether two tensors of logits are the same function of the images, but for rounding.
+
+    Args:
+        a: logits.
+        b: what a layer gives.
+        scale: sizes of the numbers that they were made of, which their rounding goes by.
+    """
+    rounding = 64 * torch.finfo(a.dtype).eps * scale.double().norm()
+    apart = (a.double() - b.double()).norm()
+    return bool(apart <= _DISAGREEMENT * b.double().norm() + rounding)
 
 
 def forward_reading(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:

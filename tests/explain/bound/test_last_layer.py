@@ -133,6 +133,23 @@ def test_a_batch_norm_of_the_logits_counts() -> None:
     exact = torch.linalg.vector_norm(rows[:, None] - rows, dim=2)
     np.testing.assert_allclose(bound_of(model).distances, exact, rtol=1e-9)
     assert set(bound_of(model).sigma_min) == {"1"}
+    assert not bound_of(model).uncovered
+
+
+@pytest.mark.parametrize("factor", [5.0, 0.2])
+def test_logits_that_are_scaled_behind_the_last_layer_have_no_bound(factor: float) -> None:
+    """Their margins are, and the rows of the layer are not."""
+
+    class Scaled(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            return factor * super().forward(input)
+
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 3)
+    assert bound_of(nn.Sequential(*layers)).summary()["is_bound"]
+    terms = bound_of(Scaled(*layers))
+    assert not terms.summary()["is_bound"]
+    assert terms.uncovered["logits"].kind == "not those of 3"
 
 
 def test_a_feature_without_a_scale_is_no_way() -> None:

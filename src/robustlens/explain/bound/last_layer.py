@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from robustlens.models.last_layer import forward_reading, last_linear
+from robustlens.models.inference import inference
+from robustlens.models.last_layer import agree, forward_reading, last_linear
 from robustlens.spectra.coverage import Survey
 from robustlens.spectra.folded import Folding
 from robustlens.spectra.layers import blank
@@ -45,8 +46,8 @@ class LastLayer:
         name = last_linear(model, x, where="bound")
         module, layers = model.get_submodule(name), Survey.of(model, x.shape[1:]).layers
         if name not in layers:  # of a type of its own, in which nothing is known to fold
-            weight = model.get_parameter(f"{name}.weight")
-            return cls(name, module, weight.detach().cpu().double(), None)
+            assert isinstance(module, nn.Linear)
+            return cls(name, module, module.weight.detach().cpu().double(), None)
         folding = Folding.of(model, layers, blank(model, x.shape[1:]))
         return cls(name, module, folding.apart(layers)[name].weight, folding.columns(module))
 
@@ -58,6 +59,17 @@ class LastLayer:
             return read if self.factors is None else read * _inverse(self.factors, read)
 
         return of
+
+    def gives_logits(self, model: nn.Module, x: Float[Tensor, "n ..."]) -> bool:
+        """Whether logits move from image to image as `weight` and `features` say, but for their signs.
+
+        A scale behind the layer makes every margin larger or smaller than its rows do.
+        """
+        with inference(model):
+            logits, features = model(x), self.features(model)(x)
+        weight = self.weight.to(features)
+        moved, expected = (each - each[:1] for each in (logits, features @ weight.T))
+        return agree(moved.abs(), expected.abs(), logits.abs() + features.abs() @ weight.abs().T)
 
 
 def _inverse(factors: Float64[Tensor, " features"], like: Tensor) -> Tensor:

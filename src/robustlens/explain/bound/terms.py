@@ -15,15 +15,17 @@ from robustlens.explain.bound.instance_margins import InstanceMargins, instance_
 from robustlens.explain.bound.last_layer import LastLayer
 from robustlens.explain.bound.theorem import Bound
 from robustlens.explain.margins import logits_of
-from robustlens.models import Normalize
+from robustlens.models import Normalize, device_of
 from robustlens.models.inputs import Bounds, Images, Labels, checked
 from robustlens.spectra import Survey, extremes
+from robustlens.spectra.coverage import Uncovered
 
 GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Widths of the ramp, in logits."""
 EXAMPLES = 128
 """Images of each split whose instance margins are searched."""
 
+_COMPARED = 16  # images whose logits are those of the last layer or not
 _UNRESOLVED = 1e-12  # of the largest singular value: smaller ones are rounding
 
 
@@ -114,7 +116,7 @@ def bound(
         searched=len(margins.correct),
         right=int(margins.correct.sum()),
         narrowing=tuple(name for name, layer in survey.layers.items() if layer.narrows and name != last.name),
-        uncovered=survey.uncovered,
+        uncovered={**survey.uncovered, **_behind(last, model, x)},
     )
     return terms.least(covered.extent) if eps is None else terms
 
@@ -128,6 +130,12 @@ def _ramp_risks(
     margin = -losses.margin(logits, y.cpu()).numpy()[right]
     risks = [losses.ramp(margin, gamma).mean() if len(margin) else math.nan for gamma in gammas]
     return float(right.mean()), np.array(risks)
+
+
+def _behind(last: LastLayer, model: nn.Module, x: Tensor) -> dict[str, Uncovered]:
+    """What comes between the last layer and the logits, where these are others than its own."""
+    few = x[:_COMPARED].to(device_of(model))
+    return {} if last.gives_logits(model, few) else {"logits": Uncovered(f"not those of {last.name}", 0, 0.0)}
 
 
 def _smallest_values(
