@@ -76,6 +76,20 @@ def test_a_layer_too_large_for_its_matrix_is_measured_by_its_density() -> None:
     assert again.value == measured.value
 
 
+def test_a_stride_that_does_not_divide_its_map_gives_a_density_where_its_matrix_is_too_large() -> None:
+    """The default operator; every other layer has all of its values."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)).eval()
+    measured = measure_spectrum(subject(model), max_bytes=8 * (6 * 9) * (4 * 25) - 1)
+    exact = measure_spectrum(subject(model))
+    estimate, known = measured.value["layers"]["1"], exact.value["layers"]["1"]
+    assert "by their density: 1." in measured.what
+    assert "method" not in known
+    assert estimate["max"] == pytest.approx(known["max"], rel=1e-6)
+    assert abs(estimate["std"] - known["std"]) <= estimate["error"]["std"]
+    assert measured.value["layers"]["0"] == exact.value["layers"]["0"]
+    assert measured.value["kernel"] == exact.value["kernel"]
+
+
 def known_values(shape: tuple[int, ...], values: list[float]) -> Tensor:
     """A weight whose matrix (outputs, rest) has these singular values."""
     outputs, rest = shape[0], int(np.prod(shape[1:]))

@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.convolutions import CONVOLUTIONS, conv, zero_padded, zero_padded_values
+from helpers.convolutions import (
+    CONVOLUTIONS,
+    conv,
+    dense_operator,
+    dense_values,
+    zero_padded,
+    zero_padded_values,
+)
 from robustlens.errors import ConfigError, NumericsError
-from robustlens.explain import density
+from robustlens.explain import density, spectral_norms
 from robustlens.spectra.convolution import Convolution
 from robustlens.spectra.density import SHARES, density_of
 from robustlens.spectra.layers import Layer
@@ -29,10 +36,13 @@ def _power(exponent: int, values: np.ndarray) -> np.ndarray:
     return values**exponent
 
 
+@pytest.mark.parametrize("operator", ["zero", "circular"])
 @layers
-def test_moments_and_extremes_are_those_of_the_dense_matrix(layer: nn.Conv2d, size: tuple[int, int]) -> None:
-    values = zero_padded_values(layer, size)
-    found = density_of(zero_padded(layer, size), max_bytes=MEMORY, steps=20)
+def test_moments_and_extremes_are_those_of_the_dense_matrix(
+    layer: nn.Conv2d, size: tuple[int, int], operator: str
+) -> None:
+    values = dense_values(dense_operator(layer, size, operator))
+    found = density_of(Convolution.of(Layer(layer, size), operator), max_bytes=MEMORY, steps=20)
     summary, exact = found.summary(), _summary(values)
     assert found.count == len(values)
     assert found.square == pytest.approx(float(np.mean(values**2)), rel=1e-10)
@@ -110,3 +120,8 @@ def test_every_convolution_of_a_network_has_one() -> None:
     found = density(model, (2, 4, 4))
     assert list(found) == ["0"]
     assert found["0"].count == 32
+    wrapped = density(model, (2, 4, 4), operator="circular")["0"]
+    assert wrapped.largest == pytest.approx(spectral_norms(model, (2, 4, 4))["0"], rel=1e-10)
+    assert abs(wrapped.largest - found["0"].largest) > 1e-3
+    with pytest.raises(ConfigError, match="found 'kernel', expected 'circular' or 'zero'"):
+        density(model, (2, 4, 4), operator="kernel")

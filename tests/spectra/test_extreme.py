@@ -9,11 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.convolutions import CONVOLUTIONS, conv, zero_padded, zero_padded_values
+from helpers.convolutions import (
+    CONVOLUTIONS,
+    conv,
+    dense_operator,
+    dense_values,
+    zero_padded,
+    zero_padded_values,
+)
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.spectra import extremes, spectral_norms, spectrum
 from robustlens.spectra.banded import factorised
+from robustlens.spectra.convolution import Convolution
 from robustlens.spectra.extreme import largest_values, smallest_values
+from robustlens.spectra.layers import Layer
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +38,17 @@ def line(side: int) -> np.ndarray:
 layers = pytest.mark.parametrize(("layer", "size"), CONVOLUTIONS, ids=str)
 
 
+@pytest.mark.parametrize("operator", ["zero", "circular"])
 @layers
-def test_both_ends_are_those_of_the_dense_matrix(layer: nn.Conv2d, size: tuple[int, int]) -> None:
-    expected = zero_padded_values(layer, size)
-    convolution = zero_padded(layer, size)
-    tolerance = 1e-13 * expected[0]
-    np.testing.assert_allclose(largest_values(convolution, 3), expected[:3], rtol=1e-8, atol=tolerance)
-    np.testing.assert_allclose(smallest_values(convolution, 3), expected[-3:], rtol=1e-8, atol=tolerance)
+def test_both_ends_are_those_of_the_dense_matrix(
+    layer: nn.Conv2d, size: tuple[int, int], operator: str
+) -> None:
+    expected = dense_values(dense_operator(layer, size, operator))
+    convolution = Convolution.of(Layer(layer, size), operator)
+    tolerance, count = 1e-13 * expected[0], 1 if operator == "circular" else 3
+    largest, smallest = largest_values(convolution, count), smallest_values(convolution, count)
+    np.testing.assert_allclose(largest, expected[:count], rtol=1e-8, atol=tolerance)
+    np.testing.assert_allclose(smallest, expected[-count:], rtol=1e-8, atol=tolerance)
 
 
 def test_a_mean_filter_on_a_map_too_large_for_its_matrix_has_its_closed_form() -> None:
@@ -106,6 +119,22 @@ def test_extremes_are_the_ends_of_the_spectrum(operator: str, count: int) -> Non
         np.testing.assert_allclose(largest, values[:count], rtol=1e-10)
         np.testing.assert_allclose(smallest, values[-count:], rtol=1e-9, atol=1e-13)
         assert norms[name] == pytest.approx(values[0], rel=1e-12)
+
+
+def test_a_stride_that_does_not_divide_its_map_needs_no_dense_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Flatten())
+    whole = spectrum(model, (3, 7, 8))["0"]
+    pairs = extremes(model, (3, 7, 8), count=4)["0"]
+    np.testing.assert_allclose(pairs, [whole[:4], whole[-4:]], rtol=1e-9)
+    for solver in ("svdvals", "eigvalsh"):
+        monkeypatch.setattr(torch.linalg, solver, None)
+    largest, smallest = extremes(model, (3, 7, 8))["0"]
+    assert [largest[0], smallest[0]] == pytest.approx([whole[0], whole[-1]], rel=1e-9)
+    assert spectral_norms(model, (3, 7, 8))["0"] == pytest.approx(whole[0], rel=1e-10)
+    with pytest.raises(ConfigError, match=r"layer '0': spectrum: a 64 x 168 matrix has 86016 bytes, .* 99"):
+        extremes(model, (3, 7, 8), max_bytes=99)
 
 
 def test_errors_name_the_layer() -> None:

@@ -35,7 +35,7 @@ def measure_spectrum(
 ) -> Measurement:
     """Singular values of every layer, at the feature-map sizes of the test images.
 
-    Matrices are in "layers", the factors of each BatchNorm in "scales", and the other parts of the network
+    Matrices are in "layers", the factors of each BatchNorm in "scales", and the other parts of the
     network that have weights in "uncovered", by name. Beside them stand, in "kernel", the weights as matrices
     (outputs, inputs * kernel) ("layers"; arrays "kernel/<layer>"), which `capacity` holds in training, and
     those of them that have a BatchNorm with its factor in them ("folded"; arrays "kernel/folded/<layer>").
@@ -45,10 +45,10 @@ def measure_spectrum(
         operator: which matrix on its feature map a convolution stands for, "circular" or "zero".
         batch_norm: "apart", or "fold": beside the layers as they are ("layers"), those into which a BatchNorm
             is folded, in the same form ("folded"; their arrays are "folded/<layer>").
-        max_bytes: as in `spectrum`. A layer as it is ("zero") whose dense matrix is larger gets the density
-            of its values: its numbers name the "method" and their "error" (half widths of 95 % intervals),
-            "max" is exact, "min" is None where its factor is larger too, with "min_at_most" in its place, and
-            its array holds 1,000 quantiles.
+        max_bytes: as in `spectrum`. A layer whose dense matrix is larger (of "zero" any, of "circular" one
+            whose stride does not divide its map) gets the density of its values: its numbers name the
+            "method" and their "error" (half widths of 95 % intervals), "max" is exact, "min" is None where
+            its factor is larger too, with "min_at_most" in its place, and its array holds 1,000 quantiles.
         draws: random vectors of a density.
         steps: Lanczos steps of each.
 

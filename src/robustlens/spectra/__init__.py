@@ -5,8 +5,9 @@ is a factor for each channel. A convolution is a matrix too, which depends on th
 map. Two such matrices are offered, by name, and the weight itself beside them; they are never mixed:
 
 `"circular"`: the convolution with wrap-around borders, which the DFT makes block diagonal (Sedghi, Gupta and
-Long 2019, "The singular values of convolutional layers"). Most of the literature uses it. It is cheap. On
-large maps it is close to the layer, on small ones it is not (its largest value is off by some 10 % at 4x4).
+Long 2019, "The singular values of convolutional layers"). Most of the literature uses it. It is cheap, but
+where a stride does not divide the map: there the ways of "zero" are taken. On large maps it is close to the
+layer, on small ones it is not (its largest value is off by some 10 % at 4x4).
 
 `"zero"`: the layer as it is, zero padding and all: all values of small maps, by the dense matrix, and of
 large ones the largest and smallest few (`extremes`), and the density of all with its error (`density`). A

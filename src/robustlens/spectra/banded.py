@@ -1,4 +1,4 @@
-"""The triangular factor of a convolution's matrix, computed along its band of blocks."""
+"""The triangular factor of a convolution's matrix, computed along its band of blocks where it has one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,27 +58,37 @@ class Triangle:
 def factorised(convolution: Convolution, *, max_bytes: int) -> Triangle:
     """R with R^T R = A^T A, or A A^T where A has fewer rows than columns.
 
+    With wrapped borders A is no band: R is one block then, from the dense A.
+
     Args:
-        convolution: A, in one group, with zeros at its borders.
-        max_bytes: of R.
+        convolution: A, in one group.
+        max_bytes: of R, and of A where it is dense.
 
     Raises:
-        ConfigError: R is larger than `max_bytes`.
+        ConfigError: what is built is larger than `max_bytes`.
     """
     rows, columns = convolution.shape
     wide = rows < columns
+    if convolution.wraps:
+        _check_bytes(f"a {rows} x {columns} matrix", 8 * rows * columns, max_bytes)
+        matrix = convolution.matrix()
+        return Triangle([torch.linalg.qr(matrix.T if wide else matrix, mode="r").R], min(rows, columns))
     height = convolution.out_size[0] if wide else convolution.size[0]
     width = min(rows, columns) // height
     reach = convolution.dilation[0] * (convolution.weight.shape[2] - 1)
     span = 1 + (reach // convolution.stride[0] if wide else reach)
     needed = 8 * height * min(span, height) * width**2
-    if needed > max_bytes:
-        raise ConfigError(
-            f"spectrum: the triangular factor of a {rows} x {columns} matrix has {needed} bytes, expected "
-            f"at most max_bytes = {max_bytes}; raise it, or take `spectral_norms`"
-        )
+    _check_bytes(f"the triangular factor of a {rows} x {columns} matrix", needed, max_bytes)
     band = _band(convolution)
     return _triangle(_transposed(band) if wide else band, height, width)
+
+
+def _check_bytes(what: str, needed: int, max_bytes: int) -> None:
+    if needed > max_bytes:
+        raise ConfigError(
+            f"spectrum: {what} has {needed} bytes, expected at most max_bytes = {max_bytes}; raise it, or "
+            "take `spectral_norms`"
+        )
 
 
 def _band(convolution: Convolution) -> list[BlockRow]:

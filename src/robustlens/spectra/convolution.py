@@ -95,22 +95,44 @@ class Convolution:
         outputs, inputs = self.weight.shape[:2]
         return outputs * math.prod(self.out_size), inputs * self.groups * math.prod(self.size)
 
+    @property
+    def is_block_diagonal(self) -> bool:
+        """Whether the DFT makes its matrix block diagonal, so that all values are cheap on any map."""
+        return self.wraps and not any(side % step for side, step in zip(self.size, self.stride, strict=True))
+
     def apply(self, images: Float64[Tensor, "n inputs *size"]) -> Float64[Tensor, "n outputs *out"]:
         """The layer's output without its bias."""
         if self.wraps:
-            for axis, (side, (before, after)) in enumerate(zip(self.size, self.borders, strict=True), 2):
-                images = images.index_select(axis, torch.arange(-before, side + after) % side)
+            for axis, read in enumerate(self._wrapped_places(), 2):
+                images = images.index_select(axis, read)
         else:
             images = F.pad(images, [pixels for borders in reversed(self.borders) for pixels in borders])
         convolve = _CONVOLVE[len(self.size)]
         return convolve(images, self.weight, None, self.stride, 0, self.dilation, self.groups)
 
     def adjoint(self, outputs: Float64[Tensor, "n outputs *out"]) -> Float64[Tensor, "n inputs *size"]:
-        """The transposed map, of a convolution that does not wrap."""
+        """The transposed map."""
         shape = (len(outputs), self.weight.shape[1] * self.groups, *self.padded)
         transposed = _TRANSPOSED[len(self.size)]
         padded = transposed(shape, self.weight, outputs, self.stride, 0, self.dilation, self.groups)
+        if self.wraps:
+            for axis, read in enumerate(self._wrapped_places(), 2):
+                padded = _summed(padded, axis, read, self.size[axis - 2])
+            return padded
         return F.pad(padded, [-pixels for borders in reversed(self.borders) for pixels in borders])
+
+    def squared_norm(self) -> float:
+        """The squared Frobenius norm of the matrix: the sum of its squared singular values."""
+        if self.wraps:  # every output reads the same kernel; taps that meet on a small map are one
+            kernel = self.weight
+            for axis, (side, dilation) in enumerate(zip(self.size, self.dilation, strict=True), 2):
+                taps = torch.arange(kernel.shape[axis]) * dilation % side
+                met, place = taps.unique(return_inverse=True)
+                kernel = _summed(kernel, axis, place, len(met))
+            return float(kernel.square().sum()) * math.prod(self.out_size)
+        squared = replace(self, weight=self.weight.square())
+        ones = torch.ones(1, self.weight.shape[1] * self.groups, *self.size).double()
+        return float(squared.apply(ones).sum())
 
     def parts(self) -> Iterator["Convolution"]:
         """One convolution for each group: the blocks of a block-diagonal matrix."""
@@ -126,11 +148,22 @@ class Convolution:
             matrix[:, some] = self.apply(basis).flatten(1).T
         return matrix
 
+    def _wrapped_places(self) -> list[Tensor]:
+        """For each side the pixel that stands at each place of the map with its wrapped borders."""
+        sides = zip(self.size, self.borders, strict=True)
+        return [torch.arange(-before, side + after) % side for side, (before, after) in sides]
+
 
 def check_operator(operator: str) -> None:
     """Refuse an unknown operator."""
     if operator not in OPERATORS:
         raise ConfigError(f"spectrum.operator: found {operator!r}, expected 'circular' or 'zero'")
+
+
+def _summed(values: Tensor, axis: int, places: Tensor, size: int) -> Tensor:
+    """Slices along `axis`, added up at their `places` of `size`."""
+    shape = (*values.shape[:axis], size, *values.shape[axis + 1 :])
+    return values.new_zeros(shape).index_add_(axis, places, values)
 
 
 def _wrapped(size: int, kernel: int, stride: int, dilation: int) -> Pair:

@@ -44,7 +44,7 @@ def dense_singular_values(
             raise ConfigError(
                 f"spectrum: the dense matrix of {layer}{why} is {rows} x {columns}, {rows * columns * 8} "
                 f"bytes, expected at most max_bytes = {max_bytes}; raise it, or take the `extremes` or "
-                "the `density` of operator 'zero'"
+                f"the `density` of operator {operator!r}"
             )
         matrices = (part.matrix() for part in parts)
     with workers() as pool:

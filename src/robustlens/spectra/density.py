@@ -8,7 +8,7 @@ s^2 needs no chance: it is the squared Frobenius norm over N, which the weights 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def density_of(
     """The density of a convolution's singular values; its largest one, and its smallest where memory allows.
 
     Args:
-        convolution: with zeros at its borders.
+        convolution: with zeros or the opposite side's pixels at its borders.
         draws: random vectors.
         steps: of Lanczos, fewer where `max_bytes` holds fewer vectors.
         max_bytes: of the Lanczos vectors, and of the triangular factor for the smallest value.
@@ -148,15 +148,13 @@ def density_of(
         fine.append(_quadrature(diagonal, off_diagonal, steps))
         part = max(1, 3 * len(diagonal) // 4) if len(diagonal) == steps < count else len(diagonal)
         coarse.append(_quadrature(diagonal[:part], off_diagonal, steps))
-    squared = replace(convolution, weight=convolution.weight.square())
-    ones = torch.ones(1, convolution.weight.shape[1] * convolution.groups, *convolution.size).double()
     (nodes, weights), less = ([np.stack(part) for part in zip(*each, strict=True)] for each in (fine, coarse))
     return Density(
         nodes=nodes,
         weights=weights,
         coarse=(less[0], less[1]),
         count=count,
-        square=float(squared.apply(ones).sum()) / count,
+        square=convolution.squared_norm() / count,
         largest=float(largest_values(convolution)[0]),
         smallest=_smallest(convolution, max_bytes),
     )

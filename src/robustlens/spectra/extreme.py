@@ -1,4 +1,4 @@
-"""The largest and the smallest singular values of a zero-padded convolution that is too large for its matrix.
+"""The largest and the smallest singular values of a convolution, where its matrix is no product of blocks.
 
 The largest come from Lanczos steps (ARPACK) with A^T A, which a convolution and its transpose apply.
 
@@ -7,6 +7,7 @@ rows of the input. So A = QR can be computed along the band by orthogonal steps 
 forgotten as it goes, and R is a band too. Lanczos steps with (R^T R)^-1, two triangular solves each, then
 converge fast to 1 / s^2. As with a dense SVD, rounding moves a singular value by some eps s_max, so that
 small ones are right where iterations on A^T A alone (cond(A)^2) or an incomplete preconditioner would stall.
+With wrapped borders A has no band, and R comes from the dense A, which is less work than all of its values.
 """
 
 import math
@@ -49,12 +50,12 @@ def smallest_values(convolution: Convolution, count: int = 1, *, max_bytes: int 
     Cost for c channels in and out on (h, w), stride 1: some 20 h (c w)^3 operations, 8 kh h (c w)^2 bytes.
 
     Args:
-        convolution: with zeros at its borders.
+        convolution: with zeros or the opposite side's pixels at its borders.
         count: of values.
-        max_bytes: of the triangular factor.
+        max_bytes: of the triangular factor, and of the dense matrix that it comes from with wrapped borders.
 
     Raises:
-        ConfigError: the factor is larger than `max_bytes`.
+        ConfigError: one of these is larger than `max_bytes`.
         NumericsError: Lanczos has not converged, or the convolution maps the vectors found to other lengths.
     """
     return _merged([_smallest(part, count, max_bytes) for part in convolution.parts()])[-count:]
@@ -83,10 +84,11 @@ def _smallest(convolution: Convolution, count: int, max_bytes: int) -> np.ndarra
         lambda x: triangle.solve(triangle.solve_transposed(x)), math.prod(shape), count
     )
     values = 1 / np.sqrt(squares[::-1])
-    # The triangle's vectors run along image rows first, channels second.
+    # The triangle's vectors run along its rows of blocks first, channels second.
     channels, height, *rest = shape
-    maps = vectors.T.flip(0).reshape(count, height, channels, *rest).transpose(1, 2)
-    lengths = forward(maps).flatten(1).norm(dim=1).numpy()
+    bands = len(triangle.rows)
+    maps = vectors.T.flip(0).reshape(count, bands, channels, height // bands, *rest).transpose(1, 2)
+    lengths = forward(maps.reshape(count, *shape)).flatten(1).norm(dim=1).numpy()
     if not np.allclose(lengths, values, rtol=1e-6, atol=1e-10 * top):
         raise NumericsError(
             f"spectrum: found smallest singular values {values} in the triangular factor, but {lengths} in "

@@ -10,7 +10,7 @@ from torch import nn
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.progress import Event, Listener, silent
 from robustlens.spectra.circular import circular_singular_values
-from robustlens.spectra.convolution import KERNEL, MAX_BYTES, OPERATORS, Convolution
+from robustlens.spectra.convolution import KERNEL, MAX_BYTES, OPERATORS, Convolution, check_operator
 from robustlens.spectra.coverage import Survey
 from robustlens.spectra.dense import dense_singular_values, fits
 from robustlens.spectra.density import DRAWS, STEPS, Density, density_of
@@ -65,7 +65,7 @@ def spectrum(
 
     Raises:
         ConfigError: unknown operator, layer, dtype or method; a dense matrix would be larger than
-            `max_bytes` (`extremes` needs none); a layer pads with something else than
+            `max_bytes` (see `extremes` and `density`); a layer pads with something else than
             zeros where "zero" is asked for.
         ModelError: the model does not take images of that shape.
         NumericsError: a weight is not finite.
@@ -94,10 +94,11 @@ def extremes(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The `count` largest and the `count` smallest singular values of every layer, to float64 accuracy.
 
-    As in `spectrum`, whose arguments these are, but for large maps with zero borders too: see `extreme`. All
-    values have converged, within 1e-12 of the largest one of the layer, or there is an error. A layer that
-    has fewer than `count` values gives those; for "zero", `max_bytes` bounds the triangular factor of one
-    group.
+    As in `spectrum`, whose arguments these are, but for large maps with zero borders too, and strides that do
+    not divide their maps: see `extreme`. All values have converged, within 1e-12 of the largest one of the
+    layer, or there is an error. A layer that has fewer than `count` values gives those; for "zero",
+    `max_bytes` bounds the triangular factor of one group. Where a stride does not divide its map, it bounds
+    the dense matrix, of which all values are computed if `count` is above 1.
 
     Returns:
         (largest, smallest) for each layer, both descending.
@@ -112,8 +113,9 @@ def extremes(
         raise ConfigError(f"extremes.count: found {count}, expected at least 1")
 
     def of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-        if layer.is_convolution and operator == "zero":
-            convolution = Convolution.of(layer, operator)
+        convolution = _without_blocks(layer, operator)
+        # Wrapped borders give values in pairs, of which Lanczos may miss one: several are taken from all.
+        if convolution is not None and (count == 1 or not convolution.wraps):
             smallest = smallest_values(convolution, count, max_bytes=max_bytes)
             return largest_values(convolution, count), smallest
         values = singular_values(layer, operator, max_bytes=max_bytes)
@@ -134,14 +136,15 @@ def spectral_norms(
 ) -> dict[str, float]:
     """The largest singular value of every layer, by the cheapest way that is exact.
 
-    That is Lanczos for a large convolution with zero borders, which holds no matrix, and the Gram matrix in
-    float64 otherwise, which loses nothing at the large end. Arguments and errors as in `extremes`.
+    That is Lanczos for a large convolution with zero borders, or with a stride that does not divide its map,
+    which holds no matrix, and the Gram matrix in float64 otherwise, which loses nothing at the large end.
+    Arguments and errors as in `extremes`.
     """
     _check_operator(operator)
 
     def of(layer: Layer) -> float:
-        if layer.is_convolution and operator == "zero":
-            return float(largest_values(Convolution.of(layer, operator))[0])
+        if (convolution := _without_blocks(layer, operator)) is not None:
+            return float(largest_values(convolution)[0])
         return float(singular_values(layer, operator, method="gram", max_bytes=max_bytes)[0])
 
     return for_each_layer(select(model, input_shape, layers=layers, fold=fold), of, progress)
@@ -191,7 +194,7 @@ def singular_values(
         return descending(decomposition(method)(layer.weight.flatten(1).to(dtype)))
     if layer.is_convolution and operator == "circular":
         wrapped = Convolution.of(layer, operator)
-        if all(side % step == 0 for side, step in zip(wrapped.size, wrapped.stride, strict=True)):
+        if wrapped.is_block_diagonal:
             return circular_singular_values(
                 wrapped.weight,
                 wrapped.size,
@@ -205,6 +208,17 @@ def singular_values(
     return dense_singular_values(layer, operator, dtype=dtype, method=method, max_bytes=max_bytes)
 
 
+def _without_blocks(layer: Layer, operator: str) -> Convolution | None:
+    """The convolution that a layer is, where its values need its matrix; None where they do not.
+
+    A circular one, whose stride divides its map, is decomposed frequency by frequency.
+    """
+    if not layer.is_convolution or operator == KERNEL:
+        return None
+    convolution = Convolution.of(layer, operator)
+    return None if convolution.is_block_diagonal else convolution
+
+
 def _check_operator(operator: str) -> None:
     """Refuse an unknown operator."""
     if operator not in (*OPERATORS, KERNEL):
@@ -215,11 +229,10 @@ def _check_operator(operator: str) -> None:
 def spectrum_or_density(
     layer: Layer, operator: str, *, draws: int, steps: int, max_bytes: int, seed: int
 ) -> np.ndarray | Density:
-    """All singular values of a layer; of a zero-padded one too large for its matrix, their density."""
-    if layer.is_convolution and operator == "zero":
-        convolution = Convolution.of(layer, operator)
-        if not fits(next(convolution.parts()), max_bytes):
-            return density_of(convolution, draws=draws, steps=steps, max_bytes=max_bytes, seed=seed)
+    """All singular values of a layer; their density where that needs a matrix larger than `max_bytes`."""
+    convolution = _without_blocks(layer, operator)
+    if convolution is not None and not fits(next(convolution.parts()), max_bytes):
+        return density_of(convolution, draws=draws, steps=steps, max_bytes=max_bytes, seed=seed)
     return singular_values(layer, operator, max_bytes=max_bytes)
 
 
@@ -227,6 +240,7 @@ def density(
     model: nn.Module,
     input_shape: Sequence[int],
     *,
+    operator: str = "zero",
     layers: Iterable[str] | None = None,
     fold: bool = False,
     draws: int = DRAWS,
@@ -237,13 +251,15 @@ def density(
 ) -> dict[str, Density]:
     """Density of the singular values of every convolution, as the zero-padded operator that it is.
 
-    For layers that are too large for `spectrum`; arguments and errors as there and in `density_of`.
+    For layers that are too large for `spectrum`; arguments and errors as there and in `density_of`. With
+    operator "circular" of the wrap-around one, for strides that do not divide their maps.
     """
+    check_operator(operator)
     every = select(model, input_shape, layers=layers, fold=fold)
     chosen = {name: layer for name, layer in every.items() if layer.is_convolution}
 
     def of(layer: Layer) -> Density:
-        convolution = Convolution.of(layer, "zero")
+        convolution = Convolution.of(layer, operator)
         return density_of(convolution, draws=draws, steps=steps, max_bytes=max_bytes, seed=seed)
 
     return for_each_layer(chosen, of, progress)
