@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils.parametrizations import spectral_norm
 
 import robustlens as rl
 from helpers.small_models import blobs
@@ -127,6 +128,20 @@ def test_saved_weights_keep_to_the_capacity_of_their_recipe(tmp_path, splits):
                 values = torch.linalg.svdvals(weight.flatten(1))
                 assert values.min() > 0.5 - 1e-5
                 assert values.max() < 1.5 + 1e-5
+
+
+def test_a_capacity_that_a_weight_cannot_keep_to_is_refused_before_training(tmp_path, splits, monkeypatch):
+    build = rl.models.build_from
+
+    def normalised(description):
+        model = build(description)
+        spectral_norm(model.linear2)
+        return model
+
+    monkeypatch.setattr(rl.models, "build_from", normalised)
+    with pytest.raises(ConfigError, match="weight of layer 'linear2' is made of other parameters"):
+        rl.train(recipe(capacity={"low": 0.5, "high": 1.5}), tmp_path / "run", splits=splits)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_stops_when_patience_ends_and_goes_no_further_when_called_again(tmp_path, splits):

@@ -23,8 +23,8 @@ from robustlens.explain.temperature import why_missing
 from robustlens.models import frozen
 from robustlens.models.inference import tracking
 from robustlens.models.inputs import Images, Labels
+from robustlens.models.layers import NORM_LAYERS
 from robustlens.progress import Event, Listener, silent
-from robustlens.spectra.coverage import NORM_LAYERS
 from robustlens.threat import ThreatModel
 from robustlens.weights import offset_weights
 

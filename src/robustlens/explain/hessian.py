@@ -11,6 +11,7 @@ from robustlens.errors import ConfigError
 from robustlens.explain.derivatives import unfused_attention
 from robustlens.models import frozen
 from robustlens.models.inference import tracking
+from robustlens.weights import named_matrix_parameters
 
 
 class Hessian:
@@ -42,7 +43,7 @@ class Hessian:
         temperature: float = 1.0,
         batch_size: int = 256,
     ) -> None:
-        named = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
+        named = named_matrix_parameters(model)
         if not named or not len(x):
             raise ConfigError(
                 f"curvature: found {len(x)} images and {len(named)} weights with two or more dimensions, "
@@ -130,6 +131,5 @@ def filter_units(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: weight.detach().flatten(1).square().mean(1).sqrt().view(-1, *[1] * (weight.ndim - 1))
         * torch.ones_like(weight)
-        for name, weight in model.named_parameters()
-        if weight.ndim > 1
+        for name, weight in named_matrix_parameters(model).items()
     }

@@ -6,6 +6,16 @@ from torch import nn
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
+NORM_LAYERS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+"""Layers that rescale what they read by its own statistics: no linear maps, with weights or without."""
+
 
 def is_exactly(module: nn.Module, *kinds: type[_Module]) -> TypeGuard[_Module]:
     """Whether it is of one of these classes and computes what they compute.

@@ -13,17 +13,9 @@ from torch.overrides import TorchFunctionMode
 from robustlens.models import Normalize, forward, inference
 from robustlens.models.hooks import Convolutional, hooked, input_of, tensors_in
 from robustlens.models.inputs import check_network
+from robustlens.models.layers import NORM_LAYERS
 from robustlens.spectra.layers import Layer, Size, blank, is_covered, parts_of
 
-NORM_LAYERS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
-"""Layers that rescale what they read by its own statistics: no linear maps, with weights or without."""
 _OWN = frozenset(
     [
         *("weight", "bias", "weight_g", "weight_v", "weight_orig", "running_mean", "running_var"),

@@ -29,6 +29,7 @@ def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
 
     Raises:
         ModelError: it cannot be built, or `init` names another architecture.
+        ConfigError: its layers have no weights whose singular values `capacity` could hold.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -36,6 +37,8 @@ def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
     if recipe.init is not None:
         other = models.load(recipe.init.model, checkpoint=recipe.init.checkpoint)
         models.start_from(model, other, new_head=recipe.init.new_head)
+    if recipe.capacity is not None:
+        weights.layer_matrices(model)
     return model
 
 

@@ -243,7 +243,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def _add_penalty(self) -> None:
-        """Add the gradient of the L1 penalty on the weights with two or more dimensions, taken at w.
+        """Add the gradient of the L1 penalty on the matrices among the weights, taken at w.
 
         As with weight decay, which the optimizer adds, a perturbation of the weights does not enter, and
         a weight without a gradient stays.

@@ -6,7 +6,8 @@ To add a perturbation: a subclass of `WeightPerturbation` in a file of its own, 
 from robustlens.registry import Registry
 from robustlens.weights.averaging import ExponentialMovingAverage
 from robustlens.weights.awp import AdversarialWeightPerturbation
-from robustlens.weights.perturbation import WeightPerturbation, matrix_parameters, offset_weights
+from robustlens.weights.matrices import layer_matrices, matrix_parameters, named_matrix_parameters
+from robustlens.weights.perturbation import WeightPerturbation, offset_weights
 from robustlens.weights.rwp import RandomWeightPerturbation
 from robustlens.weights.sam import SharpnessAwareMinimization
 from robustlens.weights.singular_values import bound_singular_values
@@ -19,7 +20,9 @@ __all__ = [
     "SharpnessAwareMinimization",
     "WeightPerturbation",
     "bound_singular_values",
+    "layer_matrices",
     "matrix_parameters",
+    "named_matrix_parameters",
     "offset_weights",
 ]
 

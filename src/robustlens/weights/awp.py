@@ -21,7 +21,8 @@ from robustlens.weights.perturbation import (
 class AdversarialWeightPerturbation(WeightPerturbation):
     """AWP (Wu, Xia and Wang 2020, algorithm 1): take the gradient step from the worst weights nearby.
 
-    Every weight tensor with two or more dimensions moves, as a share of its own norm. With one step
+    Every weight tensor with two or more dimensions moves, but for those of normalisation, as a share of its
+    own norm. With one step
 
         v_l = gamma * ||w_l|| * g_l / ||g_l||,      g the gradient of `loss_fn` at w,
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustlens import processes
 from robustlens.errors import ConfigError, NumericsError
 from robustlens.models import preserved_state
+from robustlens.weights.matrices import matrix_parameters
 
 TINY = 1e-20
 """Added to norms that are divided by."""
@@ -38,11 +39,6 @@ def offset_weights(
         with torch.no_grad():
             torch._foreach_copy_(list(weights), saved)
         torch.clear_autocast_cache()
-
-
-def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Trained weights with two or more dimensions: no bias, and nothing of a normalisation layer."""
-    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
 
 
 LossFn = Callable[[], Tensor]

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustlens.weights import offset_weights
+from robustlens.weights import named_matrix_parameters, offset_weights
 
 Direction = dict[str, Tensor]
 """By how much each parameter moves, by its name; parameters that are not in it stay."""
@@ -17,16 +17,15 @@ def filter_normalised(model: nn.Module, generator: torch.Generator) -> Direction
     """A Gaussian direction, each filter scaled to the norm of the same filter of the weights.
 
     A filter is a slice along the first dimension (Li et al. 2018, section 4). Parameters with one
-    dimension do not move and are not in the result.
+    dimension, and those of normalisation, do not move and are not in the result.
     """
     direction = {}
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1:
-            draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-            rows = draw.flatten(1)
-            lengths = weight.detach().float().cpu().flatten(1).norm(dim=1, keepdim=True)
-            rows = rows * lengths / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            direction[name] = rows.view(weight.shape).to(weight)
+    for name, weight in named_matrix_parameters(model).items():
+        draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+        rows = draw.flatten(1)
+        lengths = weight.detach().float().cpu().flatten(1).norm(dim=1, keepdim=True)
+        rows = rows * lengths / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        direction[name] = rows.view(weight.shape).to(weight)
     return direction
 
 
