@@ -17,8 +17,9 @@ from helpers.convolutions import (
     zero_padded,
     zero_padded_values,
 )
+from robustlens import models
 from robustlens.errors import ConfigError, NumericsError
-from robustlens.spectra import extremes, spectral_norms, spectrum
+from robustlens.spectra import density, extremes, spectral_norms, spectrum
 from robustlens.spectra.banded import factorised
 from robustlens.spectra.convolution import Convolution
 from robustlens.spectra.extreme import largest_values, smallest_values
@@ -94,6 +95,47 @@ def test_what_has_not_converged_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "eigsh", lambda *a, **o: solver(*a, **{**o, "ncv": 3, "maxiter": 1}))
     with pytest.raises(NumericsError, match="Lanczos found 0 of 1 extreme singular values"):
         largest_values(convolution)
+
+
+@pytest.mark.parametrize("padding", ["same", 1], ids=["no weight", "no weight that meets the map"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_that_maps_all_to_zero_has_values_of_zero(padding: Any, groups: int) -> None:
+    layer = nn.Conv2d(4, 6, 3, padding=padding, groups=groups)
+    nn.init.zeros_(layer.weight)
+    size = (4, 5)
+    if padding == 1:  # of a map of one row, all of whose neighbours are borders
+        layer.weight.data[:, :, 0] = 1.0
+        size = (1, 20)
+    model = nn.Sequential(layer)
+    largest, smallest = extremes(model, (4, *size), operator="zero", count=2)["0"]
+    assert [*largest, *smallest] == [0.0] * 4
+    assert spectral_norms(model, (4, *size), operator="zero") == {"0": 0.0}
+    found = density(model, (4, *size))["0"].summary()
+    assert [found[name] for name in ("max", "min", "mean", "std")] == [0.0] * 4
+
+
+def test_one_group_of_zeros_leaves_the_values_of_the_other() -> None:
+    layer = conv(4, 6, 3, padding=1, groups=2)
+    layer.weight.data[:3] = 0.0
+    expected = zero_padded_values(layer, (5, 5))
+    convolution = zero_padded(layer, (5, 5))
+    assert largest_values(convolution)[0] == pytest.approx(expected[0], rel=1e-10)
+    assert smallest_values(convolution)[-1] == 0.0
+
+
+def test_an_untrained_network_without_batch_norm_has_norms() -> None:
+    """The last convolution of its blocks starts at zero (Fixup)."""
+    model = models.get("resnet8", num_classes=10, in_channels=3, batch_norm=False)
+    norms = spectral_norms(model, (3, 8, 8), operator="zero")
+    assert {name for name, norm in norms.items() if norm == 0.0} == {f"layer{i}.0.conv2" for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-155])
+def test_products_beyond_float64_are_an_error_of_one_line(scale: float) -> None:
+    layer = conv(2, 2, 3, padding=1)
+    layer.weight.data *= scale
+    with pytest.raises(NumericsError, match=r"spectrum: .* products .*; check the weights$"):
+        smallest_values(zero_padded(layer, (12, 12)))
 
 
 def network() -> nn.Sequential:

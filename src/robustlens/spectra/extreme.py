@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from robustlens import noise
@@ -79,6 +79,8 @@ def _smallest(convolution: Convolution, count: int, max_bytes: int) -> np.ndarra
     forward, _, shape = _thin(convolution)
     triangle = factorised(convolution, max_bytes=max_bytes)
     top = _largest(convolution, 1)[0]
+    if not top:
+        return np.zeros(count)
     triangle.lift(_EPS * top)
     squares, vectors = _lanczos(
         lambda x: triangle.solve(triangle.solve_transposed(x)), math.prod(shape), count
@@ -111,12 +113,18 @@ def _thin(convolution: Convolution) -> tuple[Map, Map, tuple[int, ...]]:
 
 
 def _lanczos(operator: Map, size: int, count: int) -> tuple[np.ndarray, Float64[Tensor, "size count"]]:
-    """The largest eigenvalues of a positive symmetric map, descending, and their vectors."""
+    """The largest eigenvalues of a positive symmetric map, descending, and their vectors.
+
+    Raises:
+        NumericsError: they have not converged, or a product is beyond float64.
+    """
 
     def multiply(x: np.ndarray) -> np.ndarray:
         return operator(torch.from_numpy(np.ascontiguousarray(x).ravel())).numpy()
 
     start = torch.randn(size, generator=noise.generator_for(0), dtype=torch.float64).numpy()
+    if not multiply(start).any():  # a map to zero alone, which ARPACK refuses
+        return np.zeros(count), torch.zeros(size, count, dtype=torch.float64)
     basis = min(size, max(_BASIS, 2 * count + 1))
     linear = LinearOperator((size, size), matvec=multiply, dtype=np.float64)
     try:
@@ -125,5 +133,10 @@ def _lanczos(operator: Map, size: int, count: int) -> tuple[np.ndarray, Float64[
         raise NumericsError(
             f"spectrum: Lanczos found {len(error.eigenvalues)} of {count} extreme singular values, expected "
             "all; ask for fewer"
+        ) from error
+    except ArpackError as error:
+        raise NumericsError(
+            "spectrum: found products with the layer that are beyond float64, expected a scale at which "
+            "Lanczos can start; check the weights"
         ) from error
     return values[::-1], torch.from_numpy(vectors).flip(1)
