@@ -1,6 +1,7 @@
 """Many small decompositions at once: threads that use one BLAS thread each."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,13 +12,20 @@ from torch import Tensor
 from robustlens.errors import ConfigError
 
 
-def workers() -> ThreadPoolExecutor:
+@contextlib.contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
     """Pool of as many threads as torch has.
 
     LAPACK with several threads gains little on small matrices, and loses a hundredfold where other
-    processes want the cores. The setting holds in these threads only.
+    processes want the cores. A thread's setting is also that of every thread that starts later, so it is
+    set again when the pool has ended.
     """
-    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def decomposition(method: str) -> Callable[[Tensor], Tensor]:
