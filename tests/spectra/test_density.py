@@ -84,6 +84,21 @@ def test_a_larger_layer_has_narrow_errors_and_the_quantiles_of_its_values() -> N
     assert np.abs(found.quantiles() - quantiles).max() <= 0.1 * values[0]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_end_of_lanczos_before_its_steps_draws_no_quantile_below_the_smallest_value(stride: int) -> None:
+    """A 1x1 kernel has as many different values as channels, and Lanczos ends when it has them."""
+    layer = conv(3, 16, 1, stride=stride)
+    values = dense_values(layer.weight.flatten(1))
+    estimate = density_of(zero_padded(layer, (15, 16)), max_bytes=MEMORY)
+    quantiles = estimate.quantiles()
+    assert (estimate.weights == 0).any()
+    assert estimate.smallest == pytest.approx(values[-1] if stride == 1 else 0.0, abs=1e-12)
+    assert quantiles.min() >= estimate.smallest
+    assert quantiles.max() <= estimate.largest
+    if stride == 1:
+        assert (np.abs(quantiles[:, None] - values).min(1) < 0.05).mean() > 0.9
+
+
 def test_memory_bounds_the_steps_and_the_smallest_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["robustlens.spectra.extreme"], "_SMALL", 0)
     convolution = zero_padded(conv(3, 3, 3, padding=1), (8, 8))

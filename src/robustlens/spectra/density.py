@@ -102,10 +102,11 @@ class Density:
 
     def quantiles(self) -> Float64[np.ndarray, " shares"]:
         """Singular values above which the shares `SHARES` of all lie, descending."""
-        order = np.argsort(-self.nodes, axis=None)
-        nodes, weights = self.nodes.ravel()[order], self.weights.ravel()[order]
+        held = self.weights > 0
+        order = np.argsort(-self.nodes[held])
+        nodes, weights = self.nodes[held][order], self.weights[held][order]
         middle = (np.cumsum(weights) - weights / 2) / weights.sum()
-        return np.interp(SHARES, middle, nodes).clip(max=self.largest)
+        return np.interp(SHARES, middle, nodes).clip(self.smallest, self.largest)
 
     def _entropy(self) -> tuple[float, float]:
         """Entropy of s / sum s over the values, in nats, and its error."""
