@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustlens import cli
+from robustlens.cli import sharding
 from robustlens.errors import ConfigError
 
 VERBS = {
@@ -160,3 +161,25 @@ def test_an_option_that_a_measure_does_not_have_is_refused(tmp_path, monkeypatch
     from robustlens.results import Run
 
     assert Run(tmp_path / "out").explanation().provenance.plan["options"] == {"smoothness": {"steps": 2}}
+
+
+@pytest.mark.parametrize(
+    ("options", "examples"),
+    [([], (None, None)), (["--limit", "7"], (7, 7)), (["--train-limit", "5"], (None, 5)),
+     (["--limit", "7", "--train-limit", "5"], (7, 5))],
+)  # fmt: skip
+def test_training_images_of_an_evaluation_may_be_fewer(options, examples, monkeypatch):
+    plans = []
+    monkeypatch.setattr(sharding, "evaluate", lambda request, chosen, listen: plans.append(request.plan))
+    command = [
+        "evaluate",
+        "no_such:model",
+        "--data",
+        "fashion-mnist-10k",
+        "--eps",
+        "0.1",
+        "--quiet",
+        *options,
+    ]
+    assert cli.run(command) == 0
+    assert [(plan.test_examples, plan.train_examples) for plan in plans] == [examples]

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 import robustlens as rl
 from helpers.small_models import blobs
 from helpers.training_runs import recipe, weights_of
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, ModelError
-from robustlens.training.network import describe_model
+from robustlens.training.network import describe_model, starting_network
 
 
 def test_normalisation_is_that_of_the_training_images(splits):
@@ -22,6 +23,27 @@ def test_normalisation_is_that_of_the_training_images(splits):
 def test_what_follows_from_the_data_is_no_option(splits, option):
     with pytest.raises(ModelError, match=f"found '{option}' among the options, .* follows from the data"):
         describe_model(recipe(model={"name": "small-cnn", "options": {option: 3}}), splits)
+
+
+def plain(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def normalised(num_classes):
+    """As the documentation prepares a network for attacks on images in [0, 1]."""
+    return nn.Sequential(rl.models.Normalize([0.25], [0.5]), plain(num_classes))
+
+
+@pytest.mark.parametrize("factory", [plain, normalised])
+def test_a_network_is_normalised_once(factory, splits):
+    """One with a normalisation of its own behind that of the data would see other images than it expects."""
+    described = recipe(model={"name": f"{__name__}:{factory.__name__}", "options": {}})
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    network = starting_network(described, describe_model(described, splits))
+    assert torch.equal(torch.get_rng_state(), before)
+    (normalisation,) = (module for module in network.modules() if isinstance(module, rl.models.Normalize))
+    assert (float(normalisation.mean) == 0.25) == (factory is normalised)
 
 
 def test_images_too_small_for_the_network_are_refused_before_any_file_is_written(tmp_path):

@@ -265,7 +265,7 @@ def _plan(kind: Any, where: str, chosen: Any, attack: AttackOptions | None = Non
 
     values |= {"threat": chosen.threat.model_dump(), "checkpoint": chosen.checkpoint}
     if attack is not None:
-        values |= {"test_examples": attack.limit, "train_examples": attack.limit}
+        values |= {"test_examples": attack.limit, "train_examples": attack.train_limit or attack.limit}
         values |= {name: getattr(attack, name) for name in ("restarts", "batch_size", "precision", "compile")}
         values |= {name: getattr(attack, name) for name in ("save_adversarial", "adaptive", "certify")}
         values |= {} if attack.curve is None else {"curve": arguments.curve(attack.curve)}

@@ -90,6 +90,9 @@ class AttackOptions:
     ] = "fast"
     restarts: Annotated[int, typer.Option(min=1, help="Random restarts of each attack.")] = 1
     limit: Annotated[int | None, typer.Option(min=1, help="Images of each split. Default: all.")] = None
+    train_limit: Annotated[
+        int | None, typer.Option(min=1, help="Training images, where fewer will do for the gap.")
+    ] = None
     curve: Annotated[
         str | None,
         typer.Option(help="Radii of the accuracy curve as multiples of eps: 0.5,1,2; none. Default: six."),

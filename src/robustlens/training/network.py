@@ -8,20 +8,28 @@ from torch import nn
 from robustlens import data, models, weights
 from robustlens.config import Recipe
 from robustlens.data import Splits
+from robustlens.registry import is_factory
 
 
 def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    """Arguments of `models.build_from`; the normalisation is that of the training images."""
-    mean, std = data.channel_statistics(splits.train.images)
+    """Arguments of `models.build_from`.
+
+    The normalisation is that of the training images, or the network's own where it has one.
+    """
+    name, options = recipe.model.name, recipe.model.options
     sizes = {"num_classes": splits.num_classes, "in_channels": splits.train.images.shape[1]}
-    models.check(recipe.model.name, recipe.model.options, **sizes)
-    return models.describe(
-        recipe.model.name,
-        **sizes,
-        mean=mean,
-        std=std,
-        **recipe.model.options,
-    )
+    models.check(name, options, **sizes)
+    if is_factory(name) and _normalises(models.describe(name, **sizes, **options)):
+        return models.describe(name, **sizes, **options)
+    mean, std = data.channel_statistics(splits.train.images)
+    return models.describe(name, **sizes, mean=mean, std=std, **options)
+
+
+def _normalises(description: dict[str, Any]) -> bool:
+    """Whether a network has a `Normalize` of its own: behind another one it would see other images."""
+    with torch.random.fork_rng(devices=[]):
+        network = models.build_from(description)
+    return any(isinstance(module, models.Normalize) for module in network.modules())
 
 
 def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
