@@ -1,19 +1,26 @@
 """Training in several processes."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+import robustlens as rl
+from helpers.small_models import images
 from helpers.training_runs import assert_same_bits, distance, weights_of
+from robustlens import processes
 from robustlens.errors import ConfigError
+from robustlens.models.whole_batch_norm import WholeBatchNorm1d, batch_statistics, with_whole_batch_norm
 from robustlens.results import Run
 from robustlens.training import distributed
-from robustlens.training.whole_batch_norm import with_whole_batch_norm
+from test_contracts import OBJECTIVE_ROWS
 
 PLAIN = {"name": "small-cnn", "options": {"width": 4, "hidden": 8}}
 THREAT = {"norm": "L2", "eps": 0.5}  # whose steps follow the gradient: signs turn rounding into other images
@@ -124,7 +131,7 @@ def test_batch_norm_of_processes_is_that_of_one_with_the_whole_batch(group, monk
     networks = [kind(3).double() for _ in range(2)]
     x = torch.rand(5, 3, *shape, dtype=torch.float64)
     summed = torch.distributed.all_reduce
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda each: (summed(each), each.mul_(alike)))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda each, **_: (summed(each), each.mul_(alike)))
 
     def measured(network, points, repeats):
         loss = network(torch.cat([points] * repeats)).pow(3).sum() / repeats
@@ -138,6 +145,65 @@ def test_batch_norm_of_processes_is_that_of_one_with_the_whole_batch(group, monk
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match=r"expected .*D"):
         networks[1].train()(x.flatten()[:, None, None, None, None, None])
+
+
+def in_turns(monkeypatch, shares, work):
+    """What `work` gives for each share of a batch, in a thread for each: processes that sum over all."""
+    sums, together, here = [None] * len(shares), threading.Barrier(len(shares), timeout=60), threading.local()
+
+    def all_reduce(tensor, group=None):
+        sums[here.rank] = tensor.clone()
+        together.wait()
+        total = torch.stack(sums).sum(0)
+        together.wait()
+        tensor.copy_(total)
+
+    def share(rank):
+        here.rank = rank
+        return work(shares[rank])
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(processes, "are_connected", lambda: True)
+    with ThreadPoolExecutor(len(shares)) as threads:
+        return list(threads.map(share, range(len(shares))))
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_ROWS)
+def test_ranks_with_other_images_have_the_gradient_of_one_process(name, monkeypatch):
+    """Of every objective, with BatchNorm over the whole batch."""
+    objective = rl.objectives.get(name, **OBJECTIVE_ROWS[name])
+    x, y = (each[:4] for each in images())
+    x = x.double() * torch.tensor([0.2, 0.5, 0.8, 1.0]).view(-1, 1, 1, 1)
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten()
+    torch.manual_seed(0)
+    first = torch.nn.Sequential(
+        *layers, torch.nn.LazyLinear(5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 5)
+    )
+    first(x.float())
+    first = first.double()
+
+    def gradient(network, share):
+        loss = objective(network, x[share], (x[share] + 0.05).clamp(0, 1), y[share]).mean()
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    whole = gradient(copy.deepcopy(first), slice(None))
+    ranks = in_turns(
+        monkeypatch,
+        (slice(0, 2), slice(2, 4)),
+        lambda share: gradient(with_whole_batch_norm(copy.deepcopy(first)), share),
+    )
+    for expected, *parts in zip(whole, *ranks, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.SyncBatchNorm, WholeBatchNorm1d])
+def test_statistics_of_layers_over_all_ranks_are_those_of_the_whole_batch(kind, monkeypatch):
+    """Torch's own, of a network from elsewhere, too; in float64, as what they read has it."""
+    x = torch.rand(6, 3, 5, dtype=torch.float64)
+    ranks = in_turns(monkeypatch, (x[:2], x[2:]), lambda share: batch_statistics(kind(3), share))
+    for mean, variance in ranks:
+        torch.testing.assert_close(mean, x.mean([0, 2]), rtol=1e-12, atol=0)
+        torch.testing.assert_close(variance, x.var([0, 2], unbiased=False), rtol=1e-12, atol=0)
 
 
 class OwnNorm(torch.nn.BatchNorm2d):

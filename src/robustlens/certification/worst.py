@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustlens.certification.affine import Affine
 from robustlens.certification.bounds import Bounds
@@ -15,6 +16,7 @@ from robustlens.certification.graph import Graph, record
 from robustlens.certification.operations import Rule, rules_of
 from robustlens.errors import ModelError
 from robustlens.models.hooks import hooked, input_of
+from robustlens.models.whole_batch_norm import batch_statistics
 
 _GRAPHS: WeakKeyDictionary[nn.Module, Graph] = WeakKeyDictionary()
 
@@ -26,7 +28,8 @@ def logits_and_worst(
 
     Intervals as in Gowal et al. 2018, with the differences merged into the last layer ("elision", section 3).
     The model runs once, on x, in its mode; its BatchNorms normalise the bounds as they do x: in train mode
-    with the statistics of x (Shi et al. 2021, section 4). In the precision of the weights, and not outward.
+    with the statistics of x (Shi et al. 2021, section 4), or of the images of all processes where they span
+    those. In the precision of the weights, and not outward.
 
     Raises:
         ModelError: an operation has no rule, or in train mode a BatchNorm runs twice in a pass.
@@ -63,9 +66,8 @@ def _batch_statistics(network: nn.Module, tensors: dict[str, Tensor]) -> Iterato
     names: dict[nn.Module, str] = {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        if isinstance(module, _BatchNorm) and module.training
     }
-
     ran: set[nn.Module] = set()
 
     def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -74,12 +76,9 @@ def _batch_statistics(network: nn.Module, tensors: dict[str, Tensor]) -> Iterato
                 f"ibp: BatchNorm {names[module]!r} runs more than once in a pass, expected one for each place"
             )
         ran.add(module)
-        values = input_of(args, kwargs)
-        values = values if values.dtype == torch.float64 else values.float()
-        over = [0, *range(2, values.ndim)]
+        mean, variance = batch_statistics(module, input_of(args, kwargs))
         prefix = f"{names[module]}." if names[module] else ""
-        tensors[f"{prefix}running_mean"] = values.mean(over)
-        tensors[f"{prefix}running_var"] = values.var(over, unbiased=False)
+        tensors[f"{prefix}running_mean"], tensors[f"{prefix}running_var"] = mean, variance
 
     with hooked(names, before=read):
         yield

@@ -15,6 +15,7 @@ from robustlens.config import BEST, LAST, Checkpoint, Recipe
 from robustlens.data import Splits
 from robustlens.errors import NumericsError, StoppedError
 from robustlens.machine import environment
+from robustlens.models.whole_batch_norm import with_whole_batch_norm
 from robustlens.progress import Event, Listener
 from robustlens.results import EpochRecord, Run
 from robustlens.training import optimizers, state
@@ -27,7 +28,6 @@ from robustlens.training.pseudo_labels import batch_order
 from robustlens.training.schedules import schedule_for
 from robustlens.training.step import step_for
 from robustlens.training.stopwatch import Stopwatch
-from robustlens.training.whole_batch_norm import with_whole_batch_norm
 from robustlens.weights import ExponentialMovingAverage, bound_singular_values
 
 _LAYERS = 3  # sub-stream of an epoch's randomness that layers draw from; a step has others

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,12 +24,8 @@ class _WholeBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        places, everywhere = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = _sum_over_ranks(torch.cat([x.sum(places), count]))
-        mean, total = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = x - mean.view(everywhere)
-        variance = _sum_over_ranks(centred.square().sum(places)) / total
+        everywhere = (-1, *[1] * (x.dim() - 2))
+        centred, mean, variance, total = _moments(x)
         self._follow(mean.detach(), variance.detach() * total / (total - 1))
         scale = (variance + self.eps).rsqrt()
         scale, shift = (scale, None) if self.weight is None else (scale * self.weight, self.bias)
@@ -64,25 +61,49 @@ _WHOLE = {
     nn.BatchNorm2d: WholeBatchNorm2d,
     nn.BatchNorm3d: WholeBatchNorm3d,
 }
-_DO_SO_ALREADY = (_WholeBatchNorm, nn.SyncBatchNorm)
+_OVER_ALL_RANKS = (_WholeBatchNorm, nn.SyncBatchNorm)
+
+
+def batch_statistics(norm: nn.Module, x: Tensor) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and variance by which a BatchNorm normalises x (n, c, ...) in train mode, in float32 or float64.
+
+    Those of the images of all ranks where it is made for that, for which all of them have to ask.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if isinstance(norm, _OVER_ALL_RANKS) and processes.are_connected():
+        _, mean, variance, _ = _moments(x, getattr(norm, "process_group", None))
+        return mean, variance
+    places = [0, *range(2, x.dim())]
+    return x.mean(places), x.var(places, unbiased=False)
+
+
+def _moments(x: Tensor, group: Any = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Maps less their mean over the ranks of a group; that mean, the variance, the number of values of it."""
+    places = [0, *range(2, x.dim())]
+    count = x.new_tensor([x.numel() / x.shape[1]])
+    sums = _sum_over_ranks(torch.cat([x.sum(places), count]), group)
+    mean, total = sums[:-1] / sums[-1], sums[-1].detach()
+    centred = x - mean.view(-1, *[1] * (x.dim() - 2))
+    return centred, mean, _sum_over_ranks(centred.square().sum(places), group) / total, total
 
 
 class _SumOverRanks(torch.autograd.Function):
     """Sum of the tensors of all ranks; it enters the loss of each of them, so gradients are summed, too."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
         total = tensor.clone()
-        torch.distributed.all_reduce(total)
+        torch.distributed.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum_over_ranks(gradients[0])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _sum_over_ranks(gradients[0], ctx.group), None
 
 
-def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    summed: Tensor = _SumOverRanks.apply(tensor)
+def _sum_over_ranks(tensor: Tensor, group: Any) -> Tensor:
+    summed: Tensor = _SumOverRanks.apply(tensor, group)
     return summed
 
 
@@ -93,7 +114,7 @@ def with_whole_batch_norm(model: nn.Module) -> nn.Module:
         ConfigError: a BatchNorm of a kind of its own, which would go on with its rank's share.
     """
     for name, module in model.named_modules():
-        if not isinstance(module, _BatchNorm) or isinstance(module, _DO_SO_ALREADY):
+        if not isinstance(module, _BatchNorm) or isinstance(module, _OVER_ALL_RANKS):
             continue
         if type(module) not in _WHOLE:
             raise ConfigError(
