@@ -96,3 +96,21 @@ def blobs(n: int = 160, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor
     y = torch.arange(n) % classes
     x = (patterns[y] + 0.15 * torch.randn(n, 1, 8, 8, generator=generator)).clamp(0, 1)
     return (x * 255).to(torch.uint8), y
+
+
+class Centred(nn.Module):
+    """Subtracts a mean, expanded over rows and columns, which two modules know."""
+
+    mean: Tensor
+
+    def __init__(self, value: float = 0.5, num_classes: int = 3) -> None:
+        super().__init__()
+        x, _ = blobs()
+        self.register_buffer("mean", torch.tensor(value).expand(x.shape[1:]))
+        self.register_buffer("scale", torch.ones(2).expand(3, 2), persistent=False)
+        self.again = nn.Module()
+        self.again.register_buffer("mean", self.mean)
+        self.fc = nn.Linear(x[0].numel(), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((x - self.mean - self.again.get_buffer("mean")).flatten(1))

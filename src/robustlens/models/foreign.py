@@ -18,6 +18,7 @@ from robustlens.models import batch_norm, external, registry
 from robustlens.models.fits import Fit, Statistics, check_options, fits_of_factory, fits_of_ours, only_fit
 from robustlens.models.layouts import ambiguous_option
 from robustlens.models.normalize import Normalize
+from robustlens.models.tensors import make_writable
 from robustlens.registry import is_factory
 
 _FAR = 0.2  # in running standard deviations: beyond it, running statistics do not follow from the weights
@@ -57,6 +58,7 @@ def build(
         fit = only_fit(
             path, list(fits_of_factory(model, architecture, content, entry)), content, architecture + at
         )
+        make_writable(model)
         model.load_state_dict(fit.tensors, strict=False)  # all but counters are there: the fit has no faults
         statistics = _statistics(path, fit, mean, std)
         if statistics is None:

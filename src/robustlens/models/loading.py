@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -101,13 +100,8 @@ def to_bytes(
         epoch: after which it is saved, counted from 1; 0 for a network without one.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
-    # A copy each: safetensors refuses tensors that share memory or are not contiguous (channels_last).
-    copies = {
-        key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key, tensor in state.items()
-    }
     header = {"model": dict(description), "recipe": recipe, "epoch": epoch}
-    return array_files.sealed_tensors(save_tensors(copies), header)
+    return array_files.sealed_tensors(save_tensors(tensors.copies(state)), header)
 
 
 def _unloadable(path: Path) -> str:

@@ -15,6 +15,7 @@ from robustlens.models.normalize import Normalize
 from robustlens.models.preact_resnet import preact_resnet18
 from robustlens.models.resnet import resnet
 from robustlens.models.small import small_cnn
+from robustlens.models.tensors import make_writable
 from robustlens.models.wide_resnet import wide_resnet
 from robustlens.registry import Registry, is_factory
 
@@ -81,12 +82,14 @@ def get(
     if is_factory(name):
         shape = {"num_classes": num_classes, "in_channels": in_channels}
         model = external.build(name, optional=shape, options=options)
+        make_writable(model)  # training writes to its buffers
         if mean is None and std is None:
             return model
         layers: dict[str, nn.Module] = {"model": model}
     elif external.is_named(name):
         shape = {"num_classes": num_classes, "in_channels": in_channels}
         layers = {"model": external.fresh(name, **shape, **options)}
+        make_writable(layers["model"])
     else:
         layers = layers_of(name, num_classes=num_classes, in_channels=in_channels, **options)
     centre = [0.0] * in_channels if mean is None else mean

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from robustlens.errors import ModelError
+from robustlens.models.tensors import make_writable
 
 
 @torch.no_grad()
@@ -20,6 +21,7 @@ def start_from(model: nn.Module, other: nn.Module, *, new_head: bool = False) ->
     Raises:
         ModelError: a tensor is missing, of no use, or of another shape; nothing has been copied.
     """
+    make_writable(model)
     own, theirs = model.state_dict(), other.state_dict()
     if new_head:
         head = tuple(f"{name}." for name in _names_of_last_linear(model))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustlens import processes
 from robustlens.errors import StateError
+from robustlens.models.tensors import copies
 from robustlens.results import array_files
 from robustlens.results.values import decode, plain
 from robustlens.training import optimizer_state
@@ -108,8 +109,7 @@ class TrainingState:
             tensors |= {f"average.{key}": value for key, value in averages.items()}
             record = replace(record, average_steps=self.average.steps)
         tensors |= {f"inside.{key}": value for key, value in self.partial_epoch.items()}
-        dense = {key: value.contiguous() for key, value in tensors.items()}
-        return array_files.sealed_tensors(save_tensors(dense), plain(record))
+        return array_files.sealed_tensors(save_tensors(copies(tensors)), plain(record))
 
     def restore(self, step: Path, newest: Path, previous: Path) -> list[Path]:
         """Take up the state that is furthest: inside an epoch, after one, or after the one before.
