@@ -42,6 +42,20 @@ def test_an_expanded_buffer_is_followed():
     assert ema.average.mean.tolist() == [0.25] * 3
 
 
+@pytest.mark.parametrize("expanded", [False, True], ids=["transposed", "expanded"])
+def test_a_buffer_of_several_modules_is_followed(expanded):
+    table = torch.ones(2).expand(3, 2) if expanded else torch.rand(3, 2).t()
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer in model:
+        layer.register_buffer("table", table)
+    ema = rl.ExponentialMovingAverage(model, decay=0.9)
+    if not expanded:
+        table.mul_(2)
+    ema.update()
+    assert ema.average[0].table is ema.average[1].table
+    assert torch.equal(ema.average[0].table, table)
+
+
 @pytest.mark.parametrize("decay", [-0.5, 0.0, 1.0, 1.5, float("nan")])
 def test_a_decay_outside_0_and_1_is_refused(decay):
     with pytest.raises(ConfigError, match=r"ema.decay: .*expected a number in \(0, 1\)"):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustlens.errors import ConfigError
+from robustlens.models.tensors import make_writable
 
 
 class ExponentialMovingAverage:
@@ -25,10 +26,7 @@ class ExponentialMovingAverage:
         self.model = model
         self.decay = decay
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        for module in self.average.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is not None:  # one that was expanded could not be written
-                    module._buffers[name] = buffer.contiguous()
+        make_writable(self.average)
         self.steps = 0
 
     @torch.no_grad()
