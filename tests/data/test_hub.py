@@ -320,17 +320,17 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`owner/name` on a Hub that is this folder: a configuration "small" without a split called test."""
     import datasets
 
-    real = datasets.load_dataset
+    real = datasets.load_dataset_builder
     write_cifar(tmp_path)
 
-    def load_dataset(path: str, name: str | None = None) -> Any:
+    def load_dataset_builder(path: str, name: str | None = None) -> Any:
         if path != "owner/name":
             raise ConnectionError(f"Couldn't reach '{path}'\non the Hub")
         split = "held_out" if name == "small" else "test"
-        files = {"train": str(tmp_path / TRAIN_FILE), split: str(tmp_path / TEST_FILE)}
+        files = {"train": str(tmp_path / "train-*.parquet"), split: str(tmp_path / TEST_FILE)}
         return real("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
 
 
 @pytest.mark.usefixtures("fake_hub")
@@ -339,6 +339,16 @@ def test_any_repository_of_the_hub_is_read_by_its_features() -> None:
     assert made.train.images[:, :, 0, 0].tolist() == [[i, 2, 3] for i in range(6)]
     assert made.name == "hf:owner/name"
     assert len(data.load("hf:owner/name?config=small&test=held_out").test) == 2
+
+
+@pytest.mark.usefixtures("fake_hub")
+@pytest.mark.parametrize("file", ["train-00001-of-00002.parquet", TEST_FILE])
+def test_a_file_of_a_repository_that_names_other_classes_is_refused(tmp_path: Path, file: str) -> None:
+    write_parquet(tmp_path / file, n=4, image="img", names=["dog", "cat"])
+    refused(
+        rf"{file}: class 0 of column label is dog, expected cat as in .*{TRAIN_FILE}; give all files",
+        lambda: data.load("hf:owner/name"),
+    )
 
 
 @pytest.mark.parametrize("local", [True, False])
@@ -362,6 +372,15 @@ def test_tables_know_their_files_again_and_notice_a_change(
     after = fingerprints()
     assert after[1] != before[1]
     assert (after[0] == before[0]) == local, "a repository is one thing, of one commit"
+
+
+def test_files_are_looked_at_once_for_all_shards_of_a_pack(tmp_path: Path) -> None:
+    """The library's copy is of the files as they were when they were read: what they are now does not count."""
+    sources = data.registry.read("cifar10", write_cifar(tmp_path))
+    assert sources.train.fingerprint is not None
+    before = sources.train.fingerprint(torch.arange(2))
+    (tmp_path / TRAIN_FILE).unlink()
+    assert sources.train.fingerprint(torch.arange(2, 4)) == before
 
 
 @pytest.mark.usefixtures("fake_hub")

@@ -3,20 +3,29 @@
 import contextlib
 import importlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from robustlens.data.splits import in_one_line
 from robustlens.errors import DataError
 
+_AT_A_TIME = 8
 
-def check_classes(files: dict[str, list[Path]], label: str, datasets: Any) -> None:
-    """Raise `DataError` for a file that names other classes: the library takes those of the first."""
-    parquet = importlib.import_module("pyarrow.parquet")
-    first: tuple[Path, list[str]] | None = None
-    for path in (path for split in ("train", "test") for path in files[split]):
-        features = datasets.Features.from_arrow_schema(parquet.read_schema(path))
+
+def check_classes(files: Mapping[str, Sequence[Path | str]], label: str, datasets: Any) -> None:
+    """Raise `DataError` for a file, or an address of one, that names other classes.
+
+    The library takes the classes of the first, and the labels of all as they are. Only the end of each file
+    is read, of several at a time: they may lie on another machine.
+    """
+    first: tuple[Path | str, list[str]] | None = None
+    paths = [path for split in ("train", "test") for path in files[split]]
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        schemas = list(pool.map(_schema, paths))
+    for path, schema in zip(paths, schemas, strict=True):
+        features = datasets.Features.from_arrow_schema(schema)
         names = getattr(features[label], "names", None)
         if names is None:  # plain numbers
             continue
@@ -29,6 +38,15 @@ def check_classes(files: dict[str, list[Path]], label: str, datasets: Any) -> No
             f"{path}: class {number} of column {label} is {here}, expected {there} as in {first[0]}; give "
             "all files the same classes in the same order"
         )
+
+
+def _schema(path: Path | str) -> Any:
+    """The columns of a file, or of one at an address such as "hf://datasets/owner/name@commit/FILE"."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    if isinstance(path, Path):
+        return parquet.read_schema(path)
+    with importlib.import_module("fsspec").open(path) as file:
+        return parquet.read_schema(file)
 
 
 def place(files: list[Path], row: int) -> str:

@@ -66,14 +66,14 @@ class _WorkingCopy:
 class ImageTable:
     """One split: `rows` is a `datasets.Dataset`, `place` names a row for an error message.
 
-    `fingerprint` is that of what it was read from. `copy` is what `rows` maps into memory, if that is ours.
-    It stands behind them, to be released after them: Windows removes no file that is mapped.
+    `fingerprint` is that of what it was read from, as it was then. `copy` is what `rows` maps into memory, if
+    that is ours. It stands behind them, to be released after them: Windows removes no file that is mapped.
     """
 
     rows: Any
     where: str
     place: Callable[[int], str]
-    fingerprint: Callable[[], str]
+    fingerprint: str
     copy: _WorkingCopy | None = None
 
     def labels(self, column: str) -> Int64[Tensor, " n"]:
@@ -120,6 +120,8 @@ def from_files(
         ResourceError: no room for the library's copy.
     """
     with library(where, "download the files again") as datasets, parquet_files.naming_the_bad_file(files):
+        # Before the library reads them: what changes from then on has another one.
+        fingerprints = {split: of_files(paths, paths[0].parent) for split, paths in files.items()}
         copy = _WorkingCopy()
         splits = datasets.load_dataset(
             "parquet",
@@ -133,7 +135,7 @@ def from_files(
                 splits[split],
                 f"{where}: {split}",
                 partial(parquet_files.place, files[split]),
-                partial(of_files, files[split], files[split][0].parent),
+                fingerprints[split],
                 copy,
             )
             for split in ("train", "test")
@@ -147,11 +149,14 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
     """Sources from a repository of the Hub in any form that the library knows; it is cached by the library.
 
     Raises:
-        DataError: it cannot be reached or read, lacks a split, or its columns are ambiguous.
+        DataError: it cannot be reached or read, lacks a split, its columns are ambiguous, or a parquet file
+            names other classes than the first.
     """
     where = f"hf:{repo}"
     with library(where, ONLINE) as datasets:
-        splits = datasets.load_dataset(repo, name=config or None)
+        builder = datasets.load_dataset_builder(repo, name=config or None)
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
         test = choose_test(splits)
         for split in ("train", test):
             if split not in splits:
@@ -164,11 +169,15 @@ def from_repository(repo: str, config: str, columns: Columns, choose_test: Calla
                 splits[split],
                 f"{where}: {split}",
                 f"{where}: {split}, row {{}}".format,
-                partial(getattr, splits[split], "_fingerprint", ""),  # the library's, of the commit
+                getattr(splits[split], "_fingerprint", ""),  # the library's, of the commit
             )
             for split in ("train", test)
         )
-        return _sources(train_table, test_table, _chosen(train_table, columns, datasets), ())
+        chosen = _chosen(train_table, columns, datasets)
+        if builder.name == "parquet":
+            files = {"train": builder.config.data_files["train"], "test": builder.config.data_files[test]}
+            parquet_files.check_classes(files, chosen.label, datasets)
+        return _sources(train_table, test_table, chosen, ())
 
 
 @contextlib.contextmanager
@@ -236,7 +245,7 @@ def _sources(train: ImageTable, test: ImageTable, columns: Columns, classes: tup
 
 def _source(table: ImageTable, labels: Int64[Tensor, " n"], columns: Columns) -> Source:
     images, each = partial(table.images, columns.image), partial(table.each, columns.image)
-    return Source(labels, images, table.where, each=each, fingerprint=lambda _: table.fingerprint())
+    return Source(labels, images, table.where, each=each, fingerprint=lambda _: table.fingerprint)
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:
