@@ -31,7 +31,8 @@ class CompiledPGD:
             next call uses again, from which the last images are copied.
 
     Raises:
-        ConfigError: `pgd` compares iterates, which no training needs.
+        ConfigError: `pgd` compares iterates or aims at classes, which no training needs, or asks a network in
+            train mode, whose layers change inside a step.
     """
 
     pgd: PGD
@@ -41,6 +42,14 @@ class CompiledPGD:
     def __post_init__(self) -> None:
         if self.pgd.keep != "last":
             raise ConfigError("attack.keep: found 'best', expected 'last' to craft for training")
+        if self.pgd.model_mode != "eval":
+            raise ConfigError(
+                "attack.model_mode: found 'train', expected 'eval' for a compiled step; use PGD"
+            )
+        if self.pgd.targets is not None:
+            raise ConfigError(
+                f"attack.targets: found {self.pgd.targets!r}, expected none to craft for training"
+            )
         mode = "reduce-overhead" if self.graphs else None
         object.__setattr__(self, "_step", compiled_apart(self._next, dynamic=False, mode=mode))
 
@@ -54,7 +63,7 @@ class CompiledPGD:
     ) -> Float[Tensor, "n ..."]:
         """Adversarial images, feasible, same shape as `x`; see `Attack`."""
         pgd, seed = self.pgd, noise.seed_from(generator, self.pgd.seed)
-        with checked_inputs(model, x, y, pgd.threat, pgd.model_mode) as (x, y):
+        with checked_inputs(model, x, y, pgd.threat, beforehand=True) as (x, y):
             if len(x) == 0:
                 return x.clone()
             goal = Goal.of(model, x, y, pgd.loss, targeted=pgd.targeted)

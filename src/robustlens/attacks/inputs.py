@@ -34,7 +34,13 @@ def trusted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def checked_inputs(
-    model: nn.Module, x: ImagesLike, y: LabelsLike, threat: ThreatModel | None, mode: str = "eval"
+    model: nn.Module,
+    x: ImagesLike,
+    y: LabelsLike,
+    threat: ThreatModel | None,
+    mode: str = "eval",
+    *,
+    beforehand: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and labels of a call, on the model's device; `model` is frozen in `mode` inside.
 
@@ -47,6 +53,8 @@ def checked_inputs(
         y: their labels.
         threat: of the attack, if it is known.
         mode: of the model, "eval" or "train".
+        beforehand: look at the logits of two images in a pass of their own, where the attack's would be
+            compiled and the look with them.
 
     Raises:
         ConfigError: infinite bounds. DataError: shapes, types, labels or pixels that do not fit.
@@ -63,7 +71,7 @@ def checked_inputs(
     if threat is not None:
         threat.require_box()
     images, labels = _checked(model, x, y, None if threat is None else threat.bounds)
-    with trusted(), frozen(model, mode), _first_output_checked(model, images, labels):
+    with trusted(), frozen(model, mode), _first_output_checked(model, images, labels, beforehand):
         yield images, labels
 
 
@@ -81,10 +89,10 @@ def _checked(model: nn.Module, x: ImagesLike, y: LabelsLike, bounds: Bounds | No
 
 
 @contextlib.contextmanager
-def _first_output_checked(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
-    """Inside, the model's first pass is checked: `ModelError` where it fails or returns no logits."""
+def _first_output_checked(model: nn.Module, x: Tensor, y: Tensor, beforehand: bool) -> Iterator[None]:
+    """Inside, or before, a first pass is checked: `ModelError` where it fails or returns no logits."""
     least = y.shape[1] if y.ndim == 2 else max(2, int(y.max()) + 1)
-    if isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
+    if beforehand or isinstance(model, torch.jit.ScriptModule):  # which takes no hooks
         as_logits(forward(model, x[:2]), len(x[:2]), at_least=least)
         yield
         return
