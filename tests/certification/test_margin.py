@@ -11,6 +11,7 @@ import robustlens as rl
 from helpers.known_networks import warm
 from helpers.small_models import Snapshot, images
 from robustlens.errors import ModelError
+from robustlens.models.resnet import BasicBlock
 
 
 def test_the_certificate_of_an_affine_network_is_exact():
@@ -117,6 +118,19 @@ def _patched():
     return model
 
 
+def _patched_inside():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    inner = model[0]._conv_forward
+    model[0]._conv_forward = lambda x, weight, bias: 100 * inner(x, weight, bias)
+    return model
+
+
+def _patched_at_the_end():
+    block = BasicBlock(3, 4, 1).eval()
+    block.relu2.forward = lambda x: 100 * x
+    return nn.Sequential(block, nn.Flatten())
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -124,6 +138,8 @@ def _patched():
         (nn.Sequential(_Mystery(), nn.Flatten()), r"model\.0 \(_Mystery\)"),
         (_hooked(), r"model\.1 \(Linear\) has hooks"),
         (_patched(), r"model\.1 \(ReLU\) has a forward pass of its own"),
+        (_patched_inside(), r"model\.0 \(Conv2d\) has a forward pass of its own \(_conv_forward\)"),
+        (_patched_at_the_end(), r"block \(ReLU\) has a forward pass of its own"),
         (
             nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten()),
             r"model\.0 \(Conv2d\) pads with 'reflect'",

@@ -228,6 +228,19 @@ def test_they_are_named(kind: str, listed: dict[str, str]) -> None:
     assert {name: part.kind for name, part in uncovered(around(UNCOVERED[kind]), (4, 6)).items()} == listed
 
 
+@pytest.mark.parametrize("step", ["forward", "_conv_forward"])
+def test_a_layer_that_got_a_step_of_its_own_is_named(step: str) -> None:
+    """Not one that got a method which computes nothing."""
+    convolution = nn.Conv2d(1, 2, 3)
+    model = nn.Sequential(convolution, nn.Flatten())
+    for harmless in ("train", "note"):
+        setattr(convolution, harmless, lambda *args: convolution)
+    assert not uncovered(model, (1, 4, 4))
+    inner = getattr(convolution, step)
+    setattr(convolution, step, lambda *args: 2 * inner(*args))
+    assert list(uncovered(model, (1, 4, 4))) == ["0"]
+
+
 def test_norms_without_weights_are_named_and_images_normalised_are_not() -> None:
     import robustlens as rl
 

@@ -18,6 +18,7 @@ from robustlens.models import Normalize, forward, preact_resnet, resnet, wide_re
 from robustlens.models.folding import scale_and_shift
 from robustlens.models.small import FlattenMap
 from robustlens.spectra.circular import circular_singular_values
+from robustlens.spectra.layers import replaced_methods
 
 Shape = tuple[int, ...]
 """Of one image or activation, without the batch."""
@@ -34,13 +35,13 @@ def flattened(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.
     """The modules of nested `nn.Sequential`s by name, one after another.
 
     Raises:
-        ModelError: one is of a type that has no rule, or has hooks or a forward pass that was put in its
-            place, which may change its output.
+        ModelError: one is of a type that has no rule, or has hooks or a method that was put in the place of
+            its class's, which may change its output.
     """
     if any(vars(module)[kind] for kind in ("_forward_hooks", "_forward_pre_hooks")):
         raise _refusal(name, module, "has hooks")
-    if "forward" in vars(module):
-        raise _refusal(name, module, "has a forward pass of its own")
+    for method in replaced_methods(module):
+        raise _refusal(name, module, f"has a forward pass of its own ({method})")
     if type(module) is nn.Sequential:
         # A module in several places runs in each; named_children gives it once.
         for part_name, part in zip(module._modules, module, strict=True):
@@ -175,7 +176,8 @@ def _pooling(pool: Callable[[Tensor], Tensor], side: int) -> float:
 
 def _resnet_block(block: resnet.BasicBlock, shape: Shape) -> float:
     """The shortcut leaves out pixels and adds zeros, so it is no more than 1, as is the ReLU at the end."""
-    return 1.0 + _branch([block.conv1, block.bn1, block.relu1, block.conv2, block.bn2], shape)
+    branch = _branch([block.conv1, block.bn1, block.relu1, block.conv2, block.bn2], shape)
+    return (1.0 + branch) * _branch([block.relu2], shape)
 
 
 def _preact_block(block: preact_resnet.PreActBlock | wide_resnet.WideBlock, shape: Shape) -> float:

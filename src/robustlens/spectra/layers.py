@@ -1,5 +1,6 @@
 """The layers of a network that are linear maps, and the size of what each of them reads."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,10 +106,19 @@ def is_covered(module: nn.Module) -> bool:
     if isinstance(module, _BATCH_NORMS) and not isinstance(module.running_mean, Tensor):
         return False
     kind = next((kind for kind in _COVERED if isinstance(module, kind)), None)
-    return kind is not None and not any(
-        step in vars(module) or getattr(type(module), step, None) is not getattr(kind, step, None)
-        for step in _STEPS
-    )
+    if kind is None or replaced_methods(module):
+        return False
+    return all(getattr(type(module), step, None) is getattr(kind, step, None) for step in _STEPS)
+
+
+def replaced_methods(module: nn.Module) -> list[str]:
+    """Methods of its class in whose place this module got others, which may make another function of it.
+
+    Those that every module has, such as `train`, compute nothing, but for `forward`.
+    """
+    kind = type(module)
+    own = [name for name in vars(module) if name == "forward" or not hasattr(nn.Module, name)]
+    return [name for name in own if inspect.isroutine(getattr(kind, name, None))]
 
 
 def parts_of(name: str, module: nn.Module, size: Size | None, written: Size | None) -> dict[str, Layer]:
