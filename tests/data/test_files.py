@@ -364,6 +364,8 @@ def test_images_of_fewer_bits_a_channel_are_read() -> None:
     bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 70, 0, 66, 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks + rows
     assert pixels.decode([bmp], 1, str)[0, :, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
     assert pixels.decode([b"P6\n1 1\n255\n" + bytes([1, 2, 3])], 1, str).flatten().tolist() == [1, 2, 3]
+    for black_and_white in (b"P1\n2 1\n0 1\n", b"P4\n2 1\n\x40"):
+        assert pixels.decode([black_and_white], 1, str).flatten().tolist() == [255, 0]
     assert pixels.decode([b"P6\n1 1\n5\n" + bytes([1, 0, 5])], 1, str).flatten().tolist() == [51, 0, 255]
 
 

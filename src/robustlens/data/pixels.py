@@ -112,7 +112,7 @@ def _deep_mode(image: Image.Image) -> str | None:
         mode, *more = arguments if isinstance(arguments, tuple) else (arguments,)
         if str(mode).endswith(_DEEP_ENDINGS):
             return str(mode)
-        if codec.startswith("ppm") and more[0] > 255:
+        if codec.startswith("ppm") and more and more[0] > 255:  # text of black and white has no depth
             return f"{mode} up to {more[0]}"
     return None
 
