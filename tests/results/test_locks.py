@@ -365,6 +365,59 @@ def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path, other, monkeypa
         pass
 
 
+def refused_by_the_system(*_, **__):
+    raise PermissionError(13, "denied")
+
+
+def blocked_by_a_folder(folder, monkeypatch):
+    (folder / "lease").unlink()
+    (folder / "lease").mkdir()
+
+
+def hidden(folder, monkeypatch):
+    """As another's lease is to whoever may not read it, or where the disk does not answer."""
+    (folder / "lease").unlink()
+    (folder / "lease").touch()
+    monkeypatch.setattr(Path, "read_bytes", refused_by_the_system)
+
+
+def lost_and_refused(folder, monkeypatch):
+    (folder / "lease").unlink()
+    monkeypatch.setattr(locks, "place", refused_by_the_system)
+
+
+def slept_without_handle(folder, monkeypatch):
+    """As on Windows, where no file is kept open that could be compared."""
+    (holder,) = locks._holders
+    monkeypatch.setattr(holder, "_is_in_place", lambda: True)
+    holder.renewed -= locks.LIMIT + 1
+    monkeypatch.setattr(Path, "read_bytes", refused_by_the_system)
+
+
+@pytest.mark.parametrize("change", [blocked_by_a_folder, hidden, lost_and_refused, slept_without_handle])
+def test_an_owner_that_cannot_look_at_its_lease_writes_nothing(tmp_path, monkeypatch, change):
+    with locked(tmp_path):
+        files.write_atomic(tmp_path / "a", b"mine")
+        change(tmp_path, monkeypatch)
+        for write in (lambda path: files.write_atomic(path, b"too late"), files.remove):
+            with pytest.raises(LockedError, match=r"lease: cannot be renewed \(.+\), so another") as caught:
+                write(tmp_path / "a")
+        monkeypatch.undo()
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+def test_an_owner_that_can_look_at_its_lease_again_goes_on(tmp_path, monkeypatch):
+    with locked(tmp_path):
+        monkeypatch.setattr(os, "open", refused_by_the_system)
+        monkeypatch.setattr(Path, "read_bytes", refused_by_the_system)
+        with pytest.raises(LockedError, match="cannot be renewed"):
+            files.write_atomic(tmp_path / "a", b"x")
+        monkeypatch.undo()
+        files.write_atomic(tmp_path / "a", b"x")
+        assert (tmp_path / "a").read_bytes() == b"x"
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 10
     while not condition():

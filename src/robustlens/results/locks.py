@@ -7,6 +7,7 @@ is gone is taken over: at once where its process can be looked up, and otherwise
 its host slept for instance, can write no more: it looks for its own file in the place of the lease before
 each write, and renews that file alone, so that it never overwrites the lease of the one that took over. Where
 it finds no lease, it puts its own back only if nobody can have taken over, finished and gone in between.
+Where it cannot look, it does not write.
 """
 
 import contextlib
@@ -133,7 +134,13 @@ class _Holder:
     def check(self) -> None:
         # Where this process slept, another may have taken over.
         if self._age() > LIMIT or not self._is_in_place():
-            self._renew_once()
+            try:
+                self._renew_once()
+            except OSError as error:  # what cannot be looked at may be another's
+                raise LockedError(
+                    f"{self.path}: cannot be renewed ({error.strerror or error}), so another process may "
+                    "have taken over; start again where the disk answers"
+                ) from error
         if self.lost:
             raise LockedError(
                 f"{self.folder}: another process took over, since this one gave no sign for {LIMIT:.0f} s"
@@ -168,23 +175,21 @@ class _Holder:
         if winner is None or winner.token != lease.token:
             raise _refusal(self.folder, winner)
         if there:
-            _log.warning(
-                "%s: taken over from %s, which ended without releasing it",
-                self.folder,
-                other or "a process whose lease is damaged",
-            )
+            before = other or "a process whose lease is damaged"
+            _log.warning("%s: taken over from %s, which ended without releasing it", self.folder, before)
         return lease
 
     def _renew(self) -> None:
         while not self.released.wait(RENEW):
-            self._renew_once()
+            with contextlib.suppress(OSError):  # `check` asks again, and tells
+                self._renew_once()
 
     def _age(self) -> float:
         """Seconds since the last renewal. One of the clocks stands still while the host sleeps."""
         return max(time.monotonic() - self.renewed, abs(time.time() - self.lease.heartbeat))
 
     def _renew_once(self) -> None:
-        with self.turn, contextlib.suppress(OSError):
+        with self.turn:
             now, lease = _read(self.path), replace(self.lease, heartbeat=time.time())
             if self.lost or self.released.is_set() or not self.folder.is_dir():
                 return
