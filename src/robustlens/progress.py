@@ -1,7 +1,7 @@
 """Events by which long work says how far it is: it calls a listener, and never prints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ def to_all(listeners: Sequence[Listener]) -> Listener:
             listener(event)
 
     return listen
+
+
+def of_part(listen: Listener, part: object) -> Listener:
+    """A listener that puts the name of a part of the work before each phase; as it is for None."""
+    return listen if part is None else lambda event: listen(replace(event, phase=f"{part} {event.phase}"))
 
 
 def silent(event: Event) -> None:

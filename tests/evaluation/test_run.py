@@ -1,6 +1,7 @@
 """Evaluations of run folders and of any model in a folder: typed, sealed, made once, of the right images."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,8 @@ from helpers.evaluated_models import blob_splits, image_network, image_splits, p
 from robustlens import models, reliability
 from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.errors import LockedError, StateError, StoppedError
-from robustlens.evaluation import evaluate_model, evaluate_run, evaluate_splits
+from robustlens.evaluation import Shard, attack_run, evaluate_model, evaluate_run, evaluate_splits
+from robustlens.executors.setbacks import Reached
 from robustlens.results import EvaluationResult, Run, locks, verify
 from robustlens.results.files import read_json, write_json
 from robustlens.stats.intervals import Interval
@@ -216,6 +218,18 @@ def test_events_name_the_split():
     events = []
     evaluate_splits(image_network(), image_splits(), plan(), progress=events.append)
     assert {event.phase for event in events} == {"test fgsm", "test pgd-5", "train fgsm", "train pgd-5"}
+
+
+@pytest.mark.usefixtures("without_flags")
+@pytest.mark.parametrize("attack", [evaluate_run, partial(attack_run, shard=Shard(0, 1))])
+def test_events_of_other_checkpoints_name_them(tmp_path, attack):
+    splits, epoch, events = blob_splits(), Checkpoint("epoch", 1), []
+    asked = plan(checkpoint="every", attacks=["fgsm"])
+    attack(run_of(splits, tmp_path, [BEST, LAST, epoch]), asked, splits=splits, progress=events.append)
+    wanted = [f"{one}{split} fgsm" for one in ("epoch-0001 ", "last ", "") for split in ("test", "train")]
+    assert list(dict.fromkeys(event.phase for event in events)) == wanted
+    reached = Reached()
+    assert all(reached.further(event) for event in events), "a run that is lost here has got further"
 
 
 def test_any_model_into_a_folder(tmp_path):

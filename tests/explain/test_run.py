@@ -259,6 +259,23 @@ def test_the_primary_checkpoint_comes_last_so_that_its_result_stands_for_all(
     assert not run.is_current("explanation", wanted)
 
 
+def test_events_count_what_is_on_disk_and_name_other_checkpoints(
+    run: Run, splits: Splits, calls: Calls
+) -> None:
+    wanted, events = plan("count", "mean", "margins", checkpoint="both"), list[Event]()
+    calls.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        explain_run(run, wanted, splits=splits, progress=events.append)
+    calls.stop = False
+    explain_run(run, wanted, splits=splits, without=["margins"], progress=events.append)
+    explain_run(run, wanted, splits=splits, progress=events.append)
+    assert [f"{event.phase} {event.done}/{event.total}" for event in events] == [
+        *("last explain 0/3", "last explain 1/3"),
+        *("last explain 1/2", "last explain 2/2", "explain 0/2", "explain 1/2", "explain 2/2"),
+        *("last explain 2/3", "last explain 3/3", "explain 2/3", "explain 3/3"),
+    ]
+
+
 def test_an_epoch_that_was_not_kept_is_refused_with_those_that_are_there(run: Run, splits: Splits) -> None:
     with pytest.raises(StateError, match="found no checkpoint epoch-0007, only best, last, epoch-0001"):
         explain_run(run, plan("margins", checkpoint="epoch-7"), splits=splits)

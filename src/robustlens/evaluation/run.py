@@ -14,7 +14,7 @@ from robustlens.data import Split, Splits
 from robustlens.evaluation.evaluation import Evaluation, gaps
 from robustlens.evaluation.images import attack_shard, evaluate
 from robustlens.evaluation.shards import Shard, block_count
-from robustlens.progress import Listener, silent
+from robustlens.progress import Listener, of_part, silent
 from robustlens.results import EvaluationResult, Provenance, Run
 from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
@@ -43,7 +43,7 @@ def evaluate_run(
         splits: the data of its recipe where the caller has loaded it already.
         trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1".
-        progress: hears an event after every batch.
+        progress: hears an event after every batch. The phases of other checkpoints begin with their name.
 
     Raises:
         ResourceError: there is no such device.
@@ -97,7 +97,7 @@ def evaluate_splits(
     results = {}
     adversarial: dict[str, np.ndarray] = {}
     for name, part in parts_of(splits, plan).items():
-        folder, listen = None if state is None else state / name, _on_split(progress, name)
+        folder, listen = None if state is None else state / name, of_part(progress, name)
         evaluations[name] = evaluate(
             model,
             data.readable(part),
@@ -158,7 +158,8 @@ def attack_run(
     splits = data.of_run(run, splits, trust_code=trust_code)
     for other, one in run.missing("evaluation", plan):
         model = models.load(run.folder, checkpoint=one.checkpoint, trust_code=trust_code)
-        attack_splits(model.to(on), splits, one, run.state_folder(other), shard, progress=progress)
+        state, listen = run.state_folder(other), of_part(progress, other)
+        attack_splits(model.to(on), splits, one, state, shard, progress=listen)
 
 
 def attack_splits(
@@ -181,7 +182,7 @@ def attack_splits(
                 part.labels,
                 threat,
                 **settings,
-                progress=_on_split(progress, name),
+                progress=of_part(progress, name),
             )
 
 
@@ -214,7 +215,8 @@ def _evaluate_into(
     """Evaluate, and write the files. Progress is kept beside them until they are there."""
     state = run.state_folder(other)
     with locked(run.folder):
-        result, adversarial = evaluate_splits(model, splits, plan, state=state, progress=progress)
+        listen = of_part(progress, other)
+        result, adversarial = evaluate_splits(model, splits, plan, state=state, progress=listen)
         result = replace(result, provenance=provenance)
         run.remove(f"{run.adversarial_name(other)}.safetensors")  # of another plan, perhaps
         if adversarial:
@@ -234,8 +236,3 @@ def _adversarial(split: str, evaluation: Evaluation, index: Tensor) -> dict[str,
         f"{split}/index": index[broken].numpy(),
         f"{split}/labels": evaluation.labels[broken].numpy(),
     }
-
-
-def _on_split(listen: Listener, split: str) -> Listener:
-    """A listener whose events name the split."""
-    return lambda event: listen(replace(event, phase=f"{split} {event.phase}"))

@@ -15,7 +15,7 @@ from robustlens.explain.measure import Measurement, Subject
 from robustlens.explain.registry import MEASURES, get
 from robustlens.explain.saved import at_plan, saved_measures, write_measures
 from robustlens.machine import float32_products, kept_memory, repeatable
-from robustlens.progress import Event, Listener, silent
+from robustlens.progress import Event, Listener, of_part, silent
 from robustlens.results import ExplanationResult, Provenance, Run
 from robustlens.results.locks import locked
 from robustlens.threat import ThreatModel
@@ -60,7 +60,8 @@ def explain_run(
             explanation is not complete.
         trust_code: allow a network that its recipe names as "package.module:factory" to be imported.
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1".
-        progress: hears which measure is next, and how far it is.
+        progress: hears which measure is next, and how far it is. The phases of other checkpoints begin with
+            their name.
 
     Returns:
         The explanation of the primary checkpoint.
@@ -124,7 +125,8 @@ def _explain_into(
     missing = [name for name in plan.measures if name not in (*measures, *without)]
     if not missing:  # of another plan, which had more measures, or all measured in parts
         return write_measures(run, expected, measures, other)
-    for name, measurement in measured(network(), splits, plan, missing, progress):
+    listen, there = of_part(progress, other), len(measures)
+    for name, measurement in measured(network(), splits, plan, missing, listen, there):
         measures[name] = measurement
         result = write_measures(run, expected, measures, other)
     return result
@@ -144,9 +146,17 @@ def expected_of_model(run: Run, model: nn.Module, splits: Splits, plan: Explanat
 
 
 def measured(
-    model: nn.Module, splits: Splits, plan: ExplanationPlan, measures: Sequence[str], progress: Listener
+    model: nn.Module,
+    splits: Splits,
+    plan: ExplanationPlan,
+    measures: Sequence[str],
+    progress: Listener,
+    there: int = 0,
 ) -> Iterator[tuple[str, Measurement]]:
-    """These measures of the plan, by name, one after the other; raises as `explain` does."""
+    """These measures of the plan, by name, one after the other; raises as `explain` does.
+
+    Events count `there` measures, those on disk, as done: a run that goes on gets further than it was.
+    """
     chosen = {name: get(name, **plan.options.get(name, {})) for name in measures}
     train, test = (
         split.take(min(plan.examples, len(split)), plan.seed) for split in (splits.train, splits.test)
@@ -155,10 +165,11 @@ def measured(
     subject = Subject(model, train, test, threat, plan.seed, plan.batch_size, progress, seen, splits.classes)
     highest = max(int(part.labels.max()) for part in (train, test) if len(part))
     models.check_logits(model, subject.images("test", 2)[0], at_least=max(2, highest + 1))
-    for number, (name, measure) in enumerate(chosen.items()):
-        progress(Event("explain", number, len(chosen), name))
+    total = there + len(chosen)
+    for number, (name, measure) in enumerate(chosen.items(), start=there):
+        progress(Event("explain", number, total, name))
         began = perf_counter()
         with float32_products(), repeatable(models.device_of(model)), kept_memory():
             measurement = measure(subject) if name in MEASURES else MEASURES.call(name, measure, subject)
         yield name, replace(measurement, seconds=perf_counter() - began)
-    progress(Event("explain", len(chosen), len(chosen)))
+    progress(Event("explain", total, total))

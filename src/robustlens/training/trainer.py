@@ -20,7 +20,7 @@ from robustlens.config import DataSpec, Recipe, checked
 from robustlens.data import Split, Splits
 from robustlens.errors import ConfigError, DataError, LockedError, RobustlensError, StateError, StoppedError
 from robustlens.machine import float32_products, kept_memory, repeatable
-from robustlens.progress import Listener, silent, to_all
+from robustlens.progress import Listener, of_part, silent, to_all
 from robustlens.registry import imported, one_line
 from robustlens.results import ErrorRecord, Run
 from robustlens.tracking import Tracking, tracked
@@ -154,7 +154,7 @@ def _with_pseudo_labels(loop: TrainingLoop, checkpoint_minutes: float) -> Split:
         splits=replace(splits, unlabeled=None),
         device=str(loop.fabric.device),
         checkpoint_minutes=checkpoint_minutes,
-        progress=lambda event: loop.listener(replace(event, phase=f"teacher {event.phase}")),
+        progress=of_part(loop.listener, "teacher"),
     )
     unlabeled = splits.unlabeled
 
