@@ -77,10 +77,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def of_system(error: BaseException) -> ResourceError | None:
-    """An error of the system, a full disk for instance, as one line; None for any other.
+    """An error of the system, a full disk or a refused connection, as one line; None for any other.
 
     An `OSError` without the system's number is of a library, which means something else by it.
     """
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    return ResourceError(f"{error.filename or 'disk'}: {error.strerror}")
+    return ResourceError(f"{error.filename or 'system'}: {error.strerror}")

@@ -238,10 +238,34 @@ def test_in_process_runs_the_same_jobs(tmp_path, monkeypatch):
     assert [outcome.error for outcome in outcomes] == ["a field is wrong", None]
 
     def stopped(listen):
-        raise StoppedError("stopped")
+        raise StoppedError("stopped by SIGTERM")
 
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
         list(InProcess().run([Job("stopped", stopped)], lambda name, event: None))
+
+
+def _unconnected(listen):
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "exit_code"),
+    [
+        (_full, "runs/full/run.json: No space left on device", 5),
+        (_unconnected, "system: Connection refused", 5),
+        (_hungry, "one: out of memory; lower the batch size or the number of workers", 5),
+        (_leaves, "one: code outside robustlens called sys.exit(0)", 3),
+    ],
+)
+def test_what_ends_a_run_in_process_ends_no_other(tmp_path, monkeypatch, work, error, exit_code):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    jobs = [Job("one", work), Job("one: next", _bug, run="one"), Job("two", _fine, (tmp_path,))]
+    assert list(InProcess().run(jobs, _deaf)) == [Outcome("one", error, exit_code), Outcome("two")]
+
+
+def test_a_bug_in_process_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        list(InProcess().run([Job("bug", _bug)], _deaf))
 
 
 @pytest.mark.slow

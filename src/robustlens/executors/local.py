@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from robustlens import stopping
-from robustlens.errors import RobustlensError, StoppedError
+from robustlens.errors import StoppedError
 from robustlens.executors import starting
 from robustlens.executors.jobs import Job, Outcome, Sender, by_run, carry_out
 from robustlens.executors.threads import threads_of
@@ -199,14 +199,9 @@ class InProcess:
     """Runs jobs one after another in this process: for debugging, and where processes cannot be made."""
 
     def run(self, jobs: Sequence[Job], listen: Callable[[str, Event], None]) -> Iterator[Outcome]:
-        """As `LocalProcesses.run`."""
+        """As `LocalProcesses.run`, but that a stop, or an unexpected error, ends all of it."""
         for name, some in by_run(jobs).items():
-            try:
-                for job in some:
-                    job.work(partial(listen, name), *job.arguments)
-            except StoppedError:
-                raise
-            except RobustlensError as error:
-                yield Outcome(name, str(error).splitlines()[0], error.exit_code)
-            else:
-                yield Outcome(name)
+            outcome = carry_out(name, partial(list, some), partial(listen, name))
+            if outcome.exit_code == StoppedError.exit_code:
+                raise StoppedError(outcome.error)
+            yield outcome
