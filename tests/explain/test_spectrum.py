@@ -1,6 +1,6 @@
 """The measure of spectra: with BatchNorm apart, and folded in."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -55,6 +55,30 @@ def test_the_measure_gives_layers_apart_and_folded(monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(fold.arrays[f"folded/{name}"], with_norm[name])
         assert fold.value["folded"][name]["max"] == with_norm[name][0]
         assert fold.value["folded"][name]["shape"] == fold.value["layers"][name]["shape"]
+
+
+class Tied(nn.Module):
+    """A layer that runs three times in a pass, and BatchNorms of which one can be folded into a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.bn1(F.silu(self.bn1(x))))
+        for _ in range(3):
+            x = F.silu(self.conv1(x))
+        return self.bn2(self.conv2(x))
+
+
+@pytest.mark.parametrize("batch_norm", ["apart", "fold"])
+def test_the_measure_says_how_often_layers_run_and_which_batch_norms_no_layer_takes_in(
+    batch_norm: Literal["apart", "fold"],
+) -> None:
+    value = measure_spectrum(subject(trained(Tied())), batch_norm=batch_norm).value
+    assert value["calls"] == {"bn1": 2, "conv1": 3}
+    assert (set(value["scales"]), value["unfolded"]) == ({"bn1", "bn2"}, ["bn1"])
 
 
 def test_a_layer_too_large_for_its_matrix_is_measured_by_its_density() -> None:

@@ -35,10 +35,12 @@ def measure_spectrum(
 ) -> Measurement:
     """Singular values of every layer, at the feature-map sizes of the test images.
 
-    Matrices are in "layers", the factors of each BatchNorm in "scales", and the other parts of the
-    network that have weights in "uncovered", by name. Beside them stand, in "kernel", the weights as matrices
-    (outputs, inputs * kernel) ("layers"; arrays "kernel/<layer>"), which `capacity` holds in training, and
-    those of them that have a BatchNorm with its factor in them ("folded"; arrays "kernel/folded/<layer>").
+    Matrices are in "layers", the factors of each BatchNorm in "scales", and the other parts of the network
+    that have weights in "uncovered", by name. "unfolded" names the BatchNorms that can be folded into no
+    layer, and "calls" how often a pass runs what it runs several times. Beside them stand, in "kernel", the
+    weights as matrices (outputs, inputs * kernel) ("layers"; arrays "kernel/<layer>"), which `capacity` holds
+    in training, and those of them that have a BatchNorm with its factor in them ("folded"; arrays
+    "kernel/folded/<layer>").
 
     Args:
         subject: the network.
@@ -70,7 +72,13 @@ def measure_spectrum(
         ),
         subject.progress,
     )
-    summaries = {"layers": _summaries(layers, values), "scales": _summaries(scales, values)}
+    counts = {name: survey.calls[layer.module] for name, layer in every.items()}
+    summaries: dict[str, Any] = {
+        "layers": _summaries(layers, values),
+        "scales": _summaries(scales, values),
+        "unfolded": list(folding.apart(scales)) if folding else [],
+        "calls": {name: count for name, count in counts.items() if count > 1},
+    }
     if fold:
         summaries["folded"] = _summaries(with_norm, values, FOLDED)
     summaries[KERNEL], kernels = _of_kernels(layers, folded, values)

@@ -72,28 +72,31 @@ def density_error(layer: Mapping[str, Any]) -> float | None:
 
 
 def leaves_batch_norm_out(spectrum: Measurement) -> bool:
-    """Whether the network has BatchNorms, none of which the measure `spectrum` folded into its layers.
+    """Whether the network has BatchNorms that the measure `spectrum` could fold into layers, and did not.
 
     The largest singular values of such layers have an arbitrary scale, which the BatchNorms take out again.
     """
-    return bool(spectrum.at("scales")) and not spectrum.at("folded")
+    foldable = set(spectrum.at("scales") or ()) - set(spectrum.at("unfolded") or ())
+    return bool(foldable) and not spectrum.at("folded")
 
 
 def log_gain(spectrum: Measurement) -> float | None:
     """Logarithm of the product of all layers' largest singular values, as the measure `spectrum` has them.
 
-    They are those of the feature maps, with BatchNorm folded in where a layer has one. The product bounds how
-    fast a plain feed-forward network changes its logits; beside shortcuts it is a scale only.
+    They are those of the feature maps, with BatchNorm folded in where a layer has one. A BatchNorm that is in
+    no layer counts as one, and each as often as it runs in a pass; files of older versions tell neither. The
+    product bounds how fast a plain feed-forward network changes its logits; beside shortcuts it is a scale.
 
     Returns:
         None where BatchNorms are left out, or a layer has no largest singular value above zero.
     """
     folded = spectrum.at("folded") or {}
-    layers = (("folded" if name in folded else "layers", name) for name in spectrum.at("layers") or ())
-    gains = [spectrum.number(*layer, "max") or 0.0 for layer in layers]
-    if leaves_batch_norm_out(spectrum) or min(gains, default=0.0) <= 0:
+    places = [("folded" if name in folded else "layers", name) for name in spectrum.at("layers") or ()]
+    places += [("scales", name) for name in spectrum.at("unfolded") or ()]
+    gains = {name: spectrum.number(kind, name, "max") or 0.0 for kind, name in places}
+    if leaves_batch_norm_out(spectrum) or min(gains.values(), default=0.0) <= 0:
         return None
-    return sum(map(math.log, gains))
+    return sum((spectrum.number("calls", name) or 1.0) * math.log(gain) for name, gain in gains.items())
 
 
 @dataclass(frozen=True)

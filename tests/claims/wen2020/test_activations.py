@@ -72,6 +72,24 @@ def test_gains_are_multiplied_up_to_the_layer(tmp_path):
         activations.spread_at_unit_gains(zero)
 
 
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ({"calls": {"layer3": 2}}, "runs layer3 2 times in a pass"),
+        ({"unfolded": ["norm"]}, "has BatchNorm norm"),
+    ],
+)
+def test_no_gains_lead_up_to_a_layer_where_their_order_is_not_known(tmp_path, made, why):
+    run = measured(tmp_path, {}, gain=2.0)
+    result = run.run.explanation()
+    spectrum = result.measures["spectrum"]
+    spectrum = replace(spectrum, value={**spectrum.value, **made}, arrays=dict(spectrum.arrays))
+    run.run.write("explanation", replace(result, measures={**result.measures, "spectrum": spectrum}))
+    again = StudyData.of(StudyFolder(tmp_path), Bootstrap(10)).runs[0]
+    with pytest.raises(Unusable, match=why):
+        activations.spread_at_unit_gains(again)
+
+
 class Backwards(nn.Module):
     """Twelve layers without biases; those that are called last have the first names."""
 

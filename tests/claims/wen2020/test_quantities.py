@@ -1,5 +1,6 @@
 """Quantities of Wen et al. on values worked by hand, plain, at matched temperature and under noise."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.explained_networks import explained
 from robustlens.claims.evidence import RunData, StudyData
 from robustlens.claims.wen2020 import quantities
 from robustlens.results import StudyFolder
+from robustlens.results.explanation import leaves_batch_norm_out, log_gain
 from robustlens.stats.bootstrap import Bootstrap, Unusable
 
 
@@ -91,6 +93,51 @@ def test_a_spectrum_without_the_batch_norms_gives_no_normalised_margin(tmp_path)
     run = explained(with_batch_norm(1.0), tmp_path, {"margins": {}, "spectrum": {}})
     with pytest.raises(Unusable, match=r"has BatchNorm, .* measure spectrum with batch_norm: fold"):
         quantities.normalised_spread(run)
+
+
+class Repeated(nn.Module):
+    """A layer that runs three times in a pass, and a BatchNorm, twice, behind which no layer can take it in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle = nn.Linear(16, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.norm, self.last = nn.BatchNorm1d(8, eps=0.0), nn.Linear(8, 3)
+        nn.init.uniform_(self.norm.weight, 1.0, 3.0)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1)).relu()
+        for _ in range(3):
+            x = self.middle(x).relu()
+        return self.last(nn.functional.gelu(self.norm(nn.functional.gelu(self.norm(x)))))
+
+
+@pytest.mark.parametrize("batch_norm", ["apart", "fold"])
+def test_a_layer_that_runs_again_and_a_batch_norm_that_is_in_none_have_their_gains(tmp_path, batch_norm):
+    network = Repeated().eval()
+    first, middle, last = (
+        float(torch.linalg.matrix_norm(layer.weight.detach(), 2))
+        for layer in (network.first, network.middle, network.last)
+    )
+    factor = float(network.norm.weight.detach().max())
+    run = explained(network, tmp_path, {"margins": {}, "spectrum": {"batch_norm": batch_norm}})
+    _, (margin,) = run.measured("margins", "test_index", "test_logit")
+    expected = margin.std() / (first * middle**3 * factor**2 * last)
+    assert quantities.normalised_spread(run).value() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_spectrum_of_an_older_version_is_read_as_it_was(tmp_path):
+    """Which says neither how often a layer runs nor which BatchNorms are in none."""
+    network = Repeated().eval()
+    run = explained(network, tmp_path, {"margins": {}, "spectrum": {"batch_norm": "fold"}}).run
+    result = run.explanation()
+    spectrum = result.measures["spectrum"]
+    older = {key: value for key, value in spectrum.value.items() if key not in ("calls", "unfolded")}
+    assert leaves_batch_norm_out(replace(spectrum, value=older))
+    largest = {name: spectrum.number("layers", name, "max") for name in ("first", "middle", "last")}
+    some_folded = {**older, "folded": {"first": {"max": 2.0}}}
+    expected = math.log(2.0 * largest["middle"] * largest["last"])
+    assert log_gain(replace(spectrum, value=some_folded)) == pytest.approx(expected)
 
 
 def test_a_spread_needs_a_layer_of_two_singular_values(tmp_path):

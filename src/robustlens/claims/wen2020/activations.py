@@ -42,7 +42,12 @@ def spread_at_unit_gains(run: RunData) -> Quantity:
 
     BatchNorm is folded into the kernels where there is one. In a plain network of ReLU without biases that is
     the spread after every weight is divided by its spectral norm; beside shortcuts it is a scale only.
+
+    Raises:
+        Unusable: a layer runs several times in a pass or a BatchNorm is in none, so that what lies before
+            each layer is not known; or a largest singular value is not above zero.
     """
+    _check_order(run)
     examples, norms, layers, _ = _norms(run, POST, "test")
     gains = spectrum_numbers(run, "max", KERNEL) | spectrum_numbers(run, "max", KERNEL_FOLDED)
     called = run.layers("activations", PRE)
@@ -52,6 +57,18 @@ def spread_at_unit_gains(run: RunData) -> Quantity:
     logs = dict(zip(called, np.cumsum([np.log(gains[name] or 0.0) for name in called]), strict=True))
     scaled = norms * np.exp([-logs[layer] for layer in layers])
     return Quantity(lambda weights: weighted_std(weights, scaled), (examples,), layers)
+
+
+def _check_order(run: RunData) -> None:
+    """Raise `Unusable` where the layers, each once, are not all that an activation went through."""
+    spectrum = run.measurement("spectrum")
+    unfolded = spectrum.at("unfolded")
+    if unfolded:
+        raise Unusable(f"{run.name} has BatchNorm {unfolded[0]}, which is folded into no layer")
+    repeated = [name for name in spectrum.at("layers") or () if spectrum.number("calls", name)]
+    if repeated:
+        times = spectrum.number("calls", repeated[0])
+        raise Unusable(f"{run.name} runs {repeated[0]} {times:.0f} times in a pass, each behind other gains")
 
 
 def spread_of_logits(run: RunData) -> Quantity:

@@ -65,7 +65,8 @@ def margin_spread(run: RunData) -> Quantity:
 def normalised_spread(run: RunData) -> Quantity:
     """Standard deviation of the logit margin on test images over the product of all layers' largest gains.
 
-    The gain of a layer is its largest singular value, with its BatchNorm folded in, as `log_gain` has it.
+    The gain of a layer is its largest singular value, with its BatchNorm folded in, as often as it runs in a
+    pass (`log_gain`).
     """
     spectrum = run.measurement("spectrum")
     if leaves_batch_norm_out(spectrum):
