@@ -226,6 +226,21 @@ def test_an_option_that_files_would_change_is_refused(field, value, where):
     assert "\n" not in str(caught.value)
 
 
-def test_options_that_files_keep_are_taken():
-    options = {"a": None, "b": True, "c": 1, "d": 0.5, "e": "x", "f": [1, (2.0, "y")], "g": {"h": {}}}
-    assert checked(Recipe, {"model": {"options": options}}, "recipe").model.options == options
+def test_options_that_files_keep_are_taken_as_files_give_them_back():
+    """A network that was built with a tuple of Python's would be built with a list when it is loaded."""
+    options = {"a": None, "b": True, "c": 1, "d": 0.5, "e": "x", "f": [1, [2.0, "y"]], "g": {"h": {}}}
+    for inner in ([2.0, "y"], (2.0, "y")):
+        asked = {**options, "f": (1, inner)}
+        assert checked(Recipe, {"model": {"options": asked}}, "recipe").model.options == options
+        own = checked(ExplanationPlan, {"options": {"mine:measure": asked}}, "explanation")
+        assert own.options == {"mine:measure": options}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), {1: 2}, b"x"])
+def test_an_option_of_a_measure_of_ones_own_that_files_would_change_is_refused(value):
+    """Its parameter may have no type that refuses the value; files keep null."""
+    asked = {"options": {"spectrum": {"operator": "zero"}, "mine:measure": {"q": value}}}
+    with pytest.raises(
+        ConfigError, match=r"^explanation\.options\.mine:measure\.q: found .*, expected a finite"
+    ):
+        checked(ExplanationPlan, asked, "explanation")

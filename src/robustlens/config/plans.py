@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
-from robustlens.config.values import Number, Values
+from robustlens.config.values import Number, Values, as_files_keep
+from robustlens.registry import is_factory
 
 SomePlan = TypeVar("SomePlan", bound="Plan")
 
@@ -87,3 +88,9 @@ class ExplanationPlan(Plan):
         if twice is not None:
             raise ValueError(f": found {twice!r} twice, expected each measure once")
         return measures
+
+    @field_validator("options")
+    @classmethod
+    def _own_as_files_keep(cls, options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Check what a measure of the user's may not: its parameters need no types."""
+        return options | as_files_keep({name: given for name, given in options.items() if is_factory(name)})

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -105,31 +104,20 @@ Number = Annotated[
 """A number of a file that people write: 0.1, or a text such as 8/255."""
 
 
-def _kept_by_files(options: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a value that JSON has no word for: it would come back, and be hashed, as another one."""
-    for path, value in _entries(options):
-        if not (value is None or isinstance(value, bool | int | float | str)) or (
-            isinstance(value, float) and not math.isfinite(value)
-        ):
-            kept = "a finite number, text, true, false or null"
-            raise ValueError(f"{path[1:]}: found {value!r}, expected {kept}")
-    return options
-
-
-def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What a value holds that is neither a list nor a mapping by text, and where."""
+def as_files_keep(value: Any, *, path: str = "") -> Any:
+    """The value as JSON gives it back, tuples as lists; `ValueError` for what would be another value."""
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        for key, entry in value.items():
-            yield from _entries(entry, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for place, entry in enumerate(value):
-            yield from _entries(entry, f"{path}[{place}]")
-    else:
-        yield path, value
+        return {key: as_files_keep(entry, path=f"{path}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_files_keep(entry, path=f"{path}[{place}]") for place, entry in enumerate(value)]
+    is_kept = math.isfinite(value) if isinstance(value, float) else isinstance(value, int | str | None)
+    if not is_kept:
+        raise ValueError(f"{path[1:]}: found {value!r}, expected a finite number, text, true, false or null")
+    return value
 
 
-Options = Annotated[dict[str, Any], AfterValidator(_kept_by_files)]
-"""Options of something that has a name: whatever JSON keeps as it is."""
+Options = Annotated[dict[str, Any], AfterValidator(as_files_keep)]
+"""Options of something that has a name: whatever JSON keeps."""
 
 
 DIMENSIONS = 3 * 224 * 224
