@@ -84,6 +84,17 @@ CODE = {
     "explanation.options.os:system": {"explanation": {"options": {"os:system": {}}}},
     "methods.0.objective": {"methods": [{"objective": "os:system"}]},
 }
+HUB_CODE = {
+    "model.options.trust_remote_code": {"model": {"options": {"trust_remote_code": True}}},
+    "model.options.code_revision": {"model": {"options": {"code_revision": "main"}}},
+    "model.options.attn_implementation": {"model": {"options": {"attn_implementation": "evil/kernel"}}},
+    "methods.0.model.options.backbone.attn_implementation": {
+        "methods": [{"model": {"options": {"backbone": {"attn_implementation": {"": "evil/kernel@v1:f"}}}}}]
+    },
+    "defaults.model.options.trust_remote_code": {
+        "defaults": {"model": {"options": {"trust_remote_code": "yes"}}}
+    },
+}
 READERS = {
     "model.name": {"model": {"name": "npz:main"}},
     "weight_perturbation.factory": {"weight_perturbation": {"factory": "folder:system"}},
@@ -97,6 +108,21 @@ def test_code_that_a_file_names_is_refused_by_name(field):
     with pytest.raises(ConfigError, match=f"mine.yaml: {field}: found 'os:system'.*--trust-code"):
         refuse_code(CODE[field], "mine.yaml")
     refuse_code(CODE[field], "mine.yaml", trust_code=True)
+
+
+@pytest.mark.parametrize("field", HUB_CODE)
+def test_an_option_that_runs_code_of_the_hub_is_refused_by_name(field):
+    with pytest.raises(ConfigError, match=f"mine.yaml: {field}: found .*--trust-code"):
+        refuse_code(HUB_CODE[field], "mine.yaml")
+    refuse_code(HUB_CODE[field], "mine.yaml", trust_code=True)
+
+
+def test_options_of_transformers_that_run_no_code_need_no_trust():
+    options = {"trust_remote_code": False, "attn_implementation": "sdpa", "image_size": 32}
+    model = {"name": "hf:someone/net", "options": options}
+    refuse_code({"model": model}, "mine.yaml")
+    assert not checked(Recipe, {"model": model}, "recipe").names_code
+    assert checked(Recipe, {"model": {"options": {"trust_remote_code": True}}}, "recipe").names_code
 
 
 @pytest.mark.parametrize("field", READERS)

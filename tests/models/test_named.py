@@ -1,12 +1,15 @@
 """Networks of transformers by name, from a configuration alone: fresh weights, the data's classes, no network."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from helpers.training_runs import recipe, weights_of
-from robustlens import data, models, study, train
+from robustlens import cli, data, models, study, train
 from robustlens.config import checked
 from robustlens.config.recipe import Recipe
 from robustlens.data import Splits
@@ -58,6 +61,41 @@ def test_options_are_fields_of_the_configuration(vit):
     models.check("hf:someone/net", {})
     with pytest.raises(ModelError, match="found 'resnet50'"):
         models.check("resnet50", {})
+
+
+def with_code(folder: Path) -> str:
+    """A configuration whose class is in a file beside it, which leaves a mark where it is run."""
+    folder.mkdir()
+    places = {"AutoConfig": "code.Config"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "unknown-to-all", "auto_map": places}))
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()")
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("build", [partial(models.get, num_classes=2), models.load])
+def test_code_beside_a_configuration_is_neither_run_nor_asked_about(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked the terminal"))
+    monkeypatch.setattr("signal.alarm", lambda *_: pytest.fail("asked the terminal"))
+    with pytest.raises(ModelError, match=r"transformers cannot .* contains custom code"):
+        build(with_code(tmp_path / "evil"))
+    assert not (tmp_path / "evil" / "ran").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "study"])
+def test_a_file_that_trusts_code_beside_a_configuration_is_refused_before_it_is_looked_at(
+    verb, tmp_path, capsys
+):
+    name = with_code(tmp_path / "evil")
+    values = {"model": {"name": name, "options": {"trust_remote_code": True}}}
+    (tmp_path / "file.yaml").write_text(
+        yaml.safe_dump(values | ({"name": "mine", "methods": [{}]} if verb == "study" else {}))
+    )
+    file, out = str(tmp_path / "file.yaml"), str(tmp_path / "out")
+    arguments = ["train", "--recipe", file] if verb == "train" else ["study", file]
+    assert cli.run([*arguments, "--out", out]) == 2
+    assert "model.options.trust_remote_code: found 'True', which runs code" in capsys.readouterr().err
+    assert not (tmp_path / "evil" / "ran").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

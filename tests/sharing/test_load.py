@@ -165,12 +165,12 @@ def test_code_that_the_weights_name_is_not_run(
     hub.repositories[NAME].files["best.safetensors"] = _with_description(run_folder, name="evil_module:make")
     with pytest.raises(ModelError, match=r"'evil_module:make', code from outside .*trust_code=True"):
         rl.models.load(SPEC)
-    changes = {"name": "hf:someone/net", "options": {"trust_remote_code": True}}
-    hub.put(
-        NAME, {**hub.repositories[NAME].files, "best.safetensors": _with_description(run_folder, **changes)}
-    )
-    with pytest.raises(ModelError, match=r"run code of 'hf:someone/net' \(trust_remote_code\)"):
-        rl.models.load(SPEC)
+    for option, value in (("trust_remote_code", True), ("attn_implementation", "evil/kernel")):
+        changes = {"name": "hf:someone/net", "options": {option: value}}
+        weights = _with_description(run_folder, **changes)
+        hub.put(NAME, {**hub.repositories[NAME].files, "best.safetensors": weights})
+        with pytest.raises(ModelError, match=rf"run code of 'hf:someone/net' \({option}\)"):
+            rl.models.load(SPEC)
     assert not (tmp_path / "ran").exists()
 
 

@@ -15,6 +15,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 _TEXTS = ("description", "label", "data_dir")  # fields that are never looked up
 _HUBS = ("hf:", "hf-run:", "timm:")  # of models: what follows is a name, or for hf: a folder
 _LOCAL_FOLDER = re.compile(r"hf:([/~.\\]|[A-Za-z]:[/\\])")
+_CODE_OPTIONS = ("trust_remote_code", "code_revision")  # of transformers, which then runs a repository's code
 _READERS = ("folder:", "idx:", "npz:", "packed:")  # of data: what follows is a path
 
 
@@ -65,7 +66,7 @@ Name = Annotated[str, BeforeValidator(_name)]
 
 
 def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """(field, "package.module:factory") for all code that a recipe, a plan or a study names.
+    """(field, what it says) for all code that a recipe, a plan or a study names: factories, code of the Hub.
 
     >>> list(code_in({"model": {"name": "os:system"}, "data": {"name": "npz:x"}}))
     [('model.name', 'os:system')]
@@ -74,7 +75,9 @@ def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
         for key, value in values.items():
             place = f"{field}.{key}".lstrip(".")
             yield from code_in(str(key), place)
-            if key not in _TEXTS:
+            if _runs_hub_code(str(key), value):
+                yield place, str(value)
+            elif key not in _TEXTS:
                 yield from code_in(value, place)
     elif isinstance(values, list | tuple):
         for number, value in enumerate(values):
@@ -83,6 +86,12 @@ def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
         is_path = values.startswith(_READERS) and field.endswith("data.name")
         if not is_path:
             yield field, values
+
+
+def _runs_hub_code(option: str, value: Any) -> bool:
+    """Whether transformers runs a repository's code with this option: modules, or a kernel "owner/name"."""
+    name = option.rpartition(".")[2]
+    return (name in _CODE_OPTIONS and bool(value)) or ("_implementation" in name and "/" in str(value))
 
 
 def refuse_code(values: Any, where: str, *, trust_code: bool = False) -> None:
@@ -95,10 +104,10 @@ def refuse_code(values: Any, where: str, *, trust_code: bool = False) -> None:
     """
     named = next(code_in(values), None)
     if named is not None and not trust_code:
-        field, function = named
+        field, code = named
         raise ConfigError(
-            f"{where}: {field}: found {function!r}, which is code from outside; give --trust-code "
-            "(trust_code=True) if you trust the function and whoever names it"
+            f"{where}: {field}: found {code!r}, which runs code from outside; give --trust-code "
+            "(trust_code=True) if you trust the code and whoever names it"
         )
 
 

@@ -265,7 +265,7 @@ class Recipe(Values):
 
     @property
     def names_code(self) -> bool:
-        """Whether a field names code from outside, as "package.module:factory"."""
+        """Whether a field names code from outside: a "package.module:factory", or code of the Hub."""
         return next(code_in(self.model_dump(mode="json")), None) is not None
 
     def hash(self) -> str:

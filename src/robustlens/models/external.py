@@ -18,6 +18,9 @@ _FETCHING = {"cache_dir", "checkpoint_path", "model_name", "pretrained", "pretra
 _FETCHING |= {"pretrained_cfg_overlay", "pretrained_model_name_or_path", "proxies", "token", "use_auth_token"}
 """Options of both libraries that say where weights come from, and not which network it is."""
 
+_NO_CODE = {"trust_remote_code": False}
+"""Where it is left out, transformers asks the terminal."""
+
 
 class Adapter(nn.Module):
     """Normalisation before a foreign network, and its logits after it.
@@ -95,7 +98,9 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
         num_classes: number of logits.
         in_channels: channels of the images.
         options: fields of the configuration of transformers (`image_size=224`), or arguments of timm. A file
-            of weights may give them, so none may say where something is fetched, or how.
+            of weights may give them, so none may say where something is fetched, or how. With
+            `trust_remote_code=True` transformers runs the code beside the configuration; whoever reads
+            options from a file asks for trust first (`config.refuse_code`).
 
     Raises:
         ModelError: the library is absent, or knows no such network; an option is not of the architecture.
@@ -115,10 +120,12 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
             where, library.create_model, {"model_name": rest, "pretrained": False, **shape, **options}
         )
     transformers = _library("transformers", name, _TRANSFORMERS)
+    shape = {"num_labels": num_classes, "num_channels": in_channels}
+    asked = {key: options.pop(key) for key in ("trust_remote_code", "code_revision") if key in options}
+    code = _NO_CODE | asked
     try:
-        shape = {"num_labels": num_classes, "num_channels": in_channels}
-        config = transformers.AutoConfig.from_pretrained(rest, **shape, **options)
-        network = transformers.AutoModelForImageClassification.from_config(config)
+        config = transformers.AutoConfig.from_pretrained(rest, **code, **shape, **options)
+        network = transformers.AutoModelForImageClassification.from_config(config, **code)
     except Exception as error:
         raise ModelError(f"{where}: transformers cannot build it: {one_line(error)}") from error
     return Adapter(nn.Identity(), network)
@@ -133,7 +140,7 @@ def hugging_face(name: str, **options: Any) -> nn.Module:
     transformers = _library("transformers", f"hf:{name}", _TRANSFORMERS)
     where = f"model 'hf:{name}'"
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(name, **options)
+        model = transformers.AutoModelForImageClassification.from_pretrained(name, **_NO_CODE | options)
         # The plain dict, because transformers' own image processors may import torchvision.
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
     except Exception as error:

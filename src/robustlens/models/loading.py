@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustlens import hub
 from robustlens.config import BEST, LAST, Checkpoint
+from robustlens.config.names import code_in
 from robustlens.errors import ConfigError, ModelError, StateError, out_of_memory
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
@@ -165,10 +166,10 @@ def _described(
             f"{path}: its network is made by {name!r}, code from outside this file; "
             "load it with trust_code=True if you trust both"
         )
-    options = description.get("options")
-    if isinstance(options, Mapping) and options.get("trust_remote_code") and not trust_code:
+    named = next(code_in(description.get("options")), None)
+    if named is not None and not trust_code:
         raise ModelError(
-            f"{path}: its network asks transformers to run code of {name!r} (trust_remote_code); "
+            f"{path}: its network asks to run code of {name!r} ({named[0]}), from outside this file; "
             "load it with trust_code=True if you trust both"
         )
     try:
