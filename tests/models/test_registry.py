@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import sys
+import threading
 import types
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from robustlens.errors import ModelError, NumericsError, RobustlensError, StateE
 from robustlens.models.preact_resnet import PreActBlock
 from robustlens.models.resnet import BasicBlock
 from robustlens.models.wide_resnet import WideBlock, wide_resnet
+from robustlens.registry import imported
 
 
 def size_of(model: nn.Module) -> int:
@@ -551,6 +553,22 @@ def test_options_belong_to_factories(tmp_path: Path, factories: str) -> None:
     assert not loaded.training
     assert loaded(torch.rand(1, 1, 3, 3)).shape == (1, 2)
     assert models.load(f"{factories}:ready")(torch.rand(1, 1, 4, 4)).shape == (1, 3)
+
+
+def test_a_network_in_place_of_a_factory_is_copied(tmp_path: Path, factories: str) -> None:
+    ready = imported(f"{factories}:ready", "model")
+    torch.save({name: tensor + 1 for name, tensor in ready.state_dict().items()}, tmp_path / "theirs.pt")
+    loaded = models.load(f"{factories}:ready")
+    filled = models.load(tmp_path / "theirs.pt", architecture=f"{factories}:ready")
+    built = models.get(f"{factories}:ready", num_classes=3)
+    assert ready.training
+    assert torch.equal(filled.state_dict()["1.weight"], ready[1].weight + 1)
+    for network in (loaded, built):
+        assert network is not ready
+        assert torch.equal(network.state_dict()["1.weight"], ready[1].weight)
+    ready.lock = threading.Lock()
+    with pytest.raises(ModelError, match="'my_nets:ready': found a network that cannot be copied"):
+        models.load(f"{factories}:ready")
 
 
 # -- other libraries ------------------------------------------------------------------------------------

@@ -53,6 +53,16 @@ def test_images_too_small_for_the_network_are_refused_before_any_file_is_written
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_in_place_of_a_function_that_builds_it_is_not_trained(tmp_path, splits, monkeypatch):
+    (tmp_path / "network_at_hand.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="'network_at_hand:net': found a network, expected a function"):
+        rl.train(recipe(model={"name": "network_at_hand:net"}), tmp_path / "run", splits=splits)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
     before = rl.train(recipe(objective="standard"), tmp_path / "before", splits=splits)
     x, y = blobs(classes=2)

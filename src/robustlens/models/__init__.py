@@ -6,6 +6,7 @@ Small CNN, CIFAR ResNets, PreActResNet-18, wide ResNets by name; any network of 
 
 from robustlens.models.compiled import compiled_apart, compiled_copy, repeated_gradients
 from robustlens.models.copies import fast_copy, float64_copy, training_copy
+from robustlens.models.external import refuse_network
 from robustlens.models.fast_network import FastNetwork
 from robustlens.models.fingerprint import fingerprint
 from robustlens.models.inference import frozen, inference, preserved_state
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "load_weights",
     "preserved_state",
+    "refuse_network",
     "repeated_gradients",
     "start_from",
     "to_bytes",

@@ -1,5 +1,6 @@
 """Networks from elsewhere: a factory of the user's, transformers ("hf:") and timm ("timm:")."""
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from robustlens.errors import ModelError, RobustlensError
 from robustlens.extras import install_package
 from robustlens.models.normalize import Normalize
-from robustlens.registry import imported, one_line, parameters_of, takes_any
+from robustlens.registry import imported, is_factory, one_line, parameters_of, takes_any
 
 _TRANSFORMERS = install_package("transformers")
 _TIMM = "pip install timm and the torchvision that fits your torch"
@@ -43,15 +44,16 @@ class Adapter(nn.Module):
 def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     """Call the factory "package.module:factory" with `options`, and those of `optional` that it takes.
 
-    The module is imported as by `import`, with the working directory as the last place to look.
+    The module is imported as by `import`, with the working directory as the last place to look. Of a network
+    in place of the factory it is a copy: two calls share no weights.
 
     Raises:
         ModelError: the module or the factory does not exist, does not take the options, raises, or does not
-            return an `nn.Module`.
+            return an `nn.Module`; a network cannot be copied.
     """
     factory = imported(name, "model", ModelError)
     if isinstance(factory, nn.Module):
-        return factory
+        return _copied(name, factory)
     if not callable(factory):
         raise ModelError(
             f"model {name!r}: found {type(factory).__name__}, expected a function that returns an nn.Module"
@@ -65,6 +67,25 @@ def build(name: str, *, optional: Mapping[str, Any], options: Mapping[str, Any])
             f"model {name!r}: the factory returned {type(model).__name__}, expected an nn.Module"
         )
     return model
+
+
+def _copied(name: str, network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # whatever a network's own __deepcopy__ or its parts raise
+        raise ModelError(
+            f"model {name!r}: found a network that cannot be copied ({one_line(error)}); "
+            "name a function that builds it"
+        ) from error
+
+
+def refuse_network(name: str) -> None:
+    """Raise `ModelError` where `name` is a network, which has no fresh weights, and no function."""
+    if is_factory(name) and isinstance(imported(name, "model", ModelError), nn.Module):
+        raise ModelError(
+            f"model {name!r}: found a network, expected a function that builds one: all seeds would start "
+            "from the same weights; give it as init.model to start from these"
+        )
 
 
 def call(where: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -36,9 +36,10 @@ def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
     """The network of a description, with weights drawn from the recipe's seed or those that `init` names.
 
     Raises:
-        ModelError: it cannot be built, or `init` names another architecture.
+        ModelError: it cannot be built, or is no function's; `init` names another architecture.
         ConfigError: its layers have no weights whose singular values `capacity` could hold.
     """
+    models.refuse_network(recipe.model.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = models.build_from(description)
