@@ -579,7 +579,12 @@ class _Output:
         self.logits = logits
 
 
+HALVES = {"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}
+
+
 class _Transformer(nn.Module):
+    config = types.SimpleNamespace(num_channels=2)
+
     def forward(self, pixel_values: Tensor) -> _Output:
         return _Output(pixel_values.mean((2, 3)))
 
@@ -589,13 +594,27 @@ class _Transformer(nn.Module):
     [
         ({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.25]}, [1.0, 2.0]),
         ({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.25], "do_normalize": False}, [1.0, 1.0]),
+        (HALVES | {"rescale_factor": 0.00392156862745098}, [1.0, 1.0]),
+        (HALVES | {"rescale_factor": 1 / 127.5}, [3.0, 3.0]),
+        (HALVES | {"rescale_factor": 1 / 127.5, "rescale_offset": True}, [1.0, 1.0]),
+        (HALVES | {"do_rescale": False, "rescale_factor": 7}, pytest.approx([509.0, 509.0])),
+        ({"do_normalize": False, "rescale_factor": 1 / 127.5}, [2.0, 2.0]),
+        ({"do_normalize": False, "do_rescale": False}, pytest.approx([255.0, 255.0])),
+        ({"image_mean": 0.5, "image_std": [0.5, 0.25]}, [1.0, 2.0]),
+        ({"image_mean": [0.5, 0.25], "image_std": 0.5}, [1.0, 1.5]),
+        (HALVES | {"include_top": True}, [2.0, 2.0]),
+        (HALVES | {"image_processor_type": "EfficientNetImageProcessorFast"}, [2.0, 2.0]),
+        (HALVES | {"image_processor_type": "EfficientNetImageProcessor", "include_top": False}, [1.0, 1.0]),
+        (HALVES | {"do_resize": True, "do_center_crop": True, "do_convert_rgb": True}, [1.0, 1.0]),
     ],
 )
 def test_a_transformers_classifier_is_normalised_as_it_was_trained(
     monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any], expected: list[float]
 ) -> None:
     library = types.SimpleNamespace(
-        AutoModelForImageClassification=types.SimpleNamespace(from_pretrained=lambda name: _Transformer()),
+        AutoModelForImageClassification=types.SimpleNamespace(
+            from_pretrained=lambda name, **_: _Transformer()
+        ),
         ImageProcessingMixin=types.SimpleNamespace(get_image_processor_dict=lambda name: (processor, {})),
     )
     monkeypatch.setitem(sys.modules, "transformers", library)
@@ -604,13 +623,32 @@ def test_a_transformers_classifier_is_normalised_as_it_was_trained(
     assert models.check_logits(model, torch.ones(1, 2, 4, 4), 2).flatten().tolist() == expected
 
 
-def test_a_transformers_classifier_without_statistics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("processor", "words"),
+    [
+        ({}, "found no mean and std"),
+        ({"image_mean": [0.5]}, "found no mean and std"),
+        ({"do_normalize": False, "include_top": True}, "found no mean and std"),
+        (HALVES | {"do_flip_channel_order": True}, "changed by do_flip_channel_order"),
+        (HALVES | {"image_processor_type": "MobileViTImageProcessor"}, "changed by do_flip_channel_order"),
+        (HALVES | {"do_grayscale": True}, "changed by do_grayscale"),
+        (HALVES | {"offset": True}, "changed by offset"),
+        (HALVES | {"rescale_factor": "small"}, "values that are no numbers"),
+        (HALVES | {"rescale_factor": 0}, "values that are no numbers"),
+        ({"image_mean": [[0.5]], "image_std": 0.5}, "values that are no numbers"),
+    ],
+)
+def test_a_transformers_classifier_whose_images_are_changed_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any], words: str
+) -> None:
     library = types.SimpleNamespace(
-        AutoModelForImageClassification=types.SimpleNamespace(from_pretrained=lambda name: _Transformer()),
-        ImageProcessingMixin=types.SimpleNamespace(get_image_processor_dict=lambda name: ({}, {})),
+        AutoModelForImageClassification=types.SimpleNamespace(
+            from_pretrained=lambda name, **_: _Transformer()
+        ),
+        ImageProcessingMixin=types.SimpleNamespace(get_image_processor_dict=lambda name: (processor, {})),
     )
     monkeypatch.setitem(sys.modules, "transformers", library)
-    with pytest.raises(ModelError, match="'hf:x': found no mean and std"):
+    with pytest.raises(ModelError, match=f"'hf:x': .*{words}"):
         models.load("hf:x")
 
 

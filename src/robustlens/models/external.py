@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, RobustlensError
 from robustlens.extras import install_package
+from robustlens.models import image_processors
 from robustlens.models.normalize import Normalize
 from robustlens.registry import imported, is_factory, one_line, parameters_of, takes_any
 
@@ -156,7 +157,8 @@ def hugging_face(name: str, **options: Any) -> nn.Module:
     """An image classifier of transformers, by hub name or local folder, normalised as in its training.
 
     Raises:
-        ModelError: transformers is absent, or the model or its `preprocessor_config.json` cannot be read.
+        ModelError: transformers is absent; the model or its `preprocessor_config.json` cannot be read, or
+            this asks for more than a mean and a std.
     """
     transformers = _library("transformers", f"hf:{name}", _TRANSFORMERS)
     where = f"model 'hf:{name}'"
@@ -166,9 +168,9 @@ def hugging_face(name: str, **options: Any) -> nn.Module:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
     except Exception as error:
         raise ModelError(f"{where}: transformers cannot load it: {one_line(error)}") from error
-    if not processor.get("do_normalize", True):
-        return Adapter(nn.Identity(), model)
-    return Adapter(_normalize(where, processor.get("image_mean"), processor.get("image_std")), model)
+    channels = getattr(getattr(model, "config", None), "num_channels", 3)
+    pair = image_processors.statistics(where, processor, channels)
+    return Adapter(nn.Identity() if pair is None else Normalize(*pair), model)
 
 
 def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
@@ -183,17 +185,11 @@ def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
         model = library.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
         raise ModelError(f"{where}: timm cannot build it: {one_line(error)}") from error
-    statistics = getattr(model, "pretrained_cfg", {})
-    return Adapter(_normalize(where, statistics.get("mean"), statistics.get("std")), model)
-
-
-def _normalize(where: str, mean: Any, std: Any) -> Normalize:
+    known = getattr(model, "pretrained_cfg", {})
+    mean, std = known.get("mean"), known.get("std")
     if mean is None or std is None:
-        raise ModelError(
-            f"{where}: found no mean and std for the images; load it in a function of yours that normalises, "
-            "and name that as package.module:factory"
-        )
-    return Normalize(mean, std)
+        raise image_processors.no_statistics(where)
+    return Adapter(Normalize(mean, std), model)
 
 
 def _library(name: str, spec: str, fix: str) -> Any:
