@@ -63,6 +63,33 @@ def test_options_are_fields_of_the_configuration(vit):
         models.check("resnet50", {})
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("hidden_sise", "found option 'hidden_sise', expected fields .* did you mean 'hidden_size'?"),
+        ("nonsense", "found option 'nonsense', expected fields of its configuration$"),
+        ("dtype", "found option 'dtype', expected none: networks are trained in float32"),
+        ("torch_dtype", "found option 'torch_dtype', expected none"),
+    ],
+)
+def test_an_option_that_a_configuration_does_not_have_is_refused(vit, option, words):
+    with pytest.raises(ModelError, match=words):
+        models.get(vit, num_classes=7, **{option: 64})
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_networks_are_in_float32_whatever_their_configuration_says(vit, key, tmp_path):
+    folder = Path(vit.removeprefix("hf:"))
+    values = json.loads((folder / "config.json").read_text()) | {"dtype": None}
+    (folder / "config.json").write_text(json.dumps(values | {key: "float16"}))
+    fresh = models.get(vit, num_classes=7, image_size=32)
+    assert {parameter.dtype for parameter in fresh.parameters()} == {torch.float32}
+    fresh[1].model.half().save_pretrained(tmp_path / "half")
+    (tmp_path / "half" / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    saved = models.load(f"hf:{tmp_path / 'half'}")
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.float32}
+
+
 def with_code(folder: Path) -> str:
     """A configuration whose class is in a file beside it, which leaves a mark where it is run."""
     folder.mkdir()

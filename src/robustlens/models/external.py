@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from robustlens.errors import ModelError, RobustlensError
 from robustlens.extras import install_package
 from robustlens.models import image_processors
 from robustlens.models.normalize import Normalize
-from robustlens.registry import imported, is_factory, one_line, parameters_of, takes_any
+from robustlens.registry import imported, is_factory, near_name, one_line, parameters_of, takes_any
 
 _TRANSFORMERS = install_package("transformers")
 _TIMM = "pip install timm and the torchvision that fits your torch"
@@ -20,6 +21,7 @@ _FETCHING = {"cache_dir", "checkpoint_path", "model_name", "pretrained", "pretra
 _FETCHING |= {"pretrained_cfg_overlay", "pretrained_model_name_or_path", "proxies", "token", "use_auth_token"}
 """Options of both libraries that say where weights come from, and not which network it is."""
 
+_DTYPES = {"dtype", "torch_dtype"}
 _NO_CODE = {"trust_remote_code": False}
 """Where it is left out, transformers asks the terminal."""
 
@@ -129,6 +131,12 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
     """
     kind, _, rest = name.partition(":")
     where = f"model {name!r}"
+    typed = sorted(_DTYPES & options.keys())
+    if typed:
+        raise ModelError(
+            f"{where}: found option {typed[0]!r}, expected none: networks are trained in float32 "
+            "(or bf16-mixed, with precision)"
+        )
     fetching = sorted(_FETCHING & options.keys())
     if fetching:
         raise ModelError(
@@ -146,15 +154,28 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
     asked = {key: options.pop(key) for key in ("trust_remote_code", "code_revision") if key in options}
     code = _NO_CODE | asked
     try:
-        config = transformers.AutoConfig.from_pretrained(rest, **code, **shape, **options)
-        network = transformers.AutoModelForImageClassification.from_config(config, **code)
+        config, unused = transformers.AutoConfig.from_pretrained(
+            rest, return_unused_kwargs=True, **code, **shape, **options
+        )
+        # A configuration may hold the type that its weights were saved in.
+        network = transformers.AutoModelForImageClassification.from_config(
+            config, dtype=torch.float32, **code
+        )
     except Exception as error:
         raise ModelError(f"{where}: transformers cannot build it: {one_line(error)}") from error
+    unknown = [option for option in options if option in unused]
+    if unknown:
+        raise ModelError(
+            f"{where}: found option {unknown[0]!r}, expected fields of its configuration"
+            f"{near_name(unknown[0], config.to_dict())}"
+        )
     return Adapter(nn.Identity(), network)
 
 
 def hugging_face(name: str, **options: Any) -> nn.Module:
     """An image classifier of transformers, by hub name or local folder, normalised as in its training.
+
+    It is in float32, whatever its weights were saved in, unless the options have `dtype`.
 
     Raises:
         ModelError: transformers is absent; the model or its `preprocessor_config.json` cannot be read, or
@@ -163,7 +184,10 @@ def hugging_face(name: str, **options: Any) -> nn.Module:
     transformers = _library("transformers", f"hf:{name}", _TRANSFORMERS)
     where = f"model 'hf:{name}'"
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(name, **_NO_CODE | options)
+        dtype = {} if _DTYPES & options.keys() else {"dtype": torch.float32}
+        model = transformers.AutoModelForImageClassification.from_pretrained(
+            name, **_NO_CODE | dtype | options
+        )
         # The plain dict, because transformers' own image processors may import torchvision.
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
     except Exception as error:
