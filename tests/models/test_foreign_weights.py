@@ -502,6 +502,62 @@ def test_one_changed_byte_is_noticed(tmp_path: Path, theirs: nn.Module) -> None:
     refusal(path, "damaged, '.*' in it does not have its checksum")
 
 
+def holds_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {"linear.weight": torch.ones(3, 8)}
+    content["again"] = content["and again"] = content
+    return content
+
+
+def deep(content: object) -> object:
+    for _ in range(100):
+        content = {"model": content}
+    return content
+
+
+def branching() -> object:
+    content: object = {"linear.weight": torch.ones(3, 8)}
+    for _ in range(40):
+        content = {"a": content, "b": content}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda net: net | {"conv1.weight": net["conv1.weight"].to_sparse()}, "'conv1.weight' is sparse"),
+        (
+            lambda net: net | {"conv1.weight": net["conv1.weight"].to("meta")},
+            "'conv1.weight' is without values",
+        ),
+        (
+            lambda net: net | {"x": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
+            "'x' is nested",
+        ),
+        (lambda net: {"net": net | {"x": torch.ones(2).to_sparse()}}, "'x' is sparse"),
+        (lambda net: net | {"x": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "quantised"),
+        (lambda net: holds_itself(), "holds mappings in itself"),
+        (deep, "holds mappings in itself, or more than 50 deep"),
+        (lambda net: branching(), "holds mappings in itself"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:torch.quantize_per_tensor")
+def test_tensors_and_mappings_that_no_network_can_take_are_named(
+    tmp_path: Path, theirs: nn.Module, content: Callable[[Any], object], words: str
+) -> None:
+    refusal(saved(tmp_path, content(dict(theirs.state_dict()))), words)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_statistics_of_images_in_0_to_255_are_refused(
+    tmp_path: Path, theirs: nn.Module, beside: bool
+) -> None:
+    mean, std = [125.3, 123.0, 113.9], [63.0, 62.1, 66.7]
+    tensors = {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
+    path = saved(tmp_path, theirs.state_dict() | (tensors if beside else {}))
+    given = {} if beside else {"mean": mean, "std": std}
+    refusal(path, r"found mean \[125.3.* expected that of pixels in \[0, 1\]", raw_shortcut=True, **given)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -17,6 +17,8 @@ from robustlens.registry import one_line
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th")
 """Endings of files of torch.save."""
 
+_DEEPEST = 50  # mappings in mappings; a mapping that holds itself is deeper
+_MOST = 100_000  # mappings, each counted as often as it is met; the state of an optimizer has one a tensor
 _WRITE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -25,7 +27,8 @@ def read(path: Path) -> object:
 
     Raises:
         ModelError: the file is absent, damaged, no checkpoint, or holds objects beside tensors and plain
-            values; these would have to run code to be read.
+            values; these would have to run code to be read. Mappings hold themselves; a tensor by name is
+            sparse, quantised, nested or without values.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file, expected a checkpoint that torch.save wrote")
@@ -33,11 +36,13 @@ def read(path: Path) -> object:
     try:
         with warnings.catch_warnings():  # torch warns of what it refuses next; the refusal says more
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can make it raise anything
         if out_of_memory(error):
             raise
         raise ModelError(f"{path}: {_diagnosis(path, error)}") from error
+    _check_content(path, content)
+    return content
 
 
 def state_dicts(content: object, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -78,6 +83,40 @@ def _check_archive(path: Path) -> None:
         raise ModelError(f"{path}: damaged ({one_line(error)}); take another copy") from error
     if bad is not None:
         raise ModelError(f"{path}: damaged, {bad!r} in it does not have its checksum; take another copy")
+
+
+def _check_content(path: Path, content: object) -> None:
+    """Refuse mappings of which there is no end, and tensors that a network cannot take."""
+    levels = [(0, content)]
+    seen = 0
+    while levels:
+        depth, level = levels.pop()
+        if not isinstance(level, Mapping):
+            continue
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST:
+            raise ModelError(
+                f"{path}: holds mappings in itself, or more than {_DEEPEST} deep; "
+                f"write the weights alone: {_WRITE}"
+            )
+        levels += [(depth + 1, value) for value in level.values()]
+        for key, value in level.items():
+            kind = _kind(value) if isinstance(value, Tensor) and isinstance(key, str) else None
+            if kind is not None:
+                raise ModelError(
+                    f"{path}: tensor {key!r} is {kind}, expected dense weights; write these: {_WRITE}"
+                )
+
+
+def _kind(tensor: Tensor) -> str | None:
+    """A word for a tensor without plain values, or None."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_meta:
+        return "without values, on the meta device"
+    return None if tensor.layout is torch.strided else "sparse"
 
 
 def _diagnosis(path: Path, error: Exception) -> str:

@@ -90,6 +90,11 @@ def _statistics(
                 f"{path}: found mean and std of the images twice, {known[0]} and {other}, expected one pair; "
                 "leave out what the file holds"
             )
+    if known and any(value > 1 for value in known[0][0]):
+        raise ModelError(
+            f"{path}: found mean {known[0][0]} of the images, expected that of pixels in [0, 1]; if it is of "
+            "0 to 255, divide it and the std by 255"
+        )
     return known[0] if known else None
 
 
