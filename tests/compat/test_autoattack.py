@@ -1,5 +1,7 @@
 """The AutoAttack handle: what it returns, on models whose worst case is known, and beside `rl.evaluate`."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,7 @@ def test_clean_accuracy_by_hand_and_an_empty_set(problem, wrong):
         ({"attacks_to_run": ["fab"]}, "found names beside version 'standard'"),
         ({"is_tf_model": True}, "expected a PyTorch model"),
         ({"device": "cuda"}, r"move it with model\.to\('cuda'\)"),
+        ({"device": "nope"}, "AutoAttack.model: found device 'nope' .*, expected cpu or cuda"),
     ],
 )
 def test_wrong_arguments_are_one_line(options, said, problem):
@@ -134,3 +137,64 @@ def test_wrong_attacks_are_one_line(names, said, problem):
     adversary = AutoAttack(problem.model, eps=EPS, version="custom", attacks_to_run=names)
     with pytest.raises(ConfigError, match=said):
         adversary.run_standard_evaluation(problem.x, problem.y)
+
+
+def test_a_line_is_told_as_each_attack_ends(problem, wrong, capsys):
+    told_before = []
+
+    class Network(nn.Module):
+        def forward(self, x):
+            told_before.append(capsys.readouterr().out)
+            return problem.model(x)
+
+    adversary = AutoAttack(
+        Network(), eps=EPS, version="custom", attacks_to_run=["apgd-ce", "apgd-t", "square"]
+    )
+    adversary.apgd.n_iter, adversary.apgd_targeted.n_iter, adversary.square.n_queries = 3, 3, 20
+    adversary.run_standard_evaluation(problem.x, wrong, bs=5)
+    before = "".join(told_before).splitlines()
+    after = capsys.readouterr().out.splitlines()
+    assert before[0] == "initial accuracy: 87.50%"
+    assert [line.split(":")[0] for line in before[1:]] == [
+        "robust accuracy after apgd-ce",
+        "robust accuracy after apgd-t",
+        "robust accuracy after square",
+    ]
+    assert after[-1] == before[-1].split(" after square")[0] + before[-1].split("square")[1].split(" (")[0]
+    assert all("after" not in line.split(":")[0] for line in after)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.9])
+def test_lines_of_attacks_that_break_all_or_nothing_are_those_of_the_evaluation(
+    problem, wrong, eps, tmp_path
+):
+    state = tmp_path / "state"
+    logs = [tmp_path / "first.txt", tmp_path / "again.txt"]
+    for log in logs:  # the second finds everything done, and tells it at the end
+        adversary = AutoAttack(
+            problem.model, eps=eps, version="custom", attacks_to_run=["apgd-ce", "apgd-t"], verbose=False
+        )
+        adversary.apgd.n_iter, adversary.apgd_targeted.n_iter, adversary.log_path = 3, 3, log
+        adversary.run_standard_evaluation(problem.x, wrong, bs=5, state_path=state)
+    first, again = (
+        [re.sub(r", [\d.]+ s", "", line) for line in log.read_text().splitlines()] for log in logs
+    )
+    assert first == again
+    assert len([line for line in first if " after " in line]) == 2
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_the_first_attack(problem, tmp_path):
+    class Network(nn.Module):
+        def forward(self, x):
+            pytest.fail("asked")
+
+    adversary = AutoAttack(Network(), eps=EPS, log_path=tmp_path / "absent" / "log.txt")
+    with pytest.raises(
+        ConfigError, match=r"AutoAttack.log_path: found '.*log.txt', expected a file that can"
+    ):
+        adversary.run_standard_evaluation(problem.x, problem.y)
+
+
+def test_a_function_on_a_device_that_is_not_there_is_one_line(problem):
+    with pytest.raises(ConfigError, match="found device 'cuda:99'"):
+        AutoAttack(lambda x: problem.model(x), eps=EPS, device="cuda:99")

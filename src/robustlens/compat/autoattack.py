@@ -1,6 +1,6 @@
 """The class of the AutoAttack reference implementation (Croce and Hein 2020), on our attacks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlens import models
-from robustlens.attacks import ATTACKS, SUITES, Attack
+from robustlens.attacks import ATTACKS, SUITES, Attack, chosen
+from robustlens.compat.autoattack_lines import Survivors, lines_of
 from robustlens.compat.forward import network_of
 from robustlens.errors import ConfigError
 from robustlens.evaluation import Evaluation, evaluate
-from robustlens.registry import near_name
+from robustlens.registry import near_name, one_line
 from robustlens.threat import ThreatModel
 
 NAMES = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
@@ -77,7 +78,8 @@ class AutoAttack:
     float64; the verdict on an image does not depend on its batch.
 
     Raises:
-        ConfigError: an unknown version, attack or norm; a model that cannot be called.
+        ConfigError: an unknown version, attack, norm or device; a model that cannot be called; a `log_path`
+            that cannot be written to.
     """
 
     def __init__(
@@ -199,6 +201,9 @@ class AutoAttack:
     def _evaluated(
         self, attacks: dict[str, Attack], x: Tensor, y: Tensor, bs: int, state: Path | str | None
     ) -> Evaluation:
+        self._check_log()
+        own_names = chosen(list(attacks.values()), self.threat, restarts=1, seed=self.seed or 0)
+        survivors = Survivors(dict(zip(own_names, attacks, strict=True)), len(y), self._log)
         evaluation = evaluate(
             self.model,
             x,
@@ -209,8 +214,9 @@ class AutoAttack:
             seed=self.seed or 0,
             state=state,
             save_adversarial=True,
+            progress=survivors,
         )
-        for line in _lines(evaluation, list(attacks)):
+        for line in list(lines_of(evaluation, list(attacks)))[survivors.lines :]:
             self._log(line)
         return evaluation
 
@@ -228,26 +234,21 @@ class AutoAttack:
             predicted = [self.model(part.to(place)).argmax(1).to(x.device) for part in x.split(bs)]
         return torch.cat(predicted) if predicted else torch.zeros(0, dtype=torch.int64, device=x.device)
 
+    def _check_log(self) -> None:
+        """Raise `ConfigError` where `log_path` cannot be written to, before an hour is spent."""
+        if self.log_path is None:
+            return
+        try:
+            Path(self.log_path).open("a", encoding="utf-8").close()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"AutoAttack.log_path: found {str(self.log_path)!r}, expected a file that can be written "
+                f"({one_line(error)})"
+            ) from error
+
     def _log(self, line: str) -> None:
         if self.verbose:
-            print(line)
+            print(line, flush=True)
         if self.log_path is not None:
             with Path(self.log_path).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
-
-
-def _lines(evaluation: Evaluation, names: Sequence[str]) -> Iterator[str]:
-    """What a run says: accuracies after each attack, and reasons not to believe them."""
-    yield f"initial accuracy: {evaluation.clean.double().mean():.2%}"
-    seconds = 0.0
-    masks = evaluation.by_attack
-    for name, key in zip(names, masks, strict=True):
-        seconds += evaluation.seconds[key]
-        broken = f"{evaluation.broken[key]} of {evaluation.attacked[key]} attacked images broken"
-        accuracy = masks[key].double().mean()
-        yield f"robust accuracy after {name}: {accuracy:.2%} ({broken}, {seconds:.1f} s)"
-    for flag in evaluation.flags:
-        yield f"warning: {flag.message}"
-    for note in evaluation.notes:
-        yield f"note: {note}"
-    yield f"robust accuracy: {evaluation.robust.double().mean():.2%}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustlens import models
 from robustlens.errors import ConfigError
+from robustlens.registry import one_line
 
 
 class ForwardFunction(nn.Module):
@@ -33,7 +34,7 @@ def network_of(
         where: the argument, for messages.
 
     Raises:
-        ConfigError: it cannot be called, or a network lies on another device.
+        ConfigError: it cannot be called, or a network lies on another device; there is no such device.
     """
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(model, "__name__", "") in ("forward", "__call__"):
@@ -42,9 +43,14 @@ def network_of(
         raise ConfigError(
             f"{where}: found {type(model).__name__}, expected a network or a function of images"
         )
-    asked = None if device is None else torch.device(device)
-    if not isinstance(model, nn.Module):
-        return ForwardFunction(model, asked or torch.device("cpu"))
+    try:
+        asked = None if device is None else torch.device(device)
+        if not isinstance(model, nn.Module):
+            return ForwardFunction(model, asked or torch.device("cpu"))
+    except (RuntimeError, TypeError, AssertionError) as error:  # an unknown device, or one that is not here
+        raise ConfigError(
+            f"{where}: found device {device!r} ({one_line(error)}), expected cpu or cuda"
+        ) from error
     own = models.device_of(model, default=asked)
     if asked is not None and (asked.type != own.type or asked.index not in (None, own.index)):
         raise ConfigError(
