@@ -58,17 +58,34 @@ def test_one_radius_gives_tensors_and_none_the_nearest_image(problem, model):
     assert (distance <= exact * 1.02).all()
 
 
-@pytest.mark.parametrize("made", [list, tuple, iter, np.array, torch.tensor])
+@pytest.mark.parametrize(
+    "made",
+    [
+        list,
+        tuple,
+        iter,
+        np.array,
+        torch.tensor,
+        lambda radii: [*map(torch.tensor, radii)],
+        lambda radii: [*map(np.array, radii)],
+    ],
+)
 def test_radii_come_in_any_container(made, problem, model):
     one, other = (
-        compat.foolbox.LinfPGD(steps=2)(model, problem.x, problem.y, epsilons=epsilons)
+        compat.foolbox.LinfPGD(steps=2, random_start=False)(model, problem.x, problem.y, epsilons=epsilons)
         for epsilons in ([0.25, 0.5], made([0.25, 0.5]))
     )
     assert torch.equal(one[2], other[2])
 
 
 @pytest.mark.parametrize(
-    ("epsilons", "said"), [([], "expected one radius"), ([0.1, None], "found None"), ([-1.0], "found -1")]
+    ("epsilons", "said"),
+    [
+        ([], "expected one radius"),
+        ([0.1, None], "found None"),
+        ([-1.0], "found -1"),
+        ([torch.tensor([0.1, 0.2])], r"found one of shape \(2,\), expected a number each"),
+    ],
 )
 def test_wrong_radii_are_one_line(epsilons, said, problem, model):
     with pytest.raises(ConfigError, match=said):
@@ -82,8 +99,25 @@ def test_a_criterion_with_labels_is_taken_and_one_with_targets_refused(problem, 
     class Targets:
         target_classes = problem.y
 
+    class Wrapped:  # as eagerpy does, and so foolbox's Misclassification
+        labels = type("PyTorchTensor", (), {"raw": problem.y})()
+
     attack = compat.foolbox.LinfPGD(steps=3, random_start=False)
-    masks = [attack(model, problem.x, labels, epsilons=[0.1])[2] for labels in (problem.y, Labels())]
-    assert torch.equal(*masks)
+    criteria = (problem.y, Labels(), Wrapped())
+    first, *others = (attack(model, problem.x, labels, epsilons=[0.1])[2] for labels in criteria)
+    assert all(torch.equal(first, mask) for mask in others)
     with pytest.raises(ConfigError, match="found target classes"):
         attack(model, problem.x, Targets(), epsilons=[0.1])
+
+
+@pytest.mark.parametrize("name", ["LinfPGD", "L2PGD", "LinfFastGradientAttack"])
+def test_starts_come_from_torchs_own_state(name, problem, model):
+    options = {"random_start": True} | ({"steps": 1} if name.endswith("PGD") else {})
+    attack = getattr(compat.foolbox, name)(**options)
+    torch.manual_seed(0)
+    first, second = (attack(model, problem.x, problem.y, epsilons=[0.2, 0.2]) for _ in range(2))
+    torch.manual_seed(0)
+    again = attack(model, problem.x, problem.y, epsilons=[0.2, 0.2])
+    assert torch.equal(again[0][0], first[0][0])
+    assert not torch.equal(first[0][0], second[0][0])
+    assert not torch.equal(first[0][0], first[0][1])

@@ -32,6 +32,17 @@ def test_starts_come_from_torchs_own_state(problem):
     assert not torch.equal(first, second)
 
 
+def test_square_takes_its_seed_and_leaves_torchs_own_state(problem):
+    before = torch.get_rng_state()
+    first, again, other = (
+        torchattacks.Square(problem.model, eps=0.1, n_queries=20, seed=seed)(problem.x, problem.y)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_modes_are_those_of_the_attack_here(problem):
     attack = torchattacks.PGD(problem.model, eps=0.3, alpha=0.05, steps=10, random_start=False)
     ours = rl.attacks.PGD(

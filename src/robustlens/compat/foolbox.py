@@ -3,7 +3,8 @@
     model = rl.compat.foolbox.PyTorchModel(network, bounds=(0, 1))
     raw, clipped, success = rl.compat.foolbox.LinfPGD(steps=20)(model, x, y, epsilons=[2 / 255, 8 / 255])
 
-Where an attack does not break an image, foolbox returns its last iterate, and so do these.
+Where an attack does not break an image, foolbox returns its last iterate, and so do these. Random starts are
+drawn from torch's own random state, as there.
 """
 
 import math
@@ -29,9 +30,18 @@ def _radii(epsilons: Any) -> tuple[list[float | None], bool]:
     """The radii, and whether there are several: those of a list, an array or a tensor of one dimension."""
     if isinstance(epsilons, np.ndarray | Tensor):
         epsilons = epsilons.tolist()
-    if isinstance(epsilons, Iterable):
-        return list(epsilons), True
-    return [epsilons], False
+    several = isinstance(epsilons, Iterable)
+    radii = list(epsilons) if several else [epsilons]
+    return [_number(eps) for eps in radii], several
+
+
+def _number(eps: Any) -> float | None:
+    if not isinstance(eps, np.ndarray | Tensor):
+        number: float | None = eps
+        return number
+    if eps.ndim:
+        raise ConfigError(f"epsilons: found one of shape {tuple(eps.shape)}, expected a number each")
+    return float(eps)
 
 
 class PyTorchModel:
@@ -78,7 +88,11 @@ class RadiusAttack:
         inputs: Float[Tensor, "n ..."],
         criterion: Any,
         *,
-        epsilons: Float[Tensor, " k"] | Float[np.ndarray, " k"] | Iterable[float | None] | float | None,
+        epsilons: Float[Tensor, " k"]
+        | Float[np.ndarray, " k"]
+        | Iterable[float | Tensor | np.ndarray | None]
+        | float
+        | None,
     ) -> tuple[Any, Any, Any]:
         """Attack the images at every radius.
 
@@ -105,7 +119,7 @@ class RadiusAttack:
                 "criterion: found target classes, expected labels; rl.attacks.PGD takes targets="
             )
         labels = getattr(criterion, "labels", criterion)
-        labels = torch.as_tensor(labels, device=inputs.device)
+        labels = torch.as_tensor(getattr(labels, "raw", labels), device=inputs.device)  # raw of eagerpy
         raw, clipped, masks = [], [], []
         for eps, x_raw in zip(radii, self._raw(model, inputs, labels, radii), strict=True):
             threat = ThreatModel(self.norm, math.inf if eps is None else eps, bounds=model.bounds)
@@ -120,10 +134,12 @@ class RadiusAttack:
     def _raw(self, model: PyTorchModel, x: Tensor, y: Tensor, radii: Sequence[float | None]) -> list[Tensor]:
         """The attack's images for each radius."""
         if self.is_minimal:
-            x_adv = self.build(ThreatModel(self.norm, math.inf, bounds=model.bounds))(model.network, x, y)
-            return [x_adv] * len(radii)
+            nearest = self.build(ThreatModel(self.norm, math.inf, bounds=model.bounds))
+            return [nearest(model.network, x, y, generator=torch.default_generator)] * len(radii)
         threats = [ThreatModel(self.norm, eps or 0.0, bounds=model.bounds) for eps in radii]
-        return [self.build(threat)(model.network, x, y) for threat in threats]
+        return [
+            self.build(threat)(model.network, x, y, generator=torch.default_generator) for threat in threats
+        ]
 
     def _check(self, radii: Sequence[float | None]) -> None:
         if not radii:

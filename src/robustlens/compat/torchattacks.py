@@ -2,8 +2,8 @@
 
     x_adv = rl.compat.torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=10)(images, labels)
 
-Random starts are drawn from torch's own random state, as there. Images are in [0, 1]; normalisation is the
-model's first layer.
+Random starts are drawn from torch's own random state, as there; `Square` takes its seed. Images are in
+[0, 1]; normalisation is the model's first layer.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,22 @@ class TorchAttack:
     Args:
         model: a network, or a function from images in [0, 1] to logits.
         attack: on it.
+        generator: of its random numbers; None for those of its own seed, the same in each call.
     """
 
-    def __init__(self, model: nn.Module | Callable[[Tensor], Tensor], attack: attacks.Attack) -> None:
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor],
+        attack: attacks.Attack,
+        generator: torch.Generator | None = torch.default_generator,
+    ) -> None:
         self.model = network_of(model, None, f"{type(self).__name__}.model")
-        self.attack = attack
+        self.attack, self.generator = attack, generator
         self._mode = "default"
 
     def __call__(self, inputs: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         """Adversarial images; in the mode `targeted_by_label` the labels are the wanted classes."""
-        return self.attack_of_mode()(self.model, inputs, labels, generator=torch.default_generator)
+        return self.attack_of_mode()(self.model, inputs, labels, generator=self.generator)
 
     def attack_of_mode(self) -> attacks.Attack:
         """The attack in the mode that is set."""
@@ -98,7 +104,7 @@ class FGSM(TorchAttack):
 
 
 class Square(TorchAttack):
-    """Square, which asks for logits alone."""
+    """Square, which asks for logits alone; `seed` decides its random numbers."""
 
     def __init__(
         self,
@@ -110,7 +116,8 @@ class Square(TorchAttack):
         seed: int = 0,
     ) -> None:
         threat = ThreatModel(norm, eps)
-        super().__init__(model, attacks.Square(threat, queries=n_queries, restarts=n_restarts, seed=seed))
+        attack = attacks.Square(threat, queries=n_queries, restarts=n_restarts, seed=seed)
+        super().__init__(model, attack, generator=None)
 
 
 def _pgd(threat: ThreatModel, alpha: float, steps: int, random_start: bool) -> attacks.PGD:
