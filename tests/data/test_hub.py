@@ -167,6 +167,63 @@ def test_a_split_in_several_files_is_joined_and_an_error_names_the_file_and_row(
     )
 
 
+NUMBERS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
+HASHED = "train-00000-of-00001-1359597a978bc4fa"
+INCOMPLETE: dict[str, tuple[list[str], str]] = {
+    "one is missing": (
+        [NUMBERS[0], NUMBERS[2]],
+        r"train-00001-of-00003\.parquet: no such file, expected 3 files as \S*/train-00000-of-00003\.parquet "
+        "says; download it",
+    ),
+    "the last ones are missing": ([NUMBERS[0]], r"train-00001-of-00003\.parquet: no such file, expected 3"),
+    "one has a number behind the last": (
+        ["train-00000-of-00002", "train-00001-of-00002", "train-00002-of-00002"],
+        r"train-00002-of-00002\.parquet: lies beside \S*/train-00000-of-00002\.parquet, expected numbers "
+        "0 to 1, each once; remove what does not belong there",
+    ),
+    "one number twice": (
+        ["train-00000-of-00001", HASHED],
+        rf"train-00000-of-00001\.parquet: lies beside \S*/{HASHED}\.parquet, expected numbers 0 to 0, each once",
+    ),
+    "two counts": (
+        ["train-00000-of-00001", *NUMBERS],
+        r"train-00000-of-00003\.parquet: lies beside \S*/train-00000-of-00001\.parquet, expected the files of "
+        "one download; remove the other's",
+    ),
+    "whole beside numbers": ([*NUMBERS, "train"], r"/train\.parquet: lies beside \S*/train-00000-of-00003\."),
+    "whole beside parts": (["train", "train-0"], r"/train\.parquet: lies beside \S*/train-0\.parquet"),
+    "a copy by the browser": (
+        ["train-00000-of-00001", "train-00000-of-00001 (1)"],
+        r"train-00000-of-00001\.parquet: lies beside \S*/train-00000-of-00001 \(1\)\.parquet",
+    ),
+}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_the_files_of_a_split_are_complete_and_of_one_download(tmp_path: Path, case: str, split: str) -> None:
+    names, line = INCOMPLETE[case]
+    other = "test" if split == "train" else "train"
+    for name in (*(name.replace("train", split) for name in names), f"{other}-0"):
+        (tmp_path / f"{name}.parquet").touch()
+    refused(line.replace("train", split), lambda: data.load("cifar10", data_dir=tmp_path))
+
+
+def test_files_of_a_split_that_is_not_used_may_be_missing(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    (tmp_path / "unsupervised-00001-of-00002.parquet").touch()
+    assert len(data.load("cifar10", data_dir=tmp_path, validation=0).train) == 6
+
+
+@pytest.mark.parametrize("hashes", [("", ""), ("-1359597a978bc4fa", "-0b52ad5de2b0b1f0")])
+def test_numbered_files_are_joined_in_their_order(tmp_path: Path, hashes: tuple[str, str]) -> None:
+    for number, end in enumerate(hashes):
+        write_parquet(tmp_path / f"train-{number:05}-of-00002{end}.parquet", n=2 + number)
+    write_parquet(tmp_path / TEST_FILE, n=2)
+    made = data.load("cifar10", data_dir=tmp_path, validation=0)
+    assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 0, 1, 2]
+
+
 def test_the_named_label_column_is_taken_where_there_are_several(tmp_path: Path) -> None:
     import datasets
 

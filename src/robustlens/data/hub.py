@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from robustlens.data import arrays, embedded, tables
+from robustlens.data import arrays, embedded, parquet_files, tables
 from robustlens.data.splits import Sources
 from robustlens.data.tables import Columns
 from robustlens.errors import ConfigError, DataError
@@ -127,7 +127,10 @@ def _download(entry: HubDataset) -> Path:
 
 
 def _load_folder(folder: Path, entry: HubDataset) -> Sources:
-    """A folder in the Hub's layout: train-*.parquet and test-*.parquet, or train.parquet and test.parquet."""
+    """A folder in the Hub's layout: train-*.parquet and test-*.parquet, or train.parquet and test.parquet.
+
+    Raises `DataError` where a file is missing, or of another download than those beside it.
+    """
     splits: dict[str, list[Path]] = {}
     for path in _parquet_files(folder):
         splits.setdefault(path.stem.partition("-")[0], []).append(path)
@@ -136,6 +139,7 @@ def _load_folder(folder: Path, entry: HubDataset) -> Sources:
         if split not in splits:
             names = ", ".join(path.name for path in _parquet_files(folder)) or "nothing"
             raise DataError(f"{folder}: no {split}-*.parquet in it, found {names}; add the missing files")
+        parquet_files.check_complete(splits[split])
     files = {"train": splits["train"], "test": splits[test]}
     return tables.from_files(files, entry.columns, str(folder), entry.classes)
 

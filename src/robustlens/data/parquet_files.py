@@ -1,8 +1,9 @@
-"""Parquet files of a data set: the classes that they name, and the file that is to blame."""
+"""Parquet files of a data set: whether all are there, the classes that they name, and the one to blame."""
 
 import contextlib
 import importlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,56 @@ from robustlens.data.splits import in_one_line
 from robustlens.errors import DataError
 
 _AT_A_TIME = 8
+_NUMBERED = re.compile(r"(?P<split>[^-]+)-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?")
+
+
+def check_complete(paths: list[Path]) -> None:
+    """Raise `DataError` where the files of a split lack one, or are of several downloads.
+
+    They would be joined as they are: a missing one makes less data, and the same images in other files more.
+
+    Args:
+        paths: all parquet files of the split, sorted: `train-00000-of-00002.parquet` and so on as the Hub has
+            them, `train.parquet`, or any other `train-*.parquet`.
+    """
+    by_layout: dict[str, list[Path]] = {}
+    for path in paths:
+        by_layout.setdefault(_layout(path), []).append(path)
+    first, *others = by_layout.values()
+    if others:
+        raise DataError(
+            f"{others[0][0]}: lies beside {first[0]}, expected the files of one download; remove the other's"
+        )
+    if _NUMBERED.fullmatch(paths[0].stem):
+        _check_numbers(paths)
+
+
+def _layout(path: Path) -> str:
+    """The same for all files of one download of a split."""
+    numbered = _NUMBERED.fullmatch(path.stem)
+    if numbered:
+        return f"of {int(numbered['count'])}"
+    return "parts" if "-" in path.stem else "whole"
+
+
+def _check_numbers(paths: list[Path]) -> None:
+    """Raise `DataError` where the files are not those numbered 0 to their common count, each once."""
+    numbered = [match for path in paths if (match := _NUMBERED.fullmatch(path.stem))]
+    numbers, count = [int(match["number"]) for match in numbered], int(numbered[0]["count"])
+    missing = next((number for number in range(count) if number not in numbers), None)
+    if missing is not None:
+        split, number, of_count = numbered[0].group("split", "number", "count")
+        name = f"{split}-{missing:0{len(number)}}-of-{of_count}{paths[0].suffix}"
+        raise DataError(
+            f"{paths[0].parent / name}: no such file, expected {count} files as {paths[0]} says; download it"
+        )
+    for place, (path, number) in enumerate(zip(paths, numbers, strict=True)):
+        if number >= count or number in numbers[:place]:
+            raise DataError(
+                f"{path}: lies beside {paths[0]}, expected numbers 0 to {count - 1}, each once; remove what "
+                "does not belong there"
+            )
+
 
 
 def check_classes(files: Mapping[str, Sequence[Path | str]], label: str, datasets: Any) -> None:
