@@ -1,7 +1,9 @@
 """IDX files, arrays, npz files and image folders: what is read is right, and bad data is refused by name."""
 
+import errno
 import gzip
 import io
+import os
 import re
 import shutil
 import struct
@@ -286,11 +288,65 @@ def test_an_image_folder_is_read_in_order(tmp_path: Path, test: str) -> None:
     root = write_folder(tmp_path, test)
     (root / "train" / "cat" / "notes.txt").write_text("not an image")
     (root / "train" / "cat" / "._0.png").write_text("what macOS leaves behind")
+    (root / "train" / "cat" / "deep" / ".ipynb_checkpoints").mkdir(parents=True)
+    (root / "train" / "cat" / "deep" / ".ipynb_checkpoints" / "0-checkpoint.png").write_bytes(png(grey(9)))
     made = data.load(f"folder:{root}", validation=0)
     assert made.classes == ("cat", "dog")
     assert made.shape == (1, 3, 4)
     assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     assert made.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_linked_images_folders_and_classes_are_read(tmp_path: Path) -> None:
+    root, elsewhere = write_folder(tmp_path / "data"), write_folder(tmp_path / "elsewhere")
+    (root / "train/cat/more").symlink_to(elsewhere / "train/dog")
+    (root / "train/cat/more.png").symlink_to(elsewhere / "test/dog/0.png")
+    (root / "train/emu").symlink_to(elsewhere / "train/cat")
+    (root / "train/cat/.broken").symlink_to("nowhere")
+    made = data.load(f"folder:{root}", validation=0)
+    assert made.classes == ("cat", "dog", "emu")
+    assert made.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102, 100, 100, 101, 102, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "link", ["test", "train", "train/emu", "train/cat/9.png", "train/cat/deep", "test/cat/8.png"]
+)
+def test_a_link_to_nowhere_is_refused_by_name(tmp_path: Path, link: str) -> None:
+    """What git-annex and DVC leave where the content was not fetched; `val` would stand in for a lost `test`."""
+    root = write_folder(tmp_path, "test" if link != "test" else "val")
+    if link == "train":
+        shutil.rmtree(root / "train")
+    (root / link).symlink_to(root / "nowhere")
+    refused(
+        rf"{re.escape(str(root / link))}: links to nothing \(.*\), expected a file or a folder; fetch "
+        "what it links to, or remove the link",
+        lambda: data.load(f"folder:{root}"),
+    )
+
+
+@pytest.mark.parametrize("around", ["train/cat/deep", "train/cat", "train", "."])
+def test_a_link_to_a_folder_around_it_is_refused(tmp_path: Path, around: str) -> None:
+    root = write_folder(tmp_path)
+    (root / "train/cat/deep").mkdir()
+    (root / "train/cat/deep/more").symlink_to(root / around)
+    refused(
+        r"cat/deep/more(/train)?: leads back to \S*, in which it lies; remove the link",
+        lambda: data.load(f"folder:{root}"),
+    )
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images would be missing without a word."""
+    root = write_folder(tmp_path)
+    own = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused(r"train/dog: cannot be read \(Permission denied\); mend", lambda: data.load(f"folder:{root}"))
 
 
 def test_palette_and_alpha_images_become_rgb_and_grey_ones_join_them(tmp_path: Path) -> None:
