@@ -36,6 +36,25 @@ def broken():
 class Darker:
     def __call__(self, x, generator=None):
         return x / 2
+
+def smaller(): return lambda x, generator=None: x[..., 1:, :]
+def fewer(): return lambda x, generator=None: x[1:]
+def double(): return lambda x, generator=None: x.double()
+def bytes(): return lambda x, generator=None: (255 * x).byte()
+def elsewhere(): return lambda x, generator=None: x.to("meta")
+def none(): return lambda x, generator=None: None
+def array(): return lambda x, generator=None: x.numpy()
+def alone(): return lambda x: x
+def exits(): return lambda x, generator=None: exit(0)
+def without_memory(): return lambda x, generator=None: torch.empty(1 << 60)
+def normalised(): return lambda x, generator=None: (x - 0.5) / 0.25
+def brighter(): return lambda x, generator=None: 0.5 * x + 1
+def undefined(): return lambda x, generator=None: 0 * x / 0
+def rounded(): return lambda x, generator=None: x * (1 + 1e-6)
+
+def window():
+    from robustlens.data.resized_crop import RandomResizedCrop
+    return RandomResizedCrop(scale=(0.5, 1.0))
 """
 
 
@@ -75,3 +94,51 @@ def test_an_augmentation_may_be_a_function_too() -> None:
     x = torch.rand(2, 1, 2, 2)
     assert torch.equal(augment.get("my_data:Darker")(x), x / 2)
     refused("gives a tuple, expected a Augment", lambda: augment.get("my_data:arrays"), ConfigError)
+
+
+AS_GIVEN = r"expected float32 of shape \(2, 1, 2, 2\) on cpu; mend it"
+BAD_AUGMENTATIONS = {
+    "smaller": rf"returned float32 of shape \(2, 1, 1, 2\) on cpu, {AS_GIVEN}",
+    "fewer": rf"returned float32 of shape \(1, 1, 2, 2\) on cpu, {AS_GIVEN}",
+    "double": rf"returned float64 of shape \(2, 1, 2, 2\) on cpu, {AS_GIVEN}",
+    "bytes": "returned uint8 of shape",
+    "elsewhere": r"returned float32 of shape \(2, 1, 2, 2\) on meta, expected",
+    "none": rf"returned NoneType, {AS_GIVEN}",
+    "array": rf"returned ndarray, {AS_GIVEN}",
+    "alone": r"failed \(TypeError: .*takes 1 positional argument but 2 were given\); mend it: it is called with images "
+    "in .0, 1. and a generator",
+    "exits": r"failed \(SystemExit: 0\)",
+}
+
+
+@pytest.mark.parametrize("name", BAD_AUGMENTATIONS)
+def test_what_an_augmentation_may_get_wrong_is_one_line(name: str) -> None:
+    own = augment.get(f"my_data:{name}")
+    line = rf"^data\.augment 'my_data:{name}': {BAD_AUGMENTATIONS[name]}"
+    refused(line, lambda: own(torch.rand(2, 1, 2, 2), torch.Generator()), ConfigError)
+
+
+def test_an_augmentation_that_asks_for_too_much_memory_says_so() -> None:
+    with pytest.raises(RuntimeError, match="memory"):
+        augment.get("my_data:without_memory")(torch.rand(2, 1, 2, 2))
+
+
+def test_a_random_resized_crop_with_options_of_the_users_has_the_size_of_the_crop() -> None:
+    own = augment.get("my_data:window", 3)
+    assert (own.takes_whole_images, own.by_example) == (True, True)
+    assert own(torch.rand(2, 1, 5, 5), torch.Generator(), rows=torch.arange(2)).shape == (2, 1, 3, 3)
+    assert not augment.get("my_data:Darker").takes_whole_images
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("normalised", r"-2\.\.2"), ("brighter", r"1\.\.1\.5"), ("undefined", r"nan\.\.nan")]
+)
+def test_images_that_leave_the_box_are_no_augmented_ones(name: str, values: str) -> None:
+    x = torch.linspace(0, 1, 8).view(2, 1, 2, 2)
+    own = augment.get(f"my_data:{name}")
+    line = (
+        rf"^data\.augment 'my_data:{name}': returned values {values}, expected pixels in \[0, 1\]; clamp them"
+    )
+    refused(line, lambda: augment.check_range(own, own(x)), ConfigError)
+    for fine in (augment.get("my_data:rounded"), augment.get("none")):
+        augment.check_range(fine, fine(x))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data_files import toy_images, toy_labels
+from helpers.data_files import toy_images, toy_labels, toy_splits
 from helpers.training_runs import recipe, weights_of
 from robustlens import data, train
 from robustlens.data import PackedImages
-from robustlens.errors import DataError
+from robustlens.errors import ConfigError, DataError
 from robustlens.training.images import TrainingImages
 from robustlens.training.step import TrainingStep
 
@@ -158,3 +158,25 @@ def test_a_cropped_set_trains_on_windows_and_is_measured_in_the_middle(packed, t
     )
     assert run.record.status == "trained"
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(run).values())
+
+
+# -- augmentations of the user's ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replays", [1, 2])
+def test_what_an_augmentation_of_the_users_makes_is_looked_at_once_an_epoch(tmp_path, monkeypatch, replays):
+    """A look waits for the device."""
+    (tmp_path / "my_augmentation.py").write_text(
+        "def same(): return lambda x, generator: x\ndef normalised(): return lambda x, generator: x - 0.5"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    looks, own = [], data.augment.check_range
+    monkeypatch.setattr(data.augment, "check_range", lambda *given: looks.append(given) or own(*given))
+    changes = {"attack": {"replays": replays, "steps": 1}, "optimizer": {"epochs": 2, "batch_size": 12}}
+    changes["monitor"] = {"examples": 4, "steps": 1}
+    values = {"name": "arrays", "augment": "my_augmentation:same"}
+    train(recipe(data=values, **changes), tmp_path / "run", splits=toy_splits())
+    assert len(looks) == 2
+    values["augment"] = "my_augmentation:normalised"
+    with pytest.raises(ConfigError, match=r"'my_augmentation:normalised': returned values -0\.5\.\."):
+        train(recipe(data=values, **changes), tmp_path / "other", splits=toy_splits())

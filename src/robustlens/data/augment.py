@@ -6,7 +6,7 @@ the generator (another epoch or step) gives another draw. Mixup pairs the images
 exception.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -18,10 +18,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robustlens import noise
+from robustlens.config import DataSpec
 from robustlens.data.registry import DATASETS
 from robustlens.data.resized_crop import RandomResizedCrop
-from robustlens.errors import ConfigError
-from robustlens.registry import Registry
+from robustlens.errors import ConfigError, RobustlensError, out_of_memory
+from robustlens.registry import Registry, one_line
+
+_ROUNDING = 1e-3  # by which a pixel may leave [0, 1], a quarter of a step of 8 bits: interpolation rounds
 
 
 @runtime_checkable
@@ -70,6 +73,83 @@ class Augmentation:
         return x
 
 
+@dataclass(frozen=True)
+class OwnAugmentation:
+    """An augmentation of the user's, whose images are looked at: networks take any size, and train on it.
+
+    Attributes:
+        name: "package.module:factory", for messages.
+        function: what the factory returned. Where it says so in an attribute `by_example`, what it draws for
+            an image depends on no other one; where in `takes_whole_images`, it is given whole images and
+            `rows=`, as `RandomResizedCrop` is.
+        size: side of the images that it makes of whole ones; None: that of what it is given.
+    """
+
+    name: str
+    function: Augment
+    size: int | None = None
+
+    @property
+    def by_example(self) -> bool:
+        """Whether what is drawn for an image depends on no other image."""
+        return getattr(self.function, "by_example", False)
+
+    @property
+    def takes_whole_images(self) -> bool:
+        """Whether it is given images before their crop."""
+        return getattr(self.function, "takes_whole_images", False)
+
+    def __call__(
+        self, x: Float[Tensor, "n c h w"], generator: torch.Generator | None = None, **rows: Tensor
+    ) -> Float[Tensor, "n c _ _"]:
+        """Augmented images, of the type, the shape and on the device of `x`.
+
+        Raises:
+            ConfigError: it fails, or returns something else.
+        """
+        try:
+            made = self.function(x, generator, **rows)
+        except RobustlensError:
+            raise
+        except (Exception, SystemExit) as problem:  # code of the user's can raise anything
+            if out_of_memory(problem):
+                raise
+            raise ConfigError(
+                f"data.augment {self.name!r}: failed ({one_line(problem)}); mend it: it is called with "
+                "images in [0, 1] and a generator"
+            ) from problem
+        sides = x.shape[2:] if self.size is None else (self.size, self.size)
+        expected = _kind(x.dtype, (*x.shape[:2], *sides), x.device)
+        returned = (
+            _kind(made.dtype, made.shape, made.device) if isinstance(made, Tensor) else type(made).__name__
+        )
+        if returned != expected:
+            raise ConfigError(
+                f"data.augment {self.name!r}: returned {returned}, expected {expected}; mend it"
+            )
+        return made
+
+
+def check_range(augmentation: Any, x: Float[Tensor, "n c h w"]) -> None:
+    """Look whether images that an augmentation of the user's made are in [0, 1]; waits for their device.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(augmentation, OwnAugmentation):
+        return
+    low, high = torch.stack(x.aminmax()).tolist()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # nor NaN
+        raise ConfigError(
+            f"data.augment {augmentation.name!r}: returned values {low:g}..{high:g}, expected pixels in "
+            "[0, 1]; clamp them, and leave normalisation to the network"
+        )
+
+
+def _kind(dtype: torch.dtype, shape: Sequence[int], device: torch.device) -> str:
+    return f"{str(dtype).removeprefix('torch.')} of shape {tuple(shape)} on {device}"
+
+
 _WHOLE: dict[str, dict[str, Any]] = {
     "none": {},
     "flip": {"flip": True},
@@ -93,13 +173,23 @@ AUGMENTATIONS: Registry[Callable[[], Augment]] = Registry(
 def get(name: str, size: int | None = None) -> Any:
     """The registered augmentation, or that of your own "package.module:factory", called without arguments.
 
-    A random resized crop returns images of side `size`, where that is given.
+    A random resized crop returns images of side `size`, where that is given. Images that one of your own
+    returns are looked at (`OwnAugmentation`).
 
     Raises:
         ConfigError: unknown name; with the known ones.
     """
     built = AUGMENTATIONS.build(name)
-    return replace(built, size=size) if isinstance(built, RandomResizedCrop) else built
+    if isinstance(built, RandomResizedCrop):
+        built = replace(built, size=size)
+    if name in AUGMENTATIONS:
+        return built
+    return OwnAugmentation(name, built, size if getattr(built, "takes_whole_images", False) else None)
+
+
+def of_spec(spec: DataSpec, size: int | None = None) -> Any:
+    """The augmentation that the `data` of a recipe names, as `get`; "auto" is the field's choice."""
+    return get(default_for(spec.name) if spec.augment == "auto" else spec.augment, size)
 
 
 def default_for(name: str) -> str:

@@ -84,7 +84,7 @@ class TrainingStep:
         self.shared = self.model if fabric.world_size == 1 else self._compiled(averaging(fabric, model))
         self.threat = ThreatModel.of(recipe.threat)
         self.attack = self._inner_attack()
-        self.augment = augment.get(augmentation(recipe), images.crop)
+        self.augment = augment.of_spec(recipe.data, images.crop)
         self.use(images)
         self.perturbation = perturbation_of(recipe, model)
         self._check()
@@ -101,7 +101,10 @@ class TrainingStep:
         """Step on the images at `rows`; returns the mean of the objective, without the L1 penalty."""
         draws = partial(noise.generator_for, self.recipe.seed, epoch, step)
         self.objective = objectives.after(self.objective, epoch / self.recipe.optimizer.epochs)
-        batches = self._micro_batches(*self._batch(rows, draws))
+        x, y = self._batch(rows, draws)
+        if step == 0:
+            augment.check_range(self.augment, x)
+        batches = self._micro_batches(x, y)
         gradients = self._craft(batches, partial(draws, _ATTACK), self._weights_to_follow(epoch))
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.fabric.device)
@@ -266,6 +269,7 @@ class FreeTrainingStep(TrainingStep):
         """Step `replays` times on the images at `rows`; returns the mean of the objective over these."""
         x, y = self._batch(rows, partial(noise.generator_for, self.recipe.seed, epoch, step))
         if step == 0:
+            augment.check_range(self.augment, x)
             self.memory["delta"] = torch.zeros_like(x)
         total = torch.zeros((), device=x.device)
         for _ in range(self.recipe.attack.replays):
@@ -289,9 +293,3 @@ class FreeTrainingStep(TrainingStep):
 def step_for(recipe: Recipe) -> type[TrainingStep]:
     """Kind of step that a recipe takes."""
     return FreeTrainingStep if recipe.attack.replays > 1 else TrainingStep
-
-
-def augmentation(recipe: Recipe) -> str:
-    """Name of the augmentation of a recipe."""
-    chosen = recipe.data.augment
-    return augment.default_for(recipe.data.name) if chosen == "auto" else chosen
