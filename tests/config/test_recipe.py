@@ -146,6 +146,11 @@ def test_differences_name_the_field_and_both_values():
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
+        (
+            Recipe,
+            {"data": {"name": "npz:caf\udce9"}},
+            r"recipe.data.name: found 'npz:caf\\udce9', expected Unicode",
+        ),
         (Recipe, {"optimiser": {}}, r"recipe.optimiser: unknown key, found {}; expected one of data, model"),
         (
             Recipe,
@@ -201,6 +206,7 @@ def test_refusals_are_one_line_and_name_the_field(kind, values, said):
         ([1, {"deep": float("inf")}], r"\[1\].deep: found inf"),
         (date(2026, 1, 2), ": found datetime.date"),
         (b"x", ": found b'x'"),
+        ("caf\udce9", r": found 'caf\\udce9'"),
         ({1: 2}, ": found {1: 2}"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "empty": ({"x_test": toy_images(0), "y_test": toy_labels(0)}, r"y_test: holds no images"),
     "sizes": ({"x_test": toy_images(2, (5, 5))}, r"images are 4x4 and 5x5"),
+    "a class in another encoding": (
+        {"classes": ("cat", "caf\udce9")},
+        r"y_train: class 1 is named 'caf\\udce9', expected Unicode text; rename it",
+    ),
 }
 
 
@@ -347,6 +352,18 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "scandir", scandir)
     refused(r"train/dog: cannot be read \(Permission denied\); mend", lambda: data.load(f"folder:{root}"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems name files in Unicode alone")
+def test_a_class_folder_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
+    """No file of ours could hold the name."""
+    root = write_folder(tmp_path / "data")
+    (root / "train/dog").rename(root / "train/caf\udce9")
+    (root / "test/dog").rename(root / "test/caf\udce9")
+    line = r"data/train: class 0 is named 'caf\\udce9', expected Unicode text; rename it"
+    refused(line, lambda: data.load(f"folder:{root}"))
+    refused(line, lambda: data.pack(f"folder:{root}", tmp_path / "pack"))
+    assert not (tmp_path / "pack").exists()
 
 
 def test_palette_and_alpha_images_become_rgb_and_grey_ones_join_them(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_json_has_no_nan(tmp_path):
     assert files.read_json(tmp_path / "a.json", "") == {"a": None, "b": [1.5, 2, None]}
 
 
+def test_text_that_is_no_unicode_is_escaped(tmp_path):
+    """A file name in another encoding, in an error for instance, must not make the file unreadable."""
+    files.write_json(tmp_path / "a.json", {"a": ["caf\udce9 café"], "caf\udce9": 1})
+    assert files.read_json(tmp_path / "a.json", "") == {"a": ["caf\\udce9 café"], "caf\\udce9": 1}
+
+
 def test_a_seal_is_the_digest_of_the_file_with_its_digits_zeroed(tmp_path):
     import hashlib
 

@@ -1,7 +1,7 @@
 """Recipes, plans and studies as people write them: frozen, checked and hashed. No torch."""
 
 from robustlens.config.checkpoint import BEST, LAST, Checkpoint
-from robustlens.config.names import name_problem, refuse_code
+from robustlens.config.names import in_unicode, name_problem, refuse_code
 from robustlens.config.optimizer import OptimizerSpec
 from robustlens.config.plans import EvaluationPlan, ExplanationPlan, Plan
 from robustlens.config.recipe import (
@@ -60,6 +60,7 @@ __all__ = [
     "ThreatSpec",
     "checked",
     "eps_text",
+    "in_unicode",
     "name_problem",
     "norm_name",
     "parsed_yaml",

@@ -54,6 +54,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def in_unicode(text: str) -> str:
+    """Text in which what is no character is escaped: a path in another encoding holds such, no file of ours.
+
+    >>> in_unicode("café") == "café", in_unicode("caf" + chr(0xDCE9)).isprintable()
+    (True, True)
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unicode_alone(value: Any) -> Any:
+    """Any value but a text that is no Unicode, which is a `ValueError`."""
+    if isinstance(value, str) and value != in_unicode(value):
+        raise ValueError(f": found {value!r}, expected Unicode text; rename what has another encoding")
+    return value
+
+
 def _name(value: Any) -> Any:
     problem = name_problem(value) if isinstance(value, str) else None
     if problem:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from robustlens.config.names import in_unicode, unicode_alone
 from robustlens.errors import ConfigError
 from robustlens.registry import near_name
 
@@ -111,7 +112,7 @@ def as_files_keep(value: Any, *, path: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [as_files_keep(entry, path=f"{path}[{place}]") for place, entry in enumerate(value)]
     is_kept = math.isfinite(value) if isinstance(value, float) else isinstance(value, int | str | None)
-    if not is_kept:
+    if not is_kept or (isinstance(value, str) and in_unicode(value) != value):
         raise ValueError(f"{path[1:]}: found {value!r}, expected a finite number, text, true, false or null")
     return value
 
@@ -148,6 +149,7 @@ class Values(BaseModel):
     """Base of every part of a recipe: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _unicode = field_validator("*", mode="before")(unicode_alone)
 
     @field_validator("*", mode="before")
     @classmethod

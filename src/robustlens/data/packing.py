@@ -19,7 +19,7 @@ from PIL import Image
 from robustlens.data import shards
 from robustlens.data.registry import read
 from robustlens.data.sizes import LARGEST_ALONE
-from robustlens.data.splits import Source, Sources, check_labels, middle
+from robustlens.data.splits import Source, Sources, check, middle
 from robustlens.errors import ConfigError, DataError, ResourceError, StateError
 from robustlens.progress import Event, Listener, silent
 from robustlens.results.locks import locked
@@ -138,9 +138,9 @@ def pack(
 def _plan(name: str, sources: Sources, size: int | None, channels: int | None, shard_bytes: int) -> _Plan:
     """Look at the labels and at a few images of each split."""
     both = {"train": sources.train, "test": sources.test}
+    check(sources)
     seen: list[tuple[int, ...]] = []
     for source in both.values():
-        check_labels(source, len(sources.classes))
         rows = torch.linspace(0, len(source.labels) - 1, min(_PROBED, len(source.labels))).long()
         seen += [image.shape for image in source.one_by_one(rows)]
     depth = channels or max(shape[2] for shape in seen)

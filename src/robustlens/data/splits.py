@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from robustlens.config import in_unicode
 from robustlens.data import shards
 from robustlens.data.shards import Images, PackedImages
 from robustlens.data.stratified import subset, validation_rows
@@ -218,10 +219,9 @@ def assemble(
 
     Raises:
         ConfigError: a limit or a share that cannot be met.
-        DataError: labels out of range, or images of two sizes.
+        DataError: as `check`, or images of two sizes.
     """
-    for source in (sources.train, sources.test):
-        check_labels(source, len(sources.classes))
+    check(sources)
     rows = _limited(sources.train, train_limit, seed, "data.train_limit")
     pool = _beyond(sources.train, rows, unlabeled, seed)
     test_rows = _limited(sources.test, test_limit, seed, "data.test_limit")
@@ -260,7 +260,18 @@ def _beyond(source: Source, rows: Tensor, unlabeled: int, seed: int) -> Tensor:
     return more[~torch.isin(more, rows)]
 
 
-def check_labels(source: Source, classes: int) -> None:
+def check(sources: Sources) -> None:
+    """Raise `DataError` for no images, labels of no class, or a class whose name results cannot keep."""
+    for source in (sources.train, sources.test):
+        _check_labels(source, len(sources.classes))
+    for number, name in enumerate(sources.classes):
+        if in_unicode(str(name)) != name:
+            raise DataError(
+                f"{sources.train.where}: class {number} is named {name!a}, expected Unicode text; rename it"
+            )
+
+
+def _check_labels(source: Source, classes: int) -> None:
     """Raise `DataError` for a source without images, or with labels outside 0..classes - 1."""
     labels = source.labels
     if not len(labels):

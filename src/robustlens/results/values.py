@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import any_schema
 
-from robustlens.config import Checkpoint, Plan
+from robustlens.config import Checkpoint, Plan, in_unicode
 from robustlens.errors import StateError
 from robustlens.stats.intervals import Interval
 from robustlens.version import __version__
@@ -145,7 +145,10 @@ def _adapter(kind: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A document, or a part of one, as JSON values; arrays are left out, and what is not finite is null."""
+    """A document, or a part of one, as JSON values.
+
+    Arrays are left out, what is not finite is null, and text is Unicode: a reader would refuse any other.
+    """
     if isinstance(value, Checkpoint):
         return str(value)
     if isinstance(value, BaseModel):
@@ -155,11 +158,11 @@ def plain(value: Any) -> Any:
             field.name: plain(getattr(value, field.name)) for field in fields(value) if field.name != "arrays"
         }
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {in_unicode(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return in_unicode(value) if isinstance(value, str) else value
