@@ -44,6 +44,27 @@ def test_idx_files_are_read_under_all_their_usual_names(tmp_path: Path, mark: st
     assert made.classes == ("0", "1")
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_gzip_is_known_by_the_content_of_an_idx_file_and_not_by_its_name(
+    tmp_path: Path, packed: bool
+) -> None:
+    folder = write_idx(tmp_path, packed=packed)
+    for path in list(folder.iterdir()):
+        path.rename(path.with_suffix("") if packed else path.with_name(f"{path.name}.gz"))
+    assert np.array_equal(data.load(f"idx:{folder}", validation=0).train.images[:, 0], toy_images(8))
+
+
+@pytest.mark.parametrize("reader", ["folder", "idx", "npz", "packed"])
+def test_a_path_that_no_system_takes_is_one_line(reader: str) -> None:
+    refused(
+        "^~nobody-here/x: no home of such a user, expected a path",
+        lambda: data.load(f"{reader}:~nobody-here/x"),
+    )
+    refused("^a+: cannot be read", lambda: data.load(f"{reader}:{5000 * 'a'}"))
+    refused("^~nobody-here: no home of", lambda: data.load("cifar10", data_dir="~nobody-here"))
+    refused("^a+: cannot be read", lambda: data.load("cifar10", data_dir=5000 * "a"))
+
+
 def repack(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
@@ -192,6 +213,12 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "no pixels": ({"x_train": np.zeros((6, 0, 4))}, r"shape \(6, 0, 4\)"),
     "booleans": ({"x_train": np.zeros((6, 4, 4), dtype=bool)}, r"x_train: bool, expected integers or floats"),
     "objects": ({"x_train": np.array([None] * 6)}, r"x_train: object, expected integers or floats"),
+    "float8": ({"x_train": torch.zeros(6, 4, 4).to(torch.float8_e5m2)}, r"x_train: is no array"),
+    "sparse": ({"x_train": torch.zeros(6, 4, 4).to_sparse()}, r"x_train: is no array"),
+    "without values": (
+        {"y_train": torch.zeros(6, dtype=torch.int64, device="meta")},
+        r"y_train: is no array",
+    ),
     "ragged": ({"x_train": [[1, 2], [3]]}, r"x_train: is no array"),
     "another count": ({"y_train": toy_labels(5)}, r"x_train: 6 images, but arrays: y_train holds 5 labels"),
     "float labels": ({"y_train": np.zeros(6)}, r"y_train: float64, expected integer labels"),
@@ -428,6 +455,34 @@ def test_images_of_more_than_8_bits_a_channel_are_refused(kind: str) -> None:
         f"one: image mode {mode}, expected 8 bits a channel; convert it",
         lambda: pixels.decode([content], 1, lambda _: "one"),
     )
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bad AVIF"), NotImplementedError("DDS"), IndexError(), KeyError(1)]
+)
+def test_whatever_a_decoder_raises_is_about_the_image(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its plug-ins raise more than it says."""
+
+    def convert(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    file = png(Image.new("RGBA", (4, 3)))
+    refused(
+        r"one: cannot be read as an image \(.+\); replace it",
+        lambda: pixels.decode([file], 1, lambda _: "one"),
+    )
+
+
+def test_memory_that_ran_out_is_not_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(MemoryError):
+        pixels.decode([png(Image.new("RGBA", (4, 3)))], 1, str)
 
 
 def test_images_of_fewer_bits_a_channel_are_read() -> None:

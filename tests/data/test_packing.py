@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.data_files import refused, toy_images, toy_labels, write_idx
 from robustlens import cli, data
-from robustlens.data import packing, registry, shards
+from robustlens.data import packing, registry, resizing, shards
 from robustlens.errors import ConfigError, StateError, StoppedError
 from robustlens.progress import Event
 from robustlens.results import array_files, files, pack_folder, verify
@@ -180,20 +180,20 @@ def test_only_images_that_would_become_endless_strips_have_other_pixels(size, ch
             whole = toy_images(1, (short, round(ratio * short), channels), seed=short)[0]
             for image in (whole, whole.swapaxes(0, 1)):
                 expected = whole_strip(image, size)
-                assert np.array_equal(packing.resized(image, size), expected)
+                assert np.array_equal(resizing.resized(image, size), expected)
                 with monkeypatch.context() as small:
-                    small.setattr(packing, "LARGEST_ALONE", 1)
-                    differences = packing.resized(image, size).astype(int) - expected
+                    small.setattr(resizing, "LARGEST_ALONE", 1)
+                    differences = resizing.resized(image, size).astype(int) - expected
                 assert np.abs(differences).max() <= (ratio > 8)
 
 
 def test_a_thin_image_is_not_enlarged_whole():
     image = np.arange(9_000_000, dtype=np.uint32).astype(np.uint8)[:, None, None]
-    middle = packing.resized(image, 224)
+    middle = resizing.resized(image, 224)
     assert middle.shape == (224, 224, 1)
     there = image[4_499_997:4_500_003, 0, 0]
     assert set(middle.flatten().tolist()) <= set(range(there.min(), there.max() + 1))
-    assert packing.resized(image.swapaxes(0, 1), 4096).shape == (4096, 4096, 1)
+    assert resizing.resized(image.swapaxes(0, 1), 4096).shape == (4096, 4096, 1)
 
 
 def test_photos_that_are_too_large_for_memory_are_resized_one_by_one(photos, tmp_path):
@@ -213,6 +213,8 @@ def test_photos_that_are_too_large_for_memory_are_resized_one_by_one(photos, tmp
 def test_what_does_not_fit_is_refused_with_its_file(photos, tmp_path):
     refused("give --size", lambda: data.pack(f"folder:{photos}", tmp_path / "a"))
     refused("has colours", lambda: data.pack(f"folder:{photos}", tmp_path / "b", size=16, channels=1))
+    none = {"name": f"folder:{photos}", "out": tmp_path / "c", "threads": 0}
+    refused("threads: found 0, expected at least 1", lambda: data.pack(**none), ConfigError)
     refused("expected 1 to 4096", lambda: data.pack(f"folder:{photos}", tmp_path / "c", size=0), ConfigError)
     bad = photos / "train" / "dog" / "3.jpg"
     bad.write_bytes(bad.read_bytes()[:200])

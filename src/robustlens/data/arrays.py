@@ -142,7 +142,8 @@ def read_idx(path: Path, kind: str) -> NDArray[np.uint8]:
     """
     try:
         with path.open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
+            begin = raw.read(2)  # what begins like neither is refused as what its name says
+            is_gzip = begin == b"\x1f\x8b" or (path.suffix == ".gz" and begin != b"\0\0")
             raw.seek(0)
             with gzip.open(raw) if is_gzip else raw as file:
                 return _idx(file, path, kind)
@@ -259,12 +260,14 @@ def _labels(array: Any, where: str) -> Int64[Tensor, " n"]:
 
 def _numbers(array: Any, where: str) -> NDArray[Any]:
     """Integers or floats as a NumPy array; NumPy has no bfloat16, so that widens."""
-    if isinstance(array, Tensor):
-        array = array.detach().cpu()
-        array = array.float() if array.dtype == torch.bfloat16 else array
     try:
+        if isinstance(array, Tensor):
+            array = array.detach().cpu()
+            array = array.float() if array.dtype == torch.bfloat16 else array
         values = np.asarray(array)
-    except ValueError as error:
+    except Exception as error:  # sparse, quantised and meta tensors each raise another one
+        if out_of_memory(error):
+            raise
         raise DataError(
             f"{where}: is no array ({in_one_line(error)}), expected numbers of one shape"
         ) from error

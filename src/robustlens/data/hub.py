@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from robustlens.data import arrays, embedded, parquet_files, tables
+from robustlens.data.paths import path_of
 from robustlens.data.splits import Sources
 from robustlens.data.tables import Columns
 from robustlens.errors import ConfigError, DataError
@@ -93,9 +94,12 @@ def load_any(text: str, data_dir: Path | None = None) -> Sources:
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
-    """The folder that data files are read from: `data_dir`, or that of the environment; None without."""
+    """The folder that data files are read from: `data_dir`, or that of the environment; None without.
+
+    Raises `DataError` for a path that is none.
+    """
     given = data_dir or os.environ.get(ENVIRONMENT)
-    return Path(given).expanduser() if given else None
+    return path_of(given) if given else None
 
 
 def _local_folder(name: str, entry: HubDataset, data_dir: Path | None) -> Path | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from robustlens.data.paths import path_of
 from robustlens.data.shards import PackedImages, Shards
 from robustlens.data.splits import Source, Sources
 from robustlens.errors import ConfigError, DataError, StateError
@@ -25,7 +26,7 @@ def load(text: str) -> Sources:
         DataError: no packed data set, or a file that is missing or damaged; with its name.
     """
     path, _, query = text.partition("?")
-    folder = PackFolder(Path(path).expanduser())
+    folder = PackFolder(path_of(path))
     if not folder.exists:
         raise DataError(
             f"{folder.folder}: holds no manifest, expected a packed data set; make it, or finish it, with "

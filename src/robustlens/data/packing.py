@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 from robustlens.data import shards
 from robustlens.data.registry import read
-from robustlens.data.sizes import LARGEST_ALONE
-from robustlens.data.splits import Source, Sources, check, middle
+from robustlens.data.resizing import resized
+from robustlens.data.splits import Source, Sources, check
 from robustlens.errors import ConfigError, DataError, ResourceError, StateError
 from robustlens.progress import Event, Listener, silent
 from robustlens.results.locks import locked
@@ -34,7 +33,6 @@ from robustlens.results.pack_folder import (
 SHARD_BYTES = 128 << 20
 """Bytes of a shard, about: that much is lost where packing is stopped, and held in memory by each thread."""
 _PROBED = 64  # images of each split that are looked at for their channels
-_THIN = 8  # times as long as wide: an image that is longer is resized whole only up to `LARGEST_ALONE` pixels
 _VERSION = 1  # of how images are resized: another one makes other pixels
 
 
@@ -99,7 +97,7 @@ def pack(
         progress: hears an event after every shard, counted in images.
 
     Raises:
-        ConfigError: an unknown name, or a size that no image can have.
+        ConfigError: an unknown name, a size that no image can have, or fewer threads than one.
         DataError: images that are missing, damaged or of several sizes.
         StateError: the folder holds another data set, or this one before its files changed, or a file in it
             is damaged.
@@ -109,6 +107,8 @@ def pack(
         raise ConfigError(f"data pack: --size: found {size}, expected 1 to 4096 pixels")
     if channels not in (None, 1, 3):
         raise ConfigError(f"data pack: --channels: found {channels}, expected 1 or 3")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"data pack: threads: found {threads}, expected at least 1, or None for one a core")
     folder = PackFolder(out)
     sources = read(name, None if data_dir is None else Path(data_dir))
     plan = _plan(name, sources, size, channels, shard_bytes)
@@ -230,33 +230,6 @@ def _fitted(image: UInt8[np.ndarray, "_ _ _"], plan: _Plan, where: str) -> UInt8
     if image.shape[2] > channels:
         raise DataError(f"{where} has colours, expected grey as in a sample of the images; give --channels 3")
     return np.broadcast_to(image, (height, width, channels)).transpose(2, 0, 1)
-
-
-def resized(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "size size c"]:
-    """The middle square of an image whose shorter side is resized to `size`, bilinear and antialiased."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    if short != size:
-        wanted = (max(size, round(width * size / short)), max(size, round(height * size / short)))
-        grey = image.shape[2] == 1
-        picture = Image.fromarray(image[:, :, 0] if grey else image)
-        if math.prod(wanted) > max(LARGEST_ALONE, _THIN * size**2):
-            image = np.asarray(_resized_middle(picture, wanted, size))
-        else:
-            image = np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR))
-        image = image[:, :, None] if grey else image
-    return middle(image, size)
-
-
-def _resized_middle(picture: Image.Image, wanted: tuple[int, int], size: int) -> Image.Image:
-    """The middle square of the image as `wanted` large, which is not made: it may not fit in memory.
-
-    Pixels differ by 1 at most from those of the whole one: Pillow keeps the corners of a box in float32.
-    """
-    scales = [side / large for side, large in zip(picture.size, wanted, strict=True)]
-    left, top = ((large - size) // 2 * scale for large, scale in zip(wanted, scales, strict=True))
-    box = (left, top, left + size * scales[0], top + size * scales[1])
-    return picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _complete(

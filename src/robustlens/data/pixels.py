@@ -2,10 +2,8 @@
 
 import io
 import math
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,22 +16,11 @@ from torch import Tensor
 
 from robustlens.data.sizes import LARGEST_ALONE, LARGEST_IMAGE, check_size
 from robustlens.data.splits import in_one_line
-from robustlens.errors import DataError
+from robustlens.errors import DataError, out_of_memory
 
 _GREY = {"1", "L", "LA", "La"}
 _DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _DEEP_ENDINGS = (";16B", ";16L", ";16N")  # of raw modes of colours; BGR;16 has 16 bits a pixel
-# Errors of Pillow for files that are cut short, damaged, or no image at all.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 _WARNINGS = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
@@ -94,7 +81,11 @@ def _read(file: bytes | Path, i: int, name: Callable[[int], str], largest: int) 
             image.info.pop("transparency", None)  # Pillow warns about some palettes; we drop alpha anyway
             wanted = "L" if image.mode in _GREY else "RGB"
             array = np.asarray(image if image.mode == wanted else image.convert(wanted))
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise anything for files that are cut short or damaged
+        if out_of_memory(error):
+            raise
         raise DataError(
             f"{name(i)}: cannot be read as an image ({in_one_line(error)}); replace it"
         ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from robustlens.data import arrays, embedded, folder, hub, packed
+from robustlens.data.paths import path_of
 from robustlens.data.splits import Sources
 from robustlens.errors import DataError
 from robustlens.registry import Registry, is_factory, parameters_of
@@ -29,9 +30,9 @@ READERS: Registry[Reader] = Registry(
     "data.name",
     {
         "hf:owner/name": hub.load_any,
-        "folder:PATH": lambda path, _: folder.load(Path(path).expanduser()),
-        "idx:PATH": lambda path, _: arrays.load_idx(Path(path).expanduser()),
-        "npz:PATH": lambda path, _: arrays.load_npz(Path(path).expanduser()),
+        "folder:PATH": lambda path, _: folder.load(path_of(path)),
+        "idx:PATH": lambda path, _: arrays.load_idx(path_of(path)),
+        "npz:PATH": lambda path, _: arrays.load_npz(path_of(path)),
         "packed:PATH": lambda path, _: packed.load(path),
     },
 )
