@@ -14,7 +14,7 @@ from robustlens.attacks import ATTACKS
 from robustlens.data import augment
 from robustlens.errors import ConfigError, DataError, ModelError
 from robustlens.objectives import OBJECTIVES
-from robustlens.registry import Registry, is_factory
+from robustlens.registry import Registry, imported, is_factory
 from robustlens.weights import PERTURBATIONS
 
 
@@ -129,7 +129,11 @@ def test_a_factory_stands_for_an_entry(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_prefixes_are_no_factories() -> None:
     assert is_factory("my.package:network")
-    assert not any(map(is_factory, ("hf:owner", "timm:resnet18", "resnet8", "a-b:c", "a:b-c")))
+    others = ("hf:owner", "timm:resnet18", "resnet8", "a-b:c", "a:b-c", "1x:y", "\u00e9vil:main", "a:b,c:d")
+    for name in others:
+        assert not is_factory(name)
+        with pytest.raises(ConfigError, match=f"^model: found '{name}', expected package.module:factory$"):
+            imported(name, "model")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from robustlens.errors import ConfigError, RobustlensError
 
 Entry = TypeVar("Entry")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_WITH_STEPS = re.compile(r"(.+)-([1-9]\d{0,6})")
 _UNKNOWN = object()
 
 
@@ -152,11 +153,35 @@ def is_factory(name: object) -> bool:
     return _FACTORY.fullmatch(text) is not None and not text.startswith(("hf:", "timm:"))
 
 
+def without_steps(name: str) -> tuple[str, int | None]:
+    """A name and the steps that it may end with.
+
+    >>> without_steps("pgd-50"), without_steps("fgsm")
+    (('pgd', 50), ('fgsm', None))
+    """
+    ending = _WITH_STEPS.fullmatch(name)
+    return (ending[1], int(ending[2])) if ending else (name, None)
+
+
+def factories_in(text: str) -> Iterator[str]:
+    """What the text names as "package.module:factory": alone, between commas, or with steps behind it.
+
+    These are all the ways in which a text becomes a name that is imported.
+
+    >>> list(factories_in("fgsm,mine:Attack-5"))
+    ['mine:Attack']
+    """
+    return (name for name, _ in map(without_steps, text.split(",")) if is_factory(name))
+
+
 def imported(name: str, where: str, error: type[RobustlensError] = ConfigError) -> Any:
     """The object that "package.module:factory" names.
 
-    The module is imported as by `import`, with the working directory as the last place to look.
+    The module is imported as by `import`, with the working directory as the last place to look. A name of
+    any other form is refused: `is_factory` alone tells whether a text can run code.
     """
+    if not is_factory(name):
+        raise error(f"{where}: found {name!r}, expected package.module:factory")
     module_name, _, path = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

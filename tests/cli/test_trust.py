@@ -78,6 +78,17 @@ def test_code_in_a_recipe_file_is_not_run(folder, capsys, values):
     assert not (folder / "run").exists()
 
 
+def test_a_listener_whose_module_is_called_as_a_hub_is_not_run(folder, capsys):
+    """Such a name is that of no function anywhere, so that nothing takes it for one."""
+    (folder / "hf.py").write_text(FIRED)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(SMALL | {"listeners": ["hf:fire"]}))
+    for trusted in ([], ["--trust-code"]):
+        said = "recipe.listeners.0: found 'hf:fire', expected package.module:factory"
+        refused(["train", "--recipe", "recipe.yaml", "--out", "run", *trusted, "--quiet"], capsys, said=said)
+    assert not fired(folder)
+    assert "hf" not in sys.modules
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -86,6 +97,8 @@ def test_code_in_a_recipe_file_is_not_run(folder, capsys, values):
         {"methods": [{"objective": "trap_module:fire"}]},
         {"defaults": {"init": {"model": "trap_module:fire"}}, "methods": [{}]},
         {"evaluation": {"attacks": ["trap_module:fire"]}},
+        {"evaluation": {"attacks": "fgsm,trap_module:fire"}},
+        {"evaluation": {"attacks": ["fgsm", "trap_module:fire-5"]}},
         {"explanation": {"measures": ["trap_module:fire"]}},
         {"explanation": {"options": {"trap_module:fire": {}}}},
     ],

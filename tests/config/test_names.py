@@ -95,6 +95,16 @@ HUB_CODE = {
         "defaults": {"model": {"options": {"trust_remote_code": "yes"}}}
     },
 }
+SPELLED = {
+    "a list in one text": "fgsm,os:system,pgd-20",
+    "with steps": "os:system-5",
+    "both": "fgsm,os:system-20",
+    "bytes": b"os:system",
+    "a set": {"os:system"},
+    "a list of tuples": [("fgsm", b"os:system-5")],
+    "a key of bytes": {b"os:system": {}},
+}
+"""Texts and values of YAML from which a name of code is taken."""
 READERS = {
     "model.name": {"model": {"name": "npz:main"}},
     "weight_perturbation.factory": {"weight_perturbation": {"factory": "folder:system"}},
@@ -123,6 +133,24 @@ def test_options_of_transformers_that_run_no_code_need_no_trust():
     refuse_code({"model": model}, "mine.yaml")
     assert not checked(Recipe, {"model": model}, "recipe").names_code
     assert checked(Recipe, {"model": {"options": {"trust_remote_code": True}}}, "recipe").names_code
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_code_is_refused_however_a_field_spells_it(spelling):
+    with pytest.raises(
+        ConfigError, match=r"mine.yaml: evaluation.attacks.*: found 'os:system', .*--trust-code"
+    ):
+        refuse_code({"evaluation": {"attacks": SPELLED[spelling]}}, "mine.yaml")
+
+
+@pytest.mark.parametrize("name", ["hf:main", "timm:main", "1x:main", "x:1", "\u00e9vil:main", "x"])
+@pytest.mark.parametrize("field", ["listeners", "weight_perturbation"])
+def test_a_recipe_names_code_as_everything_else_does(name, field):
+    asked = {"listeners": [name], "weight_perturbation": {"factory": name}}
+    with pytest.raises(
+        ConfigError, match=f"recipe.{field}.*: found '{name}', expected package.module:factory"
+    ):
+        checked(Recipe, {field: asked[field]}, "recipe")
 
 
 @pytest.mark.parametrize("field", READERS)

@@ -1,6 +1,5 @@
 """Attacks by name: how an evaluation builds them, alone and in suites."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.attacks.square import Square
 from robustlens.attacks.suites import SUITES
 from robustlens.errors import ConfigError
-from robustlens.registry import Registry, parameters_of
+from robustlens.registry import Registry, parameters_of, without_steps
 from robustlens.threat import ThreatModel
 
 
@@ -143,12 +142,11 @@ def _suite(name: str, threat: ThreatModel, restarts: int, seed: int) -> dict[str
 
 def _build(name: str, threat: ThreatModel, **options: Any) -> Attack:
     """The attack of a name that may end with -STEPS."""
-    ending = None if name in ATTACKS else re.fullmatch(r"(.+)-([1-9]\d{0,6})", name)
-    base = ending[1] if ending else name
+    base, steps = (name, None) if name in ATTACKS else without_steps(name)
     entry = ATTACKS.find(base)
     entry = entry if isinstance(entry, Entry) else Entry(entry)
-    if ending:
+    if steps is not None:
         if entry.count is None:
             raise ConfigError(f"attacks: found {name!r}, but {base!r} has no steps; expected {base!r}")
-        options[entry.count] = int(ending[2])
+        options[entry.count] = steps
     return ATTACKS.call(base, entry, threat, **options)

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from robustlens.errors import ConfigError
-from robustlens.registry import is_factory
+from robustlens.registry import factories_in, is_factory
 
 LONGEST_NAME = 100
 """Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""
@@ -81,8 +81,24 @@ Name = Annotated[str, BeforeValidator(_name)]
 """Text that becomes the name of a file or folder."""
 
 
+def _factory(text: str) -> str:
+    if not is_factory(text):
+        raise ValueError(f": found {text!r}, expected package.module:factory")
+    return text
+
+
+Factory = Annotated[
+    str,
+    AfterValidator(_factory),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"}),
+]
+"""Text that names a function or a class as "package.module:factory"."""
+
+
 def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
     """(field, what it says) for all code that a recipe, a plan or a study names: factories, code of the Hub.
+
+    Sets and bytes are looked through as lists and text are: YAML can write them, and fields take them.
 
     >>> list(code_in({"model": {"name": "os:system"}, "data": {"name": "npz:x"}}))
     [('model.name', 'os:system')]
@@ -90,18 +106,19 @@ def code_in(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(values, Mapping):
         for key, value in values.items():
             place = f"{field}.{key}".lstrip(".")
-            yield from code_in(str(key), place)
+            yield from code_in(key, place)
             if _runs_hub_code(str(key), value):
                 yield place, str(value)
             elif key not in _TEXTS:
                 yield from code_in(value, place)
-    elif isinstance(values, list | tuple):
+    elif isinstance(values, list | tuple | set | frozenset):
         for number, value in enumerate(values):
             yield from code_in(value, f"{field}.{number}")
-    elif isinstance(values, str) and is_factory(values):
-        is_path = values.startswith(_READERS) and field.endswith("data.name")
+    elif isinstance(values, str | bytes):
+        text = values.decode(errors="replace") if isinstance(values, bytes) else values
+        is_path = text.startswith(_READERS) and field.endswith("data.name")
         if not is_path:
-            yield field, values
+            yield from ((field, name) for name in factories_in(text))
 
 
 def _runs_hub_code(option: str, value: Any) -> bool:

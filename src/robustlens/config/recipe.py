@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustlens.config.checkpoint import Checkpoint
-from robustlens.config.names import code_in
+from robustlens.config.names import Factory, code_in
 from robustlens.config.optimizer import OptimizerSpec
 from robustlens.config.values import (
     Number,
@@ -131,7 +131,7 @@ class SAMSpec(PerturbationSpec):
 class FactoryPerturbationSpec(PerturbationSpec):
     """A perturbation of the user's own: a subclass of `weights.WeightPerturbation`, by where it lies."""
 
-    factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    factory: Factory
     """As "package.module:Class"."""
     options: Options = {}
 
@@ -220,7 +220,7 @@ class Recipe(Values):
     fast: bool = False
     """Give up equal bits on CUDA for speed: algorithms chosen by trial, sums in any order, CUDA graphs."""
     seed: int = Field(default=0, ge=0, lt=1 << 62)
-    listeners: tuple[Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")], ...] = Field(default=(), exclude=True)
+    listeners: tuple[Factory, ...] = Field(default=(), exclude=True)
     """Functions or classes of yours, as "package.module:name", that hear every event of training. They change
     no result, so they are no part of the hash and not saved."""
 
