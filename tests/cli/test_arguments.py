@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from robustlens import cli
 from robustlens.cli import sharding
+from robustlens.cli.arguments import recipe_values
+from robustlens.cli.options import RecipeOptions
 from robustlens.errors import ConfigError
 
 VERBS = {
@@ -183,3 +186,40 @@ def test_training_images_of_an_evaluation_may_be_fewer(options, examples, monkey
     ]
     assert cli.run(command) == 0
     assert [(plan.test_examples, plan.train_examples) for plan in plans] == [examples]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        ({"optimizer": "adamw"}, ["--epochs", "3"], "optimizer.epochs: found optimizer 'adamw'"),
+        ({"data": "cifar10"}, ["--set", "data.train_limit=9"], "data.train_limit: found data 'cifar10'"),
+        ({"threat": "8/255"}, ["--norm", "L2"], "threat.norm: found threat '8/255'"),
+        ({"awp": 0.005}, ["--set", "awp.steps=2"], "awp.steps: found awp 0.005"),
+        ({"awp": False}, ["--set", "awp.steps=2"], "awp.steps: found awp False"),
+        ({"rwp": []}, ["--set", "rwp.gamma=2"], "rwp.gamma: found rwp []"),
+        ({"model": {"options": 4}}, ["--set", "model.options.width=4"],
+         "model.options.width: found model.options 4"),
+        ({}, ["--set", "sam=0.1", "--set", "sam.rho=0.2"], "sam.rho: found sam 0.1"),
+    ],
+)  # fmt: skip
+def test_an_option_does_not_replace_a_value_that_it_cannot_change(
+    recipe, options, said, tmp_path, monkeypatch, capsys
+):
+    """The recipe alone is refused; with the option it would train with the defaults of the field."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli.run(["train", "--recipe", "recipe.yaml", *options, "--quiet"]) == 2
+    assert capsys.readouterr().err == f"error: recipe.{said}, expected a mapping of its fields\n"
+
+
+def test_an_option_sets_a_field_of_what_is_off_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = RecipeOptions(set_=["awp.steps=2", "model.options.width=4", "objective=trades"])
+    recipe = {"awp": None, "optimizer": {"epochs": 3}}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert recipe_values(options, Path("recipe.yaml"), trust_code=False) == {
+        "awp": {"steps": 2},
+        "optimizer": {"epochs": 3},
+        "model": {"options": {"width": 4}},
+        "objective": "trades",
+    }

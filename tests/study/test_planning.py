@@ -59,6 +59,24 @@ def study(**changes):
         ({"explanation": {"measures": ["bound"], "threat": {"eps": 0}}}, "bound.eps: found none"),
         ({"threat": {"eps": 0.1}, "methods": [{"eps": True}]}, "eps: found True, expected a number"),
         ({"methods": [{"objective_options": {"label_smothing": 0.1}}]}, "did you mean 'label_smoothing'"),
+        (
+            {"defaults": {"optimizer": "adamw"}, "methods": [{"optimizer": {"epochs": 3}}]},
+            r"s: optimizer: found \{'epochs': 3\} laid on 'adamw', expected two mappings or none",
+        ),
+        (
+            {"defaults": {"awp": 0.005}, "methods": [{"awp": {"steps": 2}}]},
+            r"s: awp: found \{'steps': 2\} laid on 0.005, expected two mappings",
+        ),
+        (
+            {"defaults": {"model": "resnet20"}, "methods": [{"model": {"options": {"width": 4}}}]},
+            r"s: model: found .* laid on 'resnet20', expected two mappings",
+        ),
+        (
+            {"defaults": {"model": {"options": 4}}, "methods": [{"model": {"options": {"width": 4}}}]},
+            r"s: model\.options: found \{'width': 4\} laid on 4, expected two mappings",
+        ),
+        ({"defaults": {"model": "resnet20"}}, "model: found 'resnet20'"),
+        ({"methods": [{"data": {"name": {"x": 1}}}]}, r"data\.name: found \{'x': 1\} laid on 'fashion-mnist"),
     ],
 )
 def test_what_only_a_later_step_would_refuse_is_refused_by_the_plan(changes, said):
@@ -200,3 +218,11 @@ def test_a_study_records_every_strength_that_is_trained_in_ascending_order():
         "at-0.1-s1",
         "at-0.1-s0",
     ]
+
+
+def test_a_method_fills_in_turns_on_and_turns_off_what_the_defaults_say():
+    defaults = {"awp": None, "rwp": {"gamma": 0.1}, "optimizer": {"epochs": 3, "lr": 0.2}}
+    method = {"label": "AT", "awp": {"steps": 2}, "rwp": None, "optimizer": {"lr": 0.3}}
+    (run,) = planning.plan(study(defaults=defaults, methods=[method]))
+    assert (run.recipe.awp.steps, run.recipe.rwp) == (2, None)
+    assert (run.recipe.optimizer.epochs, run.recipe.optimizer.lr, run.recipe.objective) == (3, 0.3, "at")

@@ -171,7 +171,11 @@ def model_options(run: Run | None, architecture: str | None, given: list[str] | 
 
 
 def recipe_values(options: RecipeOptions, recipe: Path | None, *, trust_code: bool) -> dict[str, Any]:
-    """The fields of a recipe in a file, changed by the options."""
+    """The fields of a recipe in a file, changed by the options.
+
+    Raises:
+        ConfigError: the file cannot be read or names code that is not trusted, or an option is wrong.
+    """
     values = read_yaml(recipe) if recipe else {}
     refuse_code(values, str(recipe), trust_code=trust_code)
     for option, field in RECIPE_FIELDS.items():
@@ -251,11 +255,18 @@ def refuse_other_plan(run: Run, stage: Stage, plan: Plan) -> None:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.c` in nested mappings."""
+    """Set `a.b.c` in nested mappings, where null stands for an empty one.
+
+    Raises:
+        ConfigError: another value is in the way. In its place the defaults of its fields would hold.
+    """
     *path, last = key.split(".")
-    for part in path:
-        inside = values.get(part)
-        values[part] = inside = dict(inside) if isinstance(inside, dict) else {}
+    for depth, part in enumerate(path, 1):
+        inside = {} if values.get(part) is None else values[part]
+        if not isinstance(inside, dict):
+            shown = f"{'.'.join(path[:depth])} {repr(inside)[:80]}"
+            raise ConfigError(f"recipe.{key}: found {shown}, expected a mapping of its fields")
+        values[part] = inside = dict(inside)
         values = inside
     values[last] = value
 

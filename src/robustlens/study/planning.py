@@ -223,9 +223,9 @@ def _fields(spec: StudySpec, method: Mapping[str, Any]) -> dict[str, Any]:
     base = {
         "data": {**spec.data.model_dump(), "data_dir": spec.data.data_dir},
         "model": spec.model.model_dump(),
-        "objective": "at",
     }
-    return _merged(base, _merged(spec.defaults, method))
+    where = f"{spec.name}: "
+    return {"objective": "at"} | _merged(base, _merged(spec.defaults, method, where), where)
 
 
 def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
@@ -263,10 +263,20 @@ def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) ->
     )
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mappings inside merged in turn."""
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`over` laid on `base`, mappings inside merged in turn; messages begin with `where`.
+
+    Raises:
+        ConfigError: a mapping is laid on what is none, which would be lost.
+    """
     merged = dict(base)
     for key, value in over.items():
-        inside = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if inside else value
+        below = merged.get(key)
+        if isinstance(value, Mapping) and below is not None:
+            if not isinstance(below, Mapping):
+                raise ConfigError(
+                    f"{where}{key}: found {value!r} laid on {below!r}, expected two mappings or none"
+                )
+            value = _merged(below, value, f"{where}{key}.")
+        merged[key] = value
     return merged
