@@ -94,6 +94,32 @@ def test_evaluation_and_explanation_use_the_threat_of_the_study_unless_they_name
 
 
 @pytest.mark.parametrize(
+    ("evaluation", "explanation", "evaluated", "explained"),
+    [
+        ({"eps": 0.25}, None, ("L2", 0.25), ("L2", 0.25)),
+        ({"eps": 2}, None, ("L2", 2), ("L2", 2)),
+        ({"norm": "l_2"}, None, ("L2", 1.5), ("L2", 1.5)),
+        ({}, {}, ("L2", 1.5), ("L2", 1.5)),
+        (None, {"eps": 2}, ("L2", 1.5), ("L2", 2)),
+        (None, {"norm": "L2"}, ("L2", 1.5), ("L2", 1.5)),
+        ({"norm": "Linf", "eps": 0.2}, {"eps": 0.3}, ("Linf", 0.2), ("Linf", 0.3)),
+        ({"eps": 0.25}, {"norm": "L1", "eps": 3}, ("L2", 0.25), ("L1", 3)),
+    ],
+)
+def test_what_a_threat_does_not_name_is_the_studys(npz, evaluation, explanation, evaluated, explained):
+    own = {"evaluation": evaluation, "explanation": explanation}
+    plans = {name: {"threat": threat} for name, threat in own.items() if threat is not None}
+    planned = spec(npz, threat={"norm": "L2", "eps": 1.5}, **plans)
+    found = [plan(planned).threat for plan in (evaluation_plan, explanation_plan)]
+    assert [(threat.norm, threat.eps) for threat in found] == [evaluated, explained]
+    again = StudySpec.model_validate(planned.model_dump(exclude_unset=True))
+    assert (evaluation_plan(again), explanation_plan(again)) == (
+        evaluation_plan(planned),
+        explanation_plan(planned),
+    )
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"methods": []}, "methods"),
@@ -105,6 +131,9 @@ def test_evaluation_and_explanation_use_the_threat_of_the_study_unless_they_name
         ({"methods": [{"label": "A", "threat": {"eps": 0.1}}]}, "methods.threat: is no field here; use eps"),
         ({"defaults": {"seed": 5}}, "defaults.seed: is no field here; use the study's seeds"),
         ({"evaluation": {"attacks": ["fgsm", "nonsense"]}}, "attacks: found 'nonsense'"),
+        ({"evaluation": {"threat": {"norm": "L2"}}}, r"evaluation\.threat\.eps: found none beside norm L2"),
+        ({"explanation": {"threat": {"norm": "L2"}}}, r"explanation\.threat\.eps: found none beside norm L2"),
+        ({"evaluation": {"threat": {"norm": "L3"}}}, "norm: found 'L3'"),
         ({"explanation": {"measures": ["nonsense"]}}, "measure.*: found 'nonsense'"),
         (
             {"explanation": {"options": {"landscape": {"drawz": 1}}}},
