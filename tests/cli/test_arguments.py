@@ -75,6 +75,14 @@ def test_the_options_of_a_study_make_its_executor(tmp_path, monkeypatch):
     slurm = of(ExecutorOptions("slurm", threads=3, slurm=["partition=gpu"]), "cuda", tmp_path / "study")
     assert (slurm.folder, slurm.gpus, slurm.threads) == (tmp_path / "study.slurm", 1, 3)
     assert slurm.parameters["slurm_partition"] == "gpu"
+    asked = {"time": "12:00:00", "account": "0123", "qos": "no", "partition": "on", "comment": "1.10",
+             "exclude": "null", "begin": "2024-01-01", "reservation": "1_0", "mem": "'a b'"}  # fmt: skip
+    given = [f"{name}={text}" for name, text in asked.items()]
+    given += ["timeout_min=600", "exclusive=true", "setup=[module load x]"]
+    values = of(ExecutorOptions("slurm", slurm=given), "cpu", tmp_path).parameters
+    assert {name: values[f"slurm_{name}"] for name in asked} == {**asked, "mem": "a b"}
+    assert (values["slurm_exclusive"], values["slurm_setup"]) == (True, ["module load x"])
+    assert 600 in values.values()
     assert of(ExecutorOptions("slurm"), "auto", tmp_path).gpus == 0
     monkeypatch.chdir(tmp_path)
     assert of(ExecutorOptions("slurm"), "cpu", Path()).folder == tmp_path.with_name(f"{tmp_path.name}.slurm")

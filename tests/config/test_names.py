@@ -15,7 +15,7 @@ from robustlens.config import (
     parsed_yaml,
     read_yaml,
     refuse_code,
-    values,
+    yaml_files,
 )
 from robustlens.config.names import code_in
 from robustlens.errors import ConfigError
@@ -230,8 +230,55 @@ def test_a_text_that_is_no_plain_yaml_is_one_line(text):
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("objective: trades\nmodel: {}\nobjective: at", "objective"),
+        ("methods: [{eps: 1, 'eps': 2}]", "eps"),
+        ("{1: a, 1: b}", "1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(text, name):
+    with pytest.raises(ConfigError, match=f"^mine: not valid YAML: found '{name}' twice .*line "):
+        parsed_yaml(text, "mine")
+
+
+def test_a_mapping_may_be_taken_into_another_and_changed_there():
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\nd: *b"
+    a, b, c = {"x": 1, "y": 2}, {"x": 3, "y": 2}, {"x": 3, "y": 4}
+    assert parsed_yaml(text, "mine") == {"a": a, "b": b, "c": c, "d": b}
+
+
+@pytest.mark.parametrize("kind", ["!!binary b3M=", "!!set {a}", "!!omap [a: 1]", "!!pairs [a: 1]"])
+def test_kinds_of_values_that_no_field_has_are_refused(kind):
+    with pytest.raises(ConfigError, match="mine: not valid YAML: could not determine a constructor"):
+        parsed_yaml(f"a: {kind}", "mine")
+
+
+YAML_WORDS = {
+    "on": "on", "Off": "Off", "yes": "yes", "NO": "NO", "010": "010", "-07": "-07", "0_7": "0_7",
+    "12:00:00": "12:00:00", "1:30": "1:30", "1:30.5": "1:30.5",
+    "true": True, "False": False, "null": None, "~": None, "10": 10, "-7": -7, "0": 0, "0.5": 0.5,
+    "1_000": 1000, "0x1f": 31, "1e-3": "1e-3", "1.0e-3": 0.001, "8/255": "8/255",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", YAML_WORDS)
+def test_words_and_numbers_mean_what_they_look_like(text):
+    value = parsed_yaml(text, "mine")
+    assert (type(value), value) == (type(YAML_WORDS[text]), YAML_WORDS[text])
+    assert parsed_yaml(f"{{{text}: [{text}]}}", "mine") == {YAML_WORDS[text]: [YAML_WORDS[text]]}
+
+
+def test_fields_take_other_words_for_truth_and_numbers_with_zeros_before_them():
+    spec = checked(StudySpec, parsed_yaml("{name: no, seeds: [010], methods: [{}]}", "mine"), "mine")
+    assert (spec.name, spec.seeds) == ("no", (10,))
+    recipe = checked(Recipe, parsed_yaml("{fast: on, optimizer: {nesterov: yes}}", "mine"), "mine")
+    assert (recipe.fast, recipe.optimizer.nesterov) == (True, True)
+
+
 def test_a_file_too_large_for_a_recipe_is_refused_unread(tmp_path: Path):
-    (tmp_path / "big.yaml").write_bytes(b"#" * (values.LARGEST_YAML + 1))
+    (tmp_path / "big.yaml").write_bytes(b"#" * (yaml_files.LARGEST_YAML + 1))
     with pytest.raises(ConfigError, match=r"big\.yaml: found more than 262144 bytes"):
         read_yaml(tmp_path / "big.yaml")
     assert parsed_yaml("a: &a [1, 2]\nb: *a", "x") == {"a": [1, 2], "b": [1, 2]}

@@ -76,6 +76,9 @@ def study(**changes):
             r"s: model\.options: found \{'width': 4\} laid on 4, expected two mappings",
         ),
         ({"defaults": {"model": "resnet20"}}, "model: found 'resnet20'"),
+        ({"methods": [{"label": None}]}, "s: label: found None, expected text"),
+        ({"methods": [{"label": True}]}, "s: label: found True, expected text"),
+        ({"defaults": {"label": 1.1}, "methods": [{}]}, "s: label: found 1.1, expected text"),
         ({"methods": [{"data": {"name": {"x": 1}}}]}, r"data\.name: found \{'x': 1\} laid on 'fashion-mnist"),
     ],
 )

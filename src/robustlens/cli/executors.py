@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,19 +95,30 @@ def _ray(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Exec
 
 
 def _slurm(options: ExecutorOptions, use_gpus: bool | None, folder: Path) -> "Executor":
-    from robustlens.cli.arguments import pair
     from robustlens.executors.slurm import Slurm
 
     named = folder.resolve()  # "." has no name
-    pairs = [pair("--slurm", item, "NAME=VALUE, e.g. partition=gpu") for item in options.slurm or []]
     return Slurm(
         named.parent / f"{named.name}.slurm",
         workers=options.workers,
         threads=options.threads or 1,
         gpus=1 if use_gpus else 0,
         memory=_bytes(options),
-        parameters=dict(pairs),
+        parameters=dict(_slurm_parameter(item) for item in options.slurm or []),
     )
+
+
+def _slurm_parameter(item: str) -> tuple[str, Any]:
+    """Name and value of a NAME=VALUE: whole numbers, truth values, lists and mappings; all else is its text.
+
+    Slurm has names and times that are written as numbers: 0123, 1.10.
+    """
+    from robustlens.cli.arguments import pair
+
+    name, value = pair("--slurm", item, "NAME=VALUE, e.g. partition=gpu")
+    text = item.partition("=")[2]
+    is_meant = isinstance(value, bool | str | list | dict) or (isinstance(value, int) and str(value) == text)
+    return name, value if is_meant else text
 
 
 def _bytes(options: ExecutorOptions) -> int:

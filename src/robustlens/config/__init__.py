@@ -27,11 +27,10 @@ from robustlens.config.values import (
     checked,
     eps_text,
     norm_name,
-    parsed_yaml,
     radius_problem,
-    read_yaml,
     widest_radius,
 )
+from robustlens.config.yaml_files import parsed_yaml, read_yaml
 
 __all__ = [
     "BEST",

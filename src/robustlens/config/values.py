@@ -1,12 +1,10 @@
-"""Base of everything that people write in YAML: frozen values, fractions, one-line errors."""
+"""Base of everything that people write in files: frozen values, fractions, one-line errors."""
 
 import math
 import re
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -189,57 +187,6 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_first_problem(error, where, kind)) from error
-
-
-LARGEST_YAML, MOST_VALUES = 1 << 18, 20_000
-"""Bytes of a YAML file, and values in it with its aliases written out: a thousand methods take fewer."""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, through the safe loader.
-
-    Raises:
-        ConfigError: the file cannot be read, is too large, is not YAML, or holds no mapping.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_YAML + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from error
-    if len(content) > LARGEST_YAML:
-        raise ConfigError(f"{path}: found more than {LARGEST_YAML} bytes, the most of a YAML file here")
-    values = parsed_yaml(content, str(path))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: found {type(values).__name__}, expected a mapping of fields")
-    return values
-
-
-def parsed_yaml(content: str | bytes, where: str) -> Any:
-    """The value of a YAML text; `ConfigError` naming `where` for any that is not one, or is too large."""
-    try:
-        size = _written_out(yaml.compose(content, Loader=yaml.SafeLoader), {})
-        if size > MOST_VALUES:
-            raise ConfigError(
-                f"{where}: found more than {MOST_VALUES} values with aliases written out, the most here"
-            )
-        return yaml.safe_load(content)
-    except ConfigError:
-        raise
-    except RecursionError as error:
-        raise ConfigError(f"{where}: found values nested too deeply, expected a recipe or a study") from error
-    except Exception as error:  # the constructors of dates and numbers raise more than YAMLError
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:500]}") from error
-
-
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Number of values below a node of a YAML graph, each alias counted as what it stands for."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # a node inside itself has no end
-        below = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in below)
-    return known[id(node)]
 
 
 def _first_problem(error: ValidationError, where: str, kind: type[BaseModel]) -> str:

@@ -243,7 +243,9 @@ def _strengths(spec: StudySpec, method: Mapping[str, Any]) -> Sequence[Any]:
 
 def _planned(spec: StudySpec, method: Mapping[str, Any], eps: Any, seed: int) -> PlannedRun:
     fields = _fields(spec, method)
-    name = str(fields.pop("label", fields["objective"]))
+    name = fields.pop("label", fields["objective"])
+    if not isinstance(name, str):
+        raise ConfigError(f"{spec.name}: label: found {name!r}, expected text; put it in quotes")
     fields |= {"threat": {"norm": spec.threat.norm, "eps": eps}, "seed": seed}
     fields.pop("eps", None)
     recipe = checked(Recipe, fields, f"{spec.name}: method {name!r}")
