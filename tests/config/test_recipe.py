@@ -144,6 +144,28 @@ def test_differences_name_the_field_and_both_values():
 
 
 @pytest.mark.parametrize(
+    ("mine", "theirs", "said"),
+    [
+        ({"norm": True}, {"norm": 1}, "norm: 1 -> True"),
+        ({"norm": 0}, {"norm": False}, "norm: False -> 0"),
+        ({"norms": [1, 0]}, {"norms": [1, False]}, "norms: [1, False] -> [1, 0]"),
+        ({"a": {}}, {}, "a: None -> {}"),
+        ({"a": None}, {}, "a: None -> None"),
+        ({"a.b": 1}, {"a": {"b": 1}}, "a.b: None -> 1"),
+        ({"a": {}}, {"a": []}, "a: [] -> {}"),
+        ({"a": "1"}, {"a": 1}, "a: 1 -> '1'"),
+        ({"a": 2.0}, {"a": 2}, None),
+        ({"a": [{"x": 1, "y": 2.0}]}, {"a": [{"y": 2, "x": 1}]}, None),
+        ({"a": -0.0}, {"a": 0}, None),
+    ],
+)
+def test_recipes_differ_where_their_hashes_do(mine, theirs, said):
+    one, other = (Recipe.model_validate({"model": {"options": options}}) for options in (mine, theirs))
+    assert (one.hash() == other.hash()) is (said is None)
+    assert f"model.options.{said}" in one.difference(other) if said else one.difference(other) == ""
+
+
+@pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
         (

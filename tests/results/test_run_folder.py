@@ -188,6 +188,23 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     assert run.recipe == Recipe()
 
 
+@pytest.mark.parametrize("options", [{"batch_norm": 0}, {"batch_norm": False, "head": {}}])
+def test_a_folder_is_left_as_it_is_by_a_recipe_with_nearly_the_same_options(tmp_path, options):
+    """Values that Python calls equal make other recipes, and other networks."""
+    run = Run(tmp_path)
+    bound, other = (
+        Recipe.model_validate({"model": {"options": each}}) for each in ({"batch_norm": False}, options)
+    )
+    run.bind(bound)
+    run.update(status="training", epochs_done=3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(StateError, match=r"belongs to another recipe \(model\.options\."):
+        run.bind(other)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run.bind(bound)
+    assert run.record.epochs_done == 3
+
+
 def test_a_recipe_of_another_version_is_one_line(tmp_path):
     files.write_json(tmp_path / "recipe.json", {"learning_rate": 1})
     with pytest.raises(StateError, match="learning_rate: unknown key") as caught:

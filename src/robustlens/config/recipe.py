@@ -18,7 +18,7 @@ from robustlens.config.values import (
     Options,
     Values,
     canonical,
-    flat,
+    leaves,
     norm_name,
     radius_problem,
 )
@@ -279,8 +279,17 @@ class Recipe(Values):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def difference(self, other: "Recipe") -> str:
-        """The fields in which two recipes differ, as "field: theirs -> mine"; empty if they agree."""
-        mine, theirs = (flat(recipe.model_dump(mode="json")) for recipe in (self, other))
-        missing = object()
-        changed = [key for key in {**theirs, **mine} if mine.get(key, missing) != theirs.get(key, missing)]
-        return ", ".join(f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}" for key in changed)
+        """The fields in which two recipes differ, as "field: theirs -> mine"; empty where their hashes agree.
+
+        Values are compared as the hash has them: true is not 1, and an empty mapping is not nothing.
+        """
+        if self.hash() == other.hash():
+            return ""
+        mine, theirs = (dict(leaves(canonical(recipe.model_dump(mode="json")))) for recipe in (self, other))
+
+        def differs(path: tuple[str, ...]) -> bool:
+            one, another = (json.dumps(values.get(path), sort_keys=True) for values in (mine, theirs))
+            return one != another or (path in mine) != (path in theirs)
+
+        changed = filter(differs, {**theirs, **mine})
+        return ", ".join(f"{'.'.join(path)}: {theirs.get(path)!r} -> {mine.get(path)!r}" for path in changed)

@@ -233,3 +233,12 @@ def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
         inside = isinstance(value, dict)
         joined.update(flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value})
     return joined
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What nested mappings hold, with the keys that lead there; an empty mapping is held as it is."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
