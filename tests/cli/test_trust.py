@@ -304,3 +304,24 @@ def test_a_damaged_run_is_one_line_for_every_verb(folder, capsys):
     (run.folder / "run.json").write_text(json.dumps({"format": 1, "status": ["done"]}))
     for verb in ("evaluate", "explain", "verify"):
         refused([verb, "sent", *(["--quiet"] if verb != "verify" else [])], capsys, 7, "run.json")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "explain"])
+@pytest.mark.parametrize(
+    "subject",
+    [["trap_module:fire", "--data", "npz:blobs.npz", "--eps", "0.1"], ["other/sent"],
+     ["sent", "--data", "npz:blobs.npz"]],
+    ids=["a network", "another run", "other images"],
+)  # fmt: skip
+@pytest.mark.parametrize("several", [[], ["--devices", "2"]], ids=["alone", "shared"])
+def test_a_run_keeps_its_folder_to_itself(folder, capsys, verb, subject, several):
+    """Another network's result in it would be taken for its own. It is refused before anything is loaded."""
+    sent_run(folder / "other")
+    run = sent_run(folder)
+    before = {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    said = (
+        "sent/recipe.json: belongs to a run, whose results are of its own weights and images; choose another"
+    )
+    refused([verb, *subject, *several, "--device", "cpu", "--out", "sent", "--quiet"], capsys, 7, said)
+    assert {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
+    assert not (folder / "FIRED").exists()

@@ -256,6 +256,26 @@ def test_any_model_into_a_folder(tmp_path):
         evaluate_model(image_network(), other, asked, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["recipe.json", "run.json"])
+def test_an_evaluation_of_another_model_does_not_become_that_of_a_run(tmp_path, name):
+    run = run_of(image_splits(), tmp_path)
+    for other in {"recipe.json", "run.json"} - {name}:
+        (tmp_path / other).unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(StateError, match=f"{name}: belongs to a run, .*; choose another --out"):
+        evaluate_model(image_network(), image_splits(), plan(), run.folder)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_evaluation_of_another_model_is_not_read_as_that_of_a_run(tmp_path):
+    """As where training began in the folder of an evaluation."""
+    run = run_of(image_splits(), tmp_path / "run")
+    made = evaluate_model(image_network(), image_splits(), plan(), tmp_path / "other")
+    run.write("evaluation", made)
+    with pytest.raises(StateError, match=r"evaluation.json: found a result of a model without a recipe"):
+        run.evaluation()
+
+
 def test_a_second_writer_is_refused(tmp_path):
     with locks.locked(tmp_path), pytest.raises(LockedError):
         evaluate_model(image_network(), image_splits(), plan(), tmp_path)

@@ -322,6 +322,13 @@ def test_wrong_options_and_networks_are_refused_before_anything_is_measured(
     assert calls == []
 
 
+def test_an_explanation_of_another_network_does_not_become_that_of_a_run(run: Run, splits: Splits) -> None:
+    before = sorted(run.folder.iterdir())
+    with pytest.raises(StateError, match=r"recipe.json: belongs to a run, .*; choose another --out"):
+        explain_model(network(0), splits, plan("mean"), run.folder)
+    assert sorted(run.folder.iterdir()) == before
+
+
 def test_a_network_is_explained_into_a_folder_which_then_belongs_to_it(
     tmp_path: Path, splits: Splits, calls: Calls
 ) -> None:

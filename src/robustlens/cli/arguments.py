@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class ResolvedModel:
     """A model with its images and its threat, as the arguments name them.
 
-    `run` is the run whose result is asked for; None where the model is no folder of a run, or --out or
-    --data is given.
+    `run` is the run whose result is asked for; None where the model is no folder of a run, or --data or the
+    --out of another folder is given.
     """
 
     splits: "Splits"
@@ -72,9 +72,13 @@ def resolve_model(
         raise ConfigError(f"{model}: is no run folder of ours, so --data and --eps are needed")
     if run is None and network.checkpoint != NetworkOptions.checkpoint:
         raise ConfigError(f"--checkpoint: found {network.checkpoint}, but {model} is no run folder of ours")
+    is_fetched = hub.is_hub_run(model)
+    is_own = out is None or (run is not None and out.resolve() == run.folder.resolve())
+    own = run if is_own and subject.data is None and not is_fetched else None
+    if own is None and out is not None:
+        Run(out).files("evaluation").check_no_run()
     threat = _threat(model, run, subject)
     options = model_options(run, network.architecture, network.model_option)
-    is_fetched = hub.is_hub_run(model)
     if run is not None and subject.data is None:
         spec = data_of_others(model, run) if is_fetched else run.data_spec
         splits = data.of_spec(spec, trust_code=network.trust_code)
@@ -84,7 +88,6 @@ def resolve_model(
         splits = data.load(str(subject.data))
     source = str(run.folder) if run is not None else model
     build = partial(_network, source, run, network, options, device)
-    own = run if out is None and subject.data is None and not is_fetched else None
     run_options = {"splits": splits, "trust_code": network.trust_code, "device": network.device}
     return ResolvedModel(splits, threat, network.checkpoint, own, build, run_options)
 

@@ -67,9 +67,10 @@ def evaluate_model(
     """Evaluate any model, and save the result in `folder` as `evaluate_run` does in a run's.
 
     Raises:
-        StateError: the folder holds the evaluation of another model, data or plan.
+        StateError: the folder is that of a run, or holds the evaluation of another model, data or plan.
     """
     run = Run(folder)
+    run.files("evaluation").check_no_run()
     expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
     saved = run.evaluation()
     if saved is None:

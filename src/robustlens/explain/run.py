@@ -102,9 +102,10 @@ def explain_model(
 
     Raises:
         LockedError: another process writes to the folder.
-        StateError: the folder holds the explanation of another network or of other images.
+        StateError: the folder is that of a run, or holds the explanation of another network or other images.
     """
     run = Run(folder)
+    run.files("explanation").check_no_run()  # before the lock leaves a file
     with locked(folder):
         expected = expected_of_model(run, model, splits, plan)
         return _explain_into(run, None, expected, plan, lambda: model, splits, progress)
@@ -136,8 +137,9 @@ def expected_of_model(run: Run, model: nn.Module, splits: Splits, plan: Explanat
     """Provenance that the explanation of a network in a folder will have.
 
     Raises:
-        StateError: the folder holds the explanation of another network or of other images.
+        StateError: the folder is that of a run, or holds the explanation of another network or other images.
     """
+    run.files("explanation").check_no_run()
     expected = Provenance.of_model(models.fingerprint(model), splits.fingerprint, plan)
     saved = run.explanation()
     if saved is not None:

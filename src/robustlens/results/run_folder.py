@@ -191,9 +191,9 @@ class Run:
     def _check_place(self, provenance: Provenance, stage: Stage, other: Checkpoint | None) -> None:
         pairs = [(provenance.recipe, self.record.recipe_hash), (provenance.checkpoint, other)]
         for own, expected in pairs:
-            if own and expected and own != expected:
-                path = self.files(stage, other).path
-                raise StateError(f"{path}: found a result of {own}, expected one of {expected}; restore it")
+            if expected and own != expected:
+                path, shown = self.files(stage, other).path, own or "a model without a recipe"
+                raise StateError(f"{path}: found a result of {shown}, expected one of {expected}; restore it")
 
     def _matches(self, stage: Stage, other: Checkpoint | None, plan: Plan) -> bool:
         result = self.result(stage, other)

@@ -86,6 +86,13 @@ class ResultFiles:
             thing = "model" if difference == "weights" else difference
             raise StateError(f"{self.path}: belongs to another {thing}; choose another --out")
 
+    def check_no_run(self) -> None:
+        """Raise `StateError` where the folder is a run's: its results are of its own weights and images."""
+        for name in ("recipe.json", "run.json"):
+            if inside(self.folder, name).exists():
+                belongs = "belongs to a run, whose results are of its own weights and images"
+                raise StateError(f"{self.folder}/{name}: {belongs}; choose another --out")
+
     def write(self, result: StageResult) -> None:
         """Write the result so that a kill in between leaves no mismatched pair.
 
