@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Any, TypeVar
 

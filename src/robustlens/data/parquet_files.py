@@ -64,7 +64,6 @@ def _check_numbers(paths: list[Path]) -> None:
             )
 
 
-
 def check_classes(files: Mapping[str, Sequence[Path | str]], label: str, datasets: Any) -> None:
     """Raise `DataError` for a file, or an address of one, that names other classes.
 
