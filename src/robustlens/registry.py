@@ -23,6 +23,7 @@ Entry = TypeVar("Entry")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WITH_STEPS = re.compile(r"(.+)-([1-9]\d{0,6})")
 _UNKNOWN = object()
+_ADDED: set[tuple[str, str]] = set()  # entries of programs, by what they are and their name
 
 
 class Registry(Mapping[str, Entry]):
@@ -66,9 +67,11 @@ class Registry(Mapping[str, Entry]):
 
     def __setitem__(self, name: str, entry: Entry) -> None:
         self._entries[name] = entry
+        _ADDED.add((self.what, name))
 
     def __delitem__(self, name: str) -> None:
         del self._entries[name]
+        _ADDED.discard((self.what, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -135,6 +138,11 @@ class Registry(Mapping[str, Entry]):
             expected = f"expected a {self._result_type.__name__}"
             raise self.error(f"{self.what} {name!r}: gives a {type(made).__name__}, {expected}")
         return made
+
+
+def has_additions() -> bool:
+    """Whether a program has added entries to a registry, which a process that does not import it lacks."""
+    return bool(_ADDED)
 
 
 def near_name(name: object, names: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import importlib
+import multiprocessing
 import os
 import random
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pytest
 from robustlens import stopping
 from robustlens.errors import ConfigError, StoppedError
 from robustlens.executors import InProcess, Job, LocalProcesses, Outcome, starting
+from robustlens.objectives import OBJECTIVES
 from robustlens.progress import Event
 
 
@@ -348,6 +352,64 @@ def test_processes_draw_numbers_of_their_own_where_nobody_gives_a_seed(tmp_path)
     one, other = ((tmp_path / name).read_text().split() for name in "ab")
     assert one[0] != other[0]
     assert one[1] != other[1]
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """The program that calls: a script that writes a line wherever it is imported, and defines `answer`."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        f"with open({str(tmp_path / 'imported')!r}, 'a') as file: file.write(__name__)\n"
+        "def answer(): return 42\n"
+    )
+    main = types.ModuleType("__main__")
+    main.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    return path
+
+
+def _answered(listen, folder, name):
+    module, _, function = name.partition(":")
+    (folder / "answer").write_text(str(getattr(importlib.import_module(module), function)()))
+
+
+@pytest.mark.parametrize("method", [None, pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_worker_does_not_import_the_script_that_called(script, tmp_path, monkeypatch, method):
+    """A newcomer's has no `if __name__ == "__main__":`, and would begin its study again in every worker."""
+    if method:
+        monkeypatch.setattr(starting, "context", lambda *_: multiprocessing.get_context(method))
+    main = vars(sys.modules["__main__"]).copy()
+    (outcome,) = LocalProcesses(1, ()).run([Job("run", _fine, (tmp_path,))], _deaf)
+    assert outcome.error is None
+    assert not (tmp_path / "imported").exists()
+    assert vars(sys.modules["__main__"]) == main, "it is as it was"
+
+
+def test_a_worker_imports_the_script_whose_functions_its_jobs_name(script, tmp_path):
+    (outcome,) = LocalProcesses(1, ()).run([Job("run", _answered, (tmp_path, "__main__:answer"))], _deaf)
+    assert outcome.error is None
+    assert (tmp_path / "answer").read_text() == "42"
+    assert (tmp_path / "imported").read_text() == "__mp_main__"
+
+
+@pytest.mark.parametrize("ends", ["raise KeyError('locked')", "raise SystemExit(0)"])
+def test_a_script_that_a_worker_cannot_import_is_asked_for_its_guard_in_one_line(
+    script, tmp_path, ends, capfd
+):
+    with script.open("a") as file:
+        file.write(ends)
+    (outcome,) = LocalProcesses(1, ()).run([Job("run", _answered, (tmp_path, "__main__:answer"))], _deaf)
+    assert (outcome.exit_code, str(script) in outcome.error, "\n" in outcome.error) == (2, True, False)
+    assert "put what it runs under if __name__ == '__main__':" in outcome.error
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_imports_the_script_that_added_to_a_registry(script, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        monkeypatch.setitem(OBJECTIVES, name, _fine)
+    monkeypatch.delitem(OBJECTIVES, "one")
+    list(LocalProcesses(1, ()).run([Job("run", _fine, (tmp_path,))], _deaf))
+    assert (tmp_path / "imported").exists()
 
 
 def _frozen(listen, folder):

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -124,7 +124,9 @@ def _start(jobs: Sequence[Job], threads: int, device: str | None) -> _Worker:
     here, there = context.Pipe(duplex=False)
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    process = starting.start(context, run, settings, _work, (run, pickle.dumps(jobs), there))
+    pickled = pickle.dumps(jobs)
+    arguments = (run, pickled, starting.script_for(pickled), there)
+    process = starting.start(context, run, settings, _work, arguments)
     there.close()
     return _Worker(run, process, here, threads, device)
 
@@ -141,25 +143,26 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def _work(run: str, pickled: bytes, pipe: Connection) -> None:
+def _work(run: str, pickled: bytes, script: Mapping[str, str], pipe: Connection) -> None:
     """The life of a worker process: the jobs of a run, with their events and their outcome sent home.
 
     Jobs come as bytes, since they import torch, and a worker without its parent should end before that.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
+
+    def load() -> Sequence[Job]:
+        starting.unblock()  # a signal that waited for it is the outcome of the run
+        starting.import_script(script)
+        jobs: Sequence[Job] = pickle.loads(pickled)
+        return jobs
+
     # A stop while the outcome is on its way home comes from a parent that no longer waits for it.
     with stopping.handled(last=True, worker=True), contextlib.suppress(BrokenPipeError, StoppedError):
         try:
-            pipe.send(carry_out(run, partial(_unpickled, pickled), Sender(pipe.send)))
+            pipe.send(carry_out(run, load, Sender(pipe.send)))
         finally:
             pipe.close()
-
-
-def _unpickled(jobs: bytes) -> Sequence[Job]:
-    """Jobs of a worker that hears signals from here on; one that waited for that is its outcome."""
-    starting.unblock()
-    return pickle.loads(jobs)
 
 
 def _end_with_parent() -> None:

@@ -4,6 +4,10 @@ Importing torch, and what training needs beside it, takes as long as some epochs
 without CUDA devices one process imports it (`multiprocessing`'s fork server), and each worker is its fork.
 A process that has seen a CUDA device must not fork, and elsewhere forks are unsafe or absent: there each
 worker imports it all.
+
+`multiprocessing` lets each new process import the caller's script, which runs one without
+`if __name__ == "__main__":` from its top, with the study in it. Here a worker imports the script only where
+its jobs name something of it.
 """
 
 import contextlib
@@ -12,11 +16,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from robustlens import machine, stopping
+from robustlens import machine, registry, stopping
+from robustlens.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -52,10 +57,42 @@ def start(
     # BLAS outside torch reads its threads once: it has one in every fork, whichever worker is the first.
     forks = where.get_start_method() == "forkserver"
     seen = {**settings, **_ONE_THREAD} if forks else settings
-    with _environment(seen), _signals_blocked():
+    with _environment(seen), _signals_blocked(), _script_hidden():
         process = where.Process(target=_begin, args=(environment, work, arguments), name=name, daemon=True)
         process.start()
     return process
+
+
+def script_for(pickled: bytes) -> dict[str, str]:
+    """The caller's script as `import_script` takes it; empty where a worker does without.
+
+    Jobs need it that name something of it, "__main__:factory" for instance, or an entry that a program has
+    added to a registry.
+
+    Args:
+        pickled: the jobs.
+    """
+    if b"__main__" not in pickled and not registry.has_additions():
+        return {}
+    told = spawn.get_preparation_data("")
+    return {key: told[key] for key in ("init_main_from_name", "init_main_from_path") if key in told}
+
+
+def import_script(script: Mapping[str, str]) -> None:
+    """Import the caller's script as `__main__` of this process, as `multiprocessing` does.
+
+    Raises:
+        ConfigError: it fails here, since what only the first process should do is done in it.
+    """
+    try:
+        spawn.prepare(dict(script))
+    except StoppedError:
+        raise
+    except (Exception, SystemExit) as error:  # it can raise anything, and has not in the first process
+        raise ConfigError(
+            f"{' '.join(script.values())}: workers import it for what it defines, and it failed "
+            f"({registry.one_line(error)}); put what it runs under if __name__ == '__main__':"
+        ) from error
 
 
 def unblock() -> None:
@@ -89,6 +126,18 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Inside, `multiprocessing` sees no script that a new process could import."""
+    main = vars(sys.modules["__main__"])
+    before: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(before)
 
 
 @contextlib.contextmanager
