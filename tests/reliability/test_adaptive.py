@@ -12,6 +12,7 @@ import robustlens as rl
 from helpers.evaluated_models import linear
 from helpers.small_models import Snapshot, everything
 from robustlens import cli, models
+from robustlens.errors import ModelError
 from robustlens.models.registry import MODELS
 from robustlens.reliability import adaptive_copy
 from robustlens.reliability.adaptive import find
@@ -274,6 +275,49 @@ def test_a_quantised_linear_network_falls_to_its_true_accuracy():
 class _Levels(nn.Module):
     def forward(self, x):
         return (256 * x).round() / 256
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+class Argmax(nn.Module):
+    """Logits that are counts: of pixels whose brightest channel is this one."""
+
+    def forward(self, x):
+        return F.one_hot(x.flatten(2).argmax(1), 4).float().sum(1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(Thermometer(), body(640)),
+        nn.Sequential(Detached(), body()),
+        nn.Sequential(nn.Conv2d(1, 4, 1), Argmax()),
+        nn.Sequential(Noisy(), Detached(), body()),
+    ],
+    ids=["thermometer", "detach", "argmax", "random"],
+)
+def test_an_evaluation_speaks_where_there_is_no_gradient_at_all(model, monkeypatch):
+    """Attacks without gradients run and flags go up; what an attack called by itself says is an error."""
+    monkeypatch.setattr(models, "compiled_copy", None)  # torch has no backward pass to compile
+    x, threat = images(), rl.ThreatModel("Linf", 0.9)
+    y = model.eval()(x).argmax(1)
+    gradients = ["fgsm", "pgd-2", "apgd-dlr-2", "fab-2"]
+    evaluation = rl.evaluate(model, x, y, threat, [*gradients, "square-20"], curve=(1,), compile=True)
+    assert {"useless-gradient", "vanishing-gradient"} <= {flag.name for flag in evaluation.flags}
+    assert any("the logits carry no gradient" in note for note in evaluation.notes)
+    assert torch.isfinite(evaluation.distance).any(), "a random start or a square is wrong"
+    with pytest.raises(ModelError, match=r"evaluate it with --adaptive \(adaptive=True\) and square"):
+        rl.attacks.PGD(threat)(model, x, y)
+
+
+@pytest.mark.parametrize(("model", "has"), [(body(), True), (Inline(), True), (Detached(), False)])
+def test_a_gradient_of_zero_is_a_gradient(model, has):
+    assert models.has_input_gradient(model, images().flatten(1)) is has
+    with torch.no_grad():
+        assert torch.equal(models.ZeroGradient(model)(images().flatten(1)), model(images().flatten(1)))
 
 
 def test_a_sound_network_has_the_same_masks():

@@ -5,7 +5,15 @@ To add one, write it against `Attack` and add a line to `ATTACKS`; the contract 
 
 from robustlens.attacks.adaptive_minimum_norm import AdaptiveMinimumNorm
 from robustlens.attacks.apgd import APGD
-from robustlens.attacks.base import Attack, Crafted, Filling, craft, gives_weight_gradients, tries_of
+from robustlens.attacks.base import (
+    Attack,
+    Crafted,
+    Filling,
+    NoInputGradientError,
+    craft,
+    gives_weight_gradients,
+    tries_of,
+)
 from robustlens.attacks.compiled import CompiledPGD
 from robustlens.attacks.ensemble import Ensemble
 from robustlens.attacks.fab import FAB
@@ -31,6 +39,7 @@ __all__ = [
     "Entry",
     "Filling",
     "MinimumNorm",
+    "NoInputGradientError",
     "Square",
     "Suite",
     "chosen",

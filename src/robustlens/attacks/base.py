@@ -18,8 +18,13 @@ from robustlens.threat import ThreatModel
 
 NO_INPUT_GRADIENT = (
     "model: its logits carry no gradient with respect to the input, so a gradient attack cannot "
-    "run; remove the no_grad, detach or rounding inside its forward pass"
+    "run; remove the no_grad, detach or rounding inside its forward pass, or evaluate it with --adaptive "
+    "(adaptive=True) and square, which needs no gradient"
 )
+
+
+class NoInputGradientError(ModelError):
+    """Autograd leads from a model's logits to no image."""
 
 
 @runtime_checkable
@@ -223,7 +228,7 @@ def gradient_at(
     Entries that are not finite become zero, so that an image stays an image.
 
     Raises:
-        ModelError: the value does not depend on the input through autograd.
+        NoInputGradientError: the value does not depend on the input through autograd.
     """
     return _gradients(leaf, value, (), retain_graph=retain_graph)[0]
 
@@ -256,12 +261,12 @@ def _gradients(
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of the summed `value`: that of the image, finite, and those of the weights."""
     if not value.requires_grad:
-        raise ModelError(NO_INPUT_GRADIENT)
+        raise NoInputGradientError(NO_INPUT_GRADIENT)
     gradient, *of_weights = torch.autograd.grad(
         value.sum(), [leaf, *weights], retain_graph=retain_graph, allow_unused=True
     )
     if gradient is None:
-        raise ModelError(NO_INPUT_GRADIENT)
+        raise NoInputGradientError(NO_INPUT_GRADIENT)
     pairs = zip(weights, of_weights, strict=True)
     weight_gradients = [torch.zeros_like(weight) if each is None else each for weight, each in pairs]
     return gradient.nan_to_num(0.0, 0.0, 0.0), weight_gradients

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from robustlens import losses, models
-from robustlens.attacks import Attack, Filling
+from robustlens.attacks import Attack, Filling, NoInputGradientError
 from robustlens.evaluation.adversarial_images import AdversarialImages
 from robustlens.evaluation.shards import Shard
 from robustlens.evaluation.state import ROBUST, EvaluationState
@@ -134,7 +134,10 @@ class AttackLoop:
         attack = attempt.attack
         if x.device.type != "cpu" and isinstance(attack, Filling):  # x are those that are left of a batch
             attack = attack.filling(self.batch_size)
-        x_adv = attack(network, x, y)
+        try:
+            x_adv = attack(network, x, y)
+        except NoInputGradientError:  # other attacks, and the flags, are to tell of such a model
+            x_adv = attack(models.ZeroGradient(network), x, y)
         return (
             x_adv,
             checked_distance(attempt.name, x_adv, x, attempt.threat),

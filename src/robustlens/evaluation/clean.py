@@ -34,8 +34,15 @@ def clean_verdict(
     return CleanVerdict(*(torch.cat(column).cpu() for column in zip(*verdicts, strict=True)))
 
 
-def notes_on(verifier: Verifier | RandomVerifier, y: Int64[Tensor, " n"], classes: int) -> Iterator[str]:
+def notes_on(
+    verifier: Verifier | RandomVerifier, y: Int64[Tensor, " n"], classes: int, *, has_gradient: bool
+) -> Iterator[str]:
     """Sentences on the model that a reader of its verdicts should know."""
+    if not has_gradient:
+        yield (
+            "the logits carry no gradient with respect to the input, so that gradient attacks cannot search; "
+            "attack around that (--adaptive, adaptive=True), and without gradients (square)"
+        )
     if isinstance(verifier, RandomVerifier):
         yield (
             f"the model draws random numbers: every verdict is over {DRAWS} draws, and accuracies are means "

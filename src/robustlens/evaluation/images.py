@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlens import attacks as attack_room
-from robustlens import reliability
+from robustlens import models, reliability
 from robustlens.attacks import Attack
 from robustlens.errors import NumericsError
 from robustlens.evaluation.attack_loop import AttackLoop
@@ -124,9 +124,11 @@ def evaluate(
             certificates.check()
         x_adv, failures = _checked_images(loop)
         raised = _flags(loop, logits, chosen) if flags else ()
+        few, _ = loop.batch(torch.arange(min(8, len(loop.x))))
+        has_gradient = models.has_input_gradient(ready.adaptive.network, few)
     of_attacks = (attack_room.note(attack, logits.shape[1]) for attack in chosen.values())
     notes = (
-        *notes_on(loop.verifier, loop.y, logits.shape[1]),
+        *notes_on(loop.verifier, loop.y, logits.shape[1], has_gradient=has_gradient),
         ready.adaptive.note,
         *of_attacks,
         *failures,

@@ -136,6 +136,8 @@ def _networks(
     search = models.fast_copy(changed.network, few[:32], precision=precision)
     if compiled_batch is None or changed.replaced or search is model:  # what cannot be copied has hooks ...
         return verifier, search, changed
+    if not models.has_input_gradient(search, few[:8]):  # torch has no backward pass to compile
+        return verifier, search, changed
     return verifier, models.compiled_copy(search, few[:32], compiled_batch), changed
 
 

@@ -40,7 +40,8 @@ def with_gradient(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     if not logits.requires_grad:
         raise ModelError(
             "model: its logits carry no gradient with respect to the input, expected a differentiable "
-            "network; remove the no_grad, detach or rounding inside its forward pass"
+            "network; remove the no_grad, detach or rounding inside its forward pass, or leave out the "
+            "measures of gradients"
         )
     return logits
 

@@ -10,6 +10,7 @@ from robustlens.models.external import refuse_network
 from robustlens.models.fast_network import FastNetwork
 from robustlens.models.fingerprint import fingerprint
 from robustlens.models.inference import frozen, inference, preserved_state
+from robustlens.models.input_gradients import ZeroGradient, has_input_gradient
 from robustlens.models.loading import load, load_weights, to_bytes
 from robustlens.models.normalize import Normalize
 from robustlens.models.probe import as_logits, check_logits, device_of, failure_on, forward
@@ -20,6 +21,7 @@ __all__ = [
     "MODELS",
     "FastNetwork",
     "Normalize",
+    "ZeroGradient",
     "as_logits",
     "build_from",
     "check",
@@ -36,6 +38,7 @@ __all__ = [
     "forward",
     "frozen",
     "get",
+    "has_input_gradient",
     "inference",
     "load",
     "load_weights",
