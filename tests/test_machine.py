@@ -47,6 +47,7 @@ def train_once(folder: Path, splits: Splits, **changes: Any) -> rl.Run:
     """A run of one epoch of the model that notes its settings."""
     values: dict[str, Any] = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
     values |= {"optimizer": {"epochs": 1, "batch_size": 8}, "monitor": {"examples": 8, "steps": 1}}
+    values |= {"data": {"name": splits.name}}
     return rl.train(values | changes, folder, splits=splits)
 
 

@@ -35,13 +35,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Splits, Splits]:
 @pytest.fixture(scope="module")
 def network(pair, tmp_path_factory) -> torch.nn.Module:
     folder = tmp_path_factory.mktemp("run")
-    return models.load(train(recipe(), folder, splits=pair[0]).folder)
+    return models.load(train(recipe(data={"name": pair[0].name}), folder, splits=pair[0]).folder)
 
 
 @pytest.mark.parametrize("objective", ["at", "standard"])
 def test_training_ends_with_the_same_bits(pair, tmp_path, objective):
-    changes = {"objective": objective, "data": {"name": "arrays", "augment": "crop-flip"}, "mixup": None}
-    runs = [train(recipe(**changes), tmp_path / str(i), splits=each) for i, each in enumerate(pair)]
+    changes = {"objective": objective, "mixup": None}
+    named = [recipe(data={"name": each.name, "augment": "crop-flip"}, **changes) for each in pair]
+    runs = [train(named[i], tmp_path / str(i), splits=each) for i, each in enumerate(pair)]
     own, there = (weights_of(run) for run in runs)
     assert own.keys() == there.keys()
     assert all(torch.equal(own[key], there[key]) for key in own)

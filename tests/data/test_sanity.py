@@ -37,7 +37,7 @@ def test_training_says_so_before_the_first_epoch(tmp_path, caplog):
     given = splits([0, 1, 2, 3] * 5, [0, 1, 1], copies=2)
     recipe = {"model": {"name": "helpers.watching:network"}, "objective": "standard"}
     recipe |= {"optimizer": {"epochs": 1, "batch_size": 4}, "monitor": {"examples": 4, "steps": 1}}
-    rl.train(recipe, tmp_path / "run", splits=given)
+    rl.train(recipe | {"data": {"name": given.name}}, tmp_path / "run", splits=given)
     assert [record.getMessage() for record in caplog.records] == [
         f"data: {said}" for said in sanity_warnings(given)
     ]

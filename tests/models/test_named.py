@@ -153,6 +153,7 @@ def test_the_imagenet_example_trains_its_first_20_steps_on_real_images(kind, req
     values["model"]["name"] = name
     values["optimizer"] |= {"epochs": 1, "batch_size": 8}
     values["monitor"] |= {"examples": 8}
+    values["data"] |= {"name": enlarged.name}
     trained = train(checked(Recipe, values, "recipe"), tmp_path / "run", splits=enlarged)
     assert len(enlarged.train) // 8 == 20
     assert trained.record.status == "trained"

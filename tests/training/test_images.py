@@ -9,9 +9,10 @@ import torch
 
 from helpers.data_files import toy_images, toy_labels, toy_splits
 from helpers.training_runs import recipe, weights_of
-from robustlens import data, train
+from robustlens import cli, data, train
 from robustlens.data import PackedImages
 from robustlens.errors import ConfigError, DataError
+from robustlens.results import Run
 from robustlens.training.images import TrainingImages
 from robustlens.training.step import TrainingStep
 
@@ -150,7 +151,7 @@ def test_a_cropped_set_trains_on_windows_and_is_measured_in_the_middle(packed, t
     run = train(
         recipe(
             model={"name": "small-cnn", "options": {"width": 2, "hidden": 4}},
-            data={"name": "arrays", "augment": "resized-crop-flip"},
+            data={"name": f"packed:{folder}?crop=8", "augment": "resized-crop-flip"},
             optimizer={"batch_size": 8, "epochs": 1},
         ),
         tmp_path / "run",
@@ -158,6 +159,35 @@ def test_a_cropped_set_trains_on_windows_and_is_measured_in_the_middle(packed, t
     )
     assert run.record.status == "trained"
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(run).values())
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"name": "fashion-mnist-10k"}, "data.name: found 'fashion-mnist-10k', but the splits are 'arrays'"),
+        ({"train_limit": 20}, "data.train_limit: found 20, but the splits have 60 images"),
+        ({"test_limit": 20}, "data.test_limit: found 20, but the splits have 12 images"),
+    ],
+)
+def test_a_recipe_that_names_other_images_than_those_given_is_refused(named, said, tmp_path):
+    """The page and the model card would speak of data that the network has never seen."""
+    x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 3
+    splits = data.from_tensors(x, y, x[:12], y[:12])
+    with pytest.raises(ConfigError, match=said):
+        train(recipe(data=named), tmp_path / "run", splits=splits)
+    assert not (tmp_path / "run").exists()
+    data.check_spec(recipe(data={"train_limit": 60, "test_limit": 12}).data, splits)
+
+
+def test_who_evaluates_a_run_of_images_in_memory_is_asked_for_them(tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    run.bind(recipe())
+    with pytest.raises(
+        ConfigError, match=r"trained on images in memory \('arrays'\), so .* splits= .* --data"
+    ):
+        data.of_run(run)
+    assert cli.run(["evaluate", str(run.folder)]) == 2
+    assert "trained on images in memory" in capsys.readouterr().err
 
 
 # -- augmentations of the user's ----------------------------------------------------------------------

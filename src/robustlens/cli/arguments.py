@@ -81,6 +81,7 @@ def resolve_model(
     options = model_options(run, network.architecture, network.model_option)
     if run is not None and subject.data is None:
         spec = data_of_others(model, run) if is_fetched else run.data_spec
+        data.check_source(spec, model)
         splits = data.of_spec(spec, trust_code=network.trust_code)
         if is_fetched:  # of a run of ours, the stage checks it
             run.check_data(splits.fingerprint)

@@ -20,7 +20,7 @@ from robustlens.data.registry import DATASETS, READERS, check_name, names, read,
 from robustlens.data.sanity import sanity_warnings
 from robustlens.data.shards import PackedImages
 from robustlens.data.splits import Source, Sources, Split, Splits, assemble
-from robustlens.errors import DataError
+from robustlens.errors import ConfigError, DataError
 from robustlens.results import Run
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "augment",
     "channel_statistics",
     "check_name",
+    "check_source",
+    "check_spec",
     "data_folder",
     "from_tensors",
     "load",
@@ -120,15 +122,56 @@ def of_spec(spec: DataSpec, *, trust_code: bool = False) -> Splits:
     )
 
 
+def check_spec(spec: DataSpec, splits: Splits) -> None:
+    """Refuse images that a recipe does not name: it would be kept, and believed, with a run of these.
+
+    Raises:
+        ConfigError: another name, or other numbers of images than its limits.
+    """
+    if splits.name != spec.name:
+        raise ConfigError(
+            f"recipe.data.name: found {spec.name!r}, but the splits are {splits.name!r}, expected one name; "
+            f"put data: {{name: {splits.name!r}}} into the recipe"
+        )
+    counts = {
+        "train_limit": len(splits.train) + len(splits.validation),
+        "test_limit": len(splits.test),
+    }
+    for field, count in counts.items():
+        limit = getattr(spec, field)
+        if limit not in (None, count):
+            raise ConfigError(
+                f"recipe.data.{field}: found {limit}, but the splits have {count} images; leave it out, or "
+                "give it when you load them"
+            )
+
+
+def check_source(spec: DataSpec, whose: str) -> None:
+    """Refuse data of a run that no name leads to: images in memory, of which a recipe keeps the name alone.
+
+    Raises:
+        ConfigError: no reader knows the name; `whose` is the run, for the message.
+    """
+    try:
+        check_name(spec.name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{whose}: was trained on images in memory ({spec.name!r}), so they have to be given again, with "
+            "splits= in Python or --data"
+        ) from error
+
+
 def of_run(run: Run, splits: Splits | None = None, *, trust_code: bool = False) -> Splits:
     """The images of a run: `splits` where the caller has loaded them already.
 
     Raises:
-        ConfigError: the run names a function and `trust_code` is not given.
-        DataError: they cannot be read.
+        ConfigError: no name leads to them: they were in memory.
+        DataError: they cannot be read, or the run names a function and `trust_code` is not given.
         StateError: they are not those that the run was trained on.
     """
-    splits = splits or of_spec(run.data_spec, trust_code=trust_code)
+    if splits is None:
+        check_source(run.data_spec, str(run.folder))
+        splits = of_spec(run.data_spec, trust_code=trust_code)
     run.check_data(splits.fingerprint)
     return splits
 

@@ -51,7 +51,7 @@ def train(
         recipe: everything that determines the result, as a `Recipe` or the mapping of one.
         out: the run folder; None for `robustlens-out/<hash of the recipe>`. A finished run is returned
             as it is; an unfinished one goes on after its last saved epoch.
-        splits: the data of the recipe where the caller has loaded it already.
+        splits: the data of the recipe where the caller has loaded it already, of the name in the recipe.
         device: "auto" (CUDA where there is a device), "cpu", "cuda" or "cuda:1"; no part of the recipe.
         checkpoint_minutes: between two states that are written inside an epoch, for where a run is killed.
         progress: hears an event at every step.
@@ -60,7 +60,8 @@ def train(
         track: names of trackers, as ["tensorboard"], or a `tracking.Tracking` that says where they write.
 
     Raises:
-        ConfigError: the recipe is wrong, or the package of a tracker is not installed.
+        ConfigError: the recipe is wrong or names other data than `splits`, or the package of a tracker is not
+            installed.
         DataError: the data cannot be read.
         ResourceError: there is no such device.
         NumericsError: the loss or a weight stopped being finite; the last good checkpoint is kept.
@@ -126,6 +127,8 @@ def _images_of(run: Run, recipe: Recipe, splits: Splits | None) -> Splits:
 
     def spec() -> DataSpec:
         run.check(recipe)
+        if splits is not None and not run.has_recipe:
+            data.check_spec(recipe.data, splits)
         return run.data_spec if run.has_recipe and recipe.data.data_dir is None else recipe.data
 
     of = processes.told_by_first(spec)
