@@ -1,5 +1,8 @@
 """Networks before the first step: their normalisation, and weights that come from elsewhere."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -78,6 +81,24 @@ def test_a_network_starts_from_another_with_a_head_of_its_own(tmp_path, splits):
     ):
         rl.train(recipe(init={"model": str(before.folder)}), tmp_path / "refused", splits=fewer)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_network_of_ones_own_starts_from_another_of_its_kind(tmp_path, splits, monkeypatch):
+    """Who trusts the recipe's code trusts the run that the recipe names; a recipe without code trusts none."""
+    module = types.ModuleType("own_nets")
+    module.make = lambda: nn.Sequential(nn.Flatten(), nn.Linear(splits.train.images[0].numel(), 3))
+    monkeypatch.setitem(sys.modules, "own_nets", module)
+    own = {"name": "own_nets:make", "options": {}}
+    slow = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    before = rl.train(recipe(model=own, objective="standard"), tmp_path / "before", splits=splits)
+    init = {"model": str(before.folder)}
+    after = rl.train(recipe(model=own, init=init, optimizer=slow), tmp_path / "after", splits=splits)
+    theirs = weights_of(before, "best")
+    assert all(torch.allclose(weight, theirs[name], atol=1e-6) for name, weight in weights_of(after).items())
+    with pytest.raises(
+        ModelError, match=r"own_nets:make.* trust_code=True \(--trust-code\) if you trust both"
+    ):
+        rl.train(recipe(init=init), tmp_path / "refused", splits=splits)
 
 
 def test_a_network_starts_from_a_kept_epoch(tmp_path, splits):

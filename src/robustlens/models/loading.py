@@ -164,13 +164,13 @@ def _described(
     if is_factory(str(name)) and not trust_code:
         raise ModelError(
             f"{path}: its network is made by {name!r}, code from outside this file; "
-            "load it with trust_code=True if you trust both"
+            "load it with trust_code=True (--trust-code) if you trust both"
         )
     named = next(code_in(description.get("options")), None)
     if named is not None and not trust_code:
         raise ModelError(
             f"{path}: its network asks to run code of {name!r} ({named[0]}), from outside this file; "
-            "load it with trust_code=True if you trust both"
+            "load it with trust_code=True (--trust-code) if you trust both"
         )
     try:
         model = build_from(description)

@@ -44,7 +44,8 @@ def starting_network(recipe: Recipe, description: dict[str, Any]) -> nn.Module:
         torch.manual_seed(recipe.seed)
         model = models.build_from(description)
     if recipe.init is not None:
-        other = models.load(recipe.init.model, checkpoint=recipe.init.checkpoint)
+        spec, checkpoint = recipe.init.model, recipe.init.checkpoint
+        other = models.load(spec, checkpoint=checkpoint, trust_code=recipe.names_code)
         models.start_from(model, other, new_head=recipe.init.new_head)
     if recipe.capacity is not None:
         weights.layer_matrices(model)
