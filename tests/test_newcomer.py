@@ -3,6 +3,7 @@
 No line where a recipe names them as "package.module:factory". (The third thing, one row in tests/test_contracts.py, is demanded by the tests there.)
 """
 
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -139,3 +140,38 @@ def test_a_new_measure_is_part_of_an_explanation(monkeypatch):
     (measurement,) = explain(model, splits(), plan).values()
     assert 0 <= measurement.value["dead"] <= 1
     assert measurement.arrays["dead"].dtype == np.bool_
+
+
+WRONG_TYPES = {
+    'rl.ThreatModel("Linf", "8/255")': "threat.eps: found '8/255', expected a number, as 8/255 without quotes",
+    'rl.ThreatModel("Linf", None)': "threat.eps: found None, expected a number",
+    'rl.evaluate(model, x, y, "Linf")': "evaluate: found 'Linf' as the threat, expected a ThreatModel",
+    "rl.certify(model, x, y, 0.1)": "certify: found 0.1 as the threat, expected a ThreatModel",
+    'rl.reliability.planted(model, x, "Linf")': "planted: found 'Linf' as the threat, expected a ThreatModel",
+    'rl.attacks.get("standard", "Linf")': "attacks: found 'Linf' as the threat, expected a ThreatModel",
+    "awp.perturbed(loss()).__enter__()": "awp: found Tensor, expected a function that computes the loss",
+    "awp.perturbed([loss()]).__enter__()": "awp: found Tensor, expected a function that computes the loss",
+    "awp.perturbed(None).__enter__()": "awp: found NoneType, expected a function that computes the loss",
+}
+WRONG_TYPES |= {
+    f"rl.attacks.{name}('Linf')": "attack: found 'Linf' as the threat, expected a ThreatModel"
+    for name in ("FGSM", "PGD", "APGD", "FAB", "Square", "MinimumNorm", "AdaptiveMinimumNorm")
+}
+
+
+def test_arguments_of_a_wrong_type_are_refused_in_one_line_each():
+    """In a process of its own: the tests check all types themselves, before the package can."""
+    program = f"""
+import robustlens as rl, torch
+from torch import nn
+model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+awp, loss = rl.AdversarialWeightPerturbation(model), lambda: model(x).mean()
+for call in {list(WRONG_TYPES)}:
+    try:
+        print(eval(call))
+    except rl.errors.ConfigError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for line, expected in zip(done.stdout.splitlines(), WRONG_TYPES.values(), strict=True):
+        assert line.startswith(expected), line

@@ -145,6 +145,24 @@ def has_additions() -> bool:
     return bool(_ADDED)
 
 
+def named(values: Mapping[str, Entry], name: str, where: str) -> Entry:
+    """The value of a name.
+
+    Raises:
+        ConfigError: there is none; `where` is for the message.
+
+    >>> named({"clean": 0.9}, "robust", "interval")
+    Traceback (most recent call last):
+    ...
+    robustlens.errors.ConfigError: interval: found 'robust', expected one of clean
+    """
+    if name not in values:
+        raise ConfigError(
+            f"{where}: found {name!r}, expected one of {', '.join(values)}{near_name(name, values)}"
+        )
+    return values[name]
+
+
 def near_name(name: object, names: Iterable[str]) -> str:
     """The end of a message that proposes the nearest of `names`; empty where none is near."""
     near = difflib.get_close_matches(str(name), list(names), n=1)

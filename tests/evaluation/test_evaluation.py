@@ -7,6 +7,7 @@ import torch
 
 import robustlens as rl
 from helpers.evaluated_models import evaluated, linear
+from robustlens.errors import ConfigError
 from robustlens.evaluation import Evaluation, gaps
 from robustlens.results import CurvePoint
 from robustlens.stats.intervals import Interval, mean_of, wilson
@@ -33,6 +34,8 @@ def test_an_interval_of_each_mask():
     assert isinstance(evaluation.interval(), Interval)
     assert evaluation.interval("clean").value == pytest.approx(evaluation.clean.double().mean().item())
     assert evaluation.interval("cw-20") == evaluation.interval("robust")
+    with pytest.raises(ConfigError, match=r"found 'robst', expected one of clean, robust, .*mean 'robust'\?"):
+        evaluation.interval("robst")
 
 
 def by_hand():

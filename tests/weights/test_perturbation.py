@@ -189,6 +189,26 @@ def test_a_model_without_weights_and_a_size_out_of_range_are_refused(name):
             PERTURBATIONS.build(name, nn.Linear(2, 2), options={size: value}, where=name)
 
 
+@pytest.mark.parametrize("name", ["awp", "sam"])
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (lambda loss: loss, r"a Tensor of shape \(\d+,\), expected one number with a gradient"),
+        (
+            lambda loss: lambda: float(loss().mean().detach()),
+            "is a float, expected one number with a gradient",
+        ),
+        (lambda loss: lambda: loss().mean().detach(), r"shape \(\), expected one number with a gradient"),
+    ],
+)
+def test_what_is_no_scalar_loss_is_refused_in_one_line(name, of, said):
+    model, (x, y) = everything_in_training(), images()
+    perturbation = PERTURBATIONS.build(name, model)
+    loss_fn = of(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    with pytest.raises(ConfigError, match=f"{name}: .*{said}"), perturbation.perturbed(loss_fn):
+        pass
+
+
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_a_known_gradient_gives_the_perturbation_of_its_loss_or_is_refused(name):
     model, (x, y) = everything().eval().requires_grad_(True), images()

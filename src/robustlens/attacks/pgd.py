@@ -16,7 +16,7 @@ from robustlens.attacks.restarts import Restarts, require_at_least
 from robustlens.attacks.targets import checked_targets, wanted_classes
 from robustlens.errors import ConfigError
 from robustlens.losses import Labels
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,8 @@ class FGSM:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._one_step()  # which refuses wrong arguments
+        checked_threat(self.threat, "attack")
+        self._one_step()  # which refuses other wrong arguments
 
     def __call__(
         self, model: nn.Module, x: ImagesLike, y: LabelsLike, *, generator: torch.Generator | None = None

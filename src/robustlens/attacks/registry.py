@@ -14,7 +14,7 @@ from robustlens.attacks.square import Square
 from robustlens.attacks.suites import SUITES
 from robustlens.errors import ConfigError
 from robustlens.registry import Registry, parameters_of, without_steps
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 
 class Entry:
@@ -73,6 +73,7 @@ def get(name: str, threat: ThreatModel, *, restarts: int = 1, seed: int = 0) -> 
     Raises:
         ConfigError: unknown name.
     """
+    checked_threat(threat, "attacks")
     if name in SUITES:
         return Ensemble(tuple(_suite(name, threat, restarts, seed).values()))
     return _build(name, threat, restarts=restarts, seed=seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlens import noise
 from robustlens.attacks.inputs import ImagesLike, LabelsLike, checked_inputs
 from robustlens.errors import ConfigError
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 _Same = TypeVar("_Same", bound="Restarts")
 _SameTargeted = TypeVar("_SameTargeted", bound="TargetedRestarts")
@@ -34,6 +34,7 @@ class Restarts(ABC):
     threat: ThreatModel
 
     def __post_init__(self) -> None:
+        checked_threat(self.threat, "attack")
         require_at_least(1, self, "restarts")
         require_at_least(0, self, "restart")
 

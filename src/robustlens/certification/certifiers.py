@@ -16,7 +16,7 @@ from robustlens.errors import ConfigError
 from robustlens.models import inputs
 from robustlens.models.inputs import Images, Labels
 from robustlens.registry import Registry
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 _STEPS = 12
 """Bisections of a radius."""
@@ -114,7 +114,7 @@ def certify(
         DataError: shapes, types, labels or pixel range do not fit; no images.
         ModelError: the model does not return logits, or an operation in it has no rule.
     """
-    if not threat.eps < torch.inf:
+    if not checked_threat(threat, "certify").eps < torch.inf:
         raise ConfigError("certify: found eps inf, expected a finite radius")
     if isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"certify.batch_size: found {batch_size}, expected >= 1")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustlens.registry import named
 from robustlens.results import CurvePoint, Flag, ReplacedLayer, SplitResult
 from robustlens.stats.intervals import Interval, difference, mean_of, wilson
 from robustlens.threat import ThreatModel
@@ -68,12 +69,16 @@ class Evaluation:
         return dict(zip(self.by_attack, counts, strict=True))
 
     def interval(self, mask: str = "robust") -> Interval:
-        """Wilson interval of "clean", "robust", "certified", an attack, or a suite that was asked for."""
+        """Wilson interval of "clean", "robust", "certified", an attack, or a suite that was asked for.
+
+        Raises:
+            ConfigError: there is nothing of this name.
+        """
         masks = {"clean": self.clean, "robust": self.robust, **self.by_attack}
         masks |= {name: self.by_attack[parts[-1]] for name, parts in self.suites.items()}
         if self.certified is not None:
             masks["certified"] = self.certified
-        return rate(masks[mask])
+        return rate(named(masks, mask, "evaluation.interval"))
 
     def result(self) -> SplitResult:
         """The numbers and arrays as files keep them for one split."""

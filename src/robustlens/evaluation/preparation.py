@@ -27,7 +27,7 @@ from robustlens.models import inputs
 from robustlens.models.inputs import Batches, Images, Labels, Readable, Reader
 from robustlens.progress import Listener, silent
 from robustlens.reliability import AdaptiveCopy
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 SAMPLE = 64
 """Images on which a model is tried out."""
@@ -83,7 +83,7 @@ def prepared(
         raise ConfigError(f"evaluate.precision: found {precision!r}, expected '32-true' or 'bf16-mixed'")
     if batch_size < 1:
         raise ConfigError(f"evaluate.batch_size: found {batch_size}, expected >= 1")
-    threat.require_box()
+    checked_threat(threat, "evaluate").require_box()
     chosen = attack_room.chosen(attacks, threat, restarts=restarts, seed=seed)
     tries = _tries(chosen, threat) + _curve_tries(threat, curve, curve_search, seed)
     x, y = inputs.checked(model, x, y, threat.bounds, where="evaluate")

@@ -4,6 +4,7 @@ Our weights are sealed safetensors, never pickle. A file says in its metadata ho
 `describe`), so that a bare file can be loaded too. `foreign` adds the facts that a file of others leaves out.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _ACCEPTED = "a run folder, a file of weights, package.module:factory, hf-run:own
 
 
 def load(
-    spec: str | Path,
+    spec: str | os.PathLike[str],
     *,
     checkpoint: Checkpoint | str | None = None,
     trust_code: bool = False,
@@ -57,7 +58,7 @@ def load(
         StateError: the weights of a run folder are damaged or belong to another recipe; a file of ours does
             not have its seal, or a newer robustlens wrote it.
     """
-    text, path = str(spec), Path(spec)
+    text, path = os.fspath(spec), Path(spec)
     if hub.is_hub_run(text):
         _refuse(text, {"architecture": architecture, "entry": entry} | options)
         return load(hub.fetch(text, checkpoint).folder, checkpoint=checkpoint, trust_code=trust_code)

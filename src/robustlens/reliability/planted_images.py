@@ -17,9 +17,10 @@ from robustlens.models import device_of, frozen, inputs
 from robustlens.models.inputs import Images
 from robustlens.models.last_layer import last_linear
 from robustlens.progress import Event, Listener, silent
+from robustlens.registry import named
 from robustlens.reliability.planting import PlantedImage, features_of, guesses, plant, read_by
 from robustlens.stats.intervals import Interval, wilson
-from robustlens.threat import ThreatModel
+from robustlens.threat import ThreatModel, checked_threat
 
 EXPECTED = 0.95
 """Share of the planted images that attacks must find to be believed, as in the paper."""
@@ -64,10 +65,14 @@ class PlantedTest:
         """Share of the planted images that an attack or a suite found, with its Wilson interval.
 
         Random guesses are called "random". Of no planted image the share is NaN.
+
+        Raises:
+            ConfigError: there is nothing of this name.
         """
         if self.images == 0:
             return Interval(math.nan)
-        return wilson(int({**self.together, "random": self.guessed}[name].sum()), self.images)
+        masks = {**self.together, "random": self.guessed}
+        return wilson(int(named(masks, name, "planted.interval").sum()), self.images)
 
     @property
     def is_decided(self) -> bool:
@@ -125,7 +130,7 @@ def planted(
         ModelError: the network fails on the images, draws random numbers, or does not end in a linear layer.
         NumericsError: an attack left the threat model.
     """
-    threat.require_box()
+    checked_threat(threat, "planted").require_box()
     if not threat.eps > 0:
         raise ConfigError("planted: found eps 0, expected a radius in which something can be planted")
     chosen = attack_room.chosen(attacks, threat, seed=seed)

@@ -8,6 +8,19 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from robustlens.errors import StateError
 
 
+class OwnFolder:
+    """A folder of ours, which goes wherever a path goes.
+
+    Attributes:
+        folder: where it is.
+    """
+
+    folder: Path
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
 def inside(folder: Path, *names: str) -> Path:
     """The path of `names` in `folder`.
 

@@ -19,7 +19,7 @@ from robustlens.errors import ConfigError, StateError
 from robustlens.results import array_files, files, metrics_file
 from robustlens.results.evaluation import EvaluationResult
 from robustlens.results.explanation import ExplanationResult
-from robustlens.results.links import inside
+from robustlens.results.links import OwnFolder, inside
 from robustlens.results.run import EpochRecord, RunRecord
 from robustlens.results.stage_files import ResultFiles, Stage, StageResult, suffix
 from robustlens.results.study import RunEntry
@@ -27,7 +27,7 @@ from robustlens.results.values import Provenance, decode
 from robustlens.version import __version__
 
 
-class Run:
+class Run(OwnFolder):
     """Folder of one training run and of everything that came of it.
 
     Args:

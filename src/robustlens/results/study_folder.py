@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from robustlens.results import files
-from robustlens.results.links import inside
+from robustlens.results.links import OwnFolder, inside
 from robustlens.results.run_folder import Run
 from robustlens.results.study import ClaimResult, ClaimsRecord, StudyRecord
 from robustlens.results.values import decode
 
 
-class StudyFolder:
+class StudyFolder(OwnFolder):
     """Folder of a study: its plan, its runs, its claims and its report."""
 
     def __init__(self, folder: Path | str) -> None:

@@ -30,11 +30,17 @@ __all__ = ["PlannedRun", "StudyResult", "StudySpec", "built_in", "plan", "read",
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Folder of a study, and how the runs ended that were carried out in this call."""
+    """Folder of a study, and how the runs ended that were carried out in this call.
+
+    It goes wherever the path of the folder goes.
+    """
 
     folder: StudyFolder
     skipped: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+
+    def __fspath__(self) -> str:
+        return str(self.folder.folder)
 
     @property
     def failures(self) -> tuple[Outcome, ...]:

@@ -7,6 +7,6 @@ attack is written once and works for every norm.
 
 from robustlens.threat.filling import greedy_fill, water_fill
 from robustlens.threat.norms import NORMS, Norm
-from robustlens.threat.threat_model import ThreatModel
+from robustlens.threat.threat_model import ThreatModel, checked_threat
 
-__all__ = ["NORMS", "Norm", "ThreatModel", "greedy_fill", "water_fill"]
+__all__ = ["NORMS", "Norm", "ThreatModel", "checked_threat", "greedy_fill", "water_fill"]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float
@@ -25,8 +26,8 @@ class ThreatModel:
         bounds: smallest and largest pixel value, of all channels. Attacks need finite ones.
 
     Raises:
-        ConfigError: unknown norm, eps negative or NaN, or bounds that are empty, reversed or not two numbers;
-            a finite radius wider than the box, which almost always is one in 0..255 units.
+        ConfigError: unknown norm, eps no number, negative or NaN, or bounds that are empty, reversed or not
+            two numbers; a finite radius wider than the box, which almost always is one in 0..255 units.
 
     >>> ThreatModel("linf", eps=8 / 255).norm
     'Linf'
@@ -38,6 +39,8 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norm_name(self.norm))
+        if not isinstance(self.eps, Real | Tensor):
+            raise ConfigError(f"threat.eps: found {self.eps!r}, expected a number, as 8/255 without quotes")
         object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         problem = None if self.eps == math.inf else radius_problem(self.norm, self.eps, self.bounds)
         if problem:
@@ -158,6 +161,20 @@ class ThreatModel:
         """As `random_start`, from keys of the caller."""
         flat = x.flatten(1)
         return self.project(x + self.eps * NORMS[self.norm].sample(key, flat).view_as(x), x)
+
+
+def checked_threat(threat: object, where: str) -> ThreatModel:
+    """The threat model that a caller gave.
+
+    Raises:
+        ConfigError: it is none; `where` is for the message.
+    """
+    if not isinstance(threat, ThreatModel):
+        raise ConfigError(
+            f"{where}: found {threat!r} as the threat, expected a ThreatModel, as "
+            'rl.ThreatModel("Linf", eps=8/255)'
+        )
+    return threat
 
 
 def _checked_bounds(bounds: object) -> tuple[float, float]:

@@ -136,10 +136,11 @@ class WeightPerturbation(abc.ABC):
                 the step and lowers its factor, as it does without the perturbation.
 
         Raises:
+            ConfigError: `loss_fn` is a loss and no function of one, or gives none that can be followed.
             NumericsError: a loss or its gradient is not finite, and there is no scaler; the weights are
                 untouched.
         """
-        losses = self.scalars([loss_fn] if callable(loss_fn) else list(loss_fn))
+        losses = self.scalars(self._functions(loss_fn))
         if scaler is not None:
             losses = [partial(_scaled, scaler, loss) for loss in losses]
         try:
@@ -174,9 +175,30 @@ class WeightPerturbation(abc.ABC):
         no_sync = getattr(self.model, "no_sync", contextlib.nullcontext)  # the means are taken below
         with preserved_state(self.model), torch.enable_grad(), no_sync():
             for loss_fn in losses:
-                gradients = torch.autograd.grad(loss_fn(), weights, allow_unused=True)
+                gradients = torch.autograd.grad(self._checked(loss_fn()), weights, allow_unused=True)
                 totals = [t if g is None else t + g for t, g in zip(totals, gradients, strict=True)]
         return self._mean_gradients(totals)
+
+    def _functions(self, loss_fn: LossFn | Sequence[LossFn]) -> list[LossFn]:
+        """The functions that `perturbed` is given."""
+        functions = list(loss_fn) if isinstance(loss_fn, Sequence) else [loss_fn]
+        for each in functions:
+            if not callable(each):
+                raise ConfigError(
+                    f"{self.name}: found {type(each).__name__}, expected a function that computes the loss "
+                    "at the weights as they are, as perturbed(lambda: cross_entropy(model(x_adv), y))"
+                )
+        return functions
+
+    def _checked(self, loss: object) -> Tensor:
+        """The loss that a function gives."""
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            raise ConfigError(
+                f"{self.name}: found a loss that is a {type(loss).__name__}{shape}, expected one number "
+                "with a gradient, as the mean over the images"
+            )
+        return loss
 
     def _mean_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Means of gradients over the ranks; `NumericsError`, on all of these, where one is not finite."""

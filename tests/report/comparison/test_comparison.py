@@ -70,7 +70,7 @@ def a(tmp_path: Path) -> Path:
 
 
 def test_the_table_counts_images_that_both_one_or_neither_has_right(a: Path, tmp_path: Path) -> None:
-    (part,) = compare(a, evaluated(tmp_path / "b", RIGHT_B, ROBUST_B)).accuracy
+    (part,) = compare(Run(a), evaluated(tmp_path / "b", RIGHT_B, ROBUST_B)).accuracy
     clean, robust, loss = part.changes
     assert (part.images, part.paired, part.shared) == ("test", True, 10)
     assert clean.counts == PairedCounts(both=5, only_a=1, only_b=3, neither=1)

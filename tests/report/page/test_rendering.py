@@ -21,7 +21,7 @@ from robustlens.report.page.rendering import csv_bytes, page
 from robustlens.report.reading import read_run, read_study
 from robustlens.report.text.attacks import by_network
 from robustlens.report.text.headline import headline
-from robustlens.results import Flag
+from robustlens.results import Flag, Run
 from robustlens.stats.intervals import wilson
 
 pytestmark = pytest.mark.lasts(60)
@@ -92,7 +92,7 @@ def test_a_csv_cell_is_never_a_formula() -> None:
 def test_the_csv_of_the_attacks_has_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "drawings", lambda *_: {})
     attacked_run(tmp_path / "run", {"test": split_of(), "train": split_of(clean=38)})
-    write_run(tmp_path / "run", tmp_path)
+    write_run(Run(tmp_path / "run"), tmp_path)
     rows = rows_of(tmp_path / "figures" / "attacks.csv")
     assert [(row["split"], row["attack"]) for row in rows[6:9]] == [
         ("test", "min-norm"),

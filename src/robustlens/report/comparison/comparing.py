@@ -1,6 +1,7 @@
 """Reads two run or evaluation folders and compares them."""
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ ONE_TRAINING = (
 )
 
 
-def compare(a: Path | str, b: Path | str) -> Comparison:
+def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
     """Compare two runs, or two folders that `evaluate --out` or `explain --out` wrote.
 
     Every difference is b minus a, at the chosen checkpoints. Where both were evaluated on the
@@ -83,7 +84,8 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     return Comparison(*sides, _recipes(*runs), plans, accuracy, gaps, measures, tuple(notes))
 
 
-def _run(folder: Path | str) -> Run:
+def _run(folder: str | PathLike[str]) -> Run:
+    folder = Path(folder)
     if StudyFolder(folder).exists:
         raise StateError(f"{folder}: is a study; name two of its runs, or report on the study alone")
     run = Run(folder)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from os import PathLike
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,7 +18,7 @@ from robustlens.results.values import plain
 PAGE, DOCUMENT = "index.html", "comparison.json"
 
 
-def write_comparison(a: Path | str, b: Path | str, out: Path | str) -> Path:
+def write_comparison(a: str | PathLike[str], b: str | PathLike[str], out: Path | str) -> Path:
     """Compare two runs as `compare` does; write `index.html` and `comparison.json` in `out`; return the page.
 
     Raises:

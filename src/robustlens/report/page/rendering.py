@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ HERE = Path(__file__).parent
 
 
 def write(
-    study_folder: Path | str,
+    study_folder: str | PathLike[str],
     out: Path | str | None = None,
     claims: tuple[ClaimResult, ...] | None = None,
     *,
@@ -48,7 +49,7 @@ def write(
     Runs that failed or are unfinished are shown as such; a measure that no run has is named as missing.
 
     Args:
-        study_folder: the folder that holds `study.json`.
+        study_folder: the folder that holds `study.json`; a `StudyFolder`, too.
         out: where `index.html` and `figures/` go; None for `report/` in the study's folder.
         claims: to show; None for those that the study's folder has.
         formats: of the drawings: "pdf", "svg", "png", or none; None for all three, and for none where
@@ -63,12 +64,12 @@ def write(
 
 
 def write_run(
-    run_folder: Path | str, out: Path | str | None = None, *, formats: Sequence[str] | None = None
+    run_folder: str | PathLike[str], out: Path | str | None = None, *, formats: Sequence[str] | None = None
 ) -> Path:
     """Write the same page for one run alone and return its path.
 
     Args:
-        run_folder: a run folder, evaluated or explained.
+        run_folder: a run folder, evaluated or explained; a `Run`, too.
         out: where `index.html` and `figures/` go; None for `report/` in the run's folder.
         formats: as for `write`.
 
