@@ -11,11 +11,11 @@ from helpers.claim_data import N, Net, sweep, write
 from helpers.claim_stories import check_one, story
 from robustlens import claims
 from robustlens.claims.evidence import RunData, StudyData
-from robustlens.claims.missing import Missing
+from robustlens.claims.missing import Damaged, Missing
 from robustlens.claims.wen2020 import quantities as wen2020
 from robustlens.claims.wu2020 import quantities as wu2020
 from robustlens.config import LAST, Checkpoint
-from robustlens.results import StudyFolder, array_files, files
+from robustlens.results import ErrorRecord, StudyFolder, array_files, files
 from robustlens.stats.bootstrap import Unusable
 
 
@@ -63,6 +63,25 @@ def test_runs_measured_under_different_conditions_are_not_compared(tmp_path):
         claim = check_one(tmp_path / name, name, nets)
         assert claim.verdict == "unclear"
         assert "under different conditions" in claim.why
+
+
+def test_results_of_another_plan_than_the_studys_are_no_evidence(tmp_path):
+    folder = StudyFolder(write(tmp_path, sweep({0.0: {}, 0.1: {}})))
+    plans = {"evaluation": {"seed": 0}, "explanation": {"examples": N}}
+    folder.write_record(replace(folder.record, **plans))
+    for run in StudyData.of(folder).runs:
+        assert run.evaluation.splits
+        assert run.explanation.measures
+    folder.write_record(replace(folder.record, evaluation={"seed": 1}, explanation={"examples": 7}))
+    for run in StudyData.of(folder).runs:
+        with pytest.raises(Damaged, match=r"of another plan than the study's \(seed: 0 -> 1\)"):
+            _ = run.evaluation
+        with pytest.raises(Damaged, match=rf"of another plan than the study's \(examples: {N} -> 7\)"):
+            _ = run.explanation
+    options = {"explanation": {"examples": N, "options": {"landscape": {"steps": 3}}}}
+    folder.write_record(replace(folder.record, **options))
+    with pytest.raises(Missing, match="has no measure landscape in its explanation"):
+        StudyData.of(folder).runs[0].measurement("landscape")
 
 
 def test_too_few_errors_or_images_are_inconclusive(tmp_path):
@@ -167,6 +186,9 @@ def test_a_result_that_is_not_there_is_named_with_its_checkpoint(tmp_path):
         assert str(caught.value) == f"{one.name} has no test/nothing in its {result}"
     with pytest.raises(Missing, match="is done and has no explanation-epoch-0007"):
         _ = run.at(Checkpoint("epoch", 7)).explanation
+    run.run.update(status="trained", error=ErrorRecord("Failure", "out of memory", 5))
+    with pytest.raises(Missing, match=r"failed \(out of memory\) and has no explanation-epoch-0008"):
+        _ = StudyData.of(StudyFolder(tmp_path)).runs[0].at(Checkpoint("epoch", 8)).explanation
 
 
 def test_adversarial_training_of_no_strength_is_neither_standard_nor_adversarial(tmp_path):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,12 @@ from helpers.measured_more import measure_more
 from helpers.report_figures import figure
 from helpers.study_files import QUICKSTART, write_study
 from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
-from robustlens.config import LAST
+from robustlens.config import LAST, Checkpoint
 from robustlens.errors import StateError, StoppedError
 from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
-from robustlens.report.text.headline import headline, notices
-from robustlens.results import Run, StudyFolder, StudyRecord
+from robustlens.report.text.headline import headline, notices, quantity
+from robustlens.results import Run, Stage, StudyFolder, StudyRecord
 
 
 def test_a_folder_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -115,6 +116,73 @@ def test_measures_of_other_weights_than_those_attacked_are_shown_with_a_notice(t
     assert data.runs[0].explanation is not None
     said = [what for _, what in notices(data) if "checkpoint" in what]
     assert said == ["measures are of the last checkpoint, accuracies of the best one"]
+
+
+def of_another_plan(run: Run, stage: Stage, other: Checkpoint | None = None, **fields: Any) -> None:
+    """Let a result have been made by a plan with these fields."""
+    result = run.result(stage, other)
+    assert result is not None
+    provenance = replace(result.provenance, plan={**result.provenance.plan, **fields})
+    run.write(stage, replace(result, provenance=provenance), other)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"threat": {"norm": "Linf", "eps": 0.3}}, "threat.eps: 0.3 -> 0.1"),
+        ({"restarts": 5}, "restarts: 5 -> 1"),
+        ({"checkpoint": "last"}, "checkpoint: 'last' -> 'best'"),
+    ],
+)
+def test_an_evaluation_of_another_plan_than_the_studys_is_left_out_and_named(
+    tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    folder = write_study(tmp_path, seeds=2, members=QUICKSTART[:2], n=60)
+    before = read_study(folder).networks[1].runs[0].after("cw-20")
+    run = StudyFolder(folder).run("at-0.05-s1")
+    of_another_plan(run, "evaluation", **fields)
+    data = read_study(folder)
+    assert quantity(data.networks[1], "attack:cw-20") == before
+    assert headline(data).rows[1].cells["seeds"].text == "1 of 2"
+    assert [what for who, what in notices(data) if who == "AT 0.05, seed 1"] == [
+        "done, but without an evaluation that counts; see the notes",
+        f"at-0.05-s1/evaluation.json: of another plan than the study's ({said}), and left out; "
+        "run the study again",
+    ]
+    StudyFolder(folder).write_record(replace(data.study, evaluation={}))
+    assert read_study(folder).networks[1].runs[1].evaluation is not None
+    assert read_run(run.folder).runs[0].evaluation is not None
+
+
+def test_evaluations_along_training_of_another_plan_are_left_out_too(tmp_path: Path) -> None:
+    folder = measure_more(write_study(tmp_path, members=QUICKSTART[:2], n=60))
+    run = StudyFolder(folder).runs()[0]
+    of_another_plan(run, "evaluation", LAST, restarts=5, checkpoint="last")
+    of_another_plan(run, "explanation", Checkpoint("epoch", 1), seed=3)
+    of_another_plan(run, "evaluation", Checkpoint("epoch", 1), checkpoint="epoch-0001")
+    data = read_study(folder)
+    first, last = data.runs[0].other_checkpoints
+    assert first.evaluation is not None
+    assert (first.explanation, last.evaluation) == (None, None)
+    assert last.explanation is not None
+    problems = "\n".join(data.runs[0].problems)
+    assert "evaluation-last.json: of another plan than the study's (restarts: 5 -> 1)" in problems
+    assert "explanation of epoch-0001: of another plan than the study's (seed: 3 -> 0)" in problems
+
+
+def test_a_measure_of_other_options_than_the_studys_is_left_out_alone(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, seeds=2, members=QUICKSTART[:2], n=60)
+    run = StudyFolder(folder).run("at-0.05-s1")
+    of_another_plan(run, "explanation", options={"landscape": {"steps": 5}}, batch_size=7)
+    data = read_study(folder)
+    assert len(data.networks[1].arrays("landscape", "alpha")) == 1
+    assert len(data.networks[1].arrays("margins", "test_index")) == 2
+    assert [what for who, what in notices(data)] == [
+        "incomplete: not all measures of its explanation are there",
+        "landscape of best: of another plan than the study's, and left out; run the study again",
+    ]
+    of_another_plan(run, "explanation", examples=7)
+    assert read_study(folder).networks[1].runs[1].explanation is None
 
 
 def test_checkpoints_beside_the_chosen_one_are_in_order(tmp_path: Path) -> None:

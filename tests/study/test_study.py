@@ -11,6 +11,8 @@ from robustlens import study
 from robustlens.config import StudySpec, checked
 from robustlens.errors import ConfigError, LockedError, ModelError, StateError
 from robustlens.executors import InProcess, Outcome
+from robustlens.report.reading import read_study
+from robustlens.report.text.headline import state
 from robustlens.results import StudyFolder
 from robustlens.results.locks import locked
 from robustlens.study.planning import evaluation_plan, explanation_plan
@@ -229,6 +231,26 @@ def test_a_new_evaluation_plan_evaluates_anew_without_training(finished, tmp_pat
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
     evaluations = [run.evaluation() for run in again.folder.runs()]
     assert all(found.provenance.plan["attacks"] == ["fgsm"] for found in evaluations if found)
+
+
+def test_a_stage_that_fails_after_training_is_recorded_and_the_run_stays_trained(finished, tmp_path):
+    tiny, result = finished
+    folder = Path(shutil.copytree(result.folder.folder, tmp_path / "out"))
+    weaker = {**tiny.evaluation, "attacks": ["fgsm"]}
+    other = tiny.model_copy(update={"evaluation": weaker, "methods": tiny.methods[2:3]})
+
+    class Failing:
+        def run(self, jobs, listen):
+            yield Outcome("at-awp-0.05-s0", "attack: out of memory", 5)
+
+    study.run(tiny.model_copy(update={"methods": tiny.methods[2:3]}), folder, executor=Failing())
+    (run,) = StudyFolder(folder).runs()
+    assert (run.record.status, run.record.error) == ("done", None)
+    study.run(other, folder, executor=Failing())
+    (run,) = StudyFolder(folder).runs()
+    assert (run.record.status, run.record.error.message) == ("trained", "attack: out of memory")
+    assert read_study(folder).runs[0].evaluation is None
+    assert state(read_study(folder).runs[0]) == "failed after training: attack: out of memory"
 
 
 def test_every_run_is_evaluated_and_explained(finished):

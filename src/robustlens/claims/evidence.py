@@ -6,8 +6,8 @@ whose message ends in the claim's `why`. Documents are read once per study, and 
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustlens.claims import remedies
-from robustlens.claims.missing import Damaged, Missing
+from robustlens.claims.missing import Damaged, Missing, missing_if_damaged
 from robustlens.config import LAST, Checkpoint
 from robustlens.errors import StateError
 from robustlens.results import (
@@ -29,6 +29,7 @@ from robustlens.results import (
     StudyFolder,
     StudyRecord,
 )
+from robustlens.results.planned import planned_evaluation, planned_explanation
 from robustlens.results.same_weights import explanation_beside
 from robustlens.stats.bootstrap import Array, Bootstrap, Examples, Unusable
 
@@ -41,14 +42,6 @@ _OF_IMAGES = ("index", "label", "train_index", "train_label")
 Document = TypeVar("Document")
 Value = TypeVar("Value")
 _Images = tuple[Examples, NDArray[np.int64] | None]
-
-
-@contextmanager
-def _missing_if_damaged() -> Iterator[None]:
-    try:
-        yield
-    except StateError as error:
-        raise Damaged(str(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +83,7 @@ class RunData:
 
     def along_training(self) -> "list[RunData]":
         """This run at every checkpoint that was evaluated beside its primary one; `Missing` if at none."""
-        with _missing_if_damaged():
+        with missing_if_damaged():
             checkpoints = self.run.other_checkpoints("evaluation")
         if not checkpoints:
             reason = f"{self.name} {self._state} and has no evaluation along its training"
@@ -127,13 +120,14 @@ class RunData:
 
     @cached_property
     def _evaluation(self) -> EvaluationResult | None:
-        with _missing_if_damaged():
-            return self.run.evaluation(self.other)
+        with missing_if_damaged():
+            return planned_evaluation(self.study.record, self.run, self.other)
 
     @cached_property
     def _explanation(self) -> ExplanationResult | None:
-        with _missing_if_damaged():
-            return explanation_beside(self.run, self._known_evaluation(), self.other)
+        with missing_if_damaged():
+            beside = explanation_beside(self.run, self._known_evaluation(), self.other)
+            return planned_explanation(self.study.record, self.run, beside)
 
     def _known_evaluation(self) -> EvaluationResult | None:
         try:
@@ -146,7 +140,7 @@ class RunData:
         """Whether the primary explanation is of another checkpoint than the primary evaluation."""
         if self.other is not None or self._known_evaluation() is None or self._explanation is not None:
             return False
-        with _missing_if_damaged():
+        with missing_if_damaged():
             return self.run.explanation() is not None
 
     def _present(self, document: Document | None, stage: Stage) -> Document:
@@ -195,7 +189,7 @@ class RunData:
         measures = self._explanation.measures if self._explanation else {}
         arrays = measures[measure].arrays if measure in measures else {}
         prefix = f"{kind}/" if kind else ""
-        with _missing_if_damaged():
+        with missing_if_damaged():
             layers = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
         if not kind:  # what is of no layer, or under a kind of its own
             layers = [name for name in layers if "/" not in name and name not in _OF_IMAGES]
@@ -250,8 +244,7 @@ class RunData:
             record = self.run.record
         except StateError:
             return "has a damaged run.json"
-        if record.status == "failed":
-            error = record.error
+        if (error := record.error) or record.status == "failed":
             return f"failed ({(error.message or error.type) if error else 'no reason saved'})"
         return f"is {record.status}"
 

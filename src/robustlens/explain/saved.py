@@ -10,9 +10,8 @@ from dataclasses import replace
 from robustlens.config import Checkpoint, ThreatSpec
 from robustlens.explain.measure import Measurement
 from robustlens.results import ExplanationResult, Provenance, Run
+from robustlens.results.planned import measured_alike
 from robustlens.threat import ThreatModel
-
-_SAME_IMAGES = ("examples", "seed", "threat")  # fields of two plans that must agree for a measure to be kept
 
 
 def saved_measures(run: Run, expected: Provenance, other: Checkpoint | None = None) -> dict[str, Measurement]:
@@ -65,12 +64,10 @@ def _result(expected: Provenance, measures: Mapping[str, Measurement]) -> Explan
 def _reusable(saved: ExplanationResult, expected: Provenance) -> dict[str, Measurement]:
     """Measurements of a saved explanation that the expected one would repeat."""
     before, wanted = saved.provenance.plan, expected.plan
-    same_images = all(before.get(field) == wanted[field] for field in _SAME_IMAGES)
-    if not same_images or not saved.provenance.matches(at_plan(expected, saved)):
+    if not saved.provenance.matches(at_plan(expected, saved)):
         return {}
-    options = before.get("options") or {}
     return {
         name: replace(measurement, arrays=dict(measurement.arrays))  # read before their file is replaced
         for name, measurement in saved.measures.items()
-        if name in wanted["measures"] and options.get(name) == wanted["options"].get(name)
+        if name in wanted["measures"] and measured_alike(before, wanted, name)
     }

@@ -5,7 +5,6 @@ or damaged in one run hides another. Every document is read once; arrays are rea
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +12,7 @@ from robustlens.config import Checkpoint
 from robustlens.errors import RobustlensError, StateError, StoppedError
 from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport
 from robustlens.report.drawing.palette import styles
-from robustlens.report.text.wording import method_name
+from robustlens.report.text.wording import method_name, names
 from robustlens.results import (
     ClaimResult,
     EvaluationResult,
@@ -23,8 +22,10 @@ from robustlens.results import (
     RunRecord,
     SplitResult,
     StudyFolder,
+    StudyRecord,
 )
 from robustlens.results.array_files import ArrayFile
+from robustlens.results.planned import planned_evaluation, planned_explanation
 from robustlens.results.same_weights import explanation_beside
 
 Value = TypeVar("Value")
@@ -48,7 +49,7 @@ def read_study(folder: Path, claims: tuple[ClaimResult, ...] | None = None) -> R
             raise
         except RobustlensError as error:
             claims, problems = (), (f"claims.json cannot be read: {error}",)
-    networks = _networks(_RunReader(run).report() for run in source.runs())
+    networks = _networks(_RunReader(run, record).report() for run in source.runs(record))
     return ReportData(record.name or folder.name, networks, record, claims, problems)
 
 
@@ -57,7 +58,7 @@ def read_run(folder: Path) -> ReportData:
     run = Run(folder)
     if not run.exists:
         raise StateError(f"{folder}: no run here; name the folder of a run or a study")
-    return ReportData(folder.name, _networks([_RunReader(run).report()]))
+    return ReportData(folder.name, _networks([_RunReader(run, StudyRecord()).report()]))
 
 
 def _networks(runs: Iterable[RunReport]) -> tuple[Network, ...]:
@@ -83,10 +84,14 @@ def _unique(labels: list[str]) -> list[str]:
 
 
 class _RunReader:
-    """Reads the files of one run; what cannot be read is a problem of that file alone."""
+    """Reads the files of one run; what cannot be read is a problem of that file alone.
 
-    def __init__(self, run: Run) -> None:
+    So is a result of another plan than the study's, which is left out.
+    """
+
+    def __init__(self, run: Run, study: StudyRecord) -> None:
         self.run = run
+        self.study = study
         self.problems: dict[str, None] = {}  # a dict rather than a set, for its order
 
     def report(self) -> RunReport:
@@ -97,7 +102,7 @@ class _RunReader:
         method = named or run.folder.name
         eps = entry.eps if entry else recipe.threat.eps if recipe else 0.0
         record = self._read(lambda: run.record, RunRecord())
-        evaluation = self._read(run.evaluation, None)
+        evaluation = self._evaluation()
         explanation = self._explanation(evaluation) or self._explanation_of_others(evaluation)
         self._verify(evaluation.splits.values() if evaluation else ())
         self._verify(explanation.measures.values() if explanation else ())
@@ -128,7 +133,7 @@ class _RunReader:
         checkpoints = self._read(lambda: self.run.other_checkpoints("evaluation"), none)
         return tuple(
             CheckpointReport(
-                evaluation=(evaluation := self._read(partial(self.run.evaluation, checkpoint), None)),
+                evaluation=(evaluation := self._evaluation(checkpoint)),
                 explanation=self._explanation(evaluation, checkpoint),
                 checkpoint=checkpoint,
                 epoch=epoch,
@@ -136,21 +141,37 @@ class _RunReader:
             for epoch, checkpoint in checkpoints.items()
         )
 
+    def _evaluation(self, other: Checkpoint | None = None) -> EvaluationResult | None:
+        """The evaluation as the study plans it."""
+        return self._read(lambda: planned_evaluation(self.study, self.run, other), None)
+
     def _explanation(
         self, evaluation: EvaluationResult | None, other: Checkpoint | None = None
     ) -> ExplanationResult | None:
         """The explanation of the weights that were evaluated."""
-        return self._read(lambda: explanation_beside(self.run, evaluation, other), None)
+        return self._planned(lambda: explanation_beside(self.run, evaluation, other))
 
     def _explanation_of_others(self, evaluation: EvaluationResult | None) -> ExplanationResult | None:
         """The primary explanation, although it is of other weights than those that were evaluated."""
-        explanation = self._read(self.run.explanation, None)
+        explanation = self._planned(self.run.explanation)
         if explanation and evaluation:
             self.problems[
                 f"measures are of the {explanation.provenance.checkpoint} checkpoint, "
                 f"accuracies of the {evaluation.provenance.checkpoint} one"
             ] = None
         return explanation
+
+    def _planned(self, read: Callable[[], ExplanationResult | None]) -> ExplanationResult | None:
+        """What of an explanation is measured as the study plans it."""
+        whole = self._read(read, None)
+        kept = self._read(lambda: planned_explanation(self.study, self.run, whole), None)
+        others = [name for name in whole.measures if name not in kept.measures] if whole and kept else []
+        if whole and others:
+            self.problems[
+                f"{names(others)} of {whole.provenance.checkpoint}: of another plan than the study's, "
+                "and left out; run the study again"
+            ] = None
+        return kept
 
     def _read(self, content: Callable[[], Value], empty: Value) -> Value:
         try:

@@ -61,7 +61,7 @@ class ResultFiles:
         content = files.read_json(self.path, self.stage)
         names = {name: _PROVENANCE.get(name, name) for name in Provenance.__dataclass_fields__}
         provenance = {name: content.get(key) for name, key in names.items()}
-        provenance |= {"plan": _completed(plan, content.get("plan")), "version": content.get("version") or ""}
+        provenance |= {"plan": completed(plan, content.get("plan")), "version": content.get("version") or ""}
         result = decode(document, {**content, "provenance": provenance}, str(self.path))
         arrays = ArrayFile(self.arrays_path, content.get("arrays"))
         arrays.check_owner()
@@ -120,7 +120,7 @@ def suffix(other: Checkpoint | None) -> str:
     return "" if other is None else f"-{other}"
 
 
-def _completed(kind: type[Plan], plan: Any) -> Any:
+def completed(kind: type[Plan], plan: Any) -> dict[str, Any]:
     """A saved plan with the fields that were added since: as things were then, else at their default."""
     if not isinstance(plan, Mapping):
         return {}

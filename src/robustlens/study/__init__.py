@@ -94,7 +94,9 @@ def run(
         for outcome in executor.run(jobs, listen):
             outcomes.append(outcome)
             if outcome.error:
-                _record(folder.run(outcome.name), outcome.error, outcome.exit_code)
+                run_ = folder.run(outcome.name)
+                if not is_done(run_, evaluation, explanation, images):
+                    _record(run_, outcome.error, outcome.exit_code)
         claims.write(folder.folder)
     skipped = tuple(one.id for one in planned if one.id not in left)
     return StudyResult(folder, skipped, tuple(outcomes))
@@ -143,9 +145,11 @@ def _jobs(
 def _record(run_: Run, error: str, exit_code: int) -> None:
     """Note a failure that the worker could not note itself, a kill for instance.
 
-    A stop is no failure, and a folder that refused the work, or is finished, stays as it is.
+    A stop is no failure, and a folder that refused the work stays as it is. A run that failed after its
+    training stays trained: it goes on from there, whatever became of its training state.
     """
     refused = (LockedError.exit_code, StateError.exit_code, StoppedError.exit_code)
     with contextlib.suppress(StateError):  # a damaged run.json is left for its owner to see
-        if exit_code not in refused and run_.record.status not in ("failed", "done"):
-            run_.update(status="failed", error=ErrorRecord("Failure", error, exit_code))
+        if exit_code not in refused and run_.record.status != "failed":
+            status = "trained" if run_.record.is_trained else "failed"
+            run_.update(status=status, error=ErrorRecord("Failure", error, exit_code))

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.measured_more import extend_explanation, made
+from helpers.measured_more import extend_explanation, made, measure_more
 from helpers.report_figures import figure, series
-from helpers.study_files import write_study
+from helpers.study_files import QUICKSTART, write_study
 from robustlens.report.data import ReportData
 from robustlens.report.drawing.plotly import panel_json
 from robustlens.report.drawing.spec import Figure, Surface
@@ -44,6 +44,22 @@ def test_the_landscape_is_the_mean_over_images_with_the_range_over_directions(st
     assert line.high == pytest.approx(by_draw.max(1))
     rise = series(figure(study, "landscape"), "Adversarial loss", network.label, view=1)
     assert rise.y == pytest.approx((by_draw - by_draw[len(by_draw) // 2]).mean(1))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("landscape", "alpha"), ("landscape-plane", "plane_alpha")])
+def test_seeds_measured_on_another_grid_of_the_same_length_are_in_no_mean(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    folder = measure_more(write_study(tmp_path, members=QUICKSTART[:2], seeds=2, n=60))
+    run = read_study(folder).networks[1].runs[1].source
+    own = run.explanation()
+    assert own is not None
+    alpha = own.measures["landscape"].arrays[kind]
+    heights = {key: array + 1000 for key, array in own.measures["landscape"].arrays.items() if "_" in key}
+    extend_explanation(run, {"landscape": made({}, heights | {kind: 2 * alpha})})
+    after = figure(read_study(folder), name)
+    (folder / "runs/at-0.05-s1/explanation.json").unlink()
+    assert after.rows() == figure(read_study(folder), name).rows()
 
 
 def test_each_network_is_seen_from_above_first_and_then_in_space(planes: ReportData) -> None:

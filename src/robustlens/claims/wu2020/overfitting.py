@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from robustlens.claims.evidence import RunData
-from robustlens.claims.missing import Damaged, Missing
+from robustlens.claims.missing import Missing, missing_if_damaged
 from robustlens.claims.wu2020 import quantities
-from robustlens.errors import StateError
 from robustlens.stats.bootstrap import Quantity, Unusable
 
 LAST_EPOCHS = 10
@@ -46,10 +45,8 @@ def fall_of_monitor(run: RunData) -> Quantity:
 
     One number of a run, with no images behind it. The highest of noisy numbers is a little too high.
     """
-    try:
+    with missing_if_damaged():
         epochs = run.run.metrics()
-    except StateError as error:
-        raise Damaged(str(error)) from None
     robust = [epoch.validation.robust for epoch in epochs if epoch.validation is not None]
     if not robust:
         run.along_training()  # says what became of a run that has neither

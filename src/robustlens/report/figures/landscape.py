@@ -98,12 +98,10 @@ def _line_view(data: ReportData, split: str, rise: bool) -> View | None:
 
 def _line(network: Network, key: str, rise: bool) -> Series | None:
     """Mean over images and directions; the band spans the directions, of all seeds."""
-    alphas = network.arrays("landscape", "alpha")
-    draws = [array for array in network.arrays("landscape", key) if array.ndim == 3]
-    draws = [array for array in draws if alphas and len(array) == len(alphas[0])]
+    alpha, draws = _on_one_grid(network, "alpha", key)
+    draws = [array for array in draws if array.ndim == 3]
     if not draws:
         return None
-    alpha = alphas[0]
     heights = np.concatenate([array.astype(np.float64).mean(2) for array in draws], axis=1)
     if rise:
         heights = heights - heights[np.abs(alpha).argmin()]
@@ -119,6 +117,20 @@ def _line(network: Network, key: str, rise: bool) -> Series | None:
     )
 
 
+def _on_one_grid(network: Network, grid: str, key: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The points of the first seed that has them, and an array of every seed over the same points."""
+    points = np.empty(0)
+    arrays = []
+    for run in network.runs:
+        own, array = run.array("landscape", grid), run.array("landscape", key)
+        if own is None or array is None or len(array) != len(own):
+            continue
+        points = points if arrays else own
+        if np.array_equal(own, points):
+            arrays.append(array)
+    return points, arrays
+
+
 def _surfaces(
     data: ReportData, grid: str, prefix: str, axes: tuple[Axis, Axis], kinds: Kinds
 ) -> tuple[View, ...]:
@@ -128,12 +140,11 @@ def _surfaces(
     """
 
     def panels(network: Network, mark: Literal["contour", "surface"]) -> Iterable[Panel]:
-        points = network.arrays("landscape", grid)
         for title, kind, axis in kinds:
-            seeds = network.arrays("landscape", prefix + kind)
-            same = [heights for heights in seeds if points and heights.shape == (len(points[0]),) * 2]
+            points, seeds = _on_one_grid(network, grid, prefix + kind)
+            same = [heights for heights in seeds if heights.shape == (len(points),) * 2]
             if same:
-                ends = floats(points[0])
+                ends = floats(points)
                 rows = tuple(floats(row) for row in np.mean(same, axis=0).T)  # x is the array's first axis
                 yield Panel(title, *axes, surface=Surface(network.label, ends, ends, rows, axis, mark))
 

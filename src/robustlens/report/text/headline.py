@@ -141,13 +141,15 @@ def state(run: RunReport) -> str:
     """State of a run without an evaluation, in words; one that nobody works on is incomplete."""
     status = run.record.status
     if run.error:
-        return f"{status}: {run.error}"
+        return f"{'failed after training' if run.record.is_trained else status}: {run.error}"
     if status in ("training", "trained") and owner(run.source.folder) is None:
         done, wanted = run.record.epochs_done, run.recipe.optimizer.epochs if run.recipe else 0
         stopped = (
             f"training stopped after {done} of {wanted} epochs" if status == "training" else STATES[status]
         )
         return f"incomplete: {stopped}; the command that made it goes on"
+    if status == "done" and run.problems:
+        return "done, but without an evaluation that counts; see the notes"
     return STATES.get(status, status)
 
 
