@@ -10,7 +10,9 @@ from helpers.study_files import QUICKSTART, example_claims, write_study
 from robustlens.errors import ConfigError
 from robustlens.report import write
 from robustlens.report.reading import read_study
-from robustlens.report.results_document import results_schema
+from robustlens.report.results_document import results, results_schema
+from robustlens.report.text.headline import headline
+from robustlens.results.values import plain
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,24 @@ def test_it_has_the_numbers_of_the_runs_and_fits_its_schema(reported: Path) -> N
     }
     assert [one["label"] for one in content["networks"]] == ["Standard", "AT 0.05"]
     assert len(content["claims"]) == len(list(example_claims()))
+
+
+def test_runs_without_a_result_are_counted_out_and_noted(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=QUICKSTART[:2], seeds=3, n=60)
+    (folder / "runs/at-0.05-s1/evaluation.json").write_bytes(b"{ damaged")
+    (folder / "runs/at-0.05-s2/evaluation.json").unlink()
+    data = read_study(folder)
+    content = plain(results(data, headline(data)))
+    jsonschema.Draft202012Validator(results_schema()).validate(content)
+    standard, damaged = content["networks"]
+    assert (damaged["seeds"], set(damaged["runs"].values())) == ([0, 1, 2], {1})
+    assert set(standard["runs"].values()) == {3}
+    assert damaged["runs"].keys() == damaged["numbers"].keys()
+    assert [note.partition(" (")[0] for note in content["notes"]] == [
+        "AT 0.05, seed 1: done, but without an evaluation that counts; see the notes",
+        "AT 0.05, seed 1: at-0.05-s1/evaluation.json: damaged JSON",
+        "AT 0.05, seed 2: done, but its evaluation is missing",
+    ]
 
 
 def test_a_changed_document_does_not_fit_the_schema(reported: Path) -> None:

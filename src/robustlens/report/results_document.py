@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from robustlens.config.schema import DRAFT
 from robustlens.report.data import ReportData
-from robustlens.report.text.headline import Headline, interval_caption, quantity
+from robustlens.report.text.headline import Headline, interval_caption, notices, quantity, runs_behind
 from robustlens.results import ClaimResult, Flag, ThreatRecord
 from robustlens.results.values import plain
 from robustlens.stats.intervals import Interval
@@ -47,6 +47,7 @@ class ReportedNetwork:
         numbers: by column: "clean", "attack:NAME" (right after this attack or suite and all before it),
             "certified:METHOD" (proven to stand every attack), "gap:robust", "gap:error", "gap:loss". Rates
             and gaps of rates are shares, losses are nats; null where it was not measured.
+        runs: by column, how many of its runs have a result, which the number is of.
         flags: of its evaluations.
     """
 
@@ -57,6 +58,7 @@ class ReportedNetwork:
     status: tuple[str, ...]
     recipes: tuple[str | None, ...]
     numbers: Mapping[str, ReportedNumber | None]
+    runs: Mapping[str, int]
     flags: tuple[ReportedFlag, ...]
 
 
@@ -67,7 +69,8 @@ class ReportResults:
     Attributes:
         format: of this file. version: of robustlens. name: of the study or run.
         intervals: what the intervals mean. threat: of the evaluations; null where there are none.
-        networks: in the order of the study. claims: as in `claims.json`. notes: what could not be read.
+        networks: in the order of the study. claims: as in `claims.json`.
+        notes: as on the page: runs that failed or have no result, files that could not be read.
     """
 
     format: int
@@ -96,6 +99,7 @@ def results(data: ReportData, table: Headline) -> ReportResults:
             status=tuple(run.record.status for run in network.runs),
             recipes=tuple(run.record.recipe_hash or None for run in network.runs),
             numbers={key: _reported(quantity(network, key)) for key in columns},
+            runs={key: runs_behind(network, key) for key in columns},
             flags=tuple(
                 ReportedFlag(run.name, images, flag)
                 for run in network.runs
@@ -107,9 +111,8 @@ def results(data: ReportData, table: Headline) -> ReportResults:
     )
     threat = data.first(lambda evaluation: evaluation.threat)
     meaning = interval_caption(data)
-    return ReportResults(
-        FORMAT, __version__, data.name, meaning, threat, networks, data.claims, data.problems
-    )
+    notes = tuple(f"{who}: {what}" for who, what in notices(data))
+    return ReportResults(FORMAT, __version__, data.name, meaning, threat, networks, data.claims, notes)
 
 
 def results_bytes(data: ReportData, table: Headline) -> bytes:

@@ -227,6 +227,14 @@ def test_seeds_are_counted() -> None:
     assert effects(study([STANDARD] * 2, [STRONG] * 3)).basis.endswith("means of 2 and 3 seeds.")
 
 
+def test_seeds_without_a_result_are_not_counted() -> None:
+    explained_alone = run("AT 0.1", 0.1, None, ROBUST)
+    shown = effects(study([STANDARD] * 3, [STRONG, explained_alone, explained_alone]))
+    assert shown.basis == "From Standard to AT 0.1, means of 1 and 3 seeds."
+    nothing = run("AT 0.1", 0.1)
+    assert "one seed each" in effects(study([STANDARD], [STRONG, nothing, nothing])).basis
+
+
 def test_numbers_that_are_not_finite_are_no_numbers() -> None:
     broken = explained(math.nan, (math.nan,) * 4, math.nan, (math.nan, math.nan), math.nan)
     shown = effects(study(STANDARD, run("AT 0.1", 0.1, evaluated(math.nan, 0.4), broken)))

@@ -11,8 +11,8 @@ from helpers.attacked_runs import N, attacked_run, attacked_seeds, split_of
 from helpers.made_networks import ATTACKS
 from helpers.study_files import QUICKSTART, write_study
 from robustlens.report.data import ReportData
-from robustlens.report.reading import read_study
-from robustlens.report.text.headline import headline, quantity
+from robustlens.report.reading import read_run, read_study
+from robustlens.report.text.headline import headline, interval_caption, notices, quantity
 from robustlens.report.text.summary import summary
 from robustlens.results import StudyFolder
 from robustlens.stats.intervals import wilson
@@ -102,3 +102,25 @@ def test_a_row_without_an_evaluation_says_why(tmp_path: Path) -> None:
     standard, robust = headline(read_study(folder)).rows
     assert standard.message == "done, but its evaluation is missing"
     assert (robust.message, robust.cells["seeds"].text) == ("", "1 of 2")
+
+
+@pytest.mark.parametrize(("left", "meanings"), [(3, ["three"]), (2, ["two", "three"]), (1, ["one", "three"])])
+def test_the_caption_explains_intervals_of_as_many_seeds_as_have_a_result(
+    tmp_path: Path, left: int, meanings: list[str]
+) -> None:
+    folder = write_study(tmp_path, seeds=3, members=QUICKSTART[:2], n=60)
+    for seed in range(left, 3):
+        (folder / f"runs/at-0.05-s{seed}/evaluation.json").unlink()
+    text = interval_caption(read_study(folder)).lower()
+    assert [name for name in ("one", "two", "three") if f"{name} seed" in text] == meanings
+
+
+def test_a_folder_with_an_explanation_alone_says_so(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=QUICKSTART[:1], n=60) / "runs/standard-0-s0"
+    for path in folder.iterdir():
+        if path.stem != "explanation":
+            path.unlink()
+    data = read_run(folder)
+    assert headline(data).rows[0].message == "explained, not evaluated"
+    assert notices(data) == []
+    assert summary(data)[-1] != "1 of 1 runs has no evaluation yet; see the notes."

@@ -1,5 +1,6 @@
 """The summary under the title, written from the data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.study_files import QUICKSTART, write_study
@@ -15,6 +16,21 @@ def test_the_summary_is_written_from_the_data(study: ReportData) -> None:
     assert "one seed each" in text
     assert "200 test and 200 training images within Linf eps = 0.1 by FGSM, PGD-20 and CW-20" in text
     assert "at the best checkpoint (chosen on validation images, never on test images)" in text
+
+
+def test_a_checkpoint_that_no_validation_images_chose_is_not_said_to_be(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, members=QUICKSTART[:1], n=60) / "runs/standard-0-s0"
+    data = read_run(folder)
+    run = data.runs[0]
+    assert run.recipe is not None
+    recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update={"validation": 0})})
+    (network,) = data.networks
+    unseen = replace(data, networks=(replace(network, runs=(replace(run, recipe=recipe),)),))
+    assert "at the best checkpoint (chosen on validation images" in " ".join(summary(data))
+    assert (
+        "at the best checkpoint (the last epoch, as there were no validation images to choose on)."
+        in " ".join(summary(unseen))
+    )
 
 
 def test_the_sentence_names_a_suite_and_its_attacks(suite_study: ReportData) -> None:

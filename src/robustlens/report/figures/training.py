@@ -55,7 +55,7 @@ def training(data: ReportData) -> Figure:
         "Training",
         "Training curves",
         "Robust overfitting shows as a training curve that still climbs while validation falls; the marker "
-        "shows the epoch that was kept, chosen on validation images.",
+        "shows the epoch that was kept: the best on validation images, or the last where there are none.",
         views(*every, view("Objective", [loss, rate])),
         note="Measured at the weights w, in eval mode, without augmentation; robust accuracy is"
         f"{_training_eps(data)}, so standard training has none. Bands span the seeds.",

@@ -196,7 +196,7 @@ def _basis(data: ReportData, main: Contrast | None) -> str:
 
 def _seeds(networks: Sequence[Network]) -> str:
     """Number of seeds behind these networks, or of networks behind these groups."""
-    counts = sorted({len(network.runs) for network in networks})
+    counts = sorted({count for network in networks for count in _with_results(network) if count})
     if any(len({run.label for run in network.runs}) > 1 for network in networks):
         return f"means of {names(map(str, counts))} networks"
     if counts == [1]:
@@ -204,3 +204,9 @@ def _seeds(networks: Sequence[Network]) -> str:
         these = "these networks" if len(networks) > 1 else "this network"
         return f"one seed{each}: this speaks of {these}, and another seed may differ"
     return f"means of {names(map(str, counts))} seeds"
+
+
+def _with_results(network: Network) -> tuple[int, int]:
+    """Number of the runs that were evaluated, and of those that were explained."""
+    evaluated = sum(run.evaluation is not None for run in network.runs)
+    return evaluated, sum(run.explanation is not None for run in network.runs)

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from robustlens.config import eps_text
-from robustlens.report.data import Network, ReportData, RunReport
+from robustlens.report.data import Network, Quantity, ReportData, RunReport
 from robustlens.report.text.flags import unexplained
 from robustlens.report.text.learning import at_chance
 from robustlens.report.text.wording import attack_name, minus, names, points, sentence, suite_name
@@ -89,11 +89,15 @@ STATES = {
     "done": "done, but its evaluation is missing",
 }
 """States of runs without an evaluation, in words."""
+EXPLAINED = "explained, not evaluated"
+"""State of a folder that holds an explanation alone, in which nothing is missing."""
 
 
 def interval_caption(data: ReportData) -> str:
-    """Meaning of the intervals under the numbers, for the numbers of seeds that there are."""
-    seeds = {min(len(network.runs), 3) for network in data.networks}
+    """Meaning of the intervals under the numbers, for the numbers of seeds that have a result."""
+    columns = [column.key for column in _columns(data)]
+    counts = {runs_behind(network, key) for network in data.networks for key in columns}
+    seeds = {min(count, 3) for count in counts if count}
     meanings = {
         1: "one seed: over images",
         2: "two seeds, too few for an interval over seeds: the mean, and from the lower end of their own "
@@ -101,7 +105,7 @@ def interval_caption(data: ReportData) -> str:
         3: "three seeds or more: Student's interval of their mean, or the mean ends of their own intervals "
         "over images where these reach further",
     }
-    return f"Intervals are 95 %. {sentence('; '.join(meanings[n] for n in sorted(seeds)))}"
+    return f"Intervals are 95 %. {sentence('; '.join(meanings[n] for n in sorted(seeds)))}".rstrip()
 
 
 def headline(data: ReportData) -> Headline:
@@ -123,18 +127,30 @@ def headline(data: ReportData) -> Headline:
 
 def quantity(network: Network, key: str) -> Interval | None:
     """The number of one column, with its interval."""
+    if key in _TIMES:
+        return _seconds(network, _TIMES[key])
+    read = _result(key)
+    if read is None:
+        return None
+    return network.over_seeds(read) if key.startswith("gap:") else network.share_over_seeds(read)
+
+
+def runs_behind(network: Network, key: str) -> int:
+    """Number of the runs whose results a column's number is of; 0 of a column that has none."""
+    read = _result(key)
+    return 0 if read is None else sum(read(run) is not None for run in network.runs)
+
+
+def _result(key: str) -> Quantity | None:
+    """What a column shows of the result of each run."""
     kind, _, name = key.partition(":")
-    if kind == "clean":
-        return network.share_over_seeds(lambda run: run.clean())
-    if kind == "attack":
-        return network.share_over_seeds(lambda run: run.after(name))
-    if kind == "certified":
-        return network.share_over_seeds(lambda run: run.certified(name))
-    if kind == "gap":
-        return network.over_seeds(lambda run: run.gap(name))
-    if kind in _TIMES:
-        return _seconds(network, _TIMES[kind])
-    return None
+    reads: dict[str, Quantity] = {
+        "clean": lambda run: run.clean(),
+        "attack": lambda run: run.after(name),
+        "certified": lambda run: run.certified(name),
+        "gap": lambda run: run.gap(name),
+    }
+    return reads.get(kind)
 
 
 def state(run: RunReport) -> str:
@@ -148,6 +164,8 @@ def state(run: RunReport) -> str:
             f"training stopped after {done} of {wanted} epochs" if status == "training" else STATES[status]
         )
         return f"incomplete: {stopped}; the command that made it goes on"
+    if status == "new" and run.explanation is not None:
+        return EXPLAINED
     if status == "done" and run.problems:
         return "done, but without an evaluation that counts; see the notes"
     return STATES.get(status, status)
@@ -157,7 +175,7 @@ def notices(data: ReportData) -> list[tuple[str, str]]:
     """(who, what) of all that a reader must know: failures, networks at chance, damaged files, odd flags."""
     every = [("This report", problem) for problem in data.problems]
     for who, run in data.labelled_runs():
-        if run.error or run.evaluation is None:
+        if (run.error or run.evaluation is None) and state(run) != EXPLAINED:
             every.append((who, state(run)))
         if (guessing := at_chance(run)) is not None:
             every.append((who, guessing))

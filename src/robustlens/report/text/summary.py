@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from robustlens.config import BEST, Recipe, eps_text
 from robustlens.report.data import ReportData
 from robustlens.report.text.attacks import SEARCH
+from robustlens.report.text.headline import EXPLAINED, state
 from robustlens.report.text.wording import SPLITS, attack_name, names
 
 
@@ -39,10 +40,18 @@ def _attacked(data: ReportData) -> str:
     parts = [(name, part) for split, name in SPLITS.items() if (part := data.first_split(split))]
     images = names(f"{part.n:,} {name}" for name, part in parts)
     checkpoint = data.first(lambda evaluation: evaluation.provenance.checkpoint)
-    chosen = " (chosen on validation images, never on test images)" if checkpoint == BEST else ""
+    chosen = f" ({_choice(data)})" if checkpoint == BEST else ""
     of = f", at the {checkpoint} checkpoint{chosen}" if checkpoint else ""
     attacks = names(_attack(name, members) for name, members in data.columns.items())
     return f"Attacked on {images} images within {threat.norm} eps = {eps_text(threat.eps)} by {attacks}{of}."
+
+
+def _choice(data: ReportData) -> str:
+    """How the best checkpoints were chosen; without validation images training takes the last epoch."""
+    shares = {run.recipe.data.validation for run in data.runs if run.recipe and run.evaluation}
+    if shares == {0.0}:
+        return "the last epoch, as there were no validation images to choose on"
+    return "chosen on validation images, never on test images"
 
 
 def _attack(name: str, members: Iterable[str]) -> str:
@@ -54,7 +63,7 @@ def _attack(name: str, members: Iterable[str]) -> str:
 
 
 def _missing(data: ReportData) -> str:
-    missing = sum(run.evaluation is None for run in data.runs)
+    missing = sum(run.evaluation is None and state(run) != EXPLAINED for run in data.runs)
     if not missing:
         return ""
     have = "has" if missing == 1 else "have"
