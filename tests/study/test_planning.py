@@ -183,6 +183,7 @@ def test_an_entry_says_what_was_trained():
     assert (entry.eps, entry.seed) == (0.1, 0)
     sources = {each.label: each.entry() for each in planning.plan(study(methods=METHODS))}
     assert sources["AT+AWP from attack"].from_attack
+    assert (sources["TRADES 1"].objective_options, entry.objective_options) == ({"beta": 1.0}, {})
     assert [sources[name].perturbation for name in ("AT 0.1", "AT+RWP", "AT+AWP 0.2")] == [None, "rwp", "awp"]
 
 

@@ -20,6 +20,7 @@ from robustlens.results.study import (
     Statistic,
     StudyRecord,
     Verdict,
+    standard_networks,
 )
 from robustlens.results.study_folder import StudyFolder
 from robustlens.results.values import Flag, Provenance, ThreatRecord
@@ -55,5 +56,6 @@ __all__ = [
     "StudyRecord",
     "ThreatRecord",
     "Verdict",
+    "standard_networks",
     "verify",
 ]

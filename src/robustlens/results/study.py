@@ -1,6 +1,6 @@
 """Studies as files keep them: `study.json` and `claims.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class RunEntry:
             alone. setting: hash of what strengths are compared within.
         capacity: range that the singular values of the weights are held to, as the recipe has it; empty for
             none. unbounded: hash of the same recipe without it: equal for two runs that differ in it alone.
+        objective_options: of the objective, as the recipe has them; empty in older files.
     """
 
     id: str
@@ -62,6 +63,20 @@ class RunEntry:
     perturbation_options: Mapping[str, Any] = field(default_factory=dict)
     capacity: Mapping[str, Any] = field(default_factory=dict)
     unbounded: str | None = None
+    objective_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def standard_networks(entries: Iterable[RunEntry]) -> dict[tuple[str | None, int], RunEntry]:
+    """The standard network of each (setting, seed), with which reports and claims compare the others.
+
+    It is the first, in the order of the study, whose weights were not perturbed; one whose objective has
+    options (smoothed labels, say) stands for it only where there is no other.
+    """
+    plain = [one for one in entries if one.objective == "standard" and one.perturbation is None]
+    chosen: dict[tuple[str | None, int], RunEntry] = {}
+    for entry in sorted(plain, key=lambda one: bool(one.objective_options)):
+        chosen.setdefault((entry.setting, entry.seed), entry)
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class PlannedRun:
             else recipe.perturbation.model_dump(mode="json"),
             capacity={} if recipe.capacity is None else recipe.capacity.model_dump(mode="json"),
             unbounded=recipe.model_copy(update={"capacity": None}).hash(),
+            objective_options=recipe.objective_options,
         )
 
 

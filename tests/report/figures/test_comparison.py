@@ -10,8 +10,11 @@ from helpers.made_networks import Member
 from helpers.measured_more import extend_explanation, made
 from helpers.report_figures import figure, series
 from helpers.study_files import write_study
+from robustlens.claims.evidence import StudyData
+from robustlens.claims.missing import Missing
+from robustlens.claims.wen2020.mistakes import _standard
 from robustlens.report.data import ReportData
-from robustlens.report.figures.comparison import distance, share, transitions
+from robustlens.report.figures.comparison import distance, matched_pairs, share, transitions
 from robustlens.report.reading import read_study
 from robustlens.results import StudyFolder
 
@@ -104,6 +107,31 @@ def test_matched_pairs_are_of_one_seed_and_one_setting(tmp_path: Path) -> None:
     assert len(counts) == 1  # the second seed has no standard network of its setting
     standard, robust = (network.arrays("margins", "test_correct")[0] for network in data.networks)
     assert counts[0, 0, 0] == (standard & robust).sum()
+
+
+def test_the_standard_network_is_the_first_unperturbed_one_for_the_report_and_for_the_claims(
+    tmp_path: Path,
+) -> None:
+    methods = ("Standard+SAM", "Smoothed", "Plain", "Plain again")
+    members = [*(Member(method, "standard", 0.0) for method in methods), Member("AT", "at", 0.1)]
+    folder = StudyFolder(write_study(tmp_path, members=members, n=60))
+    record = folder.record
+    changes = {"Standard+SAM": {"perturbation": "sam"}, "Smoothed": {"objective_options": {"smoothing": 0.1}}}
+    runs = [replace(entry, **changes.get(entry.method, {})) for entry in record.runs]  # type: ignore[arg-type]
+    folder.write_record(replace(record, runs=tuple(runs)))
+    for left, used in ((runs, "Plain"), (runs[1:2] + runs[4:], "Smoothed"), (runs[:1] + runs[4:], None)):
+        folder.write_record(replace(record, runs=tuple(left)))
+        data, study = read_study(tmp_path), StudyData.of(folder)
+        references = {before.label for net in data.networks for before, _ in matched_pairs(data, net)}
+        assert references == ({used} if used else set())
+        if used:
+            assert _standard(study.runs[-1]).entry.label == used
+        else:
+            with pytest.raises(Missing, match="no standard network was trained beside AT"):
+                _standard(study.runs[-1])
+    folder.write_record(replace(record, runs=tuple(runs)))
+    note = "The same test images under the standard network of the same seed and setting"
+    assert figure(read_study(tmp_path), "became").note == f"{note} (Plain)."
 
 
 def test_without_a_standard_network_there_is_nothing_to_compare_with(tmp_path: Path) -> None:

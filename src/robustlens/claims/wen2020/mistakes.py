@@ -5,6 +5,7 @@ import numpy as np
 from robustlens.claims import remedies
 from robustlens.claims.evidence import RunData
 from robustlens.claims.missing import Missing
+from robustlens.results import standard_networks
 from robustlens.stats.bootstrap import Array, Examples, Quantity, Unusable, divide, mean
 from robustlens.stats.misclassification import TAU, outcomes
 
@@ -58,13 +59,11 @@ def _own(run: RunData) -> tuple[Examples, Array]:
 
 def _standard(run: RunData) -> RunData:
     """The standard network of the same seed and setting, at the same checkpoint."""
-    own = run.entry
-    for other in run.study.unperturbed():
-        if (other.entry.objective, other.entry.seed, other.entry.setting) == (
-            "standard",
-            own.seed,
-            own.setting,
-        ):
+    reference = standard_networks(one.entry for one in run.study.runs).get(
+        (run.entry.setting, run.entry.seed)
+    )
+    for other in run.study.runs if reference is not None else ():
+        if other.entry is reference:
             return other if run.other is None else other.at(run.other)
     reason = f"no standard network was trained beside {run.name}"
     raise Missing(reason, remedies.strengths(run.study.record))

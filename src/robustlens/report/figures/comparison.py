@@ -1,10 +1,13 @@
 """Each network against the standard one: distance of its margins, and transitions of the same images."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from robustlens.report.data import Network, ReportData, RunReport
+from robustlens.report.text.wording import names
+from robustlens.results import RunEntry, standard_networks
 from robustlens.stats.intervals import Interval, over_seeds, wilson
 from robustlens.stats.misclassification import OUTCOMES, cross_table, outcomes
 from robustlens.stats.samples import wasserstein_distance
@@ -13,12 +16,28 @@ from robustlens.stats.samples import wasserstein_distance
 def matched_pairs(data: ReportData, network: Network) -> Iterator[tuple[RunReport, RunReport]]:
     """Every run of the network, after the standard one of the same seed and setting, where there is one.
 
-    A standard run is paired with itself: the reference at which everything starts.
+    The standard one (`results.standard_networks`) is paired with itself: everything starts there.
     """
-    standard = {(run.setting, run.seed): run for run in data.runs if run.objective == "standard"}
+    standard = {run.name: run for run in data.runs if run.objective == "standard"}
+    chosen = standard_networks(map(_entry, standard.values()))
     for run in network.runs:
-        if reference := standard.get((run.setting, run.seed)):
-            yield reference, run
+        if reference := chosen.get((run.setting, run.seed)):
+            yield standard[reference.id], run
+
+
+def reference_names(data: ReportData) -> str:
+    """Labels of the standard networks, in brackets, where the study has others that could be meant."""
+    labels = {network.label for network in data.networks if network.runs[0].objective == "standard"}
+    used = dict.fromkeys(
+        before.label for network in data.networks for before, _ in matched_pairs(data, network)
+    )
+    return f" ({names(used)})" if len(labels) > 1 and used else ""
+
+
+def _entry(run: RunReport) -> RunEntry:
+    """The run as its study has it, else by its recipe."""
+    known = run.source.entry or RunEntry(run.name, "", run.label, seed=run.seed)
+    return replace(known, objective=run.objective)
 
 
 def distance(data: ReportData, network: Network, measure: str, key: str) -> Interval | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, View, floats, view
-from robustlens.report.figures.comparison import share, transitions
+from robustlens.report.figures.comparison import reference_names, share, transitions
 from robustlens.report.figures.panels import SPLITS, against_strength, category_panel, views
 from robustlens.report.text.wording import points
 from robustlens.stats.intervals import Interval
@@ -26,7 +26,8 @@ def became(data: ReportData) -> Figure:
         "Wen et al. expect the answers that robustness costs to be lost by little: more of them indecisive "
         "errors (p_max - p_y < tau) than decisive ones.",
         views(*(_became(data, tau) for tau in taus), *(_errors_came(data, tau) for tau in taus)),
-        note="The same test images under the standard network of the same seed and setting.",
+        note="The same test images under the standard network of the same seed and setting"
+        f"{reference_names(data)}.",
         tables=_transition_tables(data),
     )
 
