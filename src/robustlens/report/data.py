@@ -1,7 +1,7 @@
 """Runs of a study, or one run alone, as the figures and the tables draw from them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -97,6 +97,8 @@ class CheckpointReport:
 
 Quantity = Callable[[CheckpointReport], Interval | None]
 """Takes one number, with its interval, out of what is known of a checkpoint."""
+Combine = Callable[[Iterable[Interval | None]], Interval | None]
+"""Makes one interval of those of several seeds: `over_seeds`, or `share_over_seeds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,7 @@ class Network:
         """A quantity of the last checkpoint, over the seeds of which it is known."""
         return over_seeds(quantity(run.last) for run in self.runs if run.last)
 
-    def over_epochs(self, quantity: Quantity) -> dict[int, Interval]:
+    def over_epochs(self, quantity: Quantity, combine: Combine) -> dict[int, Interval]:
         """A quantity at every epoch along training at which it is known of all seeds, over the seeds."""
         seeds = [
             {
@@ -178,7 +180,7 @@ class Network:
             if run.other_checkpoints
         ]
         shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
-        combined = {epoch: over_seeds(values[epoch] for values in seeds) for epoch in shared}
+        combined = {epoch: combine(values[epoch] for values in seeds) for epoch in shared}
         return {epoch: value for epoch, value in combined.items() if value is not None}
 
     def measured(self, measure: str, *path: str) -> list[Any]:

@@ -56,15 +56,15 @@ def strength(data: ReportData) -> Figure:
     """Accuracies and gaps against the strength of training."""
     at = attacked_at(data)
     quantities = (
-        ("Clean accuracy, test", "accuracy", True, methodcaller("clean")),
-        ("Robust accuracy, test", f"accuracy{at}", True, methodcaller("robust")),
-        ("Error gap", "test error - train error", True, methodcaller("gap", "error")),
-        ("Loss gap", "test loss - train loss (nats)", False, methodcaller("gap", "loss")),
-        ("Robust gap", f"train - test{at}", True, methodcaller("gap", "robust")),
+        ("Clean accuracy, test", "accuracy", True, "share_over_seeds", methodcaller("clean")),
+        ("Robust accuracy, test", f"accuracy{at}", True, "share_over_seeds", methodcaller("robust")),
+        ("Error gap", "test error - train error", True, "over_seeds", methodcaller("gap", "error")),
+        ("Loss gap", "test loss - train loss (nats)", False, "over_seeds", methodcaller("gap", "loss")),
+        ("Robust gap", f"train - test{at}", True, "over_seeds", methodcaller("gap", "robust")),
     )
     panels = [
-        against_strength(data, title, unit, percent, methodcaller("over_seeds", quantity))
-        for title, unit, percent, quantity in quantities
+        against_strength(data, title, unit, percent, methodcaller(over, quantity))
+        for title, unit, percent, over, quantity in quantities
     ]
     return Figure(
         "strength",

@@ -4,7 +4,7 @@ from robustlens.report.data import Network, ReportData, known
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, view
 from robustlens.report.figures.panels import SPLITS, attacked_at, views
 from robustlens.report.text.wording import points
-from robustlens.stats.intervals import Interval, over_seeds
+from robustlens.stats.intervals import Interval, share_over_seeds
 
 Bracket = tuple[Interval, Interval]
 """Certified accuracy, and robust accuracy under attack."""
@@ -32,8 +32,8 @@ def certified(data: ReportData) -> Figure:
 def bracket(network: Network, method: str, split: str) -> Bracket | None:
     """Certified and attacked accuracy over the seeds that were certified by a method."""
     parts = [part for part in network.splits(split) if method in part.certified]
-    lower = over_seeds(known(part.certified[method]) for part in parts)
-    upper = over_seeds(known(part.robust) for part in parts)
+    lower = share_over_seeds(known(part.certified[method]) for part in parts)
+    upper = share_over_seeds(known(part.robust) for part in parts)
     return None if lower is None or upper is None else (lower, upper)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from robustlens.report.data import Network, ReportData, RunReport
 from robustlens.report.text.wording import names
 from robustlens.results import RunEntry, standard_networks
-from robustlens.stats.intervals import Interval, over_seeds, wilson
+from robustlens.stats.intervals import Interval, over_seeds, share_over_seeds, wilson
 from robustlens.stats.misclassification import OUTCOMES, cross_table, outcomes
 from robustlens.stats.samples import wasserstein_distance
 
@@ -63,7 +63,7 @@ def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | 
 def share(counts: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Interval | None:
     """Share of the transitions in `whole` that is in `part`, over seeds; both are masks (3, 3)."""
     seeds = ((int(seed[part & whole].sum()), int(seed[whole].sum())) for seed in counts)
-    return over_seeds(wilson(top, bottom) for top, bottom in seeds if bottom)
+    return share_over_seeds(wilson(top, bottom) for top, bottom in seeds if bottom)
 
 
 def _finite(run: RunReport, measure: str, key: str) -> np.ndarray:

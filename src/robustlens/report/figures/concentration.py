@@ -5,13 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from robustlens.report.data import CheckpointReport, Network, ReportData
+from robustlens.report.data import CheckpointReport, Combine, Network, ReportData
 from robustlens.report.drawing.spec import Figure, Panel, Table, view
 from robustlens.report.figures.comparison import distance
 from robustlens.report.figures.margins import LOGIT, MATCHED, PROBABILITY, MarginKind
 from robustlens.report.figures.panels import SHARE, SPLITS, against_strength, views
 from robustlens.report.text.wording import number
-from robustlens.stats.intervals import Interval, interquartile_range, over_seeds
+from robustlens.stats.intervals import Interval, interquartile_range, over_seeds, share_over_seeds
 from robustlens.stats.misclassification import TAU
 from robustlens.stats.samples import wasserstein_distance
 
@@ -51,15 +51,17 @@ def _concentrations(data: ReportData, kind: MarginKind) -> list[Panel]:
         ("Interquartile range", f"interquartile range ({kind.unit})", spread),
         ("Training to test", f"Wasserstein-1 ({kind.unit})", partial(_train_to_test, kind)),
     ]
-    near = partial(_statistic, key, lambda margin: np.mean(np.abs(margin) < TAU))
+    near = partial(_statistic, key, lambda margin: np.mean(np.abs(margin) < TAU), combine=share_over_seeds)
     title = f"Within {TAU:g} of the boundary"
     shares = [against_strength(data, title, SHARE.title, True, near)] if kind.is_probability else []
     return shares + [against_strength(data, title, unit, False, read) for title, unit, read in quantities]
 
 
-def _statistic(key: str, statistic: Callable[[np.ndarray], float], network: Network) -> Interval | None:
+def _statistic(
+    key: str, statistic: Callable[[np.ndarray], float], network: Network, combine: Combine = over_seeds
+) -> Interval | None:
     """A statistic of the finite margins, over seeds."""
-    return over_seeds(
+    return combine(
         Interval(float(statistic(finite.astype(np.float64))))
         for array in network.arrays("margins", key)
         if (finite := array[np.isfinite(array)]).size

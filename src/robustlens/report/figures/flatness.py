@@ -5,11 +5,11 @@ from operator import methodcaller
 
 import numpy as np
 
-from robustlens.report.data import Network, Quantity, ReportData
+from robustlens.report.data import Combine, Network, Quantity, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, floats, view
 from robustlens.report.figures.panels import interval_series, views
 from robustlens.report.text.wording import minus
-from robustlens.stats.intervals import Interval
+from robustlens.stats.intervals import Interval, over_seeds, share_over_seeds
 from robustlens.stats.ranks import LEAST_POINTS, spearman
 
 NUMBERS = (
@@ -70,12 +70,12 @@ def along_training(data: ReportData) -> Figure:
     """The robust gap and what may go with it, epoch by epoch, as evaluated and not only as monitored."""
     networks = [network for network in data.networks if network.eps > 0]
     accuracies = (
-        ("Robust gap", "train - test robust accuracy", _GAP),
-        ("Robust accuracy, test", "accuracy", methodcaller("robust")),
+        ("Robust gap", "train - test robust accuracy", over_seeds, _GAP),
+        ("Robust accuracy, test", "accuracy", share_over_seeds, methodcaller("robust")),
     )
     shown = [
-        _over_epochs(networks, title, Axis(unit, percent=True), quantity)
-        for title, unit, quantity in accuracies
+        _over_epochs(networks, title, Axis(unit, percent=True), quantity, combine)
+        for title, unit, combine, quantity in accuracies
     ]
     # The scatter says in full what each number is; here the axis has no room for it.
     numbers = [
@@ -129,14 +129,16 @@ def _points(rows: Iterable[tuple[Network, Interval | None, Interval | None]]) ->
 
 def _path(network: Network, flat: Quantity) -> list[LabelledPoint]:
     """Flatness and gap of a network at every epoch at which both were measured, if there are several."""
-    x, y = network.over_epochs(flat), network.over_epochs(_GAP)
+    x, y = network.over_epochs(flat, over_seeds), network.over_epochs(_GAP, over_seeds)
     points = [(network.label, x[epoch].value, y[epoch]) for epoch in x if epoch in y]
     return points if len(points) > 1 else []
 
 
-def _over_epochs(networks: Iterable[Network], title: str, axis: Axis, quantity: Quantity) -> Panel:
+def _over_epochs(
+    networks: Iterable[Network], title: str, axis: Axis, quantity: Quantity, combine: Combine = over_seeds
+) -> Panel:
     """A line for each network that was measured at several epochs."""
-    by_label = {network.label: network.over_epochs(quantity) for network in networks}
+    by_label = {network.label: network.over_epochs(quantity, combine) for network in networks}
     series = (
         interval_series(label, floats(list(values)), list(values.values()), "both")
         for label, values in by_label.items()

@@ -9,17 +9,18 @@ from operator import attrgetter, methodcaller
 import numpy as np
 
 from robustlens.config import eps_text
-from robustlens.report.data import Network, Quantity, ReportData, RunReport
+from robustlens.report.data import Combine, Network, Quantity, ReportData, RunReport
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, View, aligned, floats, thinned, view
 from robustlens.report.figures.panels import attacked_at, interval_series, views
 from robustlens.results import EpochRecord, MonitorRecord
-from robustlens.stats.intervals import Interval, over_seeds
+from robustlens.stats.intervals import Interval, over_seeds, share_over_seeds
 
 EpochNumber = Callable[[EpochRecord], float]
 """Takes one number out of an epoch; NaN where it was not logged."""
 MonitorNumber = Callable[[MonitorRecord], float]
 BestAndLast = tuple[Interval | None, Interval | None]
 """A quantity at the best and at the last checkpoint."""
+CLEAN, ROBUST = attrgetter("clean"), attrgetter("robust")
 
 
 @dataclass(frozen=True)
@@ -69,25 +70,20 @@ def checkpoints(data: ReportData) -> Figure:
     """The best and the last checkpoint side by side: as evaluated, and as training logged them."""
     at, own = attacked_at(data), _at_training_eps(data)
     evaluated = [
-        _ends_panel(title, unit, data.networks, partial(_evaluated_ends, quantity))
-        for title, unit, quantity in (
-            ("Clean accuracy, test", "accuracy", methodcaller("clean")),
-            ("Robust accuracy, test", f"accuracy{at}", methodcaller("robust")),
-            ("Robust gap", f"train - test{at}", methodcaller("gap", "robust")),
+        _ends_panel(title, unit, data.networks, partial(_evaluated_ends, combine, quantity))
+        for title, unit, combine, quantity in (
+            ("Clean accuracy, test", "accuracy", share_over_seeds, methodcaller("clean")),
+            ("Robust accuracy, test", f"accuracy{at}", share_over_seeds, methodcaller("robust")),
+            ("Robust gap", f"train - test{at}", over_seeds, methodcaller("gap", "robust")),
         )
     ]
     robust = [network for network in data.networks if network.eps > 0]
     logged = [
-        _ends_panel(title, unit, networks, partial(_logged_ends, number))
-        for title, unit, networks, number in (
-            ("Clean accuracy", "accuracy", data.networks, partial(_validation, attrgetter("clean"))),
-            ("Robust accuracy", f"accuracy{own}", robust, partial(_validation, attrgetter("robust"))),
-            (
-                "Robust gap",
-                f"training - validation{own}",
-                robust,
-                partial(_gap, attrgetter("robust"), 1),
-            ),
+        _ends_panel(title, unit, networks, partial(_logged_ends, combine, number))
+        for title, unit, networks, combine, number in (
+            ("Clean accuracy", "accuracy", data.networks, share_over_seeds, partial(_validation, CLEAN)),
+            ("Robust accuracy", f"accuracy{own}", robust, share_over_seeds, partial(_validation, ROBUST)),
+            ("Robust gap", f"training - validation{own}", robust, over_seeds, partial(_gap, ROBUST, 1)),
         )
     ]
     return Figure(
@@ -118,17 +114,17 @@ def _ends_panel(
     return Panel(title, Axis("checkpoint", kind="category"), Axis(unit, percent=True), tuple(series))
 
 
-def _evaluated_ends(quantity: Quantity, network: Network) -> BestAndLast:
+def _evaluated_ends(combine: Combine, quantity: Quantity, network: Network) -> BestAndLast:
     """Best and last of the runs that were evaluated at both checkpoints."""
     both = [(run, run.last) for run in network.runs if run.last and run.evaluation]
-    return over_seeds(quantity(run) for run, _ in both), over_seeds(quantity(last) for _, last in both)
+    return combine(quantity(run) for run, _ in both), combine(quantity(last) for _, last in both)
 
 
-def _logged_ends(number: EpochNumber, network: Network) -> BestAndLast:
+def _logged_ends(combine: Combine, number: EpochNumber, network: Network) -> BestAndLast:
     """At the epoch whose weights were kept as the best, and after the last one."""
     logged = [(_best_epoch(run), dict(_logged(run, number))) for run in network.runs]
     both = [(values[best], values[max(values)]) for best, values in logged if best in values]
-    best, last = (over_seeds(Interval(pair[end]) for pair in both) for end in (0, 1))
+    best, last = (combine(Interval(pair[end]) for pair in both) for end in (0, 1))
     return best, last
 
 
