@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 from helpers.made_networks import Member
+from helpers.measured_more import measure_more
 from helpers.report_figures import figure, series
 from helpers.study_files import write_study
 from robustlens.report.data import ReportData
 from robustlens.report.drawing.matplotlib import drawings
+from robustlens.report.figures import figures
 from robustlens.report.groups import MOST, caption, grouped
 from robustlens.report.page import rendering
 from robustlens.report.reading import read_study
+from robustlens.report.text import attacks
+from robustlens.report.text.effects import effects
 from robustlens.report.text.headline import headline
+from robustlens.stats.intervals import share_over_seeds
 
 STRENGTHS = (0.05, 0.1, 0.2)
 
@@ -53,6 +58,40 @@ def test_plots_draw_the_mean_of_a_group_with_its_interval(large: ReportData) -> 
     half = 2.262 * np.std(stds, ddof=1) / len(stds) ** 0.5
     assert drawn.high[0] - drawn.y[0] == pytest.approx(half, rel=1e-3)
     assert len(figure(groups, "training").labels()) <= len(groups.networks)
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """Three networks of three seeds each, and a standard one."""
+    names = ("A", "B", "C")
+    members = [Member("Standard", "standard", 0.0), *(Member(name, "at", 0.1) for name in names)]
+    folder = write_study(tmp_path_factory.mktemp("seeded"), members=members, seeds=3, n=60, epochs=2)
+    return read_study(measure_more(folder))
+
+
+def test_seeds_are_no_networks_in_a_group(seeded: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's intervals are over its networks, each the mean of its seeds."""
+    monkeypatch.setattr("robustlens.report.groups.MOST", 3)
+    groups = grouped(seeded)
+    standard, at = groups.networks
+    assert (standard.label, at.label) == ("Standard, 1 network", "AT 0.1, 3 networks")
+    members = [network for network in seeded.networks if network.label != "Standard"]
+
+    own, drawn = ({one.name: one for one in figures(data)} for data in (seeded, groups))
+    for name, title in (
+        ("strength", "Robust accuracy, test"), ("strength", "Robust gap"), ("concentration", "Standard deviation"),
+        ("checkpoints", "Robust accuracy, test"), ("became", "Still right"), ("smoothness", "Mean change"),
+        ("spectrum-spread", "std of the singular values"), ("along-training", "Robust accuracy, test"),
+    ):  # fmt: skip
+        shown = series(drawn[name], title, at.label)
+        values = np.array([series(own[name], title, network.label).y for network in members])
+        half = 4.303 * values.std(axis=0, ddof=1) / 3**0.5
+        assert shown.y == pytest.approx(values.mean(axis=0), abs=0.01), (name, title)
+        assert np.all(np.array(shown.high) >= values.mean(axis=0) + half - 0.01), (name, title)
+    assert effects(groups).basis.endswith("means of 1 and 3 networks.")
+    by_network = [lines for lines in attacks.by_network(seeded, "test") if lines.network in members]
+    of_group = attacks.by_network(groups, "test")[1].lines[-1].right
+    assert of_group == share_over_seeds(one.lines[-1].right for one in by_network)
 
 
 def test_the_page_says_that_it_draws_groups_and_keeps_every_network_in_the_table(large: ReportData) -> None:

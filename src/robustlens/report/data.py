@@ -148,28 +148,42 @@ class RunReport(CheckpointReport):
 
 @dataclass(frozen=True)
 class Network:
-    """The runs that differ in nothing but their seed: one row of the table, one line of a plot."""
+    """The runs that differ in nothing but their seed: one row of the table, one line of a plot.
+
+    Attributes:
+        members: of a group of networks, which stands for them in a plot; its runs are theirs. Else empty.
+    """
 
     label: str
     method: str
     eps: float
     runs: tuple[RunReport, ...]
     style: Style
+    members: "tuple[Network, ...]" = ()
+
+    def combined(self, combine: Combine, quantity: Callable[[RunReport], Interval | None]) -> Interval | None:
+        """A quantity of each run over the seeds; of a group over its networks, each over its seeds first."""
+        if self.members:
+            return combine(member.combined(combine, quantity) for member in self.members)
+        return combine(quantity(run) for run in self.runs)
 
     def over_seeds(self, quantity: Quantity) -> Interval | None:
         """A quantity of the chosen checkpoint, over the seeds of which it is known."""
-        return over_seeds(quantity(run) for run in self.runs)
+        return self.combined(over_seeds, quantity)
 
     def share_over_seeds(self, quantity: Quantity) -> Interval | None:
         """The same of a quantity that is a share, whose interval stays within 0 and 1."""
-        return share_over_seeds(quantity(run) for run in self.runs)
+        return self.combined(share_over_seeds, quantity)
 
     def at_last(self, quantity: Quantity) -> Interval | None:
         """A quantity of the last checkpoint, over the seeds of which it is known."""
-        return over_seeds(quantity(run.last) for run in self.runs if run.last)
+        return self.combined(over_seeds, lambda run: quantity(run.last) if run.last else None)
 
     def over_epochs(self, quantity: Quantity, combine: Combine) -> dict[int, Interval]:
         """A quantity at every epoch along training at which it is known of all seeds, over the seeds."""
+        if self.members:
+            members = [values for one in self.members if (values := one.over_epochs(quantity, combine))]
+            return _at_shared_epochs(members, combine)
         seeds = [
             {
                 checkpoint.epoch: value
@@ -179,9 +193,7 @@ class Network:
             for run in self.runs
             if run.other_checkpoints
         ]
-        shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
-        combined = {epoch: combine(values[epoch] for values in seeds) for epoch in shared}
-        return {epoch: value for epoch, value in combined.items() if value is not None}
+        return _at_shared_epochs(seeds, combine)
 
     def measured(self, measure: str, *path: str) -> list[Any]:
         """The content at `path` of a measure's value, of every seed that has it."""
@@ -264,6 +276,13 @@ def known(interval: Interval | None) -> Interval | None:
     (Interval(value=0.5, low=None, high=None), None)
     """
     return None if interval is None or math.isnan(interval.value) else interval
+
+
+def _at_shared_epochs(every: list[dict[int, Interval]], combine: Combine) -> dict[int, Interval]:
+    """One interval for each epoch that all of them have."""
+    shared = sorted(set.intersection(*map(set, every))) if every else []
+    combined = {epoch: combine(values[epoch] for values in every) for epoch in shared}
+    return {epoch: value for epoch, value in combined.items() if value is not None}
 
 
 def _filled(arrays: Arrays, key: str) -> np.ndarray | None:

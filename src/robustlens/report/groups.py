@@ -18,7 +18,7 @@ def grouped(data: ReportData) -> ReportData:
     """The report's data with groups of networks for networks, where there are more than `MOST`; else itself.
 
     A group are the networks of one objective, perturbation and strength, or of whatever strength where that
-    makes too many groups, or all. Its runs are those of its networks, so that figures draw of it what they
+    makes too many groups, or all. Figures draw of it over its networks, each the mean of its seeds, what they
     draw of a network over its seeds.
     """
     if len(data.networks) <= MOST:
@@ -38,7 +38,14 @@ def grouped(data: ReportData) -> ReportData:
     strengths = [_mean_eps(members) for members in groups.values()]
     looks = styles([(name, eps) for (name, _), eps in zip(groups, strengths, strict=True)])
     networks = [
-        Network(_label(key, members), key[0], eps, tuple(run for one in members for run in one.runs), look)
+        Network(
+            _label(key, members),
+            key[0],
+            eps,
+            tuple(run for one in members for run in one.runs),
+            look,
+            tuple(members),
+        )
         for (key, members), eps, look in zip(groups.items(), strengths, looks, strict=True)
     ]
     return replace(data, networks=tuple(networks))

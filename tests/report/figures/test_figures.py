@@ -74,6 +74,8 @@ def test_no_figure_gives_a_share_below_0_or_above_100_percent(tmp_path: Path) ->
         epochs = [one for one in run.metrics() if one.train and one.validation]
         (run.folder / "metrics.jsonl").unlink()
         for one in epochs:
+            assert one.train is not None
+            assert one.validation is not None
             monitored = [
                 replace(part, clean=share.value, robust=share.value) for part in (one.train, one.validation)
             ]

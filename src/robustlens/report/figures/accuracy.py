@@ -1,12 +1,13 @@
 """Figures of accuracy and gaps: over the radius of the attack, and over the strength of training."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from operator import methodcaller
 
 import numpy as np
 
-from robustlens.report.data import Network, ReportData, known
+from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport, known
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
 from robustlens.report.figures.panels import SPLITS, against_strength, attacked_at, interval_series, views
 from robustlens.results import CurvePoint
@@ -84,11 +85,11 @@ def _curve(network: Network, split: str) -> Series | None:
     distances = [run.split_array(split, "distance") for run in network.runs]
     nearest = [distance for distance in distances if distance is not None]
     if curves and len(nearest) == len(curves):
-        return _distance_curve(network, curves, nearest)
-    return _measured_curve(network, curves)
+        return _distance_curve(network, curves, split)
+    return _measured_curve(network, curves, split)
 
 
-def _distance_curve(network: Network, curves: Curves, distances: list[np.ndarray]) -> Series:
+def _distance_curve(network: Network, curves: Curves, split: str) -> Series:
     """The share of images without a misclassified point within each radius.
 
     Only a search for the nearest point, which ran if there is a curve, makes distances that can be read so.
@@ -98,19 +99,31 @@ def _distance_curve(network: Network, curves: Curves, distances: list[np.ndarray
     radii = [*(r for ends in pairwise(asked) for r in np.linspace(*ends, between, endpoint=False)), asked[-1]]
     low, high = next(run.evaluation.threat.bounds for run in network.runs if run.evaluation)
     rounding = 1e-6 * (high - low)  # of a float32 pixel: the evaluation's own tolerance
+
+    distances = {run.name: run.split_array(split, "distance") for run in network.runs}
+
+    def beyond(limit: float, run: RunReport) -> Interval | None:
+        distance = distances[run.name]
+        return None if distance is None else wilson(int((distance > limit).sum()), len(distance))
+
     shares = [
-        share_over_seeds(wilson(int((seed > limit).sum()), len(seed)) for seed in distances)
+        network.combined(share_over_seeds, partial(beyond, limit))
         for limit in (eps + rounding if eps else 0.0 for eps in radii)
     ]
     return interval_series(network.label, floats(radii), [share for share in shares if share], "line")
 
 
-def _measured_curve(network: Network, curves: Curves) -> Series | None:
+def _measured_curve(network: Network, curves: Curves, split: str) -> Series | None:
     """The accuracies at the radii that were attacked one by one."""
-    by_eps: dict[float, list[Interval | None]] = {}
-    for point in (point for curve in curves for point in curve):
-        by_eps.setdefault(point.eps, []).append(known(point.interval))
-    points = [(eps, value) for eps in sorted(by_eps) if (value := share_over_seeds(by_eps[eps]))]
+
+    def at(eps: float, run: CheckpointReport) -> Interval | None:
+        part = run.split(split)
+        return (
+            next((known(point.interval) for point in part.curve if point.eps == eps), None) if part else None
+        )
+
+    radii = sorted({point.eps for curve in curves for point in curve})
+    points = [(eps, value) for eps in radii if (value := network.share_over_seeds(partial(at, eps)))]
     if not points:
         return None
     return interval_series(network.label, [eps for eps, _ in points], [value for _, value in points], "both")

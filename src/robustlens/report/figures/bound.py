@@ -5,11 +5,11 @@ from functools import partial
 from operator import methodcaller
 from typing import Any
 
-from robustlens.report.data import Network, ReportData
+from robustlens.report.data import CheckpointReport, Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Table, points_for, view
 from robustlens.report.figures.layers import uncovered
 from robustlens.report.figures.panels import BELOW, SPLITS, against_strength, ecdf_series, views
-from robustlens.stats.intervals import Interval, over_seeds
+from robustlens.stats.intervals import Interval
 
 TERMS = (
     ("Product of the smallest singular values", "singular values", "sigma_product"),
@@ -81,8 +81,13 @@ def _at_gammas(network: Network) -> list[Mapping[str, Any]]:
 
 
 def _ramp_gap(gamma: float, network: Network) -> Interval | None:
-    same = (row["ramp_gap"] for row in _at_gammas(network) if row["gamma"] == gamma)
-    return over_seeds(None if gap is None else Interval(float(gap)) for gap in same)
+
+    def of_run(run: CheckpointReport) -> Interval | None:
+        rows = run.at("bound", "gammas") or ()
+        gap = next((row["ramp_gap"] for row in rows if row["gamma"] == gamma), None)
+        return None if gap is None else Interval(float(gap))
+
+    return network.over_seeds(of_run)
 
 
 def _bound_tables(data: ReportData) -> tuple[Table, ...]:

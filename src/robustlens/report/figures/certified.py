@@ -1,10 +1,10 @@
 """The figure of certified and attacked accuracy: between which two numbers the robust accuracy lies."""
 
-from robustlens.report.data import Network, ReportData, known
+from robustlens.report.data import Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, Table, view
 from robustlens.report.figures.panels import SPLITS, attacked_at, views
 from robustlens.report.text.wording import points
-from robustlens.stats.intervals import Interval, share_over_seeds
+from robustlens.stats.intervals import Interval
 
 Bracket = tuple[Interval, Interval]
 """Certified accuracy, and robust accuracy under attack."""
@@ -31,9 +31,10 @@ def certified(data: ReportData) -> Figure:
 
 def bracket(network: Network, method: str, split: str) -> Bracket | None:
     """Certified and attacked accuracy over the seeds that were certified by a method."""
-    parts = [part for part in network.splits(split) if method in part.certified]
-    lower = share_over_seeds(known(part.certified[method]) for part in parts)
-    upper = share_over_seeds(known(part.robust) for part in parts)
+    lower = network.share_over_seeds(lambda run: run.certified(method, split))
+    upper = network.share_over_seeds(
+        lambda run: None if run.certified(method, split) is None else run.robust(split)
+    )
     return None if lower is None or upper is None else (lower, upper)
 
 

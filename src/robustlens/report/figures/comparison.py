@@ -42,11 +42,15 @@ def _entry(run: RunReport) -> RunEntry:
 
 def distance(data: ReportData, network: Network, measure: str, key: str) -> Interval | None:
     """Wasserstein-1 distance between an array of the network and of the standard one, over seeds."""
-    return over_seeds(
-        Interval(wasserstein_distance(before, after))
-        for standard, run in matched_pairs(data, network)
-        if (before := _finite(standard, measure, key)).size and (after := _finite(run, measure, key)).size
-    )
+    standard = {run.name: reference for reference, run in matched_pairs(data, network)}
+
+    def of_run(run: RunReport) -> Interval | None:
+        if run.name not in standard:
+            return None
+        before, after = (_finite(one, measure, key) for one in (standard[run.name], run))
+        return Interval(wasserstein_distance(before, after)) if before.size and after.size else None
+
+    return network.combined(over_seeds, of_run)
 
 
 def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | None:
@@ -54,7 +58,12 @@ def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | 
 
     Rows are what the standard network made of an image, columns what this one makes of it, both in the order
     of `misclassification.OUTCOMES`. Images are paired by their index.
+    Of a group they are means over the seeds of each of its networks.
     """
+    if network.members:
+        members = [transitions(data, member, tau) for member in network.members]
+        means = [counts.mean(axis=0) for counts in members if counts is not None]
+        return np.stack(means) if means else None
     every = (_transitions(standard, run, tau) for standard, run in matched_pairs(data, network))
     seeds = [counts for counts in every if counts is not None]
     return np.stack(seeds) if seeds else None
@@ -62,7 +71,7 @@ def transitions(data: ReportData, network: Network, tau: float) -> np.ndarray | 
 
 def share(counts: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Interval | None:
     """Share of the transitions in `whole` that is in `part`, over seeds; both are masks (3, 3)."""
-    seeds = ((int(seed[part & whole].sum()), int(seed[whole].sum())) for seed in counts)
+    seeds = ((round(float(seed[part & whole].sum())), round(float(seed[whole].sum()))) for seed in counts)
     return share_over_seeds(wilson(top, bottom) for top, bottom in seeds if bottom)
 
 

@@ -61,11 +61,13 @@ def _statistic(
     key: str, statistic: Callable[[np.ndarray], float], network: Network, combine: Combine = over_seeds
 ) -> Interval | None:
     """A statistic of the finite margins, over seeds."""
-    return combine(
-        Interval(float(statistic(finite.astype(np.float64))))
-        for array in network.arrays("margins", key)
-        if (finite := array[np.isfinite(array)]).size
-    )
+
+    def of_run(run: CheckpointReport) -> Interval | None:
+        array = run.array("margins", key)
+        finite = np.empty(0) if array is None else array[np.isfinite(array)]
+        return Interval(float(statistic(finite.astype(np.float64)))) if finite.size else None
+
+    return network.combined(combine, of_run)
 
 
 def _train_to_test(kind: MarginKind, network: Network) -> Interval | None:

@@ -3,9 +3,11 @@
 Both are drawn twice: as they are, and of logits divided by each network's own temperature.
 """
 
+from functools import partial
+
 import numpy as np
 
-from robustlens.report.data import LabelledArrays, Network, ReportData
+from robustlens.report.data import LabelledArrays, Network, ReportData, RunReport
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, aligned, floats, view
 from robustlens.report.figures.margins import TEMPERATURES
 from robustlens.report.figures.panels import SHARE, SPLITS, histogram_series, interval_series, views
@@ -98,13 +100,14 @@ def _chosen(data: ReportData, split: str, right: bool | None, prefix: str) -> La
 
 def _indecisive(network: Network, key: str, of_errors: bool) -> Series | None:
     """Share of the images, or of the errors, that are indecisive errors at each tau."""
-    seeds: list[list[Interval]] = []
-    for margin in network.arrays("margins", key):
-        missed = -margin[margin < 0]
-        n = len(missed) if of_errors else len(margin)
-        if n:
-            seeds.append([wilson(int((missed < tau).sum()), n) for tau in TAUS])
-    if not seeds:
-        return None
-    points = [share_over_seeds(seed[place] for seed in seeds) for place in range(len(TAUS))]
-    return interval_series(network.label, floats(TAUS), [point for point in points if point], "line")
+    margins = {run.name: run.array("margins", key) for run in network.runs}
+
+    def below(tau: float, run: RunReport) -> Interval | None:
+        margin = margins[run.name]
+        missed = np.empty(0) if margin is None else -margin[margin < 0]
+        n = len(missed) if of_errors or margin is None else len(margin)
+        return wilson(int((missed < tau).sum()), n) if n else None
+
+    shares = [network.combined(share_over_seeds, partial(below, tau)) for tau in TAUS]
+    points = [share for share in shares if share]
+    return interval_series(network.label, floats(TAUS), points, "line") if points else None

@@ -120,7 +120,7 @@ def _line(network: Network, key: str, rise: bool) -> Series | None:
 def _on_one_grid(network: Network, grid: str, key: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """The points of the first seed that has them, and an array of every seed over the same points."""
     points = np.empty(0)
-    arrays = []
+    arrays: list[np.ndarray] = []
     for run in network.runs:
         own, array = run.array("landscape", grid), run.array("landscape", key)
         if own is None or array is None or len(array) != len(own):

@@ -1,8 +1,10 @@
 """Figures of change under one fixed perturbation: of the outputs, and of what every layer reads."""
 
+from functools import partial
+
 import numpy as np
 
-from robustlens.report.data import LabelledArrays, ReportData
+from robustlens.report.data import CheckpointReport, LabelledArrays, Network, ReportData
 from robustlens.report.drawing.spec import Axis, Figure, Panel, Series, points_for, view
 from robustlens.report.figures.layers import depth
 from robustlens.report.figures.panels import (
@@ -14,7 +16,7 @@ from robustlens.report.figures.panels import (
     inner_edges,
     views,
 )
-from robustlens.stats.intervals import Interval, mean_of, over_seeds
+from robustlens.stats.intervals import Interval, mean_of
 
 
 def smoothness(data: ReportData) -> Figure:
@@ -23,15 +25,12 @@ def smoothness(data: ReportData) -> Figure:
     def panels(key: str, unit: str) -> list[Panel]:
         changes = data.arrays("smoothness", f"{key}_change")
         axis = Axis(f"clean minus attacked ({unit})")
-        means = {label: over_seeds(map(_finite_mean, seeds)) for label, seeds in changes}
         unchanged = ((0.0, "no change"),)
         edges = inner_edges(array for _, seeds in changes for array in seeds)
         return [
             Panel("Distribution over test images", axis, BELOW, ecdf_series(changes), unchanged),
             Panel("Histogram", axis, SHARE, histogram_series(changes, edges), unchanged),
-            against_strength(
-                data, "Mean change", axis.title, False, lambda network: means.get(network.label)
-            ),
+            against_strength(data, "Mean change", axis.title, False, partial(_mean_change, f"{key}_change")),
         ]
 
     return Figure(
@@ -93,10 +92,15 @@ def feature_change(data: ReportData) -> Figure:
     )
 
 
-def _finite_mean(values: np.ndarray) -> Interval | None:
-    """Mean of the finite values: a broken network does not empty the plot."""
-    finite = values[np.isfinite(values)]
-    return mean_of(finite) if finite.size else None
+def _mean_change(key: str, network: Network) -> Interval | None:
+    """Mean of the finite values, over seeds: a broken network does not empty the plot."""
+
+    def of_run(run: CheckpointReport) -> Interval | None:
+        values = run.array("smoothness", key)
+        finite = np.empty(0) if values is None else values[np.isfinite(values)]
+        return mean_of(finite) if finite.size else None
+
+    return network.over_seeds(of_run)
 
 
 def _histograms(changes: LabelledArrays) -> tuple[Series, ...]:

@@ -116,16 +116,27 @@ def _ends_panel(
 
 def _evaluated_ends(combine: Combine, quantity: Quantity, network: Network) -> BestAndLast:
     """Best and last of the runs that were evaluated at both checkpoints."""
-    both = [(run, run.last) for run in network.runs if run.last and run.evaluation]
-    return combine(quantity(run) for run, _ in both), combine(quantity(last) for _, last in both)
+
+    def best(run: RunReport) -> Interval | None:
+        return quantity(run) if run.last else None
+
+    def last(run: RunReport) -> Interval | None:
+        return quantity(run.last) if run.last and run.evaluation else None
+
+    return network.combined(combine, best), network.combined(combine, last)
 
 
 def _logged_ends(combine: Combine, number: EpochNumber, network: Network) -> BestAndLast:
     """At the epoch whose weights were kept as the best, and after the last one."""
-    logged = [(_best_epoch(run), dict(_logged(run, number))) for run in network.runs]
-    both = [(values[best], values[max(values)]) for best, values in logged if best in values]
-    best, last = (combine(Interval(pair[end]) for pair in both) for end in (0, 1))
-    return best, last
+
+    def best(run: RunReport) -> Interval | None:
+        value = dict(_logged(run, number)).get(_best_epoch(run))
+        return None if value is None else Interval(value)
+
+    def last(run: RunReport) -> Interval | None:
+        return None if best(run) is None else Interval([value for _, value in _logged(run, number)][-1])
+
+    return network.combined(combine, best), network.combined(combine, last)
 
 
 def _at_training_eps(data: ReportData) -> str:

@@ -88,11 +88,18 @@ def by_network(data: ReportData, split: str) -> list[NetworkAttacks]:
     """Effect of the attacks on each network that was evaluated, in the order of the study."""
     every = []
     for network in data.networks:
-        lines = _over_seeds([_lines(run, split) for run in network.runs])
+        lines = _combined(network, split)
         notes = dict.fromkeys(note for part in network.splits(split) for note in part.notes)
         if lines:
             every.append(NetworkAttacks(network, lines, _flags(network, split), tuple(notes)))
     return every
+
+
+def _combined(network: Network, split: str) -> tuple[AttackLine, ...]:
+    """The means over the seeds; of a group over its networks, each over its seeds first."""
+    if network.members:
+        return _over_seeds([_combined(member, split) for member in network.members])
+    return _over_seeds([_lines(run, split) for run in network.runs])
 
 
 def csv_rows(data: ReportData) -> list[dict[str, Any]]:

@@ -197,8 +197,9 @@ def _basis(data: ReportData, main: Contrast | None) -> str:
 def _seeds(networks: Sequence[Network]) -> str:
     """Number of seeds behind these networks, or of networks behind these groups."""
     counts = sorted({count for network in networks for count in _with_results(network) if count})
-    if any(len({run.label for run in network.runs}) > 1 for network in networks):
-        return f"means of {names(map(str, counts))} networks"
+    if any(network.members for network in networks):
+        members = sorted({len(network.members) for network in networks})
+        return f"means of {names(map(str, members))} networks"
     if counts == [1]:
         each = " each" if len(networks) > 1 else ""
         these = "these networks" if len(networks) > 1 else "this network"
