@@ -13,8 +13,9 @@ from robustlens import data, losses, models
 from robustlens.attacks import ATTACKS
 from robustlens.data import augment
 from robustlens.errors import ConfigError, DataError, ModelError
+from robustlens.factories import is_factory
 from robustlens.objectives import OBJECTIVES
-from robustlens.registry import Registry, imported, is_factory
+from robustlens.registry import Registry, imported
 from robustlens.weights import PERTURBATIONS
 
 

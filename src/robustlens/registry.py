@@ -8,7 +8,6 @@ Wherever a name goes, "package.module:factory" goes too.
 import difflib
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -18,10 +17,9 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustlens.errors import ConfigError, RobustlensError
+from robustlens.factories import is_factory
 
 Entry = TypeVar("Entry")
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_WITH_STEPS = re.compile(r"(.+)-([1-9]\d{0,6})")
 _UNKNOWN = object()
 _ADDED: set[tuple[str, str]] = set()  # entries of programs, by what they are and their name
 
@@ -167,37 +165,6 @@ def near_name(name: object, names: Iterable[str]) -> str:
     """The end of a message that proposes the nearest of `names`; empty where none is near."""
     near = difflib.get_close_matches(str(name), list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def is_factory(name: object) -> bool:
-    """Whether `name` has the form "package.module:factory".
-
-    >>> is_factory("my.package:network"), is_factory("hf:owner/name"), is_factory("resnet8")
-    (True, False, False)
-    """
-    text = str(name)
-    return _FACTORY.fullmatch(text) is not None and not text.startswith(("hf:", "timm:"))
-
-
-def without_steps(name: str) -> tuple[str, int | None]:
-    """A name and the steps that it may end with.
-
-    >>> without_steps("pgd-50"), without_steps("fgsm")
-    (('pgd', 50), ('fgsm', None))
-    """
-    ending = _WITH_STEPS.fullmatch(name)
-    return (ending[1], int(ending[2])) if ending else (name, None)
-
-
-def factories_in(text: str) -> Iterator[str]:
-    """What the text names as "package.module:factory": alone, between commas, or with steps behind it.
-
-    These are all the ways in which a text becomes a name that is imported.
-
-    >>> list(factories_in("fgsm,mine:Attack-5"))
-    ['mine:Attack']
-    """
-    return (name for name, _ in map(without_steps, text.split(",")) if is_factory(name))
 
 
 def imported(name: str, where: str, error: type[RobustlensError] = ConfigError) -> Any:

@@ -13,7 +13,8 @@ from robustlens.attacks.pgd import FGSM, PGD
 from robustlens.attacks.square import Square
 from robustlens.attacks.suites import SUITES
 from robustlens.errors import ConfigError
-from robustlens.registry import Registry, parameters_of, without_steps
+from robustlens.factories import without_steps
+from robustlens.registry import Registry, parameters_of
 from robustlens.threat import ThreatModel, checked_threat
 
 

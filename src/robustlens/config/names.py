@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from robustlens.errors import ConfigError
-from robustlens.registry import factories_in, is_factory
+from robustlens.factories import factories_in, is_factory
 
 LONGEST_NAME = 100
 """Characters of a name: with a strength and a seed behind it, a file system still takes it (255 bytes)."""

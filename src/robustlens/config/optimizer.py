@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from robustlens.config.values import Number, Options, Values
-from robustlens.registry import is_factory, near_name
+from robustlens.factories import is_factory
+from robustlens.registry import near_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 """Optimizers by name."""

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from robustlens.config.checkpoint import BEST, LAST, SELECTIONS, Checkpoint, selection
 from robustlens.config.recipe import ThreatSpec
 from robustlens.config.values import Number, Values, as_files_keep
-from robustlens.registry import is_factory
+from robustlens.factories import is_factory
 
 SomePlan = TypeVar("SomePlan", bound="Plan")
 

@@ -8,7 +8,8 @@ from robustlens.data import arrays, embedded, folder, hub, packed
 from robustlens.data.paths import path_of
 from robustlens.data.splits import Sources
 from robustlens.errors import DataError
-from robustlens.registry import Registry, is_factory, parameters_of
+from robustlens.factories import is_factory
+from robustlens.registry import Registry, parameters_of
 
 
 @runtime_checkable

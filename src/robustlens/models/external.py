@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from robustlens.errors import ModelError, RobustlensError
 from robustlens.extras import install_package
+from robustlens.factories import is_factory
 from robustlens.models import image_processors
 from robustlens.models.normalize import Normalize
-from robustlens.registry import imported, is_factory, near_name, one_line, parameters_of, takes_any
+from robustlens.registry import imported, near_name, one_line, parameters_of, takes_any
 
 _TRANSFORMERS = install_package("transformers")
 _TIMM = "pip install timm and the torchvision that fits your torch"

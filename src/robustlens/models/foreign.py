@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from robustlens.errors import ModelError
+from robustlens.factories import is_factory
 from robustlens.models import batch_norm, external, registry
 from robustlens.models.fits import Fit, Statistics, check_options, fits_of_factory, fits_of_ours, only_fit
 from robustlens.models.layouts import ambiguous_option
 from robustlens.models.normalize import Normalize
 from robustlens.models.tensors import make_writable
-from robustlens.registry import is_factory
 
 _FAR = 0.2  # in running standard deviations: beyond it, running statistics do not follow from the weights
 _APART = 1.5  # how much farther from them another form of the network must be

@@ -17,9 +17,10 @@ from robustlens import hub
 from robustlens.config import BEST, LAST, Checkpoint
 from robustlens.config.names import code_in
 from robustlens.errors import ConfigError, ModelError, StateError, out_of_memory
+from robustlens.factories import is_factory
 from robustlens.models import checkpoints, external, foreign, tensors
 from robustlens.models.registry import MODELS, build_from
-from robustlens.registry import is_factory, one_line
+from robustlens.registry import one_line
 from robustlens.results import Run, array_files, files
 
 _ACCEPTED = "a run folder, a file of weights, package.module:factory, hf-run:owner/name, hf:NAME or timm:NAME"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustlens.errors import ModelError
+from robustlens.factories import is_factory
 from robustlens.models import external
 from robustlens.models.normalize import Normalize
 from robustlens.models.preact_resnet import preact_resnet18
@@ -17,7 +18,7 @@ from robustlens.models.resnet import resnet
 from robustlens.models.small import small_cnn
 from robustlens.models.tensors import make_writable
 from robustlens.models.wide_resnet import wide_resnet
-from robustlens.registry import Registry, is_factory
+from robustlens.registry import Registry
 
 Architecture = Callable[..., dict[str, nn.Module]]
 """`(*, num_classes, in_channels, **options) -> layers`, applied in order; normalisation goes before them."""

@@ -8,7 +8,7 @@ from torch import nn
 from robustlens import data, models, weights
 from robustlens.config import Recipe
 from robustlens.data import Splits
-from robustlens.registry import is_factory
+from robustlens.factories import is_factory
 
 
 def describe_model(recipe: Recipe, splits: Splits) -> dict[str, Any]:
