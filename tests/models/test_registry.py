@@ -665,6 +665,18 @@ def test_a_timm_network_is_normalised_as_it_was_trained(monkeypatch: pytest.Monk
     assert model(torch.ones(1, 2, 4, 4)).flatten().tolist() == [1.0, 0.5]
 
 
+def test_a_recipe_may_say_that_its_network_of_timm_has_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(model_name: str, pretrained: bool, num_classes: int, in_chans: int) -> nn.Module:
+        assert not pretrained
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes))
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    model = models.get("timm:resnet18", num_classes=2, pretrained=False)
+    assert model(torch.ones(1, 3, 4, 4)).shape == (1, 2)
+    with pytest.raises(ModelError, match="found option 'pretrained'"):
+        models.get("timm:resnet18", num_classes=2, pretrained=True)
+
+
 @pytest.mark.parametrize(
     ("spec", "library", "words"),
     [

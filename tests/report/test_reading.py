@@ -1,5 +1,7 @@
 """Reading of study and run folders: typed, once, and around what is damaged."""
 
+import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from helpers.measured_more import measure_more
 from helpers.report_figures import figure
 from helpers.study_files import QUICKSTART, write_study
 from helpers.troubled_study import MARKUP, NASTY, NASTY_IMAGE, write_troubled_study
-from robustlens.config import LAST, Checkpoint
+from robustlens.config import LAST, Checkpoint, Recipe
 from robustlens.errors import StateError, StoppedError
 from robustlens.report.figures import figures
 from robustlens.report.reading import read_run, read_study
@@ -43,6 +45,39 @@ def test_every_problem_of_a_run_is_named_and_none_hides_another_run(tmp_path: Pa
     assert rows["Bare 0.1"].message == ""
     labels = ["Standard", "AT 0.05", "AT 0.1", f"{NASTY} 0.1", f"{MARKUP} 0.1"]
     assert figure(data, "margins").labels() == labels
+
+
+def test_a_run_that_the_system_does_not_let_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_study(tmp_path)
+    read = Run.evaluation
+
+    def evaluation(run: Run, other: Checkpoint | None = None) -> object:
+        if run.folder.name == "at-0.1-s0":
+            raise PermissionError(13, "Permission denied", str(run.folder / "evaluation.json"))
+        return read(run, other)
+
+    monkeypatch.setattr(Run, "evaluation", evaluation)
+    data = read_study(folder)
+    assert ("AT 0.1", "at-0.1-s0/evaluation.json: Permission denied") in [(w, t) for w, t in notices(data)]
+    assert sum(network.runs[0].evaluation is not None for network in data.networks) == len(data.networks) - 1
+
+
+def test_a_report_of_the_folder_that_one_is_in_bears_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(StudyFolder(write_study(tmp_path / "study")).runs()[0].folder, run)
+    monkeypatch.chdir(run)
+    assert read_run(Path()).name == read_run(run).name == "caf\\udce9"
+
+
+def test_standard_training_has_no_strength_whatever_its_recipe_says(tmp_path: Path) -> None:
+    run = Run(tmp_path / "mine")
+    run.bind(Recipe(objective="standard"))
+    (network,) = read_run(run.folder).networks
+    assert (network.eps, network.label) == (0.0, "Standard")
 
 
 @pytest.mark.parametrize("where", [Run, StudyFolder])

@@ -1,5 +1,6 @@
 """The check of a whole folder: quiet where all is well, exit 7 and the file's name for any flipped bit."""
 
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,23 @@ from helpers.golden import unpack
 from robustlens import cli
 from robustlens.errors import StateError, StoppedError
 from robustlens.results import Run, files, verify
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_clean_one(tmp_path, monkeypatch):
+    """As that of another user, or one on a disk that fails."""
+    Run(tmp_path / "runs" / "a").update(status="new")
+    Run(tmp_path).update(status="new")
+    look, locked = os.scandir, str(tmp_path / "runs")
+
+    def scandir(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(13, "Permission denied", locked)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [check.problem for check in verify(tmp_path) if check.problem] == [
+        f"{locked}: cannot be read (Permission denied)"
+    ]
 
 
 def test_a_stop_ends_the_check_of_a_folder(tmp_path, monkeypatch):

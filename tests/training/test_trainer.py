@@ -14,10 +14,24 @@ from helpers.small_models import blobs
 from helpers.training_runs import assert_same_bits, recipe, weights_of
 from robustlens.data import from_tensors
 from robustlens.errors import ConfigError, LockedError, ModelError, NumericsError, StateError, StoppedError
-from robustlens.results import Run
+from robustlens.results import MonitorRecord, Run
 from robustlens.results.locks import locked
-from robustlens.training import stopwatch
+from robustlens.training import monitor, stopwatch
 from robustlens.training.monitor import accuracy
+
+
+def test_the_best_epoch_of_standard_training_is_the_most_accurate(tmp_path, splits, monkeypatch):
+    """Under attack a standard network is best in one of its first epochs, when it has learned little."""
+    accuracies = iter([(0.5, 0.4), (0.5, 0.4), (0.7, 0.2), (0.7, 0.2), (0.9, 0.1), (0.9, 0.1)])
+
+    def measured(*arguments):
+        clean, robust = next(accuracies)
+        return MonitorRecord(10, clean, robust, 1.0, 1.0, "at w")
+
+    monkeypatch.setattr(monitor, "accuracy", measured)
+    asked = recipe(objective="standard", optimizer={"epochs": 3, "lr": 0.1})
+    run = rl.train(asked, tmp_path / "run", splits=splits)
+    assert [epoch.best for epoch in run.metrics()] == [True, True, True]
 
 
 def test_a_network_learns_and_its_folder_says_how(tmp_path, splits):

@@ -95,7 +95,7 @@ def _schema(path: Path | str) -> Any:
     parquet = importlib.import_module("pyarrow.parquet")
     if isinstance(path, Path):
         return parquet.read_schema(path)
-    with importlib.import_module("fsspec").open(path) as file:
+    with importlib.import_module("fsspec").open(path, mode="rb") as file:
         return parquet.read_schema(file)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustlens import losses, noise
 from robustlens.errors import ConfigError, NumericsError
-from robustlens.explain.landscape.directions import Direction
+from robustlens.explain.landscape.directions import Direction, moved_weights
 from robustlens.explain.landscape.points import KINDS, AdversarialLoss, Values, stacked
 from robustlens.explain.measure import Count, Measurement, Radius, SplitNames, Subject
 from robustlens.explain.temperature import why_missing
@@ -188,7 +188,7 @@ def _rises(arrays: dict[str, np.ndarray], split: str, case: str) -> dict[str, fl
 
 
 def _at(attacked: AdversarialLoss, nu: Direction) -> Values:
-    weights = [attacked.model.get_parameter(name) for name in nu]
+    weights = moved_weights(attacked.model, nu)
     with offset_weights(weights, list(nu.values())):
         return attacked()
 

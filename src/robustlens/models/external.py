@@ -138,6 +138,8 @@ def fresh(name: str, *, num_classes: int, in_channels: int, **options: Any) -> n
             f"{where}: found option {typed[0]!r}, expected none: networks are trained in float32 "
             "(or bf16-mixed, with precision)"
         )
+    if options.get("pretrained") is False:  # as runs of version 0.1 may have it: what is done anyway
+        options.pop("pretrained")
     fetching = sorted(_FETCHING & options.keys())
     if fetching:
         raise ModelError(

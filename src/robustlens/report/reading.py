@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from robustlens.config import Checkpoint
-from robustlens.errors import RobustlensError, StateError, StoppedError
+from robustlens.config import Checkpoint, in_unicode
+from robustlens.errors import RobustlensError, StateError, StoppedError, of_system
 from robustlens.report.data import CheckpointReport, Network, ReportData, RunReport
 from robustlens.report.drawing.palette import styles
 from robustlens.report.text.wording import method_name, names
@@ -50,7 +50,7 @@ def read_study(folder: Path, claims: tuple[ClaimResult, ...] | None = None) -> R
         except RobustlensError as error:
             claims, problems = (), (f"claims.json cannot be read: {error}",)
     networks = _networks(_RunReader(run, record).report() for run in source.runs(record))
-    return ReportData(record.name or folder.name, networks, record, claims, problems)
+    return ReportData(record.name or _name(folder), networks, record, claims, problems)
 
 
 def read_run(folder: Path) -> ReportData:
@@ -58,7 +58,12 @@ def read_run(folder: Path) -> ReportData:
     run = Run(folder)
     if not run.exists:
         raise StateError(f"{folder}: no run here; name the folder of a run or a study")
-    return ReportData(folder.name, _networks([_RunReader(run, StudyRecord()).report()]))
+    return ReportData(_name(folder), _networks([_RunReader(run, StudyRecord()).report()]))
+
+
+def _name(folder: Path) -> str:
+    """Name of a folder, also of "."; of one that is no Unicode, as pages and files can hold it."""
+    return in_unicode(folder.resolve().name)
 
 
 def _networks(runs: Iterable[RunReport]) -> tuple[Network, ...]:
@@ -99,8 +104,8 @@ class _RunReader:
         run, entry = self.run, self.run.entry
         recipe = self._read(lambda: run.recipe if run.has_recipe else None, None)
         named = (entry.method if entry else "") or (method_name(recipe) if recipe else "")
-        method = named or run.folder.name
-        eps = entry.eps if entry else recipe.threat.eps if recipe else 0.0
+        method = named or _name(run.folder)
+        eps = entry.eps if entry else recipe.threat.eps if recipe and recipe.objective != "standard" else 0.0
         record = self._read(lambda: run.record, RunRecord())
         evaluation = self._evaluation()
         explanation = self._explanation(evaluation) or self._explanation_of_others(evaluation)
@@ -108,7 +113,7 @@ class _RunReader:
         self._verify(explanation.measures.values() if explanation else ())
         return RunReport(
             source=run,
-            name=entry.id if entry else run.folder.name,
+            name=entry.id if entry else _name(run.folder),
             label=entry.label if entry else method if eps == 0 else f"{method} {eps:g}",
             method=method,
             eps=eps,
@@ -178,7 +183,8 @@ class _RunReader:
             return content()
         except StoppedError:
             raise
-        except RobustlensError as error:
+        except (RobustlensError, OSError) as error:  # a folder of somebody else's, say
+            problem = of_system(error) or error
             # Without the folders above the run: a report travels to other machines.
-            self.problems[str(error).replace(f"{self.run.folder.parent}/", "")] = None
+            self.problems[str(problem).replace(f"{self.run.folder.parent}/", "")] = None
             return empty

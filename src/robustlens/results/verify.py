@@ -1,5 +1,6 @@
 """The check of everything in a folder: every file read, every seal compared, every link between files."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,11 +36,23 @@ def verify(folder: Path | str) -> list[FileCheck]:
     if not any(one.exists for one in (StudyFolder(folder), Run(folder), PackFolder(folder))):
         raise StateError(f"{folder}: no run, no study and no packed data set here; name the folder of one")
     checks = [FileCheck(path, True, str(error)) for path, error in links_out(folder).items()]
+    checks += _unreadable(folder)
     led_out = {check.path for check in checks}
     ours = (path for path in sorted(folder.rglob("*")) if path not in led_out and _is_ours(path, folder))
     checks += [_file(path) for path in ours]
     broken = {check.path for check in checks if check.problem}
     return checks + [check for check in _links(folder) if check.problem and check.path not in broken]
+
+
+def _unreadable(folder: Path) -> list[FileCheck]:
+    """Folders that the system does not let be looked into, whose files would be passed over."""
+    errors: list[OSError] = []
+    for _ in os.walk(folder, onerror=errors.append):
+        pass
+    return [
+        FileCheck(Path(error.filename), False, f"{error.filename}: cannot be read ({error.strerror})")
+        for error in errors
+    ]
 
 
 def _is_ours(path: Path, folder: Path) -> bool:

@@ -251,7 +251,7 @@ class TrainingLoop:
                 f"{self.run.folder}: a weight is not finite after epoch {epoch.epoch}; lower optimizer.lr"
             )
         self.schedule.after_epoch(epoch)
-        before, score = self.state.record, _score(epoch)
+        before, score = self.state.record, _score(epoch, self.recipe.objective)
         is_best, seconds = score > before.best_score, before.seconds + epoch.seconds
         self._write_weights(epoch.epoch, is_best)
         self.run.append_metrics(replace(epoch, best=is_best))
@@ -280,7 +280,13 @@ class TrainingLoop:
             self.run.write_weights(Checkpoint("epoch", epoch), content)
 
 
-def _score(epoch: EpochRecord) -> tuple[float, float]:
-    """Validation accuracies, robust before clean; without validation images a later epoch is better."""
+def _score(epoch: EpochRecord, objective: str) -> tuple[float, float]:
+    """Validation accuracies, that which the objective is for first; without any, a later epoch is better.
+
+    A standard network under attack is most robust in one of its first epochs, when it has learned little.
+    """
     measured = epoch.validation
-    return (float(epoch.epoch - 1), 0.0) if measured is None else (measured.robust, measured.clean)
+    if measured is None:
+        return float(epoch.epoch - 1), 0.0
+    scores = measured.robust, measured.clean
+    return (scores[1], scores[0]) if objective == "standard" else scores

@@ -38,7 +38,8 @@ class StateRecord:
         epochs_done: finished epochs. seconds: that they took.
         step: steps done in the next epoch, where the state is one inside it. step_seconds,
             step_cpu_seconds: likewise.
-        best_score: (robust, clean) validation accuracy of the best epoch. best_epoch: counted from 1.
+        best_score: validation accuracies of the best epoch, that which is maximised first; robust, or clean
+            in standard training. best_epoch: counted from 1.
         average_steps: updates of the running average of the weights.
         values: what is no tensor of the optimizer and its schedule, as JSON (which may hold Infinity).
     """

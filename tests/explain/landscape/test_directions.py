@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from helpers.small_models import Snapshot, everything
+from robustlens.errors import ConfigError
 from robustlens.explain.landscape import filter_normalised, values_on_line, values_on_plane
 
 
@@ -28,6 +29,23 @@ def test_the_landscape_of_a_quadratic_equals_its_formula():
     slope, curvature = (gradient + hessian @ w) @ d, d @ hessian @ d
     expected = [quadratic() + float(alpha * slope + 0.5 * alpha**2 * curvature) for alpha in alphas]
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_a_scripted_network_moves_as_the_one_that_it_was_made_of():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x, values = torch.rand(5, 3), []
+    for each in (model, torch.jit.script(model)):
+        direction = filter_normalised(each, torch.Generator().manual_seed(1))
+        points = values_on_line(each, direction, [0.0, 0.5], lambda each=each: each(x).detach().numpy())
+        values.append(list(points))
+    np.testing.assert_array_equal(*values)
+
+
+def test_a_network_whose_weights_are_buffers_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="weights: found none to move, expected a network with parameters"):
+        list(values_on_line(nn.Flatten(), {}, [0.0], float))
 
 
 def test_a_quadratic_on_the_plane_equals_its_formula():

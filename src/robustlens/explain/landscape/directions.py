@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustlens.errors import ConfigError
 from robustlens.weights import named_matrix_parameters, offset_weights
 
 Direction = dict[str, Tensor]
@@ -29,11 +30,23 @@ def filter_normalised(model: nn.Module, generator: torch.Generator) -> Direction
     return direction
 
 
+def moved_weights(model: nn.Module, direction: Direction) -> list[nn.Parameter]:
+    """The parameters that a direction moves, in its order; also of a scripted network.
+
+    Raises:
+        ConfigError: it moves none.
+    """
+    if not direction:
+        raise ConfigError("weights: found none to move, expected a network with parameters")
+    parameters = dict(model.named_parameters())
+    return [parameters[name] for name in direction]
+
+
 def values_on_line(
     model: nn.Module, direction: Direction, alphas: Sequence[float], value: Callable[[], Value]
 ) -> Iterator[Value]:
     """Anything, evaluated at w + alpha d for each alpha in turn; between two values the weights are w."""
-    weights = [model.get_parameter(name) for name in direction]
+    weights = moved_weights(model, direction)
     for alpha in alphas:
         with offset_weights(weights, list(direction.values()), alpha):
             here = value()
@@ -51,7 +64,7 @@ def values_on_plane(
     Where b is 0 the weights are those of `values_on_line` d, bit for bit.
     """
     first, second = directions
-    weights = [model.get_parameter(name) for name in first]
+    weights = moved_weights(model, first)
     for alpha in alphas:
         with offset_weights(weights, list(first.values()), alpha):
             line = list(values_on_line(model, second, alphas, value))
